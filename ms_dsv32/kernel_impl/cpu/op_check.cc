@@ -1,0 +1,293 @@
+#include "ms_dsv32/kernel_impl/cpu/op_check.h"
+
+#include <cmath>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <sstream>
+
+#include "ms_dsv32/kernel_impl/generated/dims.h"
+
+namespace ms_dsv32 {
+namespace {
+
+using op_info::ArgInfo;
+using op_info::AttrInfo;
+using op_info::AttrType;
+using op_info::kDims;
+using op_info::OpInfo;
+
+constexpr int64_t kUnknown = -1;
+constexpr int64_t kUnknownRank = -2;  // MindSpore's mark: a shape of this one axis stands for any rank
+constexpr size_t kDimCount = std::size(kDims);
+
+std::vector<std::string_view> Split(std::string_view text, char separator) {
+  std::vector<std::string_view> parts;
+  for (size_t begin = 0;;) {
+    const size_t end = text.find(separator, begin);
+    parts.push_back(text.substr(begin, end - begin));
+    if (end == std::string_view::npos) return parts;
+    begin = end + 1;
+  }
+}
+
+size_t DimIndex(std::string_view name) {
+  for (size_t i = 0; i < kDimCount; ++i) {
+    if (name == kDims[i].name) return i;
+  }
+  throw std::logic_error("op_info: no dim " + std::string(name));  // the generator checks this
+}
+
+std::string Join(const std::vector<std::string>& parts) {
+  std::string out = "(";
+  for (size_t i = 0; i < parts.size(); ++i) out += (i ? ", " : "") + parts[i];
+  return out + (parts.size() == 1 ? ",)" : ")");  // as Python writes a tuple
+}
+
+// An axis: terms of one operator, '+' or '*' (also for a single term).
+struct Axis {
+  explicit Axis(std::string_view text) : sum(text.find('+') != text.npos), terms(Split(text, sum ? '+' : '*')) {}
+  bool sum;
+  std::vector<std::string_view> terms;
+};
+
+bool IsNumber(std::string_view term) { return term[0] >= '0' && term[0] <= '9'; }
+
+int64_t Value(std::string_view term, const std::vector<int64_t>& values) {
+  return IsNumber(term) ? std::strtoll(std::string(term).c_str(), nullptr, 10) : values[DimIndex(term)];
+}
+
+int64_t Evaluate(const Axis& axis, const std::vector<int64_t>& values) {
+  int64_t result = axis.sum ? 0 : 1;
+  for (const std::string_view term : axis.terms) {
+    const int64_t value = Value(term, values);
+    if (value == kUnknown) return kUnknown;
+    result = axis.sum ? result + value : result * value;
+  }
+  return result;
+}
+
+// The axis as a reader wants it: its value if that is known, else the product with its known parts filled in.
+std::string Text(const Axis& axis, const std::vector<int64_t>& values) {
+  if (const int64_t value = Evaluate(axis, values); value != kUnknown) return std::to_string(value);
+  std::string out;
+  for (const std::string_view term : axis.terms) {
+    const int64_t value = Value(term, values);
+    out += (out.empty() ? "" : axis.sum ? " + " : " * ");
+    out += value == kUnknown ? std::string(term) : std::to_string(value);
+  }
+  return out;
+}
+
+std::string Symbols(const Axis& axis) {
+  std::string out;
+  for (const std::string_view term : axis.terms) {
+    out += (out.empty() ? "" : axis.sum ? " + " : " * ") + std::string(term);
+  }
+  return out;
+}
+
+std::string Bounds(const op_info::DimInfo& dim) {
+  return "[" + std::to_string(dim.min) + ", " + (dim.max < 0 ? "inf)" : std::to_string(dim.max) + "]");
+}
+
+bool InBounds(const op_info::DimInfo& dim, int64_t value) {
+  return value >= dim.min && (dim.max < 0 || value <= dim.max);
+}
+
+const char* TypeName(AttrType type) {
+  switch (type) {
+    case AttrType::kFloat:
+      return "float";
+    case AttrType::kInt:
+      return "int";
+    case AttrType::kStr:
+      return "str";
+    case AttrType::kBool:
+      return "bool";
+  }
+  return "?";
+}
+
+}  // namespace
+
+const char* DTypeName(op_info::DType dtype) {
+  switch (dtype) {
+    case op_info::DType::kBFloat16:
+      return "bfloat16";
+    case op_info::DType::kFloat16:
+      return "float16";
+    case op_info::DType::kFloat32:
+      return "float32";
+    case op_info::DType::kInt8:
+      return "int8";
+    case op_info::DType::kInt32:
+      return "int32";
+    case op_info::DType::kInt64:
+      return "int64";
+  }
+  return "?";
+}
+
+Dims::Dims(const OpInfo& op) : op_(op), values_(kDimCount, kUnknown) {
+  for (size_t i = 0; i < kDimCount; ++i) {
+    if (kDims[i].min == kDims[i].max) values_[i] = kDims[i].min;
+  }
+}
+
+int64_t Dims::operator[](std::string_view dim) const { return values_[DimIndex(dim)]; }
+
+std::vector<int64_t> Dims::Shape(const ArgInfo& arg, int alternative) const {
+  std::vector<int64_t> shape;
+  for (const std::string_view axis : Split(Split(arg.shapes, '|')[static_cast<size_t>(alternative)], ',')) {
+    shape.push_back(Evaluate(Axis(axis), values_));
+  }
+  return shape;
+}
+
+// "(t, h) = (t, 7168) or (b, s1, h) = (b, s1, 7168)"
+std::string Dims::Describe(const ArgInfo& arg) const {
+  std::string out;
+  for (const std::string_view shape : Split(arg.shapes, '|')) {
+    std::vector<std::string> symbols;
+    std::vector<std::string> values;
+    for (const std::string_view text : Split(shape, ',')) {
+      const Axis axis(text);
+      symbols.push_back(Symbols(axis));
+      values.push_back(Text(axis, values_));
+    }
+    out += (out.empty() ? "" : " or ") + Join(symbols);
+    if (symbols != values) out += " = " + Join(values);
+  }
+  return out;
+}
+
+void Dims::BindAttr(const AttrInfo& attr, const AttrValue& value) {
+  const std::string name = std::string(op_.name) + ": " + attr.name;
+  if (value.type != attr.type) {
+    throw OpError(OpError::Kind::kType, name + " must be " + TypeName(attr.type) + ", got " + TypeName(value.type));
+  }
+  const auto refuse = [&](const std::string& expected, const std::string& got) {
+    throw OpError(OpError::Kind::kValue, name + " must be " + expected + ", got " + got);
+  };
+  if (attr.type == AttrType::kFloat) {
+    std::ostringstream got;
+    got << value.number;
+    if (!std::isfinite(value.number)) refuse("finite", got.str());
+    std::ostringstream minimum;
+    minimum << "at least " << attr.minimum;
+    if (value.number < attr.minimum) refuse(minimum.str(), got.str());
+  }
+  if (*attr.choices) {
+    std::string choices;
+    for (const std::string_view choice : Split(attr.choices, '|')) {
+      if (value.text == choice) return;
+      choices += (choices.empty() ? "'" : " or '") + std::string(choice) + "'";
+    }
+    refuse(choices, "'" + value.text + "'");
+  }
+  if (*attr.binds) {
+    const size_t i = DimIndex(attr.binds);
+    const bool fixed = kDims[i].min == kDims[i].max;
+    const std::string got = std::to_string(value.integer);
+    if (!InBounds(kDims[i], value.integer)) {
+      refuse(std::string(attr.binds) + (fixed ? " = " + std::to_string(kDims[i].min) : " in " + Bounds(kDims[i])), got);
+    }
+    values_[i] = value.integer;
+  }
+}
+
+void Dims::BindInput(const ArgInfo& arg, const TensorView& tensor) {
+  const std::string name = std::string(op_.name) + ": " + arg.name;
+  if (tensor.dtype != nullptr && std::strcmp(tensor.dtype, DTypeName(arg.dtype)) != 0) {
+    throw OpError(OpError::Kind::kType, name + " must be " + DTypeName(arg.dtype) + ", got " + tensor.dtype);
+  }
+  const auto refuse = [&](const std::string& why = "") {
+    std::vector<std::string> got;
+    for (int i = 0; i < tensor.rank; ++i) got.push_back(std::to_string(tensor.shape[i]));
+    throw OpError(OpError::Kind::kValue, name + " has shape " + Join(got) + ", expected " + Describe(arg) + why);
+  };
+
+  if (tensor.rank == 1 && tensor.shape[0] == kUnknownRank) return;
+  std::vector<std::string_view> axes;
+  for (const std::string_view shape : Split(arg.shapes, '|')) {
+    if (auto candidate = Split(shape, ','); candidate.size() == static_cast<size_t>(tensor.rank)) axes = candidate;
+  }
+  if (axes.empty()) refuse();
+
+  std::vector<int64_t> bound = values_;  // this argument's own bindings; kept apart so that an error shows the earlier ones
+  for (size_t i = 0; i < axes.size(); ++i) {
+    const int64_t size = tensor.shape[i];
+    if (size == kUnknown) continue;
+    const Axis axis(axes[i]);
+    if (const int64_t want = Evaluate(axis, bound); want != kUnknown) {
+      if (want != size) refuse();
+      continue;
+    }
+    // One unknown factor is solved for; with more, a later argument decides.
+    int64_t known = 1;
+    size_t unknown = kDimCount;
+    int unknown_count = 0;
+    for (const std::string_view term : axis.terms) {
+      const int64_t value = Value(term, bound);
+      if (value == kUnknown) {
+        unknown = DimIndex(term);
+        ++unknown_count;
+      } else {
+        known *= value;
+      }
+    }
+    if (axis.sum || unknown_count != 1) continue;
+    if (known == 0 ? size != 0 : size % known != 0) refuse();
+    if (known == 0) continue;
+    if (!InBounds(kDims[unknown], size / known)) {
+      refuse(std::string(" with ") + kDims[unknown].name + " in " + Bounds(kDims[unknown]));
+    }
+    bound[unknown] = size / known;
+  }
+  values_.swap(bound);
+  DeriveProducts(arg, tensor);
+}
+
+// t = b * s1: derives the one that is missing.
+void Dims::DeriveProducts(const ArgInfo& arg, const TensorView& tensor) {
+  for (size_t i = 0; i < kDimCount; ++i) {
+    if (kDims[i].equals[0] == nullptr) continue;
+    int64_t& product = values_[i];
+    int64_t& first = values_[DimIndex(kDims[i].equals[0])];
+    int64_t& second = values_[DimIndex(kDims[i].equals[1])];
+    if (first == kUnknown || (product == kUnknown && second == kUnknown)) continue;
+    if (product == kUnknown) product = first * second;
+    if (second == kUnknown && (first == 0 ? product == 0 : product % first == 0)) second = first ? product / first : 0;
+    if (second != kUnknown && product == first * second) continue;
+    std::vector<std::string> got;
+    for (int axis = 0; axis < tensor.rank; ++axis) got.push_back(std::to_string(tensor.shape[axis]));
+    throw OpError(OpError::Kind::kValue, std::string(op_.name) + ": " + arg.name + " has shape " + Join(got) + ", so " +
+                                             kDims[i].equals[0] + " = " + std::to_string(first) + "; expected " +
+                                             kDims[i].name + " = " + kDims[i].equals[0] + " * " + kDims[i].equals[1] +
+                                             ", but " + kDims[i].name + " = " + std::to_string(product));
+  }
+}
+
+Dims CheckCall(const OpInfo& op, const TensorView* inputs, const AttrSource& attrs) {
+  Dims dims(op);
+  for (size_t i = 0; i < op.attr_count; ++i) {
+    AttrValue value;
+    if (!attrs.Find(op.attrs[i], &value)) {
+      throw OpError(OpError::Kind::kType, std::string(op.name) + ": attribute " + op.attrs[i].name + " is missing");
+    }
+    dims.BindAttr(op.attrs[i], value);
+  }
+  for (size_t i = 0; i < op.input_count; ++i) dims.BindInput(op.inputs[i], inputs[i]);
+  return dims;
+}
+
+AttrValue GetAttr(const OpInfo& op, const AttrSource& attrs, std::string_view name) {
+  for (size_t i = 0; i < op.attr_count; ++i) {
+    AttrValue value;
+    if (name == op.attrs[i].name && attrs.Find(op.attrs[i], &value)) return value;
+  }
+  throw std::logic_error("op_info: " + std::string(op.name) + " has no attribute " + std::string(name));
+}
+
+}  // namespace ms_dsv32

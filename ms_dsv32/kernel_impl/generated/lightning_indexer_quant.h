@@ -1,0 +1,37 @@
+// Generated from op_info/lightning_indexer_quant.json by `python -m ms_dsv32.op_info --write`. Do not edit.
+#pragma once
+
+#include "ms_dsv32/kernel_impl/cpu/op_info.h"
+
+namespace ms_dsv32::op_info::lightning_indexer_quant {
+
+enum Index : int {
+  kQInt8,
+  kQScale,
+  kWeights,
+  kKCache,
+  kKCacheScale,
+  kBlockTable,
+  kKvActSeqs,
+  kTopkIndices,
+  kArgCount,
+};
+inline constexpr ArgInfo kInputs[] = {
+    {"q_int8", DType::kInt8, "t,idx_n_heads,idx_head_dim|b,s1,idx_n_heads,idx_head_dim", false},
+    {"q_scale", DType::kFloat16, "t,idx_n_heads,1|b,s1,idx_n_heads,1", false},
+    {"weights", DType::kFloat16, "t,idx_n_heads|b,s1,idx_n_heads", false},
+    {"k_cache", DType::kInt8, "block_num,block_size,n_kv,idx_head_dim", false},
+    {"k_cache_scale", DType::kFloat16, "block_num,block_size,n_kv,1", false},
+    {"block_table", DType::kInt32, "b,max_blocknum_perbatch", false},
+    {"kv_act_seqs", DType::kInt32, "b", false},
+};
+inline constexpr ArgInfo kOutputs[] = {
+    {"topk_indices", DType::kInt32, "t,selected_count", false},
+};
+inline constexpr AttrInfo kAttrs[] = {
+    {"selected_count", AttrType::kInt, "selected_count", "", kNoMinimum},
+};
+inline constexpr OpInfo kOp{"lightning_indexer_quant", "LightningIndexerQuant", kInputs, std::size(kInputs), kOutputs,
+                             std::size(kOutputs), kAttrs, std::size(kAttrs)};
+
+}  // namespace ms_dsv32::op_info::lightning_indexer_quant

@@ -1,0 +1,60 @@
+// Generated from op_info/mla_prolog_quant.json by `python -m ms_dsv32.op_info --write`. Do not edit.
+#pragma once
+
+#include "ms_dsv32/kernel_impl/cpu/op_info.h"
+
+namespace ms_dsv32::op_info::mla_prolog_quant {
+
+enum Index : int {
+  kTokenX,
+  kWDq,
+  kWUqQr,
+  kDequantScale,
+  kWUk,
+  kWDkvKr,
+  kGammaCq,
+  kGammaCkv,
+  kCos,
+  kSin,
+  kCacheIndex,
+  kKvCache,
+  kKrCache,
+  kKScaleCache,
+  kQNormOut,
+  kQNormScaleOut,
+  kQueryNopeOut,
+  kQueryRopeOut,
+  kArgCount,
+};
+inline constexpr ArgInfo kInputs[] = {
+    {"token_x", DType::kBFloat16, "t,h|b,s1,h", false},
+    {"w_dq", DType::kBFloat16, "h,q_lora_rank", false},
+    {"w_uq_qr", DType::kInt8, "q_lora_rank,n_q*q_head_dim", false},
+    {"dequant_scale", DType::kFloat32, "n_q*q_head_dim,1", false},
+    {"w_uk", DType::kBFloat16, "n_q,qk_nope_head_dim,kv_lora_rank", false},
+    {"w_dkv_kr", DType::kBFloat16, "h,kv_lora_rank+rope_dim", false},
+    {"gamma_cq", DType::kBFloat16, "q_lora_rank", false},
+    {"gamma_ckv", DType::kBFloat16, "kv_lora_rank", false},
+    {"cos", DType::kBFloat16, "t,rope_dim|b,s1,rope_dim", false},
+    {"sin", DType::kBFloat16, "t,rope_dim|b,s1,rope_dim", false},
+    {"cache_index", DType::kInt64, "t|b,s1", false},
+    {"kv_cache", DType::kInt8, "block_num,block_size,n_kv,kv_lora_rank", true},
+    {"kr_cache", DType::kBFloat16, "block_num,block_size,n_kv,rope_dim", true},
+    {"k_scale_cache", DType::kFloat32, "block_num,block_size,n_kv,k_scale_groups", true},
+};
+inline constexpr ArgInfo kOutputs[] = {
+    {"q_norm_out", DType::kInt8, "t,q_lora_rank", false},
+    {"q_norm_scale_out", DType::kFloat32, "t,1", false},
+    {"query_nope_out", DType::kBFloat16, "t,n_q,kv_lora_rank", false},
+    {"query_rope_out", DType::kBFloat16, "t,n_q,rope_dim", false},
+};
+inline constexpr AttrInfo kAttrs[] = {
+    {"epsilon_cq", AttrType::kFloat, "", "", 0.0},
+    {"epsilon_ckv", AttrType::kFloat, "", "", 0.0},
+    {"cache_mode", AttrType::kStr, "", "PA_BSND", kNoMinimum},
+    {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum},
+};
+inline constexpr OpInfo kOp{"mla_prolog_quant", "MlaPrologQuant", kInputs, std::size(kInputs), kOutputs,
+                             std::size(kOutputs), kAttrs, std::size(kAttrs)};
+
+}  // namespace ms_dsv32::op_info::mla_prolog_quant

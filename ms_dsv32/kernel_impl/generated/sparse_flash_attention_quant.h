@@ -1,0 +1,47 @@
+// Generated from op_info/sparse_flash_attention_quant.json by `python -m ms_dsv32.op_info --write`. Do not edit.
+#pragma once
+
+#include "ms_dsv32/kernel_impl/cpu/op_info.h"
+
+namespace ms_dsv32::op_info::sparse_flash_attention_quant {
+
+enum Index : int {
+  kQueryNope,
+  kQueryRope,
+  kKeyNope2d,
+  kKeyRope2d,
+  kKNopeScales,
+  kTopkIndices,
+  kBlockTable,
+  kKvActSeqs,
+  kAttentionOut,
+  kLse,
+  kArgCount,
+};
+inline constexpr ArgInfo kInputs[] = {
+    {"query_nope", DType::kBFloat16, "t*n_q,kv_lora_rank|t,n_q,kv_lora_rank|b,s1,n_q,kv_lora_rank", false},
+    {"query_rope", DType::kBFloat16, "t*n_q,rope_dim|t,n_q,rope_dim|b,s1,n_q,rope_dim", false},
+    {"key_nope_2d", DType::kInt8, "block_num*block_size,kv_lora_rank|block_num,block_size,n_kv,kv_lora_rank", false},
+    {"key_rope_2d", DType::kBFloat16, "block_num*block_size,rope_dim|block_num,block_size,n_kv,rope_dim", false},
+    {"k_nope_scales", DType::kFloat32, "block_num*block_size,k_scale_groups|block_num,block_size,n_kv,k_scale_groups", false},
+    {"topk_indices", DType::kInt32, "t,n_kv*selected_count|b,s1,n_kv*selected_count", false},
+    {"block_table", DType::kInt32, "b,max_blocknum_perbatch", false},
+    {"kv_act_seqs", DType::kInt32, "b", false},
+};
+inline constexpr ArgInfo kOutputs[] = {
+    {"attention_out", DType::kBFloat16, "b,s1,n_q,kv_lora_rank", false},
+    {"lse", DType::kFloat32, "b,s1,n_q", false},
+};
+inline constexpr AttrInfo kAttrs[] = {
+    {"nq", AttrType::kInt, "n_q", "", kNoMinimum},
+    {"n_kv", AttrType::kInt, "n_kv", "", kNoMinimum},
+    {"softmax_scale", AttrType::kFloat, "", "", kNoMinimum},
+    {"topk", AttrType::kInt, "selected_count", "", kNoMinimum},
+    {"block_size", AttrType::kInt, "block_size", "", kNoMinimum},
+    {"max_blocknum_perbatch", AttrType::kInt, "max_blocknum_perbatch", "", kNoMinimum},
+    {"return_lse", AttrType::kBool, "", "", kNoMinimum},
+};
+inline constexpr OpInfo kOp{"sparse_flash_attention_quant", "SparseFlashAttentionQuant", kInputs, std::size(kInputs), kOutputs,
+                             std::size(kOutputs), kAttrs, std::size(kAttrs)};
+
+}  // namespace ms_dsv32::op_info::sparse_flash_attention_quant

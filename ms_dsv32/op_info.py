@@ -1,0 +1,393 @@
+"""The only reader of ``op_info/``: the operators' contracts as objects, and what is generated from them.
+
+``python -m ms_dsv32.op_info --check`` validates the JSON files against their schemas and fails if a generated file is
+out of step; ``--write`` writes the generated files: the C++ tables in ``kernel_impl/generated/`` (argument indices, shapes,
+dtypes and attribute rules, against which every call is checked) and ``docs/ops.md``.
+
+A shape is written in symbols (``dims.json`` gives their values or ranges), each axis a sum or a product of them. An
+argument may have alternatives, told apart by their rank: the token axis merged, ``(t, h)``, or split, ``(b, s1, h)``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import json
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+# contract's dtype -> (MindSpore's name, C++ enumerator)
+DTYPES = {
+    "bf16": ("bfloat16", "kBFloat16"),
+    "fp16": ("float16", "kFloat16"),
+    "fp32": ("float32", "kFloat32"),
+    "int8": ("int8", "kInt8"),
+    "int32": ("int32", "kInt32"),
+    "int64": ("int64", "kInt64"),
+}
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A symbol of the shapes: a fixed ``value``, or a range from ``min`` to ``max`` (None: no bound)."""
+
+    name: str
+    doc: str
+    min: int
+    max: int | None
+    equals: tuple[str, str] | None
+
+    @property
+    def value(self) -> int | None:
+        """The fixed value, or None if the dim is free."""
+        return self.min if self.min == self.max else None
+
+
+@dataclass(frozen=True)
+class Arg:
+    """An input or output: ``shapes`` holds the alternatives, each a tuple of axis expressions.
+
+    ``format`` and ``packable`` are of inputs; ``in_place`` inputs are written; an output with ``in_place_of`` is the buffer of
+    that input and not an output of the kernel.
+    """
+
+    name: str
+    dtype: str
+    shapes: tuple[tuple[str, ...], ...]
+    doc: str
+    source_name: str
+    format: Literal["ND", "NZ"] = "ND"
+    packable: bool = False
+    in_place: bool = False
+    in_place_of: str | None = None
+    values: str | None = None
+    extension: bool = False
+
+    @property
+    def ms_dtype(self) -> str:
+        """MindSpore's name of the dtype."""
+        return DTYPES[self.dtype][0]
+
+
+@dataclass(frozen=True)
+class Attr:
+    """An attribute; ``required`` if it has no default. ``binds`` names the dim whose value it is.
+
+    A ``config`` is an object of that class in ``ms_dsv32.config``; if it ``carries`` an operator, its fields are that operator's
+    published attributes, and the kernel knows them as ``attr.field``.
+    """
+
+    name: str
+    type: Literal["float", "int", "str", "bool", "config"]
+    doc: str
+    required: bool
+    default: Any
+    choices: tuple[str, ...]
+    min: float | None
+    binds: str | None
+    config: str | None
+    carries: str | None
+    extension: bool
+
+
+@dataclass(frozen=True)
+class OpInfo:
+    """The contract of one operator."""
+
+    name: str
+    summary: str
+    source: str
+    inputs: tuple[Arg, ...]
+    attrs: tuple[Attr, ...]
+    outputs: tuple[Arg, ...]
+
+    @property
+    def entry(self) -> str:
+        """Name of the operator in C++, in the kernel library and in CANN: ``MlaPrologQuant``."""
+        return camel(self.name)
+
+    @property
+    def kernel_outputs(self) -> tuple[Arg, ...]:
+        """The outputs that the kernel allocates: all but the caches, which are updated in place."""
+        return tuple(o for o in self.outputs if o.in_place_of is None)
+
+    @property
+    def kernel_attrs(self) -> tuple[Attr, ...]:
+        """The attributes that the kernel reads, those carried by another one by their dotted names."""
+        flat: list[Attr] = []
+        for a in self.attrs:
+            if a.carries:
+                carried = (c for c in load(a.carries).attrs if c.type != "config" and not c.extension)
+                flat += (dataclasses.replace(c, name=f"{a.name}.{c.name}") for c in carried)
+            elif a.type != "config":
+                flat.append(a)
+        return tuple(flat)
+
+    @property
+    def packable(self) -> tuple[str, ...]:
+        """Names of the weights that may be stored packed."""
+        return tuple(i.name for i in self.inputs if i.packable)
+
+
+def camel(name: str) -> str:
+    """``mla_prolog_quant`` -> ``MlaPrologQuant``."""
+    return "".join(part.capitalize() for part in name.split("_"))
+
+
+@functools.cache
+def directory() -> Path:
+    """The folder of the JSON files: inside an installed package, or at the top of a checkout."""
+    package = Path(__file__).resolve().parent
+    for folder in (package / "op_info_json", package.parent / "op_info"):
+        if (folder / "dims.json").is_file():
+            return folder
+    raise FileNotFoundError(f"ms_dsv32: no op_info files beside {package}; the installation is incomplete")
+
+
+@functools.cache
+def dims() -> dict[str, Dim]:
+    """All symbols of the shapes, in the order of the file."""
+    raw = json.loads((directory() / "dims.json").read_text(encoding="utf-8"))["dims"]
+
+    def dim(name: str, d: dict[str, Any]) -> Dim:
+        equals = tuple(d["equals"].split("*")) if "equals" in d else None
+        low, high = (d["value"], d["value"]) if "value" in d else (d["min"], d.get("max"))
+        return Dim(name, d["doc"], low, high, equals)  # type: ignore[arg-type]
+
+    return {name: dim(name, d) for name, d in raw.items()}
+
+
+@functools.cache
+def names() -> tuple[str, ...]:
+    """Names of all operators, sorted."""
+    return tuple(sorted(p.stem for p in directory().glob("*.json") if p.stem != "dims"))
+
+
+@functools.cache
+def load(name: str) -> OpInfo:
+    """The contract of operator ``name``.
+
+    Raises:
+        ValueError: there is no such operator.
+    """
+    if name not in names():
+        raise ValueError(f"op_info: no operator {name!r}; there are {', '.join(names())}")
+    raw = json.loads((directory() / f"{name}.json").read_text(encoding="utf-8"))
+
+    def arg(d: dict[str, Any]) -> Arg:
+        shapes = tuple(tuple(shape) for shape in d["shape"])
+        rest = {k: v for k, v in d.items() if k not in ("name", "dtype", "shape", "doc", "source_name")}
+        return Arg(d["name"], d["dtype"], shapes, d["doc"], d.get("source_name", d["name"]), **rest)
+
+    def attr(d: dict[str, Any]) -> Attr:
+        return Attr(
+            name=d["name"],
+            type=d["type"],
+            doc=d["doc"],
+            required="default" not in d,
+            default=d.get("default"),
+            choices=tuple(d.get("choices", ())),
+            min=d.get("min"),
+            binds=d.get("binds"),
+            config=d.get("config"),
+            carries=d.get("carries"),
+            extension=d.get("extension", False),
+        )
+
+    return OpInfo(
+        name=raw["name"],
+        summary=raw["summary"],
+        source=raw["source"],
+        inputs=tuple(map(arg, raw["inputs"])),
+        attrs=tuple(map(attr, raw["attrs"])),
+        outputs=tuple(map(arg, raw["outputs"])),
+    )
+
+
+def symbols(expression: str) -> list[str]:
+    """The dims that an axis expression names."""
+    return [s for s in expression.replace("+", "*").split("*") if not s.isdigit()]
+
+
+def _pretty(expression: str) -> str:
+    return expression.replace("*", " * ").replace("+", " + ")
+
+
+def _notice(op: str, comment: str) -> str:
+    return f"{comment} Generated from op_info/{op}.json by `python -m ms_dsv32.op_info --write`. Do not edit."
+
+
+def dims_header() -> str:
+    """``generated/dims.h``: the symbols and their values or ranges."""
+    lines = [_notice("dims", "//"), "#pragma once", "", "#include <cstdint>", "", "namespace ms_dsv32::op_info {", ""]
+    for d in dims().values():
+        if d.value is not None:
+            lines.append(f"inline constexpr int64_t k{camel(d.name)} = {d.value};  // {d.doc}")
+    lines += [
+        "",
+        "// `equals` is a product of two dims or empty; max -1 is no bound.",
+        "struct DimInfo {",
+        "  const char* name;",
+        "  int64_t min;",
+        "  int64_t max;",
+        "  const char* equals[2];",
+        "};",
+        "inline constexpr DimInfo kDims[] = {",
+    ]
+    for d in dims().values():
+        equals = ", ".join(f'"{e}"' for e in d.equals) if d.equals else "nullptr, nullptr"
+        lines.append(f'    {{"{d.name}", {d.min}, {-1 if d.max is None else d.max}, {{{equals}}}}},')
+    lines += ["};", "", "}  // namespace ms_dsv32::op_info", ""]
+    return "\n".join(lines)
+
+
+def op_header(op: OpInfo) -> str:
+    """``generated/<op>.h``: indices into the kernel's arguments, and the tables that a call is checked against."""
+    indices = [f"k{camel(a.name)}" for a in (*op.inputs, *op.kernel_outputs)]
+
+    def arg_row(a: Arg) -> str:
+        shapes = "|".join(",".join(shape) for shape in a.shapes)
+        return f'    {{"{a.name}", DType::{DTYPES[a.dtype][1]}, "{shapes}", {str(a.in_place).lower()}}},'
+
+    def attr_row(a: Attr) -> str:
+        fields = [f'"{a.name}"', f"AttrType::k{a.type.capitalize()}", f'"{a.binds or ""}"', f'"{"|".join(a.choices)}"']
+        minimum = "kNoMinimum" if a.min is None else repr(float(a.min))
+        return f"    {{{', '.join(fields)}, {minimum}}},"
+
+    lines = [
+        _notice(op.name, "//"),
+        "#pragma once",
+        "",
+        '#include "ms_dsv32/kernel_impl/cpu/op_info.h"',
+        "",
+        f"namespace ms_dsv32::op_info::{op.name} {{",
+        "",
+        "enum Index : int {",
+        *(f"  {index}," for index in indices),
+        "  kArgCount,",
+        "};",
+        "inline constexpr ArgInfo kInputs[] = {",
+        *map(arg_row, op.inputs),
+        "};",
+        "inline constexpr ArgInfo kOutputs[] = {",
+        *map(arg_row, op.kernel_outputs),
+        "};",
+        "inline constexpr AttrInfo kAttrs[] = {",
+        *map(attr_row, op.kernel_attrs),
+        "};",
+        f'inline constexpr OpInfo kOp{{"{op.name}", "{op.entry}", kInputs, std::size(kInputs), kOutputs,',
+        "                             std::size(kOutputs), kAttrs, std::size(kAttrs)};",
+        "",
+        f"}}  // namespace ms_dsv32::op_info::{op.name}",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def docs() -> str:
+    """``docs/ops.md``: the operators' contracts as tables."""
+    out = [
+        "<!-- Generated from op_info/ by `python -m ms_dsv32.op_info --write`. Do not edit. -->",
+        "# Operators",
+        "",
+        "Every tensor is contiguous. Where two shapes are given, the token axis may come merged or split. Caches are updated in",
+        "place: the function returns the very tensors that were passed. NZ is the storage format on Ascend; a *packable* weight",
+        "may be laid out once by `ms_dsv32.weights` and passed with `weight_format=\"PACKED\"`. (+) goes beyond the source.",
+        "",
+        "## Dimensions",
+        "",
+        "| name | value | meaning |",
+        "|---|---|---|",
+    ]
+    for d in dims().values():
+        bounds = str(d.value) if d.value is not None else f"{d.min}.." + ("" if d.max is None else str(d.max))
+        if d.equals:
+            bounds = " * ".join(d.equals)
+        out.append(f"| `{d.name}` | {bounds} | {d.doc} |")
+    for op in map(load, names()):
+        out += ["", f"## `{op.name}`", "", op.summary, "", f"Source: {op.source}", ""]
+        out += ["| input | dtype | shape | format | |", "|---|---|---|---|---|"]
+        for a in op.inputs:
+            notes = [a.doc]
+            notes += ["Updated in place."] if a.in_place else []
+            notes += [f"Values: {_pretty(a.values)}."] if a.values else []
+            notes += [f"The source's `{a.source_name}`."] if a.source_name != a.name else []
+            fmt = a.format + (", packable" if a.packable else "")
+            out.append(f"| `{a.name}` | {a.dtype} | {_shapes(a)} | {fmt} | {' '.join(notes)} |")
+        out += ["", "| attribute | type | default | |", "|---|---|---|---|"]
+        for at in op.attrs:
+            default = "required" if at.required else f"`{at.default!r}`"
+            plus = " (+)" if at.extension else ""
+            out.append(f"| `{at.name}`{plus} | {at.config or at.type} | {default} | {at.doc} |")
+        out += ["", "| output | dtype | shape | |", "|---|---|---|---|"]
+        for a in op.outputs:
+            plus = " (+)" if a.extension else ""
+            out.append(f"| `{a.name}`{plus} | {a.dtype} | {_shapes(a)} | {a.doc} |")
+    return "\n".join(out) + "\n"
+
+
+def _shapes(arg: Arg) -> str:
+    return " or ".join(f"[{', '.join(map(_pretty, shape))}]" for shape in arg.shapes)
+
+
+def generated(root: Path) -> Iterator[tuple[Path, str]]:
+    """Each generated file of the checkout at ``root``, with the text that it must have."""
+    headers = root / "ms_dsv32" / "kernel_impl" / "generated"
+    yield headers / "dims.h", dims_header()
+    for name in names():
+        yield headers / f"{name}.h", op_header(load(name))
+    yield root / "docs" / "ops.md", docs()
+
+
+def check_schemas() -> list[str]:
+    """What is wrong with the JSON files, by their schemas and by what a schema cannot say; empty if nothing is."""
+    import jsonschema  # a development dependency: users never need it
+
+    problems = []
+    for path in sorted(directory().glob("*.json")):
+        raw = json.loads(path.read_text(encoding="utf-8"))
+        schema = json.loads((path.parent / raw["$schema"]).read_text(encoding="utf-8"))
+        errors = jsonschema.Draft202012Validator(schema).iter_errors(raw)
+        problems += [f"{path.name}: {'/'.join(map(str, e.absolute_path))}: {e.message}" for e in errors]
+    if problems:
+        return problems
+    for op in map(load, names()):
+        args = (*op.inputs, *op.outputs)
+        shape_symbols = {s for a in args for shape in a.shapes for axis in shape for s in symbols(axis)}
+        problems += [f"{op.name}: {s} is no dim" for s in sorted(shape_symbols - set(dims()))]
+        in_place = [i.name for i in op.inputs if i.in_place]
+        if in_place != [o.in_place_of for o in op.outputs if o.in_place_of]:
+            problems.append(f"{op.name}: in-place inputs and outputs do not pair")
+        for a in args:
+            if len({len(shape) for shape in a.shapes}) != len(a.shapes):
+                problems.append(f"{op.name}: {a.name}: alternatives must differ in rank")
+    return problems
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m ms_dsv32.op_info", description=(__doc__ or "").partition("\n")[0])
+    mode = parser.add_mutually_exclusive_group(required=True)
+    mode.add_argument("--check", action="store_true", help="fail if a JSON file is invalid or a generated file out of step")
+    mode.add_argument("--write", action="store_true", help="write the generated files")
+    write = parser.parse_args(argv).write
+    problems = check_schemas()
+    for path, text in generated(directory().parent) if not problems else ():
+        if path.is_file() and path.read_text(encoding="utf-8") == text:
+            continue
+        if write:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text, encoding="utf-8")
+            print(f"wrote {path}")
+        else:
+            problems.append(f"{path} is out of step; run python -m ms_dsv32.op_info --write")
+    print(*problems, sep="\n", end="\n" if problems else "", file=sys.stderr)
+    return 1 if problems else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
