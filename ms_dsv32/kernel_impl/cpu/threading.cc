@@ -1,0 +1,231 @@
+#include "threading.h"
+
+#include <pthread.h>
+#include <sched.h>
+#include <unistd.h>
+
+#include <atomic>
+#include <cerrno>
+#include <chrono>
+#include <condition_variable>
+#include <cstdlib>
+#include <memory>
+#include <mutex>
+#include <stdexcept>
+#include <string>
+#include <thread>
+#include <vector>
+
+namespace ms_dsv32::cpu {
+namespace {
+
+constexpr int kMaxThreads = 1024;
+constexpr std::chrono::microseconds kSpin{50};  // longer than the serial gaps between the stages of one kernel
+
+inline void Pause() {
+#if defined(__x86_64__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  asm volatile("yield");
+#endif
+}
+
+int CountFromEnvironment() {
+  const char* text = std::getenv("MS_DSV32_NUM_THREADS");
+  if (text != nullptr && *text != '\0') {
+    char* end = nullptr;
+    errno = 0;
+    const long value = std::strtol(text, &end, 10);
+    if (errno != 0 || *end != '\0' || value < 1 || value > kMaxThreads) {
+      throw std::invalid_argument("MS_DSV32_NUM_THREADS is '" + std::string(text) + "', expected an integer in [1, " +
+                                  std::to_string(kMaxThreads) + "]");
+    }
+    return static_cast<int>(value);
+  }
+  // The mask may need more than the 1024 bits of cpu_set_t on large machines.
+  for (int bits = CPU_SETSIZE; bits <= (1 << 20); bits *= 2) {
+    cpu_set_t* set = CPU_ALLOC(bits);
+    if (set == nullptr) break;
+    const size_t size = CPU_ALLOC_SIZE(bits);
+    const bool known = sched_getaffinity(0, size, set) == 0;
+    const int count = known ? CPU_COUNT_S(size, set) : 0;
+    CPU_FREE(set);
+    if (known) return count < 1 ? 1 : (count > kMaxThreads ? kMaxThreads : count);
+    if (errno != EINVAL) break;
+  }
+  const long online = sysconf(_SC_NPROCESSORS_ONLN);
+  return online < 1 ? 1 : (online > kMaxThreads ? kMaxThreads : static_cast<int>(online));
+}
+
+// The thread number of the body that this thread is running, or -1.
+thread_local int current_thread = -1;
+
+// The workers of one pool and the one job that they share. `Run` is called by one host thread at a time.
+//
+// A worker counts itself into `inside_` before it looks at the job, and the job is only rewritten while `open_` is
+// false and nobody is inside: a worker that wakes late either finds the door closed or sees a complete job.
+class Workers {
+ public:
+  explicit Workers(int count) {
+    threads_.reserve(static_cast<size_t>(count) - 1);
+    for (int id = 1; id < count; ++id) threads_.emplace_back([this, id] { Loop(id); });
+  }
+
+  ~Workers() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_.store(true);
+      round_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
+  void Run(int64_t n, ParallelBody call, const void* body) {
+    n_ = n;
+    call_ = call;
+    body_ = body;
+    next_.store(0, std::memory_order_relaxed);
+    open_.store(true);
+    round_.fetch_add(1);
+    if (sleepers_.load() > 0) {
+      {
+        std::lock_guard<std::mutex> lock(mutex_);
+      }  // a worker between its last look at round_ and its wait holds the mutex
+      wake_.notify_all();
+    }
+    Take(0);
+    open_.store(false);
+    for (int spins = 0; inside_.load() != 0; ++spins) {
+      Pause();
+      if (spins >= 1000) std::this_thread::yield();  // a worker may have lost its CPU in the middle of a body
+    }
+  }
+
+ private:
+  void Take(int id) {
+    const int outer = current_thread;
+    current_thread = id;
+    for (;;) {
+      const int64_t index = next_.fetch_add(1, std::memory_order_relaxed);
+      if (index >= n_) break;
+      call_(body_, index, id);
+    }
+    current_thread = outer;
+  }
+
+  void Loop(int id) {
+    uint64_t seen = 0;
+    for (;;) {
+      WaitForRound(seen);
+      seen = round_.load();
+      if (stop_.load()) return;
+      inside_.fetch_add(1);
+      if (open_.load()) Take(id);
+      inside_.fetch_sub(1);
+    }
+  }
+
+  void WaitForRound(uint64_t seen) {
+    const auto deadline = std::chrono::steady_clock::now() + kSpin;
+    do {
+      for (int i = 0; i < 64; ++i) {
+        if (round_.load(std::memory_order_acquire) != seen) return;
+        Pause();
+      }
+    } while (std::chrono::steady_clock::now() < deadline);
+    std::unique_lock<std::mutex> lock(mutex_);
+    sleepers_.fetch_add(1);
+    wake_.wait(lock, [&] { return round_.load() != seen; });
+    sleepers_.fetch_sub(1);
+  }
+
+  int64_t n_ = 0;
+  ParallelBody call_ = nullptr;
+  const void* body_ = nullptr;
+  // On cache lines of their own: every worker hammers next_ while others read round_.
+  alignas(64) std::atomic<int64_t> next_{0};
+  alignas(64) std::atomic<uint64_t> round_{0};
+  alignas(64) std::atomic<int> inside_{0};
+  alignas(64) std::atomic<int> sleepers_{0};
+  std::atomic<bool> open_{false};
+  std::atomic<bool> stop_{false};
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<std::thread> threads_;
+};
+
+// What lives as long as the process. `host_mutex` serialises host threads; fork() waits for it, so that the child never
+// inherits a pool in the middle of a job.
+struct Pool {
+  std::mutex host_mutex;
+  std::unique_ptr<Workers> workers;  // absent until the first parallel call, and in a child of fork()
+  int count = 0;                     // 0: not read yet
+  bool closed = false;               // after static destruction: everything runs on the caller
+
+  Pool() {
+    pthread_atfork([] { Get().host_mutex.lock(); }, [] { Get().host_mutex.unlock(); },
+                   [] {
+                     // The threads do not exist in the child: their handles can be neither joined nor destroyed.
+                     static_cast<void>(Get().workers.release());
+                     Get().host_mutex.unlock();
+                   });
+  }
+
+  ~Pool() {
+    std::lock_guard<std::mutex> lock(host_mutex);
+    workers.reset();
+    closed = true;
+  }
+
+  int Count() {
+    if (count == 0) count = CountFromEnvironment();
+    return count;
+  }
+
+  static Pool& Get() {
+    static Pool pool;
+    return pool;
+  }
+};
+
+}  // namespace
+
+int NumThreads() {
+  if (current_thread >= 0) return Pool::Get().count;  // inside a body: fixed, and the host mutex is taken
+  std::lock_guard<std::mutex> lock(Pool::Get().host_mutex);
+  return Pool::Get().Count();
+}
+
+void SetNumThreads(int count) {
+  if (count < 0 || count > kMaxThreads) {
+    throw std::invalid_argument("SetNumThreads: count is " + std::to_string(count) + ", expected an integer in [0, " +
+                                std::to_string(kMaxThreads) + "]");
+  }
+  if (current_thread >= 0) throw std::logic_error("SetNumThreads: called inside a ParallelFor");
+  Pool& pool = Pool::Get();
+  std::lock_guard<std::mutex> lock(pool.host_mutex);
+  pool.workers.reset();
+  pool.count = count;
+}
+
+void ParallelForErased(int64_t n, ParallelBody call, const void* body) {
+  if (n <= 0) return;
+  if (current_thread >= 0) {
+    for (int64_t i = 0; i < n; ++i) call(body, i, current_thread);
+    return;
+  }
+  Pool& pool = Pool::Get();
+  std::lock_guard<std::mutex> lock(pool.host_mutex);
+  const int count = pool.Count();
+  if (count == 1 || n == 1 || pool.closed) {
+    current_thread = 0;
+    for (int64_t i = 0; i < n; ++i) call(body, i, 0);
+    current_thread = -1;
+    return;
+  }
+  if (pool.workers == nullptr) pool.workers = std::make_unique<Workers>(count);
+  pool.workers->Run(n, call, body);
+}
+
+}  // namespace ms_dsv32::cpu

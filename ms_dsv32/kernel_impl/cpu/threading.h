@@ -1,0 +1,39 @@
+// One process-wide pool of threads for the CPU kernels.
+//
+// ParallelFor(n, body) calls body(index, thread) once for every index in [0, n), from NumThreads() threads that take
+// the next index when they are free. The caller takes part and returns when all calls have returned. `thread` is in [0,
+// NumThreads()) and no two calls of one ParallelFor run at once with the same `thread`, so it may select scratch. A
+// body must not throw. A ParallelFor inside a body runs its calls on the spot, with the outer `thread`. Calls from
+// different host threads run one after the other.
+//
+// The number of threads is MS_DSV32_NUM_THREADS (an integer in [1, 1024]); by default the CPUs in the process's
+// affinity mask. Idle threads spin for some 50 us, which bridges the gaps between the stages of one kernel, then sleep.
+// A child of fork() starts its own threads.
+#ifndef MS_DSV32_KERNEL_IMPL_CPU_THREADING_H_
+#define MS_DSV32_KERNEL_IMPL_CPU_THREADING_H_
+
+#include <stdint.h>
+
+namespace ms_dsv32::cpu {
+
+// Throws std::invalid_argument when MS_DSV32_NUM_THREADS is set and not an integer in [1, 1024]. Read once, at the
+// first call.
+__attribute__((visibility("hidden"))) int NumThreads();
+
+// Changes the number of threads (1..1024; 0: back to the environment's). Waits for a running ParallelFor.
+__attribute__((visibility("hidden"))) void SetNumThreads(int count);
+
+using ParallelBody = void (*)(const void* body, int64_t index, int thread);
+__attribute__((visibility("hidden"))) void ParallelForErased(int64_t n, ParallelBody call, const void* body);
+
+// `Body` is a lambda of the calling function, so each instantiation is the caller's own: no symbol is shared between
+// ISAs.
+template <typename Body>
+__attribute__((always_inline)) inline void ParallelFor(int64_t n, const Body& body) {
+  ParallelForErased(
+      n, [](const void* b, int64_t index, int thread) { (*static_cast<const Body*>(b))(index, thread); }, &body);
+}
+
+}  // namespace ms_dsv32::cpu
+
+#endif  // MS_DSV32_KERNEL_IMPL_CPU_THREADING_H_
