@@ -1,0 +1,29 @@
+// The lightning indexer: scores of all visible keys of each token, and the positions of the largest.
+#ifndef MS_DSV32_KERNEL_IMPL_CPU_LIGHTNING_INDEXER_QUANT_H_
+#define MS_DSV32_KERNEL_IMPL_CPU_LIGHTNING_INDEXER_QUANT_H_
+
+#include <stdint.h>
+
+namespace ms_dsv32::cpu {
+
+// Row-major buffers. idx_n_heads = 64, idx_head_dim = 128, block_size = 128. fp16 as bit patterns. Token i is token i % s1 of sequence
+// i / s1; it sees the positions below max(kv_act_seqs[i / s1] - s1 + 1 + i % s1, 0). Every block_table entry behind a visible position is
+// valid; the others are not read.
+struct LightningIndexerQuantParams {
+  const int8_t* q_int8;           // [b * s1, 64, 128]
+  const uint16_t* q_scale;        // fp16 [b * s1, 64]
+  const uint16_t* weights;        // fp16 [b * s1, 64]
+  const int8_t* k_cache;          // [block_num, 128, 128]
+  const uint16_t* k_cache_scale;  // fp16 [block_num, 128]
+  const int32_t* block_table;     // [b, max_blocknum_perbatch]
+  const int32_t* kv_act_seqs;     // [b]
+  int32_t* topk_indices;          // [b * s1, selected_count]: ascending positions, then -1
+  int64_t b;
+  int64_t s1;
+  int64_t selected_count;
+  int64_t max_blocknum_perbatch;
+};
+
+}  // namespace ms_dsv32::cpu
+
+#endif  // MS_DSV32_KERNEL_IMPL_CPU_LIGHTNING_INDEXER_QUANT_H_
