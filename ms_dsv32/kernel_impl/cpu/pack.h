@@ -1,0 +1,21 @@
+// The PACKED layout of weights, the CPU's analogue of Ascend's FRACTAL_NZ.
+//
+// A weight [K, N], N a multiple of 64, becomes N/64 panels of 64 columns, in which the K-neighbours that one
+// instruction multiplies (bf16: 2, int8: 4) lie side by side: [N/64][K/2][64][2] for bf16, [N/64][K/4][64][4] for int8.
+// The same number of elements, the same for every instruction set. A batch of weights (w_uk: n_q heads) is packed
+// matrix by matrix.
+#ifndef MS_DSV32_KERNEL_IMPL_CPU_PACK_H_
+#define MS_DSV32_KERNEL_IMPL_CPU_PACK_H_
+
+#include <stdint.h>
+
+namespace ms_dsv32::cpu {
+
+// weight [batch, k, n] row-major -> packed; the two must not overlap. k is a multiple of 2 (bf16) or 4 (int8), n of 64.
+// Parallel.
+void PackBf16(const uint16_t* weight, int64_t batch, int64_t k, int64_t n, uint16_t* packed);
+void PackInt8(const int8_t* weight, int64_t batch, int64_t k, int64_t n, int8_t* packed);
+
+}  // namespace ms_dsv32::cpu
+
+#endif  // MS_DSV32_KERNEL_IMPL_CPU_PACK_H_
