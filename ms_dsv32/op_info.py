@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -206,6 +206,34 @@ def load(name: str) -> OpInfo:
         attrs=tuple(map(attr, raw["attrs"])),
         outputs=tuple(map(arg, raw["outputs"])),
     )
+
+
+def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | str | bool]:
+    """The kernel's attributes, by the names of ``op.kernel_attrs``: defaults filled in, carried ones flattened.
+
+    Values are checked by the kernel library, apart from the classes of configurations.
+
+    Raises:
+        TypeError: an attribute is missing or unknown, or a configuration is of another class.
+    """
+    unknown = sorted(set(given) - {a.name for a in op.attrs})
+    missing = [a.name for a in op.attrs if a.required and a.name not in given]
+    if unknown or missing:
+        raise TypeError(f"{op.name}: " + (f"no attribute {unknown[0]}" if unknown else f"attribute {missing[0]} is missing"))
+    bound: dict[str, float | int | str | bool] = {}
+    for attr in op.attrs:
+        value = given.get(attr.name, attr.default)
+        if attr.type != "config":
+            bound[attr.name] = float(value) if attr.type == "float" and type(value) is int else value
+            continue
+        if value is not None and type(value).__name__ != attr.config:
+            raise TypeError(f"{op.name}: {attr.name} must be {attr.config} or None, got {type(value).__name__}")
+        if attr.carries:
+            for carried in op.kernel_attrs:
+                holder, _, field = carried.name.partition(".")
+                if holder == attr.name:
+                    bound[carried.name] = carried.default if value is None else getattr(value, field)
+    return bound
 
 
 def symbols(expression: str) -> list[str]:

@@ -1,0 +1,201 @@
+"""The compiled CPU kernels: where the library is, and a direct way into it for NumPy arrays.
+
+MindSpore loads the same library by its path (``ms_dsv32.ops``). The functions here need NumPy alone; tests and benchmarks use them for
+the bare kernels, the operators for validation, and ``ms_dsv32.weights`` for packing.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_dsv32 import op_info
+
+_MAX_RANK = 8
+_MESSAGE_BYTES = 2048
+# NumPy has no bfloat16: its bits travel as uint16.
+_NUMPY = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32, "int8": np.int8, "int32": np.int32, "int64": np.int64}
+_MS_DTYPES = {np.dtype(v): op_info.DTYPES[k][0] for k, v in _NUMPY.items()}
+
+
+class _Attr(ctypes.Structure):
+    # Mirrors CAttr of cpu/custom_ops.cc.
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("type", ctypes.c_int),  # op_info::AttrType
+        ("number", ctypes.c_double),
+        ("integer", ctypes.c_int64),
+        ("text", ctypes.c_char_p),
+    )
+
+
+def library_path() -> Path:
+    """The kernel library.
+
+    Raises:
+        FileNotFoundError: the package was not built.
+    """
+    path = Path(__file__).resolve().parent / "libms_dsv32_cpu.so"
+    if not path.is_file():
+        raise FileNotFoundError(f"ms_dsv32: {path.name} is missing; install the package with pip, which builds it")
+    return path
+
+
+@functools.cache
+def load() -> ctypes.CDLL:
+    """The loaded kernel library.
+
+    Raises:
+        FileNotFoundError: the package was not built.
+        RuntimeError: ``MS_DSV32_CPU_ISA`` names a path that is unknown, or that this CPU lacks the instructions for.
+    """
+    library = ctypes.CDLL(str(library_path()))
+    for name in ("ms_dsv32_isa", "ms_dsv32_isas"):
+        getattr(library, name).restype = ctypes.c_char_p
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    if library.ms_dsv32_init(message, _MESSAGE_BYTES):
+        raise RuntimeError(message.value.decode())
+    return library
+
+
+def isa() -> str:
+    """The instruction set whose kernels run: the best that the CPU has, or what ``MS_DSV32_CPU_ISA`` names."""
+    return str(load().ms_dsv32_isa().decode())
+
+
+def isas(*, supported: bool = True) -> list[str]:
+    """The instruction sets that the library was built for, best first; by default only those that this CPU has."""
+    return str(load().ms_dsv32_isas(int(supported)).decode()).split(",")
+
+
+def thread_count() -> int:
+    """How many threads the kernels use: ``MS_DSV32_NUM_THREADS``, or the CPUs that the process may run on."""
+    return int(load().ms_dsv32_thread_count())
+
+
+def validate(
+    op: str, shapes: Sequence[Sequence[int]], dtypes: Sequence[str], attrs: Mapping[str, Any]
+) -> tuple[tuple[int, ...], ...]:
+    """Checks a call against the operator's contract and returns the shapes of the kernel's outputs.
+
+    Args:
+        op: name of the operator.
+        shapes: of the inputs, in the contract's order; -1 for an axis that is not known.
+        dtypes: of the inputs, by MindSpore's names (``"bfloat16"``).
+        attrs: the kernel's attributes (``op_info.bind_attrs``).
+
+    Raises:
+        TypeError: wrong dtype or type of an attribute.
+        ValueError: wrong rank, shape or value of an attribute.
+    """
+    info = op_info.load(op)
+    outputs = len(info.kernel_outputs)
+    out_shapes = ((ctypes.c_int64 * _MAX_RANK) * outputs)()
+    out_ranks = (ctypes.c_int * outputs)()
+    _invoke("ms_dsv32_check", info, len(info.inputs), shapes, dtypes, attrs, out_shapes, out_ranks)
+    return tuple(tuple(out_shapes[i][: out_ranks[i]]) for i in range(outputs))
+
+
+def call(op: str, inputs: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) -> tuple[NDArray[Any], ...]:
+    """Runs a bare kernel on NumPy arrays, bfloat16 as the bits in ``uint16``.
+
+    Args:
+        op: name of the operator.
+        inputs: C-contiguous arrays by the contract's names; caches are updated in place.
+        attrs: attributes by the contract's names; those with defaults may be left out.
+
+    Returns:
+        All outputs in the contract's order; in-place ones are the arrays that were passed.
+
+    Raises:
+        TypeError, ValueError: as ``validate``, and for an index outside its cache; nothing has been written then.
+    """
+    info = op_info.load(op)
+    arrays = [inputs[a.name] for a in info.inputs]
+    for arg, array in zip(info.inputs, arrays, strict=True):
+        if not array.flags.c_contiguous:
+            raise ValueError(f"{op}: {arg.name} must be contiguous")
+    shapes = [a.shape for a in arrays]
+    dtypes = [_MS_DTYPES.get(a.dtype, a.dtype.name) for a in arrays]
+    kernel_attrs = op_info.bind_attrs(info, attrs)
+    out_shapes = validate(op, shapes, dtypes, kernel_attrs)
+    outs = {o.name: np.empty(s, _NUMPY[o.dtype]) for o, s in zip(info.kernel_outputs, out_shapes, strict=True)}
+    data = [a.ctypes.data for a in (*arrays, *outs.values())]
+    pointers = (ctypes.c_void_p * len(data))(*data)
+    _invoke("ms_dsv32_call", info, len(arrays), shapes, dtypes, kernel_attrs, pointers)
+    return tuple(inputs[o.in_place_of] if o.in_place_of else outs[o.name] for o in info.outputs)
+
+
+def pack(weight: NDArray[Any]) -> NDArray[Any]:
+    """Lays out a weight for the kernels (``weight_format="PACKED"``), in parallel.
+
+    Args:
+        weight: int8, or bfloat16 bits as uint16; [K, N] or [batch, K, N], row-major, N a multiple of 64, K of 4 (int8) or 2.
+
+    Returns:
+        An array of the same shape and dtype whose bytes are in the order of ``cpu/pack.h``.
+    """
+    if weight.dtype not in (np.int8, np.uint16) or weight.ndim not in (2, 3):
+        raise TypeError(f"pack: weight must be int8 or uint16 (bfloat16 bits) of rank 2 or 3, got {weight.dtype} {weight.shape}")
+    k, n = weight.shape[-2:]
+    group = 4 if weight.dtype == np.int8 else 2
+    if n % 64 or k % group:
+        raise ValueError(f"pack: weight has shape {weight.shape}, expected (.., K, N) with K % {group} == 0 and N % 64 == 0")
+    weight = np.ascontiguousarray(weight)
+    packed = np.empty_like(weight)
+    batch = weight.shape[0] if weight.ndim == 3 else 1
+    args = (ctypes.c_int64(batch), ctypes.c_int64(k), ctypes.c_int64(n))
+    load().ms_dsv32_pack(
+        ctypes.c_void_p(weight.ctypes.data), ctypes.c_void_p(packed.ctypes.data), weight.dtype.itemsize, *args
+    )
+    return packed
+
+
+def _invoke(
+    function: str,
+    info: op_info.OpInfo,
+    input_count: int,
+    shapes: Sequence[Sequence[int]],
+    dtypes: Sequence[str],
+    attrs: Mapping[str, Any],
+    *rest: Any,
+) -> None:
+    if not len(shapes) == len(dtypes) == input_count == len(info.inputs):
+        raise TypeError(f"{info.name}: takes {len(info.inputs)} tensors, got {len(shapes)}")
+    for arg, shape in zip(info.inputs, shapes, strict=True):
+        if len(shape) > _MAX_RANK:
+            raise ValueError(f"{info.name}: {arg.name} has {len(shape)} axes, expected {len(arg.shapes[0])}")
+    dims = [(ctypes.c_int64 * max(len(s), 1))(*s) for s in shapes]
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    status = getattr(load(), function)(
+        info.name.encode(),
+        (ctypes.c_int * input_count)(*map(len, shapes)),
+        (ctypes.c_void_p * input_count)(*map(ctypes.addressof, dims)),
+        (ctypes.c_char_p * input_count)(*(d.encode() for d in dtypes)),
+        len(attrs),
+        (_Attr * max(len(attrs), 1))(*(_attr(info.name, n, v) for n, v in attrs.items())),
+        *rest,
+        message,
+        _MESSAGE_BYTES,
+    )
+    if status:
+        kind = {1: ValueError, 2: TypeError}.get(status, RuntimeError)
+        raise kind(message.value.decode())
+
+
+def _attr(op: str, name: str, value: Any) -> _Attr:
+    if isinstance(value, (bool, np.bool_)):
+        return _Attr(name.encode(), 3, 0.0, int(value), None)
+    if isinstance(value, (float, np.floating)):
+        return _Attr(name.encode(), 0, float(value), 0, None)
+    if isinstance(value, (int, np.integer)):
+        return _Attr(name.encode(), 1, 0.0, int(value), None)
+    if isinstance(value, str):
+        return _Attr(name.encode(), 2, 0.0, 0, value.encode())
+    raise TypeError(f"{op}: {name} must be float, int, str or bool, got {type(value).__name__}")

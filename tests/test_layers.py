@@ -1,0 +1,84 @@
+"""Imports go one way, files of one operator share one stem, and per-ISA code stays private to its instruction set."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ms_dsv32 import op_info
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "ms_dsv32"
+# What each layer may import of the package, and of everything outside the standard library.
+ALLOWED = {
+    "__init__": (set(), set()),
+    "op_info": (set(), {"jsonschema"}),
+    "config": ({"op_info"}, set()),
+    "golden": ({"golden"}, {"numpy"}),
+    "kernel_impl": ({"op_info"}, {"numpy"}),
+    "weights": ({"config", "kernel_impl", "op_info"}, {"mindspore", "ml_dtypes", "numpy", "safetensors"}),
+    "ops": ({"config", "kernel_impl", "op_info", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
+    "cells": ({"config", "op_info", "ops", "weights"}, {"mindspore", "numpy"}),
+}
+
+
+def _imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", sorted(PACKAGE.rglob("*.py")), ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_go_one_way(path: Path) -> None:
+    layer = path.relative_to(PACKAGE).with_suffix("").parts[0]
+    layers, packages = ALLOWED[layer]
+    for name in _imports(path):
+        top, _, rest = name.partition(".")
+        if top == "ms_dsv32":
+            assert rest.split(".")[0] in layers, f"{layer} imports {name}"
+        elif top not in sys.stdlib_module_names:
+            assert top in packages, f"{layer} imports {name}"
+
+
+@pytest.mark.parametrize("name", op_info.names())
+def test_an_operator_has_one_stem_in_each_layer(name: str) -> None:
+    for path in (f"golden/{name}.py", f"ops/{name}.py", f"kernel_impl/cpu/{name}.cc", f"kernel_impl/generated/{name}.h"):
+        assert (PACKAGE / path).is_file(), path
+
+
+@pytest.mark.parametrize(
+    "statement",
+    ["import ms_dsv32.golden", "import ms_dsv32.op_info", "import ms_dsv32.kernel_impl", "import ms_dsv32.config"],
+)
+def test_mindspore_is_not_needed_below_the_operators(statement: str) -> None:
+    code = f"import sys; {statement}; sys.exit('mindspore' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_only_the_custom_module_knows_mindspores_custom() -> None:
+    for path in PACKAGE.rglob("*.py"):
+        if path.name != "_custom.py":
+            assert "ops.Custom(" not in path.read_text(encoding="utf-8"), path
+
+
+def test_kernels_of_one_instruction_set_are_private_to_it() -> None:
+    # A weak symbol compiled for AVX-512 could be the copy that the linker keeps for every CPU.
+    objects = sorted((ROOT / "build").rglob("*_quant.*.o"))
+    if not objects:
+        pytest.skip("no object files: the package was not built in this checkout")
+    for path in objects:
+        isa = path.name.split(".")[1]
+        symbols = subprocess.run(["nm", "--demangle", str(path)], capture_output=True, text=True, check=True).stdout
+        for line in symbols.splitlines():
+            kind, _, symbol = line[17:].partition(" ")
+            assert kind not in "VWvu" or "__" in symbol, f"{path.name}: weak symbol {symbol}"
+            assert kind != "T" or symbol.startswith(f"ms_dsv32::cpu::{isa}::"), f"{path.name}: exports {symbol}"
