@@ -1,0 +1,149 @@
+"""Golden reference of `lightning_indexer_quant`."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ms_dsv32.golden.checks import Checker
+from ms_dsv32.golden.numerics import Array, Float16, Float32, Int8, Int32
+
+OPERATOR = "lightning_indexer_quant"
+_CHECKER = Checker(OPERATOR)
+
+IDX_N_HEADS = 64
+IDX_HEAD_DIM = 128
+# Keys scored at a time: 64 heads x 4096 keys are 2 MiB in float64.
+_KEYS = 4096
+
+
+def _scores(
+    q_int8: Int8,
+    q_scale: Float16,
+    weights: Float16,
+    k_cache: Int8,
+    k_cache_scale: Float16,
+    block_table: Int32,
+    kv_act_seqs: Int32,
+) -> list[Float32]:
+    """Checks the arguments and returns, for each token, the float32 scores of its visible keys."""
+    head_count = ("idx_n_heads", IDX_N_HEADS)
+    head_dim = ("idx_head_dim", IDX_HEAD_DIM)
+    q8 = _CHECKER.tokens("q_int8", q_int8, np.int8, [head_count, head_dim])
+    t = q8.shape[0]
+    qs = _CHECKER.tokens("q_scale", q_scale, np.float16, [head_count, ("1", 1)], t)[:, :, 0]
+    w = _CHECKER.tokens("weights", weights, np.float16, [head_count], t)
+    _CHECKER.array("k_cache", k_cache, np.int8, [("block_num", None), ("block_size", None), ("n_kv", 1), head_dim])
+    block_num, block_size = k_cache.shape[:2]
+    blocks = [("block_num", block_num), ("block_size", block_size), ("n_kv", 1), ("1", 1)]
+    _CHECKER.array("k_cache_scale", k_cache_scale, np.float16, blocks)
+    b, s1 = _CHECKER.lengths(kv_act_seqs, t)
+    _CHECKER.array("block_table", block_table, np.int32, [("b", b), ("max_blocknum_perbatch", None)])
+    _CHECKER.capacity(kv_act_seqs, block_table, block_size)
+    k_rows = k_cache.reshape(-1, IDX_HEAD_DIM)
+    scale_rows = k_cache_scale.reshape(-1)
+
+    # (1) the cache rows of every sequence, from the block table
+    lengths = [int(n) if s1 else 0 for n in kv_act_seqs]
+    rows = [_CHECKER.rows(block_table, n, np.arange(lengths[n]), block_size, block_num) for n in range(b)]
+
+    # (2) one factor for each token and head
+    factor = qs.astype(np.float32) * w.astype(np.float32)
+
+    scores = [np.zeros(max(lengths[i // s1] - s1 + 1 + i % s1, 0), np.float32) for i in range(t)]
+    for sequence in range(b):
+        for p0 in range(0, lengths[sequence], _KEYS):
+            row = rows[sequence][p0 : p0 + _KEYS]
+            k = k_rows[row].astype(np.float32).T
+            k_scale = scale_rows[row].astype(np.float32)
+            for i in range(sequence * s1, (sequence + 1) * s1):
+                n = min(scores[i].size - p0, row.size)
+                if n <= 0:
+                    continue
+                with np.errstate(invalid="ignore", over="ignore"):
+                    # (3) relu of the int8 products; |dot| <= 128 * 2^14 = 2^21, so every partial sum is an exact
+                    # float32
+                    dot = np.maximum(q8[i].astype(np.float32) @ k[:, :n], np.float32(0.0))
+
+                    # (4) weighted sum over the heads in float64, head after head in the same order for every key, so
+                    # that equal keys get equal scores; rounded to float32 once, then times the key's scale
+                    total = np.add.reduce(factor[i].astype(np.float64)[:, None] * dot, axis=0)
+                    scores[i][p0 : p0 + n] = total.astype(np.float32) * k_scale[:n]
+    return scores
+
+
+def select_topk(scores: Array, selected_count: int) -> Int32:
+    """Positions of the `selected_count` largest of `scores` (1-D), ascending, then -1 up to `selected_count`.
+
+    Equal scores: the smaller position wins (0.0 and -0.0 are equal). NaN ranks with -inf, below every finite score.
+    """
+    out = np.full(selected_count, -1, np.int32)
+    count = min(scores.size, selected_count)
+    if count == scores.size:
+        out[:count] = np.arange(count, dtype=np.int32)
+        return out
+    if count == 0:
+        return out
+    ranked = np.where(np.isnan(scores), np.float32(-np.inf), scores)
+    kth = np.partition(ranked, ranked.size - count)[ranked.size - count]
+    above = np.flatnonzero(ranked > kth)
+    ties = np.flatnonzero(ranked == kth)[: count - above.size]
+    out[:count] = np.sort(np.concatenate([above, ties]))
+    return out
+
+
+def lightning_indexer_scores(
+    q_int8: Int8,
+    q_scale: Float16,
+    weights: Float16,
+    k_cache: Int8,
+    k_cache_scale: Float16,
+    block_table: Int32,
+    kv_act_seqs: Int32,
+) -> list[Float32]:
+    """The scores that `lightning_indexer_quant` ranks: for each token a float32 array over its visible positions.
+
+    Arguments and errors as `lightning_indexer_quant`. Tests compare selections by these scores.
+    """
+    return _scores(q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
+
+
+def lightning_indexer_quant(
+    q_int8: Int8,
+    q_scale: Float16,
+    weights: Float16,
+    k_cache: Int8,
+    k_cache_scale: Float16,
+    block_table: Int32,
+    kv_act_seqs: Int32,
+    *,
+    selected_count: int = 2048,
+) -> Int32:
+    """Scores every visible key of every token and selects the best.
+
+    ``score[i, p] = k_scale[p] * sum_n (q_scale[i, n] * weights[i, n]) * relu(q_int8[i, n] . k_int8[p])`` for
+    ``p < visible = max(kv_act_seqs[b] - s1 + 1 + j, 0)``, token i at offset j of sequence b, s1 = t / b.
+
+    Args:
+        q_int8: int8 [t, 64, 128] or [b, s1, 64, 128]. q_scale: fp16 [t, 64, 1] or [b, s1, 64, 1]. weights: fp16 [t, 64]
+            or [b, s1, 64].
+        k_cache: int8 [block_num, block_size, 1, 128]. k_cache_scale: fp16 [block_num, block_size, 1, 1].
+        block_table: int32 [b, max_blocknum_perbatch], unused entries -1. kv_act_seqs: int32 [b], keys of each sequence.
+        selected_count: positions to select for each token.
+
+    Returns:
+        topk_indices int32 [t, selected_count]: the selected positions ascending, then -1. Equal scores: the smaller
+        position wins. A NaN score ranks below every finite one.
+
+    Raises:
+        TypeError, ValueError: wrong dtype, shape or attribute; kv_act_seqs outside [0, max_blocknum_perbatch *
+            block_size]; a block_table entry outside the cache behind a position of the sequence.
+    """
+    if selected_count < 1:
+        raise ValueError(f"{OPERATOR}: selected_count is {selected_count}, expected at least 1")
+    scores = _scores(q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
+
+    # (5) the largest scores of each token
+    topk_indices = np.full((len(scores), selected_count), -1, np.int32)
+    for i, score in enumerate(scores):
+        topk_indices[i] = select_topk(score, selected_count)
+    return topk_indices

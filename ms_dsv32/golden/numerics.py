@@ -1,0 +1,187 @@
+"""Rounding, quantisation, norms, RoPE and exact products: the arithmetic that the golden operators share.
+
+bfloat16 travels as its bit pattern in ``numpy.uint16``, because NumPy has no bfloat16. Every function works in float32
+and rounds where the operator contract rounds, with one liberty: sums (matrix products, means) accumulate in float64 and
+are rounded to float32 once. A float32 sum depends on its order, which the contract leaves open; the float64 sum is the
+value that every float32 order approximates, so no backend is favoured and a token's golden result does not depend on
+its batch mates.
+
+NaN and Inf follow IEEE 754 through every function, without warnings and without touching other rows.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+Bf16 = NDArray[np.uint16]
+Float32 = NDArray[np.float32]
+Float16 = NDArray[np.float16]
+Int8 = NDArray[np.int8]
+Int32 = NDArray[np.int32]
+
+AMAX_FLOOR = np.float32(1e-30)
+"""Smallest row maximum that `quantise` divides by: 127 / 1e-30 is finite, so an all-zero row gives a finite scale."""
+
+# Rows of a bfloat16 weight converted at a time: 256 rows of 1536 columns are 3 MiB in float64, which stays in cache.
+_K_ROWS = 256
+# Partial sums of int8 products are integers of at most 2^7 * 2^7 = 2^14 each, so a sum of 1024 of them never exceeds
+# 2^24 and each one is an exact float32, whatever the order or the use of FMA.
+_EXACT_K = 1024
+# Columns of an int8 weight converted at a time: 1024 rows of 2048 columns are 8 MiB in float32.
+_N_COLUMNS = 2048
+
+
+def bf16_to_float32(bits: Bf16) -> Float32:
+    """The float32 values of bfloat16 bit patterns (exact). Same shape, new array."""
+    wide = np.asarray(bits).astype(np.uint32)
+    wide <<= np.uint32(16)
+    return wide.view(np.float32)
+
+
+def _rounded_bits(values: Array) -> NDArray[np.uint32]:
+    """float32 bits of `values` with the lower half rounded away (nearest, ties to even) and left as garbage."""
+    x = np.array(values, dtype=np.float32, order="C", ndmin=1)
+    bits = x.view(np.uint32)
+    nan = np.isnan(x)
+    # Adding 0x7FFF, plus one where the kept part is odd, carries into the kept half exactly when nearest-even rounds
+    # up. The carry out of the mantissa raises the exponent, up to Inf, which is the correct overflow.
+    odd = bits >> np.uint32(16)
+    odd &= np.uint32(1)
+    odd += np.uint32(0x7FFF)
+    odd += bits
+    if nan.any():
+        # The carry could turn a NaN into Inf or -0; keep its sign and upper payload and set the quiet bit.
+        odd[nan] = bits[nan] | np.uint32(0x0040_0000)
+    return odd.reshape(np.shape(values))
+
+
+def float32_to_bf16(values: Array) -> Bf16:
+    """Bit patterns of `values` (converted to float32) rounded to bfloat16, nearest, ties to even.
+
+    NaN stays a (quiet) NaN, Inf stays Inf, finite values beyond the largest bfloat16 become Inf. Same shape, new array.
+    """
+    return (_rounded_bits(values) >> np.uint32(16)).astype(np.uint16)
+
+
+def round_bf16(values: Array) -> Float32:
+    """`values` rounded to bfloat16 and kept as float32. Same shape, new array."""
+    bits = _rounded_bits(values)
+    bits &= np.uint32(0xFFFF_0000)
+    return bits.view(np.float32)
+
+
+def round_fp16(values: Array) -> Float16:
+    """`values` rounded to float16, nearest, ties to even; 65520 and beyond becomes Inf. Same shape, new array."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.asarray(values).astype(np.float16)
+
+
+def matmul_bf16(a: Array, w: Bf16) -> Float32:
+    """`a` [m, k] (values of bfloat16 as float32) times `w` [k, n] (bfloat16 bits), as float32 [m, n].
+
+    The product of two bfloat16 values is exact in float32 (8 + 8 mantissa bits); the sum is accumulated in float64 and
+    rounded to float32 once. `w` is converted a few rows at a time, so that a weight matrix is never held a second time
+    in full.
+    """
+    m, k = a.shape
+    total = np.zeros((m, w.shape[1]), np.float64)
+    wide = a.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        for k0 in range(0, k, _K_ROWS):
+            total += wide[:, k0 : k0 + _K_ROWS] @ bf16_to_float32(w[k0 : k0 + _K_ROWS]).astype(np.float64)
+        return total.astype(np.float32)
+
+
+def matmul_int8(a: Int8, w: Int8) -> Int32:
+    """Exact int32 product of `a` int8 [m, k] and `w` int8 [k, n], as int32 [m, n].
+
+    Runs on float32 BLAS in blocks of at most 1024 of k, in which every partial sum is an integer of at most 2^24 and
+    therefore exact; the blocks are added in int32.
+    """
+    m, k = a.shape
+    n = w.shape[1]
+    if k * 2**14 >= 2**31:
+        raise ValueError(f"matmul_int8: k = {k} could overflow int32, expected k < {2**17}")
+    wide = a.astype(np.float32)
+    total = np.zeros((m, n), np.int32)
+    for n0 in range(0, n, _N_COLUMNS):
+        for k0 in range(0, k, _EXACT_K):
+            block = w[k0 : k0 + _EXACT_K, n0 : n0 + _N_COLUMNS].astype(np.float32)
+            total[:, n0 : n0 + _N_COLUMNS] += (wide[:, k0 : k0 + _EXACT_K] @ block).astype(np.int32)
+    return total
+
+
+def quantise(x: Array) -> tuple[Int8, Float32]:
+    """Dynamic symmetric int8 quantisation over the last axis.
+
+    ``amax = max(max|x|, 1e-30)``, ``r = 127 / amax``, ``q = int8(rint(x * r))`` (ties to even), ``scale = 1 / r``;
+    every step rounds to float32. |q| <= 127: x * r exceeds 127 by at most two roundings, which rint removes.
+
+    Args:
+        x: values [..., d] (float32).
+
+    Returns:
+        q int8 [..., d] and scale float32 [..., 1].
+        A row that holds a NaN gives zeros and scale NaN. A row that holds an Inf and no NaN gives zeros and scale Inf
+        (127 / Inf is 0, 0 * finite is 0, and 0 * Inf is a NaN, which becomes 0). Other rows are not affected.
+    """
+    x = np.asarray(x, np.float32)
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        amax = np.maximum(np.max(np.abs(x), axis=-1, keepdims=True), AMAX_FLOOR)
+        inverse = np.float32(127.0) / amax
+        q = np.rint(x * inverse)
+        q[np.isnan(q)] = 0.0
+        return q.astype(np.int8), np.float32(1.0) / inverse
+
+
+def rms_norm(x: Array, gamma: Array, epsilon: float) -> Float32:
+    """``x / sqrt(mean(x^2) + epsilon) * gamma`` over the last axis, in float32 (the caller rounds).
+
+    Args:
+        x: float32 [..., d]. gamma: float32 [d]. epsilon: added to the mean square.
+    """
+    x = np.asarray(x, np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        mean_square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
+        return x / np.sqrt(mean_square + np.float32(epsilon)) * np.asarray(gamma, np.float32)
+
+
+def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Float32:
+    """``(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * gamma + beta`` over the last axis, in float32.
+
+    Args:
+        x: float32 [..., d]. gamma, beta: float32 [d]. epsilon: added to the variance.
+    """
+    x = np.asarray(x, np.float32)
+    with np.errstate(invalid="ignore", over="ignore"):
+        centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
+        variance = np.mean(centred * centred, axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
+        normed = centred / np.sqrt(variance + np.float32(epsilon))
+        return normed * np.asarray(gamma, np.float32) + np.asarray(beta, np.float32)
+
+
+def rope_half_split(x: Array, cos: Array, sin: Array) -> Float32:
+    """``x * cos + rotate_half(x) * sin`` with ``rotate_half([a, b]) = [-b, a]``: the indexer's RoPE.
+
+    Pair i is ``(x[i], x[i + d/2])``. Two float32 products, each rounded, then one float32 sum: no fused multiply-add.
+
+    Args:
+        x: float32 [..., d]. cos, sin: float32, broadcastable to x, [first half, second half] along the last axis.
+    """
+    half = x.shape[-1] // 2
+    with np.errstate(invalid="ignore", over="ignore"):
+        rotated = np.concatenate([-x[..., half:], x[..., :half]], axis=-1)
+        result: Float32 = x * cos + rotated * sin
+        return result
+
+
+def rope_interleaved(x: Array, cos: Array, sin: Array) -> Float32:
+    """The MLA's RoPE: the pairs are ``(x[2i], x[2i + 1])``, the output is in half-split order.
+
+    Splits ``x`` to ``[x[0::2], x[1::2]]`` and goes on as `rope_half_split`, with the same arguments.
+    """
+    return rope_half_split(np.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1), cos, sin)

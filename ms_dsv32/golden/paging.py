@@ -1,0 +1,122 @@
+"""The paged cache (PA_BSND): block tables, cache rows, and moving sequences in and out of a cache.
+
+The cache row of key position ``p`` of sequence ``b`` is ``block_table[b, p // block_size] * block_size + p %
+block_size``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_dsv32.golden.numerics import Array, Int32
+
+BLOCK_SIZE = 128
+
+
+def blocks_of(kv_act_seqs: Sequence[int] | Array, block_size: int = BLOCK_SIZE) -> NDArray[np.int64]:
+    """Blocks that each sequence of kv_act_seqs keys occupies: ``ceil(kv_act_seqs / block_size)``, int64 [b]."""
+    return -(-np.asarray(kv_act_seqs, np.int64) // block_size)
+
+
+def block_num_of(kv_act_seqs: Sequence[int] | Array, block_size: int = BLOCK_SIZE) -> int:
+    """block_num of the smallest cache that holds sequences of kv_act_seqs keys, none sharing a block."""
+    return int(blocks_of(kv_act_seqs, block_size).sum())
+
+
+def make_block_table(
+    kv_act_seqs: Sequence[int] | Array,
+    block_size: int = BLOCK_SIZE,
+    *,
+    block_num: int | None = None,
+    max_blocknum_perbatch: int | None = None,
+    rng: np.random.Generator | None = None,
+) -> Int32:
+    """A block table for sequences of kv_act_seqs keys.
+
+    Args:
+        kv_act_seqs: keys of each sequence [b]. block_size: tokens of a block.
+        block_num: blocks of the cache; the smallest that fits by default.
+        max_blocknum_perbatch: columns of the table; as many as the longest sequence needs by default.
+        rng: hands out the blocks in a random order; without it they are consecutive.
+
+    Returns:
+        int32 [b, max_blocknum_perbatch]; every block is used at most once, unused entries are -1.
+
+    Raises:
+        ValueError: the sequences do not fit the cache or the table.
+    """
+    counts = blocks_of(kv_act_seqs, block_size)
+    need = int(counts.sum())
+    longest = int(counts.max(initial=0))
+    block_num = need if block_num is None else block_num
+    columns = longest if max_blocknum_perbatch is None else max_blocknum_perbatch
+    if need > block_num:
+        raise ValueError(f"make_block_table: the sequences need {need} blocks, block_num is {block_num}")
+    if longest > columns:
+        raise ValueError(f"make_block_table: a sequence needs {longest} blocks, max_blocknum_perbatch is {columns}")
+    blocks = np.arange(block_num, dtype=np.int32) if rng is None else rng.permutation(block_num).astype(np.int32)
+    table = np.full((counts.size, columns), -1, np.int32)
+    first = 0
+    for sequence, count in enumerate(counts):
+        table[sequence, :count] = blocks[first : first + count]
+        first += int(count)
+    return table
+
+
+def cache_index_of(block_table: Array, positions: Array, block_size: int = BLOCK_SIZE) -> NDArray[np.int64]:
+    """cache_index int64 [b, s1] for the tokens at key positions `positions` [b, s1].
+
+    A token at a negative position, or at one without a block (entry -1 or beyond the table), is padding: its
+    cache_index is -1.
+    """
+    positions = np.asarray(positions, np.int64)
+    column = positions // block_size
+    valid = (column >= 0) & (column < block_table.shape[1])
+    if block_table.shape[1] == 0:
+        return np.full(positions.shape, -1, np.int64)
+    sequence = np.arange(positions.shape[0])[:, None]
+    block = block_table[sequence, np.where(valid, column, 0)].astype(np.int64)
+    return np.where(valid & (block >= 0), block * block_size + positions % block_size, -1)
+
+
+def token_positions(kv_act_seqs: Sequence[int] | Array, s1: int) -> NDArray[np.int64]:
+    """Key positions int64 [b, s1] of this call's tokens, the last s1 of each sequence: ``kv_act_seqs[b] - s1 + j``.
+
+    Negative, and so padding to `cache_index_of`, where a sequence has fewer than s1 keys.
+    """
+    return np.asarray(kv_act_seqs, np.int64)[:, None] - s1 + np.arange(s1, dtype=np.int64)[None, :]
+
+
+def rows_of(block_table: Array, sequence: int, length: int, block_size: int = BLOCK_SIZE) -> NDArray[np.int64]:
+    """Cache rows int64 [length] of positions 0 .. length - 1 of one sequence, -1 where the table has no block."""
+    return cache_index_of(block_table[sequence : sequence + 1], np.arange(length)[None, :], block_size)[0]
+
+
+def read_sequence(cache: Array, block_table: Array, sequence: int, length: int) -> Array:
+    """The first `length` rows of one sequence, a copy [length, d] of a cache [block_num, block_size, 1, d].
+
+    Raises:
+        ValueError: the table has no block for one of them.
+    """
+    return cache.reshape(-1, cache.shape[-1])[_existing_rows(cache, block_table, sequence, length)]
+
+
+def write_sequence(cache: Array, block_table: Array, sequence: int, rows: Array) -> None:
+    """Writes `rows` [length, d] as the first rows of one sequence into a cache [block_num, block_size, 1, d], in place.
+
+    Raises:
+        ValueError: the table has no block for one of them, or the cache is not contiguous.
+    """
+    if not cache.flags.c_contiguous:
+        raise ValueError("write_sequence: cache must be contiguous, because it is updated in place")
+    cache.reshape(-1, cache.shape[-1])[_existing_rows(cache, block_table, sequence, rows.shape[0])] = rows
+
+
+def _existing_rows(cache: Array, block_table: Array, sequence: int, length: int) -> NDArray[np.int64]:
+    rows = rows_of(block_table, sequence, length, cache.shape[1])
+    if (rows < 0).any():
+        raise ValueError(f"sequence {sequence} has no block for position {int(np.flatnonzero(rows < 0)[0])}")
+    return rows

@@ -1,0 +1,492 @@
+"""Inputs for every operator, under the contract's names: the one place where tests get them.
+
+A maker returns a `Case`: inputs in contract order, attributes, and the paging that they came from. Weights are made
+once per process. Cache rows that no visible key occupies are poisoned (NaN, or -128 in int8, which `quantise` never
+writes), so that reading one shows.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_dsv32 import golden
+
+Array = NDArray[Any]
+
+OUTPUTS: dict[str, tuple[str, ...]] = {
+    "mla_prolog_quant": (
+        "q_norm_out",
+        "q_norm_scale_out",
+        "query_nope_out",
+        "query_rope_out",
+        "kv_cache_out",
+        "kr_cache_out",
+        "k_scale_cache_out",
+    ),
+    "lightning_indexer_prolog_quant": ("q_int8_out", "q_scale_out", "k_int8_out", "k_scale_out", "weights_out"),
+    "sparse_flash_attention_quant": ("attention_out",),
+    "mla_indexer_prolog_quant": (
+        "mla_query_nope_out",
+        "mla_query_rope_out",
+        "mla_kv_cache_out",
+        "mla_kr_cache_out",
+        "mla_k_scale_cache_out",
+        "ip_q_int8_out",
+        "ip_q_scale_out",
+        "ip_k_int8_out",
+        "ip_k_scale_out",
+        "ip_weights_out",
+    ),
+    "lightning_indexer_quant": ("topk_indices",),
+}
+"""Output names of each operator, as in op_info."""
+
+IN_PLACE: dict[str, dict[str, str]] = {
+    "mla_prolog_quant": {
+        "kv_cache": "kv_cache_out",
+        "kr_cache": "kr_cache_out",
+        "k_scale_cache": "k_scale_cache_out",
+    },
+    "lightning_indexer_prolog_quant": {"k_cache": "k_int8_out", "k_cache_scale": "k_scale_out"},
+    "sparse_flash_attention_quant": {},
+    "mla_indexer_prolog_quant": {
+        "mla_kv_cache": "mla_kv_cache_out",
+        "mla_kr_cache": "mla_kr_cache_out",
+        "mla_k_scale_cache": "mla_k_scale_cache_out",
+        "ip_k_cache": "ip_k_int8_out",
+        "ip_k_cache_scale": "ip_k_scale_out",
+    },
+    "lightning_indexer_quant": {},
+}
+"""Of each operator: input caches that are updated in place, and the outputs that are the same buffers."""
+
+POISON: dict[type[np.generic], Any] = {
+    np.int8: np.int8(-128),
+    np.uint16: np.uint16(0x7FC1),
+    np.float16: np.float16("nan"),
+    np.float32: np.float32("nan"),
+}
+"""What rows that nobody may read hold; 0x7FC1 is a bfloat16 NaN with a payload."""
+
+
+@dataclass(frozen=True)
+class Paging:
+    """Where b sequences of kv_act_seqs keys live in a cache; the last s1 keys of each are this call's tokens."""
+
+    b: int
+    s1: int
+    block_size: int
+    block_num: int
+    kv_act_seqs: NDArray[np.int32]
+    block_table: NDArray[np.int32]
+    positions: NDArray[np.int64]
+    cache_index: NDArray[np.int64]
+
+    @property
+    def t(self) -> int:
+        return self.b * self.s1
+
+    def visible(self) -> NDArray[np.int64]:
+        """Keys that each of the t tokens sees: ``max(kv_act_seqs[b] - s1 + 1 + j, 0)``."""
+        return np.maximum(self.positions.reshape(-1) + 1, 0)
+
+    def occupied_rows(self) -> NDArray[np.int64]:
+        """Cache rows of all keys of all sequences."""
+        rows = [
+            golden.rows_of(self.block_table, n, int(length), self.block_size)
+            for n, length in enumerate(self.kv_act_seqs)
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *rows])
+
+
+def make_paging(
+    b: int,
+    s1: int,
+    kv_lens: Sequence[int] | int | None = None,
+    *,
+    seed: int = 0,
+    block_size: int = 128,
+    spare_blocks: int = 1,
+    spare_columns: int = 1,
+    shuffle: bool = True,
+) -> Paging:
+    """Paging of b sequences.
+
+    Args:
+        b, s1: sequences, and this call's tokens of each.
+        kv_lens: keys of each sequence, this call's tokens included; one number for all of them; or None for lengths
+            that differ and end at different places of a block. A sequence with fewer than s1 keys has padding tokens
+            (cache_index -1).
+        spare_blocks: blocks of the cache that no sequence uses. spare_columns: columns of block_table that hold -1
+            alone.
+        shuffle: hand out the blocks in random order.
+    """
+    if kv_lens is None:
+        lengths = np.array([s1 + 129 + 61 * n for n in range(b)], np.int32)
+    else:
+        lengths = np.broadcast_to(np.asarray(kv_lens, np.int32), (b,)).copy()
+    block_num = golden.block_num_of(lengths, block_size) + spare_blocks
+    block_table = golden.make_block_table(
+        lengths,
+        block_size,
+        block_num=block_num,
+        max_blocknum_perbatch=int(golden.blocks_of(lengths, block_size).max(initial=0)) + spare_columns,
+        rng=np.random.default_rng([seed, 100]) if shuffle else None,
+    )
+    positions = golden.token_positions(lengths, s1)
+    return Paging(
+        b=b,
+        s1=s1,
+        block_size=block_size,
+        block_num=block_num,
+        kv_act_seqs=lengths,
+        block_table=block_table,
+        positions=positions,
+        cache_index=golden.cache_index_of(block_table, positions, block_size),
+    )
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call of one operator.
+
+    Attributes:
+        operator: its name. inputs: NumPy arrays in contract order, bfloat16 as uint16 bits. attributes: those without a
+            default, and those that the maker was asked for. paging: where the sequences live. n_q: query heads.
+    """
+
+    operator: str
+    inputs: dict[str, Array]
+    attributes: dict[str, Any]
+    paging: Paging
+    n_q: int = 128
+    outputs: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "outputs", self.outputs or OUTPUTS[self.operator])
+
+    def copy(self, **changed: Array) -> Case:
+        """The same case with its own copies of the caches that are updated in place, and with the inputs `changed`."""
+        unknown = set(changed) - set(self.inputs)
+        if unknown:
+            raise KeyError(f"{self.operator} has no input {sorted(unknown)}")
+        inputs = {
+            name: changed[name] if name in changed else value.copy() if name in IN_PLACE[self.operator] else value
+            for name, value in self.inputs.items()
+        }
+        return replace(self, inputs=inputs)
+
+    def with_attributes(self, **attributes: Any) -> Case:
+        """The same case (sharing the arrays) with more or other attributes."""
+        return replace(self, attributes={**self.attributes, **attributes})
+
+    def run(self, function: Callable[..., Any]) -> dict[str, Array]:
+        """Calls `function` with copies of the caches and names its outputs; this case stays as it is."""
+        case = self.copy()
+        results = function(*case.inputs.values(), **case.attributes)
+        return dict(zip(self.outputs, results if isinstance(results, tuple) else (results,), strict=True))
+
+    def golden(self) -> dict[str, Array]:
+        """The golden reference's outputs, by name; this case stays as it is."""
+        return self.run(getattr(golden, self.operator))
+
+
+@functools.cache
+def mla_weights(n_q: int = 128, seed: int = 0) -> dict[str, Array]:
+    """Full-size weights of `mla_prolog_quant`, read-only, made once per process. Fewer heads are the first of 128."""
+    return _frozen(golden.make_mla_weights(seed, n_q=n_q))
+
+
+@functools.cache
+def indexer_weights(seed: int = 0) -> dict[str, Array]:
+    """Full-size weights of `lightning_indexer_prolog_quant`, read-only, made once per process."""
+    return _frozen(golden.make_indexer_weights(seed))
+
+
+def _frozen(arrays: dict[str, Array]) -> dict[str, Array]:
+    for value in arrays.values():
+        value.flags.writeable = False
+    return arrays
+
+
+def random_int8(rng: np.random.Generator, shape: tuple[int, ...]) -> NDArray[np.int8]:
+    """Uniform in -127..127, the range of `quantise`."""
+    return rng.integers(-127, 128, shape, dtype=np.int8)
+
+
+def random_bf16(rng: np.random.Generator, shape: tuple[int, ...], scale: float = 1.0) -> NDArray[np.uint16]:
+    """Normal with standard deviation `scale`."""
+    return golden.float32_to_bf16(rng.standard_normal(shape, dtype=np.float32) * np.float32(scale))
+
+
+def random_scale(rng: np.random.Generator, shape: tuple[int, ...], dtype: type[np.generic] = np.float32) -> Array:
+    """Uniform in 0.01..0.03, as the quantisation of values of variance 1 gives."""
+    return (np.float32(0.01) + np.float32(0.02) * rng.random(shape, dtype=np.float32)).astype(dtype)
+
+
+def make_cache(
+    paging: Paging,
+    width: int,
+    dtype: type[np.generic],
+    draw: Callable[[tuple[int, ...]], Array],
+    rows: Array | None = None,
+) -> Array:
+    """A cache [block_num, block_size, 1, width] drawn in the given rows (default: the occupied), poison elsewhere."""
+    cache = np.full((paging.block_num * paging.block_size, width), POISON[dtype], dtype)
+    rows = paging.occupied_rows() if rows is None else rows
+    cache[rows] = draw((rows.size, width))
+    return cache.reshape(paging.block_num, paging.block_size, 1, width)
+
+
+def _history_rows(paging: Paging) -> Array:
+    """Rows of the keys before this call: what a prolog finds in the caches."""
+    return np.setdiff1d(paging.occupied_rows(), paging.cache_index)
+
+
+def _mla_caches(rng: np.random.Generator, paging: Paging, rows: Array | None = None) -> tuple[Array, Array, Array]:
+    return (
+        make_cache(paging, 512, np.int8, lambda shape: random_int8(rng, shape), rows),
+        make_cache(paging, 64, np.uint16, lambda shape: random_bf16(rng, shape), rows),
+        make_cache(paging, 4, np.float32, lambda shape: random_scale(rng, shape), rows),
+    )
+
+
+def _indexer_caches(rng: np.random.Generator, paging: Paging, rows: Array | None = None) -> tuple[Array, Array]:
+    return (
+        make_cache(paging, 128, np.int8, lambda shape: random_int8(rng, shape), rows),
+        make_cache(paging, 1, np.float16, lambda shape: random_scale(rng, shape, np.float16), rows),
+    )
+
+
+def _split(paging: Paging, split: bool, value: Array) -> Array:
+    """[t, ...], or [b, s1, ...] if split."""
+    lead = (paging.b, paging.s1) if split else (paging.t,)
+    return value.reshape(*lead, *value.shape[1:])
+
+
+def _token_inputs(rng: np.random.Generator, paging: Paging, split: bool) -> tuple[Array, Array, Array, Array]:
+    """token_x, cos, sin, cache_index."""
+    token_x = random_bf16(rng, (paging.t, 7168))
+    cos, sin = golden.rope_tables(np.maximum(paging.positions.reshape(-1), 0))
+    index = paging.cache_index.reshape(-1)
+    return (
+        _split(paging, split, token_x),
+        _split(paging, split, cos),
+        _split(paging, split, sin),
+        _split(paging, split, index),
+    )
+
+
+def mla_prolog_case(
+    b: int = 1,
+    s1: int = 1,
+    n_q: int = 128,
+    kv_lens: Sequence[int] | int | None = None,
+    *,
+    seed: int = 0,
+    split: bool = False,
+    block_size: int = 128,
+    shuffle: bool = True,
+) -> Case:
+    """A `mla_prolog_quant` call: the history is in the caches, this call's rows are poisoned.
+
+    Args:
+        b, s1, n_q: sequences, tokens of each, query heads. kv_lens, block_size, shuffle: as `make_paging`.
+        seed: of activations, caches and block table; the weights are those of `mla_weights`. split: token axes as [b,
+            s1].
+    """
+    paging = make_paging(b, s1, kv_lens, seed=seed, block_size=block_size, shuffle=shuffle)
+    rng = np.random.default_rng([seed, 1])
+    token_x, cos, sin, cache_index = _token_inputs(rng, paging, split)
+    kv_cache, kr_cache, k_scale_cache = _mla_caches(rng, paging, _history_rows(paging))
+    inputs = {
+        "token_x": token_x,
+        **mla_weights(n_q),
+        "cos": cos,
+        "sin": sin,
+        "cache_index": cache_index,
+        "kv_cache": kv_cache,
+        "kr_cache": kr_cache,
+        "k_scale_cache": k_scale_cache,
+    }
+    return Case("mla_prolog_quant", inputs, {}, paging, n_q)
+
+
+def indexer_prolog_case(
+    b: int = 1,
+    s1: int = 1,
+    kv_lens: Sequence[int] | int | None = None,
+    *,
+    seed: int = 0,
+    split: bool = False,
+    block_size: int = 128,
+    shuffle: bool = True,
+) -> Case:
+    """A `lightning_indexer_prolog_quant` call; q_norm and q_norm_scale are random. Arguments as `mla_prolog_case`."""
+    paging = make_paging(b, s1, kv_lens, seed=seed, block_size=block_size, shuffle=shuffle)
+    rng = np.random.default_rng([seed, 2])
+    x, cos, sin, cache_index = _token_inputs(rng, paging, split)
+    q_norm, q_norm_scale = golden.quantise(rng.standard_normal((paging.t, 1536), dtype=np.float32))
+    k_cache, k_cache_scale = _indexer_caches(rng, paging, _history_rows(paging))
+    weights = indexer_weights()
+    inputs = {
+        "x": x,
+        "q_norm": _split(paging, split, q_norm),
+        "q_norm_scale": _split(paging, split, q_norm_scale),
+        **{name: weights[name] for name in ("w_qb", "w_qb_scale", "wk", "w_proj", "ln_gamma_k", "ln_beta_k")},
+        "cos_idx_rope": cos,
+        "sin_idx_rope": sin,
+        "hadamard_q": weights["hadamard_q"],
+        "hadamard_k": weights["hadamard_k"],
+        "k_cache": k_cache,
+        "k_cache_scale": k_cache_scale,
+        "k_cache_index": cache_index,
+    }
+    return Case("lightning_indexer_prolog_quant", inputs, {}, paging)
+
+
+def fused_prolog_case(
+    b: int = 1,
+    s1: int = 1,
+    n_q: int = 128,
+    kv_lens: Sequence[int] | int | None = None,
+    *,
+    seed: int = 0,
+    split: bool = False,
+    block_size: int = 128,
+    shuffle: bool = True,
+) -> Case:
+    """A `mla_indexer_prolog_quant` call. Arguments as `mla_prolog_case`, whose inputs it shares for the same seed."""
+    mla = mla_prolog_case(b, s1, n_q, kv_lens, seed=seed, split=split, block_size=block_size, shuffle=shuffle)
+    indexer = indexer_prolog_case(b, s1, kv_lens, seed=seed, split=split, block_size=block_size, shuffle=shuffle)
+    shared = ("token_x", "cos", "sin", "cache_index")
+    inputs = {name if name in shared else f"mla_{name}": value for name, value in mla.inputs.items()}
+    for name in ("w_qb", "w_qb_scale", "wk", "w_proj", "ln_gamma_k", "ln_beta_k", "hadamard_q", "hadamard_k"):
+        inputs[f"ip_{name}_in"] = indexer.inputs[name]
+    inputs["ip_k_cache"] = indexer.inputs["k_cache"]
+    inputs["ip_k_cache_scale"] = indexer.inputs["k_cache_scale"]
+    return Case("mla_indexer_prolog_quant", inputs, {}, mla.paging, n_q)
+
+
+def random_topk(
+    rng: np.random.Generator, paging: Paging, topk: int, *, holes: float = 0.0, tail: int = -1
+) -> NDArray[np.int32]:
+    """topk_indices int32 [t, topk]: of each token ``min(visible, topk)`` visible positions, shuffled, then `tail`.
+
+    Args:
+        holes: fraction of the valid entries replaced by -1. tail: value of the entries that are not read.
+    """
+    indices = np.full((paging.t, topk), tail, np.int32)
+    for i, visible in enumerate(paging.visible()):
+        n = min(int(visible), topk)
+        indices[i, :n] = rng.choice(int(visible), n, replace=False)
+        indices[i, :n][rng.random(n) < holes] = -1
+    return indices
+
+
+def attention_case(
+    b: int = 1,
+    s1: int = 1,
+    n_q: int = 128,
+    kv_lens: Sequence[int] | int | None = None,
+    *,
+    topk: int = 2048,
+    seed: int = 0,
+    split: bool = False,
+    block_size: int = 128,
+    shuffle: bool = True,
+    holes: float = 0.0,
+    tail: int = 2**31 - 1,
+) -> Case:
+    """A `sparse_flash_attention_quant` call over random caches and random selections.
+
+    Args:
+        b, s1, n_q: sequences, tokens of each, query heads. kv_lens, block_size, shuffle: as `make_paging`. topk:
+            entries of a row.
+        seed: of everything. split: queries as [b, s1, n_q, d], caches as [block_num, block_size, 1, d], topk_indices as
+            [b, s1, topk] instead of the merged forms. holes, tail: as `random_topk`; the tail is out of range on
+            purpose, because it is not read.
+    """
+    paging = make_paging(b, s1, kv_lens, seed=seed, block_size=block_size, shuffle=shuffle)
+    rng = np.random.default_rng([seed, 3])
+    query_nope = random_bf16(rng, (paging.t * n_q, 512))
+    query_rope = random_bf16(rng, (paging.t * n_q, 64))
+    caches = _mla_caches(rng, paging)
+    topk_indices = random_topk(rng, paging, topk, holes=holes, tail=tail)
+    if split:
+        query_nope = query_nope.reshape(b, s1, n_q, 512)
+        query_rope = query_rope.reshape(b, s1, n_q, 64)
+    else:
+        caches = tuple(cache.reshape(-1, cache.shape[-1]) for cache in caches)  # type: ignore[assignment]
+    inputs = {
+        "query_nope": query_nope,
+        "query_rope": query_rope,
+        "key_nope_2d": caches[0],
+        "key_rope_2d": caches[1],
+        "k_nope_scales": caches[2],
+        "topk_indices": _split(paging, split, topk_indices),
+        "block_table": paging.block_table,
+        "kv_act_seqs": paging.kv_act_seqs,
+    }
+    attributes = {
+        "nq": n_q,
+        "n_kv": 1,
+        "softmax_scale": golden.softmax_scale(),
+        "topk": topk,
+        "block_size": block_size,
+        "max_blocknum_perbatch": paging.block_table.shape[1],
+    }
+    return Case("sparse_flash_attention_quant", inputs, attributes, paging, n_q)
+
+
+def with_lse(case: Case) -> Case:
+    """An attention case that asks for lse too."""
+    return replace(case.with_attributes(return_lse=True), outputs=("attention_out", "lse"))
+
+
+def indexer_case(
+    b: int = 1,
+    s1: int = 1,
+    kv_lens: Sequence[int] | int | None = None,
+    *,
+    selected_count: int = 2048,
+    seed: int = 0,
+    split: bool = False,
+    block_size: int = 128,
+    shuffle: bool = True,
+    distinct_keys: int | None = None,
+) -> Case:
+    """A `lightning_indexer_quant` call.
+
+    Args:
+        b, s1, kv_lens, block_size, shuffle, seed, split: as `attention_case`. selected_count: the attribute.
+        distinct_keys: draw the keys and their scales from so few, so that most scores are tied.
+    """
+    paging = make_paging(b, s1, kv_lens, seed=seed, block_size=block_size, shuffle=shuffle)
+    rng = np.random.default_rng([seed, 4])
+    k_cache, k_cache_scale = _indexer_caches(rng, paging)
+    if distinct_keys is not None:
+        rows = paging.occupied_rows()
+        source = rows[rng.integers(0, min(distinct_keys, rows.size), rows.size)] if rows.size else rows
+        for cache in (k_cache, k_cache_scale):
+            flat = cache.reshape(-1, cache.shape[-1])
+            flat[rows] = flat[source]
+    q_int8 = random_int8(rng, (paging.t, 64, 128))
+    q_scale = random_scale(rng, (paging.t, 64, 1), np.float16)
+    weights = (rng.standard_normal((paging.t, 64), dtype=np.float32) * np.float32(8192**-0.5)).astype(np.float16)
+    inputs = {
+        "q_int8": _split(paging, split, q_int8),
+        "q_scale": _split(paging, split, q_scale),
+        "weights": _split(paging, split, weights),
+        "k_cache": k_cache,
+        "k_cache_scale": k_cache_scale,
+        "block_table": paging.block_table,
+        "kv_act_seqs": paging.kv_act_seqs,
+    }
+    return Case("lightning_indexer_quant", inputs, {"selected_count": selected_count}, paging)
