@@ -196,6 +196,8 @@ def test_validate_infers_the_outputs(name: str) -> None:
 def test_validate_names_each_bad_input(name: str, change: str) -> None:
     shapes, dtypes = _signature(name)
     for i, arg in enumerate(op_info.load(name).inputs):
+        if change == "axis" and (name, arg.name) == ("lightning_indexer_quant", "block_table"):
+            continue  # its columns are free
         bad_shapes, bad_dtypes = list(shapes), list(dtypes)
         if change == "dtype":
             bad_dtypes[i] = "float64"

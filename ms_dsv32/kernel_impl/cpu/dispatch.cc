@@ -20,9 +20,11 @@ namespace ms_dsv32::cpu {
   void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams&);     \
   void LightningIndexerQuant(const LightningIndexerQuantParams&);             \
   }
-#define MS_DSV32_TABLE(isa, supported)                                                                       \
-  {#isa, supported, isa::MlaPrologQuant, isa::LightningIndexerPrologQuant, isa::MlaIndexerPrologQuant, \
-   isa::SparseFlashAttentionQuant, isa::LightningIndexerQuant}
+#define MS_DSV32_TABLE(isa, supported)                                                                  \
+  {                                                                                                     \
+#isa, supported, isa::MlaPrologQuant, isa::LightningIndexerPrologQuant, isa::MlaIndexerPrologQuant, \
+        isa::SparseFlashAttentionQuant, isa::LightningIndexerQuant                                      \
+  }
 
 MS_DSV32_DECLARE_ISA(portable)
 #if defined(__x86_64__)
@@ -67,7 +69,8 @@ bool HasNeonBf16() {
 }
 #endif
 
-constexpr KernelTable kTables[] = {  // best first
+constexpr KernelTable kTables[] = {
+    // best first
 #if defined(__x86_64__)
     MS_DSV32_TABLE(avx512_bf16, HasAvx512Bf16),
     MS_DSV32_TABLE(avx512, HasAvx512),
@@ -86,8 +89,8 @@ const KernelTable& Choose() {
       if (table.supported()) return table;
     } else if (std::strcmp(forced, table.isa) == 0) {
       if (table.supported()) return table;
-      throw std::runtime_error(std::string("MS_DSV32_CPU_ISA=") + forced + ": this CPU lacks its instructions; it has " +
-                               IsaNames(true));
+      throw std::runtime_error(std::string("MS_DSV32_CPU_ISA=") + forced +
+                               ": this CPU lacks its instructions; it has " + IsaNames(true));
     }
   }
   throw std::runtime_error(std::string("MS_DSV32_CPU_ISA=") + forced + " is unknown; this library has " +

@@ -19,8 +19,8 @@ struct KernelTable {
   void (*lightning_indexer_quant)(const LightningIndexerQuantParams&);
 };
 
-// The best table that this CPU supports, or the one that MS_DSV32_CPU_ISA names. Throws std::runtime_error if that name is unknown or
-// the CPU lacks its instructions: a forced path is never replaced silently.
+// The best table that this CPU supports, or the one that MS_DSV32_CPU_ISA names. Throws std::runtime_error if that name
+// is unknown or the CPU lacks its instructions: a forced path is never replaced silently.
 const KernelTable& Kernels();
 
 // Names of all tables in this library, best first, separated by ','; `supported_only` leaves out what this CPU lacks.

@@ -215,7 +215,8 @@ void Dims::BindInput(const ArgInfo& arg, const TensorView& tensor) {
   }
   if (axes.empty()) refuse();
 
-  std::vector<int64_t> bound = values_;  // this argument's own bindings; kept apart so that an error shows the earlier ones
+  std::vector<int64_t> bound =
+      values_;  // this argument's own bindings; kept apart so that an error shows the earlier ones
   for (size_t i = 0; i < axes.size(); ++i) {
     const int64_t size = tensor.shape[i];
     if (size == kUnknown) continue;

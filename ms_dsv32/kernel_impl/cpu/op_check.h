@@ -1,5 +1,5 @@
-// Checks a call against its operator's tables and infers the outputs' shapes. Every path into a kernel goes through here:
-// MindSpore's shape inference (graph compilation), the kernel's start, and Python's validation before a call.
+// Checks a call against its operator's tables and infers the outputs' shapes. Every path into a kernel goes through
+// here: MindSpore's shape inference (graph compilation), the kernel's start, and Python's validation before a call.
 #pragma once
 
 #include <cstdint>

@@ -9,7 +9,8 @@ namespace ms_dsv32::op_info {
 
 enum class DType : uint8_t { kBFloat16, kFloat16, kFloat32, kInt8, kInt32, kInt64 };
 
-// `shapes` holds the alternatives, separated by '|', their axes by ','; an axis is a sum or product of dims and integers.
+// `shapes` holds the alternatives, separated by '|', their axes by ','; an axis is a sum or product of dims and
+// integers.
 struct ArgInfo {
   const char* name;
   DType dtype;
