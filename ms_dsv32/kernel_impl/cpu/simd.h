@@ -97,15 +97,15 @@ MS_DSV32_INLINE void StoreAs(void* p, V v) {
 }
 
 template <typename T>
-MS_DSV32_INLINE T Min(T a, T b) {
+MS_DSV32_INLINE constexpr T Min(T a, T b) {
   return b < a ? b : a;
 }
 template <typename T>
-MS_DSV32_INLINE T Max(T a, T b) {
+MS_DSV32_INLINE constexpr T Max(T a, T b) {
   return a < b ? b : a;
 }
-MS_DSV32_INLINE int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
-MS_DSV32_INLINE int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
+MS_DSV32_INLINE constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
+MS_DSV32_INLINE constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
 // ---- scalar conversions
 
