@@ -79,6 +79,17 @@ def thread_count() -> int:
     return int(load().ms_dsv32_thread_count())
 
 
+def set_thread_count(count: int) -> None:
+    """Makes the kernels use ``count`` threads, 1..1024; 0 goes back to the default. Results do not depend on it.
+
+    Raises:
+        ValueError: ``count`` is outside 0..1024.
+    """
+    if not 0 <= count <= 1024:
+        raise ValueError(f"set_thread_count: count must be in [0, 1024], got {count}")
+    load().ms_dsv32_set_thread_count(count)
+
+
 def validate(
     op: str, shapes: Sequence[Sequence[int]], dtypes: Sequence[str], attrs: Mapping[str, Any]
 ) -> tuple[tuple[int, ...], ...]:

@@ -466,6 +466,8 @@ MS_DSV32_EXPORT const char* ms_dsv32_isas(int supported_only) { return ms_dsv32:
 
 MS_DSV32_EXPORT int ms_dsv32_thread_count() { return ms_dsv32::cpu::NumThreads(); }
 
+MS_DSV32_EXPORT void ms_dsv32_set_thread_count(int count) { ms_dsv32::cpu::SetNumThreads(count); }
+
 // Checks the inputs of a call and writes the output shapes, each to a row of `out_shapes` (8 wide), and their ranks.
 MS_DSV32_EXPORT int ms_dsv32_check(const char* name, const int* ranks, const int64_t* const* shapes,
                                    const char* const* dtypes, int attr_count, const ms_dsv32::CAttr* attrs,

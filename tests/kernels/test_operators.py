@@ -1,0 +1,318 @@
+"""The bare CPU kernels against the golden reference, and the rules of the contract that need no MindSpore.
+
+`test_isa.py` runs this file again for every instruction set that the machine has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+import tolerance
+from numpy.typing import NDArray
+
+from ms_dsv32 import golden, kernel_impl, op_info
+
+Array = NDArray[Any]
+PROLOGS = {
+    "mla_prolog_quant": cases.mla_prolog_case,
+    "lightning_indexer_prolog_quant": cases.indexer_prolog_case,
+    "mla_indexer_prolog_quant": cases.fused_prolog_case,
+}
+CACHE_INDEX = {
+    "mla_prolog_quant": "cache_index",
+    "lightning_indexer_prolog_quant": "k_cache_index",
+    "mla_indexer_prolog_quant": "cache_index",
+}
+TOKENS = {"mla_prolog_quant": "token_x", "lightning_indexer_prolog_quant": "x", "mla_indexer_prolog_quant": "token_x"}
+
+
+def run(case: cases.Case, **attributes: Any) -> dict[str, Array]:
+    """The kernel's outputs by name; the case stays as it is."""
+    inputs = case.copy().inputs
+    results = kernel_impl.call(case.operator, inputs, {**case.attributes, **attributes})
+    return dict(zip((o.name for o in op_info.load(case.operator).outputs), results, strict=True))
+
+
+def check(case: cases.Case, got: dict[str, Array] | None = None) -> None:
+    """Compares every output with the golden reference."""
+    got = run(case) if got is None else got
+    want = case.golden()
+    caches = {out: name for name, out in cases.IN_PLACE[case.operator].items()}
+    for name, value in want.items():
+        if name in caches:
+            index = case.inputs[CACHE_INDEX[case.operator]]
+            tolerance.assert_close_cache(name, got[name], value, case.inputs[caches[name]], index)
+        elif name == "topk_indices":
+            tolerance.assert_topk(got[name], value, _scores(case))
+        else:
+            tolerance.assert_close_output(name, got[name], value)
+
+
+def _scores(case: cases.Case) -> list[Array]:
+    names = ("q_int8", "q_scale", "weights", "k_cache", "k_cache_scale", "block_table", "kv_act_seqs")
+    return list(golden.lightning_indexer_scores(*(case.inputs[n] for n in names)))
+
+
+def assert_same(got: dict[str, Array], want: dict[str, Array]) -> None:
+    """The same bits in every output."""
+    for name, value in want.items():
+        tolerance.assert_same_bits(name, got[name], value)
+
+
+def prolog(name: str, b: int, s1: int, n_q: int = 16, **options: Any) -> cases.Case:
+    """A prolog case; the indexer has no n_q."""
+    heads = {} if name == "lightning_indexer_prolog_quant" else {"n_q": n_q}
+    return PROLOGS[name](b, s1, **heads, **options)
+
+
+def pack(case: cases.Case) -> cases.Case:
+    """The same case with packed weights."""
+    packable = op_info.load(case.operator).packable
+    packed = {n: kernel_impl.pack(case.inputs[n]) for n in packable}
+    return case.copy(**packed).with_attributes(weight_format="PACKED")
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+@pytest.mark.parametrize(("b", "s1"), [(0, 1), (1, 0), (1, 1), (3, 1), (2, 2), (7, 1), (1, 33)])
+def test_prolog(name: str, b: int, s1: int) -> None:
+    check(prolog(name, b, s1, seed=b + s1))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", PROLOGS)
+@pytest.mark.parametrize("t", [127, 128, 129, 512])
+def test_prolog_of_many_tokens(name: str, t: int) -> None:
+    check(pack(prolog(name, 1, t, seed=t)))
+
+
+@pytest.mark.parametrize("n_q", [1, 5, 128])
+@pytest.mark.parametrize("name", ["mla_prolog_quant", "mla_indexer_prolog_quant"])
+def test_prolog_heads(name: str, n_q: int) -> None:
+    check(prolog(name, 2, 1, n_q))
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+def test_prolog_takes_a_split_token_axis(name: str) -> None:
+    merged, split = prolog(name, 2, 3), prolog(name, 2, 3, split=True)
+    assert split.inputs[TOKENS[name]].shape == (2, 3, 7168)
+    assert_same(run(split), run(merged))
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+@pytest.mark.parametrize("t", [1, 5, 40])
+def test_packed_weights_give_the_same_bits(name: str, t: int) -> None:
+    case = prolog(name, 1, t)
+    assert_same(run(pack(case)), run(case))
+
+
+@pytest.mark.parametrize("shape", [(4, 64), (128, 512), (3, 128, 192)])
+@pytest.mark.parametrize("dtype", [np.int8, np.uint16])
+def test_pack_is_the_stated_permutation(shape: tuple[int, ...], dtype: type) -> None:
+    weight = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
+    group = 4 if dtype == np.int8 else 2
+    *batch, k, n = shape
+    panels = weight.reshape(*batch, k // group, group, n // 64, 64)
+    first = len(batch)
+    order = (*range(first), first + 2, first, first + 3, first + 1)  # [N/64][K/group][64][group]
+    np.testing.assert_array_equal(kernel_impl.pack(weight), panels.transpose(order).reshape(shape))
+
+
+def test_pack_refuses_what_does_not_fit() -> None:
+    with pytest.raises(TypeError, match="uint16"):
+        kernel_impl.pack(np.zeros((64, 64), np.float32))
+    with pytest.raises(ValueError, match="N % 64 == 0"):
+        kernel_impl.pack(np.zeros((64, 65), np.int8))
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+def test_a_tokens_bits_do_not_depend_on_threads_or_batch_mates(name: str) -> None:
+    case = prolog(name, 1, 21, seed=3)
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            kernel_impl.set_thread_count(threads)
+            assert kernel_impl.thread_count() == threads
+            results.append(run(case))
+    finally:
+        kernel_impl.set_thread_count(0)
+    for other in results[1:]:
+        assert_same(other, results[0])
+    whole = results[0]
+    index = case.inputs[CACHE_INDEX[name]]
+    for i in (0, 4, 20):
+        rows = {n: v[i : i + 1] for n, v in case.inputs.items() if v.shape[:1] == (21,)}
+        alone = run(case.copy(**rows))
+        for output, value in alone.items():
+            if value.shape[:1] == (1,):
+                tolerance.assert_same_bits(output, value, whole[output][i : i + 1])
+        for out in cases.IN_PLACE[name].values():
+            row = index[i]
+            flat_alone, flat_whole = (r[out].reshape(-1, r[out].shape[-1]) for r in (alone, whole))
+            tolerance.assert_same_bits(out, flat_alone[row], flat_whole[row])
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+@pytest.mark.parametrize("bad", [0x7FC0, 0x7F80])  # NaN, Inf
+def test_nan_and_inf_stay_with_their_token(name: str, bad: int) -> None:
+    case = prolog(name, 1, 9, seed=5)
+    clean = run(case)
+    tokens = case.inputs[TOKENS[name]].copy()
+    tokens[4, 100] = bad
+    dirty = run(case.copy(**{TOKENS[name]: tokens}))
+    others = np.arange(9) != 4
+    index = case.inputs[CACHE_INDEX[name]]
+    for output, value in clean.items():
+        if output in cases.IN_PLACE[name].values():
+            flat_clean, flat_dirty = (v.reshape(-1, v.shape[-1]) for v in (value, dirty[output]))
+            keep = np.arange(flat_clean.shape[0]) != index[4]
+            tolerance.assert_same_bits(output, flat_dirty[keep], flat_clean[keep])
+        else:
+            tolerance.assert_same_bits(output, dirty[output][others], value[others])
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+def test_padding_tokens_write_no_row_and_still_compute(name: str) -> None:
+    case = prolog(name, 1, 5)
+    index = case.inputs[CACHE_INDEX[name]].copy()
+    index[[0, 3]] = -1
+    padded = case.copy(**{CACHE_INDEX[name]: index})
+    check(padded)
+    got, want = run(padded), run(case)
+    for output, value in want.items():
+        if output not in cases.IN_PLACE[name].values():
+            tolerance.assert_same_bits(output, got[output], value)
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+@pytest.mark.parametrize("t", [2, 70])
+def test_the_later_of_two_tokens_wins(name: str, t: int) -> None:
+    case = prolog(name, 1, t, seed=7)
+    index = case.inputs[CACHE_INDEX[name]]
+    shared = case.copy(**{CACHE_INDEX[name]: np.where(np.arange(t) % 2 == 0, index[0], index)})
+    last = t - 1 if (t - 1) % 2 == 0 else t - 2
+    plain, got = run(case), run(shared)
+    for out in cases.IN_PLACE[name].values():
+        flat_plain, flat_got = (r[out].reshape(-1, r[out].shape[-1]) for r in (plain, got))
+        tolerance.assert_same_bits(out, flat_got[index[0]], flat_plain[index[last]])
+
+
+def test_the_fused_prolog_is_the_pair() -> None:
+    fused = cases.fused_prolog_case(2, 2, 16, seed=11)
+    mla, indexer = cases.mla_prolog_case(2, 2, 16, seed=11), cases.indexer_prolog_case(2, 2, seed=11)
+    first = run(mla)
+    second = run(indexer.copy(q_norm=first["q_norm_out"], q_norm_scale=first["q_norm_scale_out"]))
+    want = {f"mla_{k}": v for k, v in first.items() if not k.startswith("q_norm")}
+    assert_same(run(fused), want | {f"ip_{k}": v for k, v in second.items()})
+
+
+@pytest.mark.parametrize(
+    ("b", "s1", "n_q", "kv"),
+    [
+        (1, 1, 128, 1), (1, 1, 128, 127), (1, 1, 16, 128), (1, 1, 16, 129), (1, 1, 128, 2047), (2, 2, 16, 2048),
+        (1, 4, 128, 2049), (3, 1, 1, 4096), (2, 3, 5, [7, 300]), (0, 1, 16, 4), (2, 0, 16, 4), (1, 4, 16, 2),
+    ],
+)  # fmt: skip
+def test_attention(b: int, s1: int, n_q: int, kv: int | list[int]) -> None:
+    case = cases.with_lse(cases.attention_case(b, s1, n_q, kv, seed=s1))
+    check(case)
+    split = cases.attention_case(b, s1, n_q, kv, seed=s1, split=True)
+    assert_same(run(split), run(case))
+
+
+def test_attention_skips_holes_and_empty_rows() -> None:
+    check(cases.with_lse(cases.attention_case(2, 2, 16, 500, holes=0.3)))
+    case = cases.with_lse(cases.attention_case(2, 2, 16, 500))
+    topk_indices = case.inputs["topk_indices"].copy()
+    topk_indices[1, :500] = -1
+    got = run(case.copy(topk_indices=topk_indices))
+    check(case.copy(topk_indices=topk_indices), got)
+    assert not got["attention_out"].reshape(4, -1)[1].any()
+    assert np.isneginf(got["lse"].reshape(4, -1)[1]).all()
+
+
+@pytest.mark.slow
+def test_attention_over_128k_keys() -> None:
+    check(cases.with_lse(cases.attention_case(1, 2, 128, 131072)))
+
+
+@pytest.mark.slow
+def test_attention_of_a_prompt_chunk() -> None:
+    check(cases.attention_case(1, 128, 16, 1000))
+
+
+def test_attentions_bits_do_not_depend_on_threads_or_batch_mates() -> None:
+    case = cases.with_lse(cases.attention_case(3, 2, 16, [900, 40, 300]))
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            kernel_impl.set_thread_count(threads)
+            results.append(run(case))
+    finally:
+        kernel_impl.set_thread_count(0)
+    assert_same(results[1], results[0])
+    assert_same(results[2], results[0])
+    for i in range(3):
+        alone = {n: case.inputs[n][i : i + 1] for n in ("block_table", "kv_act_seqs")}
+        alone["topk_indices"] = case.inputs["topk_indices"][2 * i : 2 * i + 2]
+        for name in ("query_nope", "query_rope"):
+            alone[name] = case.inputs[name][32 * i : 32 * i + 32]
+        got = run(case.copy(**alone))
+        assert_same(got, {n: v[i : i + 1] for n, v in results[0].items()})
+
+
+def test_nan_in_one_query_stays_there() -> None:
+    case = cases.with_lse(cases.attention_case(2, 1, 16, 300))
+    clean = run(case)
+    query = case.inputs["query_nope"].copy()
+    query[3, 7] = 0x7FC0
+    dirty = run(case.copy(query_nope=query))
+    keep = np.arange(2) != 0
+    assert_same({n: v[keep] for n, v in dirty.items()}, {n: v[keep] for n, v in clean.items()})
+
+
+@pytest.mark.parametrize(
+    ("b", "s1", "kv"),
+    [
+        (1, 1, 1), (1, 1, 127), (1, 1, 128), (2, 1, 129), (1, 4, 2047), (2, 2, 2048), (1, 2, 2049), (1, 1, 4096),
+        (3, 2, [5, 4000, 2100]), (0, 1, 4), (2, 0, 4), (1, 4, 2),
+    ],
+)  # fmt: skip
+def test_indexer(b: int, s1: int, kv: int | list[int]) -> None:
+    case = cases.indexer_case(b, s1, kv, seed=s1)
+    got = run(case)
+    check(case, got)
+    for row in got["topk_indices"]:
+        chosen = row[row >= 0]
+        assert (np.diff(chosen) > 0).all()  # ascending, so that attention gathers in order
+
+
+@pytest.mark.parametrize("selected_count", [1, 7, 2048])
+@pytest.mark.parametrize("distinct_keys", [1, 3])
+def test_indexer_breaks_ties_by_position(selected_count: int, distinct_keys: int) -> None:
+    case = cases.indexer_case(1, 2, 2500, selected_count=selected_count, distinct_keys=distinct_keys)
+    np.testing.assert_array_equal(run(case)["topk_indices"], np.sort(case.golden()["topk_indices"], axis=-1))
+
+
+@pytest.mark.slow
+def test_indexer_over_128k_keys() -> None:
+    check(cases.indexer_case(1, 2, 131072))
+
+
+def test_indexers_bits_do_not_depend_on_threads_or_batch_mates() -> None:
+    case = cases.indexer_case(3, 2, [3000, 40, 2300])
+    results = []
+    try:
+        for threads in (1, 2, 3):
+            kernel_impl.set_thread_count(threads)
+            results.append(run(case)["topk_indices"])
+    finally:
+        kernel_impl.set_thread_count(0)
+    np.testing.assert_array_equal(results[1], results[0])
+    np.testing.assert_array_equal(results[2], results[0])
+    for i in range(3):
+        rows = {n: case.inputs[n][i : i + 1] for n in ("block_table", "kv_act_seqs")}
+        rows |= {n: case.inputs[n][2 * i : 2 * i + 2] for n in ("q_int8", "q_scale", "weights")}
+        np.testing.assert_array_equal(run(case.copy(**rows))["topk_indices"], results[0][2 * i : 2 * i + 2])
