@@ -18,7 +18,9 @@ def _text(dims: Sequence[int | str]) -> str:
 
 
 class Checker:
-    """Checks the arguments of one operator and names them in the errors.
+    """Checks the arguments of one call and names them in the errors.
+
+    Remembers b and s1 of the first argument whose token axis is split, which all others must share.
 
     Args:
         operator: the operator's name.
@@ -29,6 +31,7 @@ class Checker:
     def __init__(self, operator: str, names: Mapping[str, str] | None = None) -> None:
         self.operator = operator
         self._names = names or {}
+        self._split: tuple[str, int, int] | None = None
 
     def label(self, name: str) -> str:
         """``operator: argument``, the head of an error message."""
@@ -61,12 +64,21 @@ class Checker:
             TypeError, ValueError: as `array`; also when the token count is not `t`.
         """
         if isinstance(value, np.ndarray) and value.ndim == len(tail) + 2:
-            b, s1 = value.shape[:2]
             self.array(name, value, dtype, [("b", None), ("s1", None), *tail])
+            b, s1 = value.shape[:2]
+            self.split(name, b, s1)
             if t is not None and b * s1 != t:
                 raise ValueError(f"{self.label(name)} has b * s1 = {b} * {s1} tokens, expected t = {t}")
             return value.reshape(b * s1, *value.shape[2:])
         return self.array(name, value, dtype, [("t", t), *tail])
+
+    def split(self, name: str, b: int, s1: int) -> None:
+        """Raises ValueError when an earlier argument came split to another (b, s1)."""
+        if self._split is None:
+            self._split = (self._names.get(name, name), b, s1)
+        elif self._split[1:] != (b, s1):
+            first, *expected = self._split
+            raise ValueError(f"{self.label(name)} has (b, s1) = {(b, s1)}, expected {tuple(expected)}, as {first}")
 
     def cache(
         self, name: str, value: Array, dtype: type[np.generic], width: Dim, blocks: Blocks | None = None
@@ -89,15 +101,19 @@ class Checker:
         if bad.size:
             raise ValueError(
                 f"{self.label(name)}[{bad[0]}] = {index[bad[0]]} is outside [0, block_num * block_size) = [0, {rows}) "
-                "and not -1"
+                "and is not -1 (padding)"
             )
 
     def lengths(self, kv_act_seqs: Array, t: int) -> tuple[int, int]:
-        """(b, s1 = t / b), after checking dtype and rank of kv_act_seqs.
+        """(b, s1 = t / b), after checking kv_act_seqs [b]. Comes after the arguments with a token axis.
 
         Raises:
             TypeError, ValueError: as `array`; also when t is not a multiple of b.
         """
+        if self._split is not None:
+            _, b, s1 = self._split
+            self.array("kv_act_seqs", kv_act_seqs, np.int32, [("b", b)])
+            return b, s1
         self.array("kv_act_seqs", kv_act_seqs, np.int32, [("b", None)])
         b = kv_act_seqs.shape[0]
         if (b == 0 and t != 0) or (b != 0 and t % b != 0):
@@ -128,9 +144,10 @@ class Checker:
         if bad.size:
             raise ValueError(
                 f"{self.label('block_table')}[{sequence}, {columns[bad[0]]}] = {entries[bad[0]]} is outside "
-                f"[0, block_num) = [0, {block_num}), but holds position {positions[bad[0]]}"
+                f"[0, block_num) = [0, {block_num}), and holds position {positions[bad[0]]}"
             )
-        return entries * block_size + positions.astype(np.int64) % block_size
+        rows: NDArray[np.int64] = entries * block_size + positions.astype(np.int64) % block_size
+        return rows
 
 
 def write_rows(cache: Array, cache_index: Array, rows: Array) -> None:

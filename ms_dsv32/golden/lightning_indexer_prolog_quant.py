@@ -85,9 +85,9 @@ def check(
     `blocks` is the (block_num, block_size) that the caches must have, where the operator has other caches too.
     """
     if layout_query != "TND":
-        raise ValueError(f'{checker.label("layout_query")} is {layout_query!r}, expected "TND"')
+        raise ValueError(f"{checker.label('layout_query')} must be 'TND', got {layout_query!r}")
     if layout_key != "PA_BSND":
-        raise ValueError(f'{checker.label("layout_key")} is {layout_key!r}, expected "PA_BSND"')
+        raise ValueError(f"{checker.label('layout_key')} must be 'PA_BSND', got {layout_key!r}")
     x = checker.tokens("x", x, np.uint16, [("h", None)])
     t, h = x.shape
     q_norm = checker.tokens("q_norm", q_norm, np.int8, [("q_lora_rank", None)], t)

@@ -8,7 +8,6 @@ from ms_dsv32.golden.checks import Checker
 from ms_dsv32.golden.numerics import Array, Float16, Float32, Int8, Int32
 
 OPERATOR = "lightning_indexer_quant"
-_CHECKER = Checker(OPERATOR)
 
 IDX_N_HEADS = 64
 IDX_HEAD_DIM = 128
@@ -26,25 +25,26 @@ def _scores(
     kv_act_seqs: Int32,
 ) -> list[Float32]:
     """Checks the arguments and returns, for each token, the float32 scores of its visible keys."""
+    checker = Checker(OPERATOR)
     head_count = ("idx_n_heads", IDX_N_HEADS)
     head_dim = ("idx_head_dim", IDX_HEAD_DIM)
-    q8 = _CHECKER.tokens("q_int8", q_int8, np.int8, [head_count, head_dim])
+    q8 = checker.tokens("q_int8", q_int8, np.int8, [head_count, head_dim])
     t = q8.shape[0]
-    qs = _CHECKER.tokens("q_scale", q_scale, np.float16, [head_count, ("1", 1)], t)[:, :, 0]
-    w = _CHECKER.tokens("weights", weights, np.float16, [head_count], t)
-    _CHECKER.array("k_cache", k_cache, np.int8, [("block_num", None), ("block_size", None), ("n_kv", 1), head_dim])
+    qs = checker.tokens("q_scale", q_scale, np.float16, [head_count, ("1", 1)], t)[:, :, 0]
+    w = checker.tokens("weights", weights, np.float16, [head_count], t)
+    checker.array("k_cache", k_cache, np.int8, [("block_num", None), ("block_size", None), ("n_kv", 1), head_dim])
     block_num, block_size = k_cache.shape[:2]
     blocks = [("block_num", block_num), ("block_size", block_size), ("n_kv", 1), ("1", 1)]
-    _CHECKER.array("k_cache_scale", k_cache_scale, np.float16, blocks)
-    b, s1 = _CHECKER.lengths(kv_act_seqs, t)
-    _CHECKER.array("block_table", block_table, np.int32, [("b", b), ("max_blocknum_perbatch", None)])
-    _CHECKER.capacity(kv_act_seqs, block_table, block_size)
+    checker.array("k_cache_scale", k_cache_scale, np.float16, blocks)
+    b, s1 = checker.lengths(kv_act_seqs, t)
+    checker.array("block_table", block_table, np.int32, [("b", b), ("max_blocknum_perbatch", None)])
+    checker.capacity(kv_act_seqs, block_table, block_size)
     k_rows = k_cache.reshape(-1, IDX_HEAD_DIM)
     scale_rows = k_cache_scale.reshape(-1)
 
     # (1) the cache rows of every sequence, from the block table
     lengths = [int(n) if s1 else 0 for n in kv_act_seqs]
-    rows = [_CHECKER.rows(block_table, n, np.arange(lengths[n]), block_size, block_num) for n in range(b)]
+    rows = [checker.rows(block_table, n, np.arange(lengths[n]), block_size, block_num) for n in range(b)]
 
     # (2) one factor for each token and head
     factor = qs.astype(np.float32) * w.astype(np.float32)
@@ -139,7 +139,7 @@ def lightning_indexer_quant(
             block_size]; a block_table entry outside the cache behind a position of the sequence.
     """
     if selected_count < 1:
-        raise ValueError(f"{OPERATOR}: selected_count is {selected_count}, expected at least 1")
+        raise ValueError(f"{OPERATOR}: selected_count must be at least 1, got {selected_count}")
     scores = _scores(q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
 
     # (5) the largest scores of each token

@@ -64,7 +64,7 @@ def check(
 ) -> Inputs:
     """The checks of `mla_prolog_quant`, which computes nothing until they have passed."""
     if cache_mode != "PA_BSND":
-        raise ValueError(f'{checker.label("cache_mode")} is {cache_mode!r}, expected "PA_BSND"')
+        raise ValueError(f"{checker.label('cache_mode')} must be 'PA_BSND', got {cache_mode!r}")
     token_x = checker.tokens("token_x", token_x, np.uint16, [("h", None)])
     t, h = token_x.shape
     checker.array("w_dq", w_dq, np.uint16, [("h", h), ("q_lora_rank", None)])

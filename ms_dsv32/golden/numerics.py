@@ -147,7 +147,8 @@ def rms_norm(x: Array, gamma: Array, epsilon: float) -> Float32:
     x = np.asarray(x, np.float32)
     with np.errstate(invalid="ignore", over="ignore"):
         mean_square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
-        return x / np.sqrt(mean_square + np.float32(epsilon)) * np.asarray(gamma, np.float32)
+        result: Float32 = x / np.sqrt(mean_square + np.float32(epsilon)) * np.asarray(gamma, np.float32)
+        return result
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Float32:
@@ -161,7 +162,8 @@ def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Float32:
         centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
         variance = np.mean(centred * centred, axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
         normed = centred / np.sqrt(variance + np.float32(epsilon))
-        return normed * np.asarray(gamma, np.float32) + np.asarray(beta, np.float32)
+        result: Float32 = normed * np.asarray(gamma, np.float32) + np.asarray(beta, np.float32)
+        return result
 
 
 def rope_half_split(x: Array, cos: Array, sin: Array) -> Float32:

@@ -87,12 +87,15 @@ def token_positions(kv_act_seqs: Sequence[int] | Array, s1: int) -> NDArray[np.i
 
     Negative, and so padding to `cache_index_of`, where a sequence has fewer than s1 keys.
     """
-    return np.asarray(kv_act_seqs, np.int64)[:, None] - s1 + np.arange(s1, dtype=np.int64)[None, :]
+    lengths = np.asarray(kv_act_seqs, np.int64)
+    positions: NDArray[np.int64] = lengths[:, None] - s1 + np.arange(s1, dtype=np.int64)
+    return positions
 
 
 def rows_of(block_table: Array, sequence: int, length: int, block_size: int = BLOCK_SIZE) -> NDArray[np.int64]:
     """Cache rows int64 [length] of positions 0 .. length - 1 of one sequence, -1 where the table has no block."""
-    return cache_index_of(block_table[sequence : sequence + 1], np.arange(length)[None, :], block_size)[0]
+    rows: NDArray[np.int64] = cache_index_of(block_table[[sequence]], np.arange(length)[None, :], block_size)[0]
+    return rows
 
 
 def read_sequence(cache: Array, block_table: Array, sequence: int, length: int) -> Array:

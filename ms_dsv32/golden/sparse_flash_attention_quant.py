@@ -8,25 +8,20 @@ from ms_dsv32.golden.checks import Checker
 from ms_dsv32.golden.numerics import Array, Bf16, Float32, Int8, Int32, bf16_to_float32, float32_to_bf16, round_bf16
 
 OPERATOR = "sparse_flash_attention_quant"
-_CHECKER = Checker(OPERATOR)
 
 
-def _merge_query(name: str, query: Array, n_q: int, dim: tuple[str, int]) -> Array:
+def _merge_query(checker: Checker, name: str, query: Array, n_q: int, dim: tuple[str, int]) -> Array:
     """[t * n_q, d], [t, n_q, d] or [b, s1, n_q, d] as [t, n_q, d]."""
-    ndim = query.ndim if isinstance(query, np.ndarray) else 2
-    if ndim == 2:
-        _CHECKER.array(name, query, np.uint16, [("t * n_q", None), dim])
-        if query.shape[0] % n_q:
-            raise ValueError(
-                f"{OPERATOR}: {name} has shape {query.shape}, expected (t * n_q, {dim[0]}) with n_q = {n_q}"
-            )
-    else:
-        lead: list[tuple[str, int | None]] = [("t", None)] if ndim == 3 else [("b", None), ("s1", None)]
-        _CHECKER.array(name, query, np.uint16, [*lead, ("n_q", n_q), dim])
-    return query.reshape(-1, n_q, dim[1])
+    if isinstance(query, np.ndarray) and query.ndim > 2:
+        return checker.tokens(name, query, np.uint16, [("n_q", n_q), dim])
+    checker.array(name, query, np.uint16, [("t * n_q", None), dim])
+    if query.shape[0] % n_q:
+        raise ValueError(f"{checker.label(name)} has {query.shape[0]} rows, expected t * n_q with n_q = {n_q}")
+    return query.reshape(query.shape[0] // n_q, n_q, dim[1])
 
 
 def _merge_cache(
+    checker: Checker,
     name: str,
     cache: Array,
     dtype: type[np.generic],
@@ -37,12 +32,12 @@ def _merge_cache(
 ) -> Array:
     """[block_num * block_size, d] or [block_num, block_size, n_kv, d] as rows."""
     if isinstance(cache, np.ndarray) and cache.ndim == 4:
-        _CHECKER.array(name, cache, dtype, [("block_num", None), ("block_size", block_size), ("n_kv", n_kv), dim])
+        checker.array(name, cache, dtype, [("block_num", None), ("block_size", block_size), ("n_kv", n_kv), dim])
         cache = cache.reshape(-1, dim[1])
-    _CHECKER.array(name, cache, dtype, [("block_num * block_size", rows), dim])
+    checker.array(name, cache, dtype, [("block_num * block_size", rows), dim])
     if cache.shape[0] % block_size:
         raise ValueError(
-            f"{OPERATOR}: {name} has {cache.shape[0]} rows, expected a multiple of block_size = {block_size}"
+            f"{checker.label(name)} has {cache.shape[0]} rows, expected a multiple of block_size = {block_size}"
         )
     return cache
 
@@ -93,25 +88,28 @@ def sparse_flash_attention_quant(
             block_size]; a topk_indices entry that is read and is < -1 or >= kv_act_seqs[b]; a block_table entry outside
             the cache behind one.
     """
+    checker = Checker(OPERATOR)
     if not 1 <= nq <= 128:
-        raise ValueError(f"{OPERATOR}: nq is {nq}, expected 1..128")
+        raise ValueError(f"{OPERATOR}: nq must be n_q in [1, 128], got {nq}")
     if n_kv != 1:
-        raise ValueError(f"{OPERATOR}: n_kv is {n_kv}, expected 1")
-    if topk < 1 or block_size < 1:
-        raise ValueError(f"{OPERATOR}: topk is {topk} and block_size is {block_size}, expected positive values")
-    q_nope = _merge_query("query_nope", query_nope, nq, ("kv_lora_rank", 512))
+        raise ValueError(f"{OPERATOR}: n_kv must be 1, got {n_kv}")
+    if topk < 1:
+        raise ValueError(f"{OPERATOR}: topk must be at least 1, got {topk}")
+    if block_size < 1:
+        raise ValueError(f"{OPERATOR}: block_size must be at least 1, got {block_size}")
+    q_nope = _merge_query(checker, "query_nope", query_nope, nq, ("kv_lora_rank", 512))
     t = q_nope.shape[0]
-    q_rope = _merge_query("query_rope", query_rope, nq, ("rope_dim", 64))
+    q_rope = _merge_query(checker, "query_rope", query_rope, nq, ("rope_dim", 64))
     if q_rope.shape[0] != t:
         raise ValueError(f"{OPERATOR}: query_rope has {q_rope.shape[0]} tokens, expected t = {t}, as query_nope")
-    k8_rows = _merge_cache("key_nope_2d", key_nope_2d, np.int8, n_kv, block_size, ("kv_lora_rank", 512))
+    k8_rows = _merge_cache(checker, "key_nope_2d", key_nope_2d, np.int8, n_kv, block_size, ("kv_lora_rank", 512))
     rows = k8_rows.shape[0]
-    kr_rows = _merge_cache("key_rope_2d", key_rope_2d, np.uint16, n_kv, block_size, ("rope_dim", 64), rows)
-    scale_rows = _merge_cache("k_nope_scales", k_nope_scales, np.float32, n_kv, block_size, ("4", 4), rows)
-    b, s1 = _CHECKER.lengths(kv_act_seqs, t)
-    _CHECKER.array("block_table", block_table, np.int32, [("b", b), ("max_blocknum_perbatch", max_blocknum_perbatch)])
-    indices = _CHECKER.tokens("topk_indices", topk_indices, np.int32, [("n_kv * topk", n_kv * topk)], t)
-    _CHECKER.capacity(kv_act_seqs, block_table, block_size)
+    kr_rows = _merge_cache(checker, "key_rope_2d", key_rope_2d, np.uint16, n_kv, block_size, ("rope_dim", 64), rows)
+    scale_rows = _merge_cache(checker, "k_nope_scales", k_nope_scales, np.float32, n_kv, block_size, ("4", 4), rows)
+    indices = checker.tokens("topk_indices", topk_indices, np.int32, [("n_kv * topk", n_kv * topk)], t)
+    b, s1 = checker.lengths(kv_act_seqs, t)
+    checker.array("block_table", block_table, np.int32, [("b", b), ("max_blocknum_perbatch", max_blocknum_perbatch)])
+    checker.capacity(kv_act_seqs, block_table, block_size)
 
     # (1) the valid entries of every token and their cache rows; everything is checked before anything is computed
     selected: list[Array] = []
@@ -124,10 +122,10 @@ def sparse_flash_attention_quant(
         if bad.size:
             raise ValueError(
                 f"{OPERATOR}: topk_indices[{i}, {bad[0]}] = {entries[bad[0]]} is outside "
-                f"[0, kv_act_seqs[{sequence}]) = [0, {length}) and not -1"
+                f"[0, kv_act_seqs[{sequence}]) = [0, {length}) and is not -1"
             )
         positions = entries[entries >= 0]
-        selected.append(_CHECKER.rows(block_table, sequence, positions, block_size, rows // block_size))
+        selected.append(checker.rows(block_table, sequence, positions, block_size, rows // block_size))
 
     attention_out = np.zeros((t, nq, 512), np.uint16)
     lse = np.full((t, nq), -np.inf, np.float32)

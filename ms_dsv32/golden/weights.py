@@ -73,13 +73,14 @@ def rope_frequencies(yarn: bool = False) -> NDArray[np.float64]:
     first = max(math.floor(pair_that_turns(YARN_BETA_FAST)), 0)
     last = min(math.ceil(pair_that_turns(YARN_BETA_SLOW)), ROPE_DIM - 1)
     slowed = np.clip((pair - first) / (last - first), 0.0, 1.0)
-    return frequency * (1.0 - slowed) + frequency / YARN_FACTOR * slowed
+    interpolated: NDArray[np.float64] = frequency * (1.0 - slowed) + frequency / YARN_FACTOR * slowed
+    return interpolated
 
 
 def softmax_scale(yarn: bool = False) -> float:
     """The attention's factor on the scores: ``q_head_dim**-0.5 = 192**-0.5``, with YaRN times ``(0.1 ln 40 + 1)^2``."""
     mscale = 0.1 * math.log(YARN_FACTOR) + 1.0 if yarn else 1.0
-    return 192**-0.5 * mscale * mscale
+    return mscale * mscale / math.sqrt(192.0)
 
 
 def rope_tables(positions: Array, yarn: bool = False) -> tuple[Bf16, Bf16]:
