@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
+#include "ms_dsv32/kernel_impl/cpu/graph_guard.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_indexer_prolog_quant.h"
@@ -366,6 +367,13 @@ int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64
 
 std::vector<std::vector<int64_t>> InferFromMindSpore(const char* name, int* ranks, int64_t** shapes, AotExtra* extra) {
   const OpInfo& op = FindOperator(name).info;
+  // Set by ops/_custom.py: the names of in-place arguments that are no Parameters.
+  if (extra->HasAttr("plain_caches") && InRunTimeBranch()) {
+    throw OpError(OpError::Kind::kValue,
+                  std::string(name) + ": " + extra->GetAttrStr("plain_caches") +
+                      " must be a Parameter inside a branch or loop whose condition is known only at "
+                      "run time: MindSpore copies a plain tensor there, and the write would be lost");
+  }
   return OutputShapes(op, CheckCall(op, Inputs(op, ranks, shapes, nullptr).data(), MindSporeAttrs(extra)));
 }
 

@@ -1,0 +1,18 @@
+"""The operators as functions on MindSpore tensors: in PyNative mode, in graph mode and under ``mindspore.jit``.
+
+Tensors are positional in the contract's order, attributes keywords. Caches are updated in place.
+"""
+
+from ms_dsv32.ops.lightning_indexer_prolog_quant import lightning_indexer_prolog_quant
+from ms_dsv32.ops.lightning_indexer_quant import lightning_indexer_quant
+from ms_dsv32.ops.mla_indexer_prolog_quant import mla_indexer_prolog_quant
+from ms_dsv32.ops.mla_prolog_quant import mla_prolog_quant
+from ms_dsv32.ops.sparse_flash_attention_quant import sparse_flash_attention_quant
+
+__all__ = [
+    "lightning_indexer_prolog_quant",
+    "lightning_indexer_quant",
+    "mla_indexer_prolog_quant",
+    "mla_prolog_quant",
+    "sparse_flash_attention_quant",
+]

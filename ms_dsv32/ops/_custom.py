@@ -1,0 +1,187 @@
+"""The bridge to MindSpore: the only file that knows ``mindspore.ops.Custom``, targets and the in-place rule.
+
+MindSpore has several ways to lose a write into an input tensor, none of which it reports. What is done about each:
+
+- PyNative copies a view before a kernel sees it: caches travel as fresh base tensors on the same memory.
+- PyNative reports a kernel's error at some later statement: a call waits for its kernel and raises in the caller's
+  line.
+- A compiled graph prunes and merges calls and turns tensor attributes into constants: ``side_effect_mem``, and
+  ``RW_WRITE`` on the caches, prevent it. Views that are passed into a graph are refused by MindSpore because of
+  ``RW_WRITE``.
+- A compiled graph runs nodes in the order of their data: every operator, the readers too, has ``side_effect_mem``, so
+  that all of them run in program order, whichever handle of a cache they are given.
+- A branch or loop of a compiled graph whose condition is known only at run time gets a copy of a plain tensor
+  (a Parameter is passed as itself): the library's shape inference refuses it there, see ``plain_caches`` in
+  ``kernel_impl/cpu/custom_ops.cc``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import mindspore as ms
+import ml_dtypes
+import numpy as np
+from mindspore import Tensor, ops
+from mindspore.common import dtype as mstype
+from mindspore.graph.api import _pynative_executor
+from mindspore.ops import signature
+from mindspore.ops.primitive import PrimitiveWithInfer
+
+from ms_dsv32 import kernel_impl, op_info
+
+_NUMPY = {
+    ms.bfloat16: ml_dtypes.bfloat16,
+    ms.float16: np.float16,
+    ms.float32: np.float32,
+    ms.int8: np.int8,
+    ms.int32: np.int32,
+    ms.int64: np.int64,
+}
+_UNKNOWN_RANK = -2
+
+
+class Operator(PrimitiveWithInfer):
+    """Chooses the kernel of a call.
+
+    ``operator(*attributes, *tensors)`` returns a callable that takes the tensors and returns the kernel's outputs. In
+    Python that is an object which calls the kernel and waits; where a graph is being compiled it is a constant, the
+    ``Custom`` primitive. So a public function has one path for both, and attributes and dtypes are checked when a graph
+    is compiled.
+
+    Args:
+        name: name of the operator in op_info.
+        bprop: what MindSpore calls for a gradient: a function of the inputs, ``out`` and ``dout``.
+    """
+
+    def __init__(self, name: str, bprop: Callable[..., Any]) -> None:
+        super().__init__(f"Choose{op_info.load(name).entry}")
+        self.set_const_prim(True)  # the arguments of a compiled call are needed for their types only
+        self._info = op_info.load(name)
+        self._bprop = bprop
+        self._caches = {a.name for a in self._info.inputs if any("block_num" in axis for axis in a.shapes[0])}
+        self._customs: dict[tuple[Any, ...], ops.Custom] = {}
+        self._kernels: dict[tuple[Any, ...], _Kernel] = {}
+
+    def __call__(self, *args: Any) -> _Kernel:
+        count = len(self._info.attrs)
+        attrs, tensors = args[:count], args[count:]
+        try:
+            # Types count: 1 == True, but an int is no bool.
+            key = (attrs, tuple(map(type, attrs)))
+            kernel = self._kernels.get(key)
+        except TypeError:  # an attribute that is not hashable; `_bind` names it
+            kernel = None
+        if kernel is None:
+            for arg, tensor in zip(self._info.inputs, tensors, strict=True):
+                _require_tensor(self._info.name, arg.name, tensor)
+            bound = self._bind(attrs, [t.shape for t in tensors], [_dtype_name(t.dtype) for t in tensors])
+            kernel = self._kernels[key] = _Kernel(self._info, self._custom(bound), bound, self._caches)
+        return kernel
+
+    def __infer__(self, *args: dict[str, Any]) -> dict[str, Any]:
+        name, count = self._info.name, len(self._info.attrs)
+        for attr, value in zip(self._info.attrs, args[:count], strict=True):
+            if value["value"] is None and value["dtype"] is not None:
+                raise TypeError(f"{name}: {attr.name} must be a constant where a graph is compiled")
+        shapes, dtypes, plain_caches = [], [], []
+        for arg, tensor in zip(self._info.inputs, args[count:], strict=True):
+            if not isinstance(tensor["dtype"], (mstype.TensorType, mstype.RefType)):
+                raise TypeError(f"{name}: {arg.name} must be a Tensor, got {tensor['dtype']}")
+            if _UNKNOWN_RANK in tensor["shape"]:
+                raise ValueError(f"{name}: {arg.name} has an unknown rank, expected {len(arg.shapes[0])} axes")
+            shapes.append(tensor["shape"])
+            dtypes.append(_dtype_name(tensor["dtype"].element_type()))
+            if arg.in_place and not isinstance(tensor["dtype"], mstype.RefType):
+                plain_caches.append(arg.name)
+        bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
+        return {"shape": None, "dtype": None, "value": self._custom(bound, ", ".join(plain_caches))}
+
+    def _bind(self, attrs: Sequence[Any], shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> dict[str, Any]:
+        """Checks a call and returns the kernel's attributes."""
+        target = ms.get_context("device_target")
+        if target != "CPU":
+            raise RuntimeError(f"{self._info.name}: no kernel for device target {target}; set_device('CPU')")
+        given = {attr.name: value for attr, value in zip(self._info.attrs, attrs, strict=True)}
+        bound = op_info.bind_attrs(self._info, given)
+        kernel_impl.validate(self._info.name, shapes, dtypes, bound)
+        return bound
+
+    def _custom(self, attrs: dict[str, Any], plain_caches: str = "") -> ops.Custom:
+        """The primitive for these attributes; a compiled graph would not see a later change of them."""
+        key = (*attrs.items(), plain_caches)
+        custom = self._customs.get(key)
+        if custom is None:
+            info = self._info
+            kernel_impl.load()  # a bad MS_DSV32_CPU_ISA is told here; and the library stays when a primitive goes
+            path = str(kernel_impl.library_path())
+            if ":" in path:
+                raise RuntimeError(f"ms_dsv32: MindSpore cannot load a library whose path has a colon: {path}")
+            dtypes = tuple(getattr(ms, o.ms_dtype) for o in info.kernel_outputs)
+            several = len(dtypes) > 1
+            out_dtype = dtypes if several else dtypes[0]
+            # The shapes come from the library's <entry>InferShape.
+            custom = ops.Custom(f"{path}:{info.entry}", None, out_dtype, "aot", bprop=self._bprop)
+            prim_attrs = {"reg_op_name": info.entry, "multi_output": several, "side_effect_mem": True, **attrs}
+            if plain_caches:
+                prim_attrs["plain_caches"] = plain_caches
+            for name, value in prim_attrs.items():
+                custom.add_prim_attr(name, value)
+            write, read = signature.sig_rw.RW_WRITE, signature.sig_rw.RW_READ
+            custom.set_signatures(tuple(signature.make_sig(a.name, write if a.in_place else read) for a in info.inputs))
+            self._customs[key] = custom
+        return custom
+
+
+class _Kernel:
+    """Calls a kernel from Python: caches by address, errors in the caller's line."""
+
+    def __init__(self, info: op_info.OpInfo, custom: ops.Custom, attrs: dict[str, Any], caches: set[str]) -> None:
+        self._info = info
+        self._custom = custom
+        self._attrs = attrs
+        self._caches = [(i, a.name, a.in_place) for i, a in enumerate(info.inputs) if a.name in caches]
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        for arg, tensor in zip(self._info.inputs, tensors, strict=True):
+            _require_tensor(self._info.name, arg.name, tensor)
+        args = list(tensors)
+        for i, name, in_place in self._caches:
+            if tensors[i].is_contiguous():
+                args[i] = _base_alias(tensors[i])
+            elif in_place:
+                raise ValueError(f"{self._info.name}: {name} must be contiguous, as it is updated in place")
+        try:
+            outputs = self._custom(*args)
+            # Wait: an error must not surface elsewhere, and the aliases do not keep the caches' memory alive.
+            _pynative_executor.sync()
+        except RuntimeError as error:
+            text = re.search(rf"Error message is ({self._info.name}: .*?)(?:\n\n|$)", str(error), re.DOTALL)
+            if text is None:
+                raise
+            # What shapes, dtypes and attributes tell is raised with its type by `validate`; the rest is about values.
+            shapes, dtypes = [t.shape for t in tensors], [_dtype_name(t.dtype) for t in tensors]
+            kernel_impl.validate(self._info.name, shapes, dtypes, self._attrs)
+            raise ValueError(text[1]) from None
+        return outputs
+
+
+def _base_alias(tensor: Tensor) -> Tensor:
+    """A base tensor on the memory of a contiguous tensor, which may be a view; it does not keep that memory alive."""
+    dtype = _NUMPY.get(tensor.dtype)
+    if dtype is None or tensor.size == 0:
+        return tensor
+    buffer = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())  # waits until the tensor is computed
+    return Tensor.from_numpy(np.frombuffer(buffer, dtype).reshape(tensor.shape))
+
+
+def _dtype_name(dtype: Any) -> str:
+    return str(dtype).lower()  # MindSpore prints its types in capitals: BFloat16
+
+
+def _require_tensor(op: str, name: str, value: Any) -> None:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
