@@ -15,12 +15,12 @@ constexpr int kTopKTopShift = 21;  // the first histogram takes bits 31..21
 constexpr int kTopKMidShift = 10;  // the second bits 20..10, the third bits 9..0
 constexpr int kTopKLanes = 16;     // rows of keys must be readable up to a multiple of this
 
-// Order key: a larger score has a larger key; -0 and +0 have the same one; NaN (any) is below -infinity.
+// Order key: a larger score has a larger key; -0 and +0 have the same one; NaN has that of -infinity, so it loses to every finite score.
 // Finite numbers and infinities: the sign bit is set for positive ones, all bits are inverted for negative ones, which is monotone.
 MS_DSV32_INLINE VecU OrderKey(VecF score) {
   const VecI bits = (VecI)(score + 0.0f);  // -0 + 0 = +0
   const VecU key = (VecU)(bits ^ ((bits >> 31) | INT32_MIN));
-  return key & ~(VecU)NanMask(score);  // -infinity has key 0x007fffff, so 0 is free for NaN
+  return SelectU(NanMask(score), Set1U(0x007fffffu), key);
 }
 
 // Bit i is set where keys[i] >= bound, i < 16.

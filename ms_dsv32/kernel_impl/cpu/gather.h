@@ -1,0 +1,174 @@
+// Gathers selected rows of the int8 latent cache, dequantises them and lays them out for the two matrix products of attention.
+//
+//   k_panels [n / 64][288][64][2]   keys (512 latent, then 64 rope) as columns: the weight of q . k
+//   v_panels [8][.. / 2][64][2]     the 512 latent dimensions as columns, keys along k: the weight of p . v
+//
+// Both are the panels of gemm.h and both are made from the same bf16 rows, 16 keys at a time, which fit L1.
+#ifndef MS_DSV32_KERNEL_IMPL_CPU_GATHER_H_
+#define MS_DSV32_KERNEL_IMPL_CPU_GATHER_H_
+
+#include "ms_dsv32/kernel_impl/cpu/gemm.h"
+#include "ms_dsv32/kernel_impl/cpu/simd.h"
+#include "ms_dsv32/kernel_impl/generated/dims.h"
+
+namespace ms_dsv32::cpu::MS_DSV32_ISA {
+
+constexpr int kLatentDim = op_info::kKvLoraRank;
+constexpr int kRopeKeyDim = op_info::kRopeDim;
+constexpr int kKeyDim = kLatentDim + kRopeKeyDim;
+constexpr int kKeyWords = kKeyDim / 2;  // pairs of bf16
+constexpr int kScaleGroups = op_info::kKScaleGroups;
+constexpr int kGroupDim = kLatentDim / kScaleGroups;
+constexpr int kLatentPanels = kLatentDim / kPanel;
+constexpr int kGatherKeys = 16;  // 18 KiB of bf16 rows
+// Rows to fetch ahead of use: enough to cover a DRAM access (80 ns or more) by the work on the rows between (some 100 ns each).
+constexpr int kGatherAhead = 8;
+static_assert(kGatherKeys % kLanes == 0 && kKeyWords % kLanes == 0, "whole blocks to transpose");
+
+struct LatentCache {
+  const int8_t* nope;    // [rows, 512]
+  const uint16_t* rope;  // bf16 [rows, 64]
+  const float* scales;   // [rows, 4]
+};
+
+MS_DSV32_INLINE void PrefetchKey(const LatentCache& cache, int64_t row) {
+#pragma GCC unroll 8
+  for (int c = 0; c < kLatentDim; c += 64) Prefetch(cache.nope + row * kLatentDim + c);
+  Prefetch(cache.rope + row * kRopeKeyDim);
+  Prefetch(cache.rope + row * kRopeKeyDim + 32);
+  Prefetch(cache.scales + row * kScaleGroups);
+}
+
+// bf16(v) in the upper half of each lane; the lower half is garbage. Only with kAnyValue for NaN.
+template <bool kAnyValue>
+MS_DSV32_INLINE VecU RoundToUpperHalf(VecF v) {
+  if (kAnyValue) return BitsToBf16(v) << 16;
+  const VecU u = (VecU)v;
+  return u + 0x7fffu + ((u >> 16) & 1u);
+}
+
+// Two neighbouring keys: bf16 rows to even and odd, and their pairs to v (the address of their step in the first panel).
+template <bool kAnyValue>
+MS_DSV32_INLINE void DequantPair(const int8_t* k8_even, const int8_t* k8_odd, const float* scale_even, const float* scale_odd,
+                                 uint16_t* even, uint16_t* odd, uint16_t* v, int64_t v_panel_stride) {
+  for (int g = 0; g < kScaleGroups; ++g) {
+    const VecF se = Set1(scale_even[g]), so = Set1(scale_odd[g]);
+#pragma GCC unroll 2
+    for (int c = g * kGroupDim; c < (g + 1) * kGroupDim; c += kLanes) {
+      const VecU e = RoundToUpperHalf<kAnyValue>(ToFloat(LoadInt8(k8_even + c)) * se);
+      const VecU o = RoundToUpperHalf<kAnyValue>(ToFloat(LoadInt8(k8_odd + c)) * so);
+      StoreU16(even + c, e >> 16);
+      StoreU16(odd + c, o >> 16);
+      StoreAs(v + c / kPanel * v_panel_stride + 2 * (c % kPanel), (e >> 16) | (o & 0xffff0000u));
+    }
+  }
+}
+
+// out[j * 64 + i] = in[i * ld + j] for i, j < kLanes: words of kLanes keys to columns of a panel.
+MS_DSV32_INLINE void TransposeWords(const uint32_t* in, int64_t ld, uint32_t* out) {
+#if MS_DSV32_IS_AVX512
+  const __m512i low = _mm512_setr_epi64(0, 1, 2, 3, 8, 9, 10, 11), high = _mm512_setr_epi64(4, 5, 6, 7, 12, 13, 14, 15);
+  const __m512i even = _mm512_setr_epi64(0, 1, 4, 5, 8, 9, 12, 13), odd = _mm512_setr_epi64(2, 3, 6, 7, 10, 11, 14, 15);
+  __m512i quad[4][4];  // [rows 4 m ..][k]: 128-bit lane i holds column 4 i + k of the four rows
+#pragma GCC unroll 4
+  for (int m = 0; m < 4; ++m) {
+    const __m512i r0 = _mm512_loadu_si512(in + (4 * m) * ld), r1 = _mm512_loadu_si512(in + (4 * m + 1) * ld);
+    const __m512i r2 = _mm512_loadu_si512(in + (4 * m + 2) * ld), r3 = _mm512_loadu_si512(in + (4 * m + 3) * ld);
+    const __m512i a = _mm512_unpacklo_epi32(r0, r1), b = _mm512_unpackhi_epi32(r0, r1);
+    const __m512i c = _mm512_unpacklo_epi32(r2, r3), d = _mm512_unpackhi_epi32(r2, r3);
+    quad[m][0] = _mm512_unpacklo_epi64(a, c);
+    quad[m][1] = _mm512_unpackhi_epi64(a, c);
+    quad[m][2] = _mm512_unpacklo_epi64(b, d);
+    quad[m][3] = _mm512_unpackhi_epi64(b, d);
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    const __m512i p_low = _mm512_permutex2var_epi64(quad[0][k], low, quad[1][k]);
+    const __m512i p_high = _mm512_permutex2var_epi64(quad[0][k], high, quad[1][k]);
+    const __m512i q_low = _mm512_permutex2var_epi64(quad[2][k], low, quad[3][k]);
+    const __m512i q_high = _mm512_permutex2var_epi64(quad[2][k], high, quad[3][k]);
+    StoreAs(out + k * kPanel, (VecU)_mm512_permutex2var_epi64(p_low, even, q_low));
+    StoreAs(out + (k + 4) * kPanel, (VecU)_mm512_permutex2var_epi64(p_low, odd, q_low));
+    StoreAs(out + (k + 8) * kPanel, (VecU)_mm512_permutex2var_epi64(p_high, even, q_high));
+    StoreAs(out + (k + 12) * kPanel, (VecU)_mm512_permutex2var_epi64(p_high, odd, q_high));
+  }
+#elif MS_DSV32_IS_AVX2
+  __m256i quad[2][4];  // [rows 4 m ..][k]: 128-bit lane i holds column 4 i + k of the four rows
+#pragma GCC unroll 2
+  for (int m = 0; m < 2; ++m) {
+    const __m256i r0 = (__m256i)LoadAs<VecI>(in + (4 * m) * ld), r1 = (__m256i)LoadAs<VecI>(in + (4 * m + 1) * ld);
+    const __m256i r2 = (__m256i)LoadAs<VecI>(in + (4 * m + 2) * ld), r3 = (__m256i)LoadAs<VecI>(in + (4 * m + 3) * ld);
+    const __m256i a = _mm256_unpacklo_epi32(r0, r1), b = _mm256_unpackhi_epi32(r0, r1);
+    const __m256i c = _mm256_unpacklo_epi32(r2, r3), d = _mm256_unpackhi_epi32(r2, r3);
+    quad[m][0] = _mm256_unpacklo_epi64(a, c);
+    quad[m][1] = _mm256_unpackhi_epi64(a, c);
+    quad[m][2] = _mm256_unpacklo_epi64(b, d);
+    quad[m][3] = _mm256_unpackhi_epi64(b, d);
+  }
+#pragma GCC unroll 4
+  for (int k = 0; k < 4; ++k) {
+    StoreAs(out + k * kPanel, (VecI)_mm256_permute2x128_si256(quad[0][k], quad[1][k], 0x20));
+    StoreAs(out + (k + 4) * kPanel, (VecI)_mm256_permute2x128_si256(quad[0][k], quad[1][k], 0x31));
+  }
+#elif MS_DSV32_IS_NEON
+  const uint32x4_t r0 = vld1q_u32(in), r1 = vld1q_u32(in + ld), r2 = vld1q_u32(in + 2 * ld), r3 = vld1q_u32(in + 3 * ld);
+  const uint64x2_t a = vreinterpretq_u64_u32(vtrn1q_u32(r0, r1)), b = vreinterpretq_u64_u32(vtrn2q_u32(r0, r1));
+  const uint64x2_t c = vreinterpretq_u64_u32(vtrn1q_u32(r2, r3)), d = vreinterpretq_u64_u32(vtrn2q_u32(r2, r3));
+  vst1q_u32(out, vreinterpretq_u32_u64(vtrn1q_u64(a, c)));
+  vst1q_u32(out + kPanel, vreinterpretq_u32_u64(vtrn1q_u64(b, d)));
+  vst1q_u32(out + 2 * kPanel, vreinterpretq_u32_u64(vtrn2q_u64(a, c)));
+  vst1q_u32(out + 3 * kPanel, vreinterpretq_u32_u64(vtrn2q_u64(b, d)));
+#else
+  for (int j = 0; j < kLanes; ++j) {
+#pragma GCC unroll 4
+    for (int i = 0; i < kLanes; ++i) out[j * kPanel + i] = in[i * ld + j];
+  }
+#endif
+}
+
+// Keys `rows[0 .. count)` and zero keys up to n (a multiple of 64). v points to the step of the first key in the first panel of v_panels.
+// `ahead` more row numbers may be read behind rows[count) to prefetch. buffer: [kGatherKeys * kKeyDim].
+inline void GatherKeys(const LatentCache& cache, const int64_t* rows, int64_t count, int64_t ahead, int64_t n, uint16_t* k_panels,
+                       uint16_t* v, int64_t v_panel_stride, uint16_t* buffer) {
+  alignas(64) static const int8_t kZeroNope[kLatentDim] = {};
+  alignas(64) static const uint16_t kZeroRope[kRopeKeyDim] = {};
+  static const float kZeroScales[kScaleGroups] = {};
+  for (int64_t base = 0; base < n; base += kGatherKeys) {
+    for (int i = 0; i < kGatherKeys; i += 2) {
+      const int8_t* nope[2] = {kZeroNope, kZeroNope};
+      const uint16_t* rope[2] = {kZeroRope, kZeroRope};
+      const float* scales[2] = {kZeroScales, kZeroScales};
+      bool finite = true;
+      for (int u = 0; u < 2; ++u) {
+        const int64_t key = base + i + u;
+        if (key + kGatherAhead < count + ahead) PrefetchKey(cache, rows[key + kGatherAhead]);
+        if (key >= count) continue;
+        nope[u] = cache.nope + rows[key] * kLatentDim;
+        rope[u] = cache.rope + rows[key] * kRopeKeyDim;
+        scales[u] = cache.scales + rows[key] * kScaleGroups;
+        for (int g = 0; g < kScaleGroups; ++g) finite &= (FloatBits(scales[u][g]) & 0x7f800000u) != 0x7f800000u;
+      }
+      uint16_t* even = buffer + i * kKeyDim;
+      uint16_t* odd = even + kKeyDim;
+      uint16_t* step = v + (base + i) * kPanel;
+      if (finite) {
+        DequantPair<false>(nope[0], nope[1], scales[0], scales[1], even, odd, step, v_panel_stride);
+      } else {
+        DequantPair<true>(nope[0], nope[1], scales[0], scales[1], even, odd, step, v_panel_stride);
+      }
+      memcpy(even + kLatentDim, rope[0], kRopeKeyDim * sizeof(uint16_t));
+      memcpy(odd + kLatentDim, rope[1], kRopeKeyDim * sizeof(uint16_t));
+    }
+    uint16_t* panel = k_panels + base / kPanel * (kPanel * kKeyDim) + 2 * (base % kPanel);
+    for (int w = 0; w < kKeyWords; w += kLanes) {
+      for (int i = 0; i < kGatherKeys; i += kLanes) {
+        TransposeWords(reinterpret_cast<const uint32_t*>(buffer + i * kKeyDim) + w, kKeyWords,
+                       reinterpret_cast<uint32_t*>(panel + 2 * i) + w * kPanel);
+      }
+    }
+  }
+}
+
+}  // namespace ms_dsv32::cpu::MS_DSV32_ISA
+
+#endif  // MS_DSV32_KERNEL_IMPL_CPU_GATHER_H_

@@ -1,0 +1,45 @@
+// Softmax of one row of scores, in place.
+#ifndef MS_DSV32_KERNEL_IMPL_CPU_SOFTMAX_H_
+#define MS_DSV32_KERNEL_IMPL_CPU_SOFTMAX_H_
+
+#include "ms_dsv32/kernel_impl/cpu/simd.h"
+
+namespace ms_dsv32::cpu::MS_DSV32_ISA {
+
+// p[i] = bf16(exp(s[i] * scale - top) / sum), top = max(s * scale), for i < count; 0 for count <= i < padded (a multiple of 64). p takes
+// the first half of the row's bytes. Returns top + ln(sum). count > 0. NaN or +infinity in a score makes the row NaN.
+// Normalised by a multiplication with float32(1 / sum), 1 <= sum <= count: at most one float32 rounding from the quotient.
+inline float SoftmaxRow(float* s, int64_t count, int64_t padded, float scale) {
+  VecF best = Set1(-__builtin_inff());
+  int64_t i = 0;
+  for (; i + kLanes <= count; i += kLanes) {
+    const VecF v = LoadF(s + i) * scale;
+    StoreF(s + i, v);
+    best = Max(best, v);
+  }
+  float top = ReduceMax(best);
+  for (; i < count; ++i) {
+    s[i] *= scale;
+    top = s[i] > top ? s[i] : top;
+  }
+  for (; i < padded; ++i) s[i] = -__builtin_inff();
+
+  VecF sums[2] = {};
+  for (i = 0; i < padded; i += 2 * kLanes) {
+#pragma GCC unroll 2
+    for (int u = 0; u < 2; ++u) {
+      const VecF e = Exp(LoadF(s + i + u * kLanes) - top);
+      StoreF(s + i + u * kLanes, e);
+      sums[u] += e;
+    }
+  }
+  const float sum = ReduceAdd(sums[0] + sums[1]);
+  const float inverse = 1.0f / sum;
+  uint16_t* p = reinterpret_cast<uint16_t*>(s);
+  for (i = 0; i < padded; i += kLanes) StoreBf16(p + i, LoadF(s + i) * inverse);
+  return top + __builtin_logf(sum);
+}
+
+}  // namespace ms_dsv32::cpu::MS_DSV32_ISA
+
+#endif  // MS_DSV32_KERNEL_IMPL_CPU_SOFTMAX_H_
