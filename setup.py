@@ -94,7 +94,8 @@ class BuildLibrary(build_ext):
             if not _up_to_date(target, command):
                 print(f"compiling {output}", flush=True)
                 target.unlink(missing_ok=True)
-                subprocess.run(command, check=True)
+                if subprocess.run(command, check=False).returncode:
+                    raise SystemExit(f"ms_dsv32: could not compile {source.name} ({output})")
                 Path(f"{target}.cmd").write_text(shlex.join(command))
             return target
 

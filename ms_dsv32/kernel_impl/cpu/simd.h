@@ -51,7 +51,14 @@
 #include <simde/x86/fma.h>
 #pragma GCC diagnostic pop
 #elif MS_DSV32_IS_AVX512 || MS_DSV32_IS_AVX2
+#if !defined(__clang__)
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12 blames its own _mm512_undefined_*: GCC PR 105593
+#endif
 #include <immintrin.h>
+#if !defined(__clang__)
+#pragma GCC diagnostic pop
+#endif
 #elif MS_DSV32_IS_NEON
 #include <arm_neon.h>
 #endif
