@@ -61,6 +61,8 @@
 #endif
 #elif MS_DSV32_IS_NEON
 #include <arm_neon.h>
+#elif defined(__SSE2__)
+#include <emmintrin.h>
 #endif
 
 // 64-byte vectors passed between always-inlined functions never cross a real call, so the ABI note is noise.
@@ -183,8 +185,37 @@ MS_DSV32_INLINE void StoreU16(uint16_t* p, VecU v) {  // the low 16 bits of each
 }
 MS_DSV32_INLINE void StoreBf16(uint16_t* p, VecF v) { StoreU16(p, BitsToBf16(v)); }
 
-MS_DSV32_INLINE VecI LoadInt8(const int8_t* p) { return __builtin_convertvector(LoadAs<VecI8>(p), VecI); }
-MS_DSV32_INLINE void StoreInt8(int8_t* p, VecI v) { StoreAs(p, __builtin_convertvector(v, VecI8)); }  // truncates
+// gcc 12 converts a vector of 4, 8 or 16 int8 element by element through scalar registers, hence the intrinsics
+// (with a mask, because the plain ones warn of an uninitialised variable in gcc 12).
+MS_DSV32_INLINE VecI LoadInt8(const int8_t* p) {
+#if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)  // which lacks it
+  return (VecI)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p));
+#elif MS_DSV32_IS_AVX2
+  return (VecI)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p));
+#elif MS_DSV32_IS_PORTABLE && defined(__SSE2__)
+  const __m128i bytes = _mm_cvtsi32_si128(LoadAs<int32_t>(p));
+  const __m128i pairs = _mm_unpacklo_epi8(bytes, bytes);
+  return (VecI)_mm_srai_epi32(_mm_unpacklo_epi16(pairs, pairs), 24);
+#else
+  return __builtin_convertvector(LoadAs<VecI8>(p), VecI);
+#endif
+}
+MS_DSV32_INLINE void StoreInt8(int8_t* p, VecI v) {  // truncates
+#if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)
+  _mm_storeu_si128((__m128i*)p, _mm512_maskz_cvtepi32_epi8(0xffff, (__m512i)v));
+#elif MS_DSV32_IS_AVX2
+  const __m256i low = _mm256_set1_epi32(0x0c080400);  // byte 0 of each lane
+  const __m256i quads = _mm256_shuffle_epi8((__m256i)v, low);
+  const __m128i all = _mm_unpacklo_epi32(_mm256_castsi256_si128(quads), _mm256_extracti128_si256(quads, 1));
+  _mm_storel_epi64((__m128i*)p, all);
+#elif MS_DSV32_IS_PORTABLE && defined(__SSE2__)
+  const __m128i bytes = _mm_and_si128((__m128i)v, _mm_set1_epi32(0xff));
+  const __m128i words = _mm_packs_epi32(bytes, bytes);
+  StoreAs(p, _mm_cvtsi128_si32(_mm_packus_epi16(words, words)));
+#else
+  StoreAs(p, __builtin_convertvector(v, VecI8));
+#endif
+}
 
 MS_DSV32_INLINE VecF LoadFp16(const uint16_t* p) {
   const VecU h = __builtin_convertvector(LoadAs<VecU16>(p), VecU);
