@@ -91,10 +91,12 @@ def assert_float(
     rtol: float,
     fraction: float = ALLOWED_FRACTION,
     one_ulp: bool = False,
+    flip: float = 0.0,
 ) -> None:
     """Floats within ``atol + rtol * |want|``; at most `fraction` outside, and none beyond `GROSS` times that.
 
-    one_ulp: neighbouring bfloat16 values are inside too.
+    one_ulp: neighbouring bfloat16 values are inside too. flip: grossly wrong begins this fraction of the row's largest
+    value later.
     """
     bits = (got, want)
     got, want = _to_float64(name, got, want)
@@ -103,7 +105,7 @@ def assert_float(
     outside = difference > tolerance
     if one_ulp:
         outside &= bf16_steps(*bits) > 1
-    gross = difference > GROSS * tolerance
+    gross = difference > GROSS * tolerance + flip * np.abs(want).max(axis=-1, keepdims=True, initial=0.0)
     if gross.any():
         raise AssertionError(_describe(name, f"beyond {GROSS:g} times the tolerance", gross, difference, got, want))
     _limit_outside(name, outside, difference, got, want, fraction)
@@ -204,7 +206,8 @@ def assert_close_output(name: str, got: Array, want: Array) -> None:
     elif name in ("weights_out", "ip_weights_out"):
         assert_weights(name, got, want)
     elif name == "attention_out":
-        assert_float(name, got, want, atol=1e-4, rtol=5e-3, one_ulp=True)
+        # Where one key has most of the weight, a flip of its rounded probability moves the row by an ulp of that key.
+        assert_float(name, got, want, atol=1e-4, rtol=5e-3, one_ulp=True, flip=BF16_ULP)
     elif name == "lse":
         assert_lse(name, got, want)
     else:

@@ -59,7 +59,7 @@ def load() -> ctypes.CDLL:
     for name in ("ms_dsv32_isa", "ms_dsv32_isas"):
         getattr(library, name).restype = ctypes.c_char_p
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-    if library.ms_dsv32_init(message, _MESSAGE_BYTES):
+    if library.ms_dsv32_init(message, ctypes.c_size_t(_MESSAGE_BYTES)):
         raise RuntimeError(message.value.decode())
     return library
 
@@ -193,7 +193,7 @@ def _invoke(
         (_Attr * max(len(attrs), 1))(*(_attr(info.name, n, v) for n, v in attrs.items())),
         *rest,
         message,
-        _MESSAGE_BYTES,
+        ctypes.c_size_t(_MESSAGE_BYTES),
     )
     if status:
         kind = {1: ValueError, 2: TypeError}.get(status, RuntimeError)

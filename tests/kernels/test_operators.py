@@ -85,7 +85,8 @@ def test_prolog(name: str, b: int, s1: int) -> None:
 @pytest.mark.parametrize("name", PROLOGS)
 @pytest.mark.parametrize("t", [127, 128, 129, 512])
 def test_prolog_of_many_tokens(name: str, t: int) -> None:
-    check(pack(prolog(name, 1, t, seed=t)))
+    case = prolog(name, 1, t, seed=t)
+    check(case, run(pack(case)))
 
 
 @pytest.mark.parametrize("n_q", [1, 5, 128])
@@ -203,7 +204,13 @@ def test_the_fused_prolog_is_the_pair() -> None:
     fused = cases.fused_prolog_case(2, 2, 16, seed=11)
     mla, indexer = cases.mla_prolog_case(2, 2, 16, seed=11), cases.indexer_prolog_case(2, 2, seed=11)
     first = run(mla)
-    second = run(indexer.copy(q_norm=first["q_norm_out"], q_norm_scale=first["q_norm_scale_out"]))
+    second = run(
+        indexer.copy(
+            x=fused.inputs["token_x"],
+            q_norm=first["q_norm_out"],
+            q_norm_scale=first["q_norm_scale_out"],
+        )
+    )
     want = {f"mla_{k}": v for k, v in first.items() if not k.startswith("q_norm")}
     assert_same(run(fused), want | {f"ip_{k}": v for k, v in second.items()})
 
@@ -218,8 +225,9 @@ def test_the_fused_prolog_is_the_pair() -> None:
 def test_attention(b: int, s1: int, n_q: int, kv: int | list[int]) -> None:
     case = cases.with_lse(cases.attention_case(b, s1, n_q, kv, seed=s1))
     check(case)
-    split = cases.attention_case(b, s1, n_q, kv, seed=s1, split=True)
-    assert_same(run(split), run(case))
+    if b:  # no sequence: only the split form tells s1
+        split = cases.attention_case(b, s1, n_q, kv, seed=s1, split=True)
+        assert_same(run(split), run(case))
 
 
 def test_attention_skips_holes_and_empty_rows() -> None:
