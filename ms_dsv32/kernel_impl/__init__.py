@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,14 +37,16 @@ class _Attr(ctypes.Structure):
 
 
 def library_path() -> Path:
-    """The kernel library.
+    """The kernel library: ``MS_DSV32_LIBRARY``, for one that was built in another way, or the package's own.
 
     Raises:
-        FileNotFoundError: the package was not built.
+        FileNotFoundError: there is none.
     """
-    path = Path(__file__).resolve().parent / "libms_dsv32_cpu.so"
+    given = os.environ.get("MS_DSV32_LIBRARY")
+    path = Path(given or Path(__file__).resolve().parent / "libms_dsv32_cpu.so")
     if not path.is_file():
-        raise FileNotFoundError(f"ms_dsv32: {path.name} is missing; install the package with pip, which builds it")
+        hint = "MS_DSV32_LIBRARY names no file" if given else "install the package with pip, which builds it"
+        raise FileNotFoundError(f"ms_dsv32: {path} is missing; {hint}")
     return path
 
 

@@ -31,9 +31,38 @@ def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_operators_on_the_other_instruction_sets(isa: str) -> None:
     if isa not in kernel_impl.isas():
         pytest.skip(f"this CPU lacks {isa}; it has {', '.join(kernel_impl.isas())}")
+    _test_operators(MS_DSV32_CPU_ISA=isa)
+
+
+def _test_operators(**environment: str) -> None:
     arguments = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", str(HERE / "test_operators.py"))
-    result = _python(*arguments, MS_DSV32_CPU_ISA=isa)
+    result = _python(*arguments, **environment)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+
+
+@pytest.fixture(scope="module")
+def simde_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library with its AVX-512 sources compiled to AVX2 through SIMDe, which computes what AVX-512 would."""
+    if "avx2" not in kernel_impl.isas():
+        pytest.skip("the AVX-512 sources through SIMDe need AVX2")
+    if not Path("/usr/include/simde/x86/avx512.h").is_file():
+        pytest.skip("SIMDe is not installed (Debian: libsimde-dev)")
+    folder = tmp_path_factory.mktemp("simde")
+    build = ("setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder / "temp"))
+    result = _python(*build, MS_DSV32_SIMDE="1", CXXFLAGS="-O2 -w")
+    if "No module named 'setuptools" in result.stderr:
+        pytest.skip("setuptools>=70.1 is not installed in this environment")
+    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-5000:]
+    return folder / "ms_dsv32" / "kernel_impl" / "libms_dsv32_cpu.so"
+
+
+@pytest.mark.isa
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ["avx512", "avx512_bf16"])
+def test_operators_of_avx512_through_simde(isa: str, simde_library: Path) -> None:
+    if isa in kernel_impl.isas():
+        pytest.skip(f"this CPU has {isa}: it is tested as it is")
+    _test_operators(MS_DSV32_CPU_ISA=isa, MS_DSV32_LIBRARY=str(simde_library))
 
 
 @pytest.mark.isa
