@@ -1,0 +1,90 @@
+"""Calls the operators through MindSpore, for the tests of ops and cells; results as NumPy arrays."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import mindspore as ms
+import ml_dtypes
+import numpy as np
+from cases import IN_PLACE, Case
+from mindspore import Tensor, nn
+from numpy.typing import NDArray
+
+from ms_dsv32 import kernel_impl, ops, weights
+
+Array = NDArray[Any]
+MODES = ("pynative", "graph", "jit")
+
+
+@contextmanager
+def mode(name: str) -> Iterator[None]:
+    """MindSpore's mode for the time of the block: "graph", or PyNative for everything else."""
+    before = ms.get_context("mode")
+    ms.set_context(mode=ms.GRAPH_MODE if name == "graph" else ms.PYNATIVE_MODE)
+    try:
+        yield
+    finally:
+        ms.set_context(mode=before)
+
+
+@functools.lru_cache(maxsize=64)
+def _shared(address: int, shape: tuple[int, ...], dtype: str) -> list[Tensor]:
+    return []
+
+
+def tensor(array: Array) -> Tensor:
+    """A Tensor on an array's memory; of the read-only weights of `cases` always the same one."""
+    if array.flags.writeable:
+        return weights.to_tensor(array)
+    kept = _shared(array.ctypes.data, array.shape, array.dtype.str)
+    if not kept:
+        kept.append(Tensor.from_numpy(array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array))
+    return kept[0]
+
+
+def tensors(case: Case) -> dict[str, Tensor]:
+    """The case's inputs as Tensors; its in-place caches are copied, so that the case stays as it is."""
+    return {name: tensor(array) for name, array in case.copy().inputs.items()}
+
+
+def arrays(names: Sequence[str], results: Any) -> dict[str, Array]:
+    """An operator's results by name, as arrays of their own."""
+    results = results if isinstance(results, (tuple, list)) else (results,)
+    return {name: weights.to_array(r).copy() for name, r in zip(names, results, strict=True)}
+
+
+class Call(nn.Cell):
+    """One operator as a graph; returns all outputs, so copies of the caches."""
+
+    def __init__(self, operator: str, attributes: dict[str, Any]) -> None:
+        super().__init__()
+        self.function = getattr(ops, operator)
+        self.attributes = attributes
+
+    def construct(self, *inputs):
+        return self.function(*inputs, **self.attributes)
+
+
+def run(case: Case, mode_name: str) -> dict[str, Array]:
+    """The outputs of a case in one of `MODES`; caches are read from the tensors that were passed."""
+    inputs = tensors(case)
+    with mode(mode_name):
+        if mode_name == "pynative":
+            results = getattr(ops, case.operator)(*inputs.values(), **case.attributes)
+        else:
+            call = Call(case.operator, case.attributes)
+            results = (call if mode_name == "graph" else ms.jit(call))(*inputs.values())
+        named = arrays(case.outputs, results)
+    for cache, output in IN_PLACE[case.operator].items():
+        named[output] = weights.to_array(inputs[cache]).copy()
+    return named
+
+
+def bare(case: Case) -> dict[str, Array]:
+    """The outputs of a case by the bare kernel, without MindSpore; the case stays as it is."""
+    outputs = kernel_impl.call(case.operator, case.copy().inputs, case.attributes)
+    return dict(zip(case.outputs, outputs, strict=False))  # an attention case names lse only if it asks for it

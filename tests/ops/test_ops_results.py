@@ -1,0 +1,215 @@
+"""Through MindSpore the operators compute, bit for bit, what the bare kernels do, in every mode and at every size.
+
+The bare kernels are compared with the golden reference in ``tests/kernels``; here one case of each operator is.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+import tolerance
+from calls import MODES, bare, run, tensors
+
+from ms_dsv32 import golden, ops, weights
+from ms_dsv32.config import (
+    IndexerPrologQuantAttr,
+    IndexerPrologQuantConfigs,
+    MlaTileConfig,
+    RopeTileShapeConfig,
+    SaTileShapeConfig,
+)
+
+MAKERS: dict[str, Any] = {
+    "mla_prolog_quant": cases.mla_prolog_case,
+    "lightning_indexer_prolog_quant": cases.indexer_prolog_case,
+    "mla_indexer_prolog_quant": cases.fused_prolog_case,
+    "sparse_flash_attention_quant": cases.attention_case,
+    "lightning_indexer_quant": cases.indexer_case,
+}
+HEADS = ("mla_prolog_quant", "mla_indexer_prolog_quant", "sparse_flash_attention_quant")
+
+
+def make(operator: str, b: int, s1: int, kv: Any = None, n_q: int = 16, **more: Any) -> cases.Case:
+    heads = {"n_q": n_q} if operator in HEADS else {}
+    case: cases.Case = MAKERS[operator](b, s1, kv_lens=kv, **heads, **more)
+    return case
+
+
+def assert_same(got: dict[str, Any], want: dict[str, Any]) -> None:
+    assert list(got) == list(want)
+    for name in want:
+        tolerance.assert_same_bits(name, got[name], want[name])
+
+
+@pytest.mark.parametrize("mode_name", MODES)
+@pytest.mark.parametrize("operator", MAKERS)
+def test_golden(operator: str, mode_name: str) -> None:
+    case = make(operator, 2, 2, [131, 257])
+    got, want = run(case, mode_name), case.golden()
+    caches = {output: cache for cache, output in cases.IN_PLACE[operator].items()}
+    index = case.paging.cache_index
+    for name in case.outputs:
+        if name == "topk_indices":
+            arguments = [case.inputs[n] for n in case.inputs]
+            tolerance.assert_topk(got[name], want[name], golden.lightning_indexer_scores(*arguments))
+        elif name in caches:
+            tolerance.assert_close_cache(name, got[name], want[name], case.inputs[caches[name]], index)
+        else:
+            tolerance.assert_close_output(name, got[name], want[name])
+
+
+# b, s1, n_q: no token, one, few, many; s1 1..4; chunks of a prompt; heads of a whole model and of a part of it.
+TOKENS = [
+    (0, 1, 16),
+    (1, 1, 128),
+    (3, 1, 16),
+    (1, 4, 1),
+    (127, 1, 1),
+    (128, 1, 16),
+    (43, 3, 1),
+    (128, 4, 1),
+    (1, 1024, 1),
+]
+
+
+@pytest.mark.parametrize(("b", "s1", "n_q"), TOKENS)
+@pytest.mark.parametrize("operator", ["mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_indexer_prolog_quant"])
+def test_prologs_at_all_sizes(operator: str, b: int, s1: int, n_q: int) -> None:
+    case = make(operator, b, s1, s1 + 3, n_q=n_q)  # short sequences: the caches of 128 long ones are large
+    want = bare(case)
+    for mode_name in ("pynative", "graph"):
+        assert_same(run(case, mode_name), want)
+
+
+@pytest.mark.parametrize(
+    ("b", "s1", "kv", "n_q"),
+    [
+        (0, 1, None, 16),
+        (1, 1, 1, 128),
+        (2, 2, [127, 128], 16),
+        (3, 1, [129, 2047, 2048], 1),
+        (2, 4, [2049, 4096], 128),
+        (4, 3, [2, 3, 4, 130], 16),
+        (1, 1024, 1152, 1),
+    ],
+)
+@pytest.mark.parametrize("operator", ["sparse_flash_attention_quant", "lightning_indexer_quant"])
+def test_attention_and_indexer_at_all_sizes(operator: str, b: int, s1: int, kv: Any, n_q: int) -> None:
+    case = make(operator, b, s1, kv, n_q)
+    want = bare(case)
+    for mode_name in ("pynative", "graph"):
+        assert_same(run(case, mode_name), want)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("operator", ["sparse_flash_attention_quant", "lightning_indexer_quant"])
+def test_attention_and_indexer_over_128k_keys(operator: str) -> None:
+    case = make(operator, 1, 2, 131072, 4, shuffle=False)
+    want = bare(case)
+    for mode_name in ("pynative", "graph"):
+        assert_same(run(case, mode_name), want)
+
+
+@pytest.mark.parametrize("operator", MAKERS)
+def test_a_split_token_axis(operator: str) -> None:
+    want = bare(make(operator, 2, 3))
+    case = make(operator, 2, 3, split=True)
+    for mode_name in MODES:
+        assert_same(run(case, mode_name), want)
+
+
+@pytest.mark.parametrize("operator", ["mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_indexer_prolog_quant"])
+def test_packed_weights_give_the_same_bits(operator: str) -> None:
+    case = make(operator, 2, 1)
+    packable = ("w_dq", "w_uq_qr", "w_uk", "w_dkv_kr", "w_qb", "wk", "w_proj")
+    bare_name = {n: n.removeprefix("mla_").removeprefix("ip_").removesuffix("_in") for n in case.inputs}
+    changed = {n: weights.pack(case.inputs[n]) for n in case.inputs if bare_name[n] in packable}
+    assert len(changed) == {"mla_prolog_quant": 4, "lightning_indexer_prolog_quant": 3}.get(operator, 7)
+    packed = case.copy(**changed).with_attributes(weight_format="PACKED")
+    for mode_name in ("pynative", "graph"):
+        assert_same(run(packed, mode_name), bare(case))
+
+
+ATTRIBUTES = [
+    ("mla_prolog_quant", {"epsilon_cq": 0.5, "epsilon_ckv": 0.25}, True),
+    ("mla_prolog_quant", {"tile_config": MlaTileConfig(tile_bs=16), "rope_cfg": RopeTileShapeConfig()}, False),
+    ("lightning_indexer_prolog_quant", {"layernorm_epsilon_k": 0.5}, True),
+    ("lightning_indexer_prolog_quant", {"configs": IndexerPrologQuantConfigs(t_sub_tile=2)}, False),
+    ("mla_indexer_prolog_quant", {"ip_attrs": IndexerPrologQuantAttr(layernorm_epsilon_k=0.5)}, True),
+    ("mla_indexer_prolog_quant", {"mla_epsilon_cq": 0.5, "mla_tile_config": MlaTileConfig()}, True),
+    ("sparse_flash_attention_quant", {"softmax_scale": 0.01}, True),
+    ("sparse_flash_attention_quant", {"tile_config": SaTileShapeConfig(g_tile=64)}, False),
+    ("lightning_indexer_quant", {"selected_count": 100}, True),
+]
+
+
+@pytest.mark.parametrize(("operator", "attributes", "matters"), ATTRIBUTES)
+def test_attributes_reach_the_kernel(operator: str, attributes: dict[str, Any], matters: bool) -> None:
+    plain = make(operator, 1, 2, 140)
+    case = plain.with_attributes(**attributes)
+    want, default = bare(case), bare(plain)
+    for mode_name in MODES:
+        assert_same(run(case, mode_name), want)
+    differs = any(want[n].shape != default[n].shape or want[n].tobytes() != default[n].tobytes() for n in want)
+    assert differs == matters
+
+
+def test_lse() -> None:
+    case = cases.with_lse(make("sparse_flash_attention_quant", 2, 2, [1, 140]))  # a row without a visible key
+    want = bare(case)
+    assert np.isneginf(want["lse"][0, 0]).all()
+    for mode_name in MODES:
+        assert_same(run(case, mode_name), want)
+
+
+@pytest.mark.parametrize("operator", ["mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_indexer_prolog_quant"])
+def test_the_caches_that_come_back_are_those_that_were_passed(operator: str) -> None:
+    case = make(operator, 1, 1)
+    inputs = tensors(case)
+    results = dict(zip(case.outputs, getattr(ops, operator)(*inputs.values()), strict=True))
+    for cache, output in cases.IN_PLACE[operator].items():
+        assert results[output] is inputs[cache]
+
+
+def test_a_prompt_in_chunks_is_the_prompt() -> None:
+    whole = make("mla_indexer_prolog_quant", 1, 150, 150, n_q=1)
+    want = bare(whole)
+    inputs = tensors(whole)
+    names = list(inputs)
+    pieces: dict[str, list[Any]] = {}
+    for start, stop in ((0, 1), (1, 129), (129, 150)):
+        part = dict(inputs)
+        for name in ("token_x", "cos", "sin", "cache_index"):
+            part[name] = weights.to_tensor(whole.inputs[name][start:stop])
+        for name, result in zip(whole.outputs, ops.mla_indexer_prolog_quant(*(part[n] for n in names)), strict=True):
+            pieces.setdefault(name, []).append(weights.to_array(result).copy())
+    caches = cases.IN_PLACE["mla_indexer_prolog_quant"].values()
+    for name, parts in pieces.items():
+        tolerance.assert_same_bits(name, parts[-1] if name in caches else np.concatenate(parts), want[name])
+
+
+def test_padding_nan_and_equal_rows() -> None:
+    case = make("mla_prolog_quant", 4, 1, n_q=1)
+    index = case.inputs["cache_index"].copy()
+    token_x = case.inputs["token_x"].copy()
+    clean = bare(case)
+    index[1] = -1  # padding
+    token_x[2] = 0x7FC0  # NaN
+    index[3] = index[0]  # the later token wins
+    hard = case.copy(cache_index=index, token_x=token_x)
+    want = bare(hard)
+    for mode_name in MODES:
+        assert_same(run(hard, mode_name), want)
+    for name in ("q_norm_out", "query_nope_out", "query_rope_out"):
+        rows = [0, 1, 3]
+        tolerance.assert_same_bits(name, want[name][rows], clean[name][rows])
+    flat = {n: want[n].reshape(-1, want[n].shape[-1]) for n in ("kv_cache_out", "kr_cache_out")}
+    was = {n: clean[n].reshape(-1, clean[n].shape[-1]) for n in flat}
+    own = case.inputs["cache_index"]
+    for name in flat:
+        tolerance.assert_same_bits(name, flat[name][own[0]], was[name][own[3]])
+    untouched = case.inputs["kv_cache"].reshape(-1, 512)[own[1]]
+    tolerance.assert_same_bits("padding row", flat["kv_cache_out"][own[1]], untouched)
