@@ -111,6 +111,51 @@ def test_int8_up_projection_is_dequantised_in_order(case: cases.Case, result: di
         tolerance.assert_same_bits("q_nope", result["query_nope_out"][:, n], nope)
 
 
+def test_latents_step_by_step(case: cases.Case, result: dict[str, np.ndarray]) -> None:
+    """Steps 1 and 5 restated, with every rounding: of the projection, and of the norm."""
+    i = case.inputs
+    x = golden.bf16_to_float32(i["token_x"]).astype(np.float64)
+
+    def project(w: np.ndarray) -> np.ndarray:
+        return golden.round_bf16((x @ wide(w)).astype(np.float32))
+
+    def norm(v: np.ndarray, gamma: np.ndarray) -> np.ndarray:
+        rms = np.sqrt((v.astype(np.float64) ** 2).mean(-1, keepdims=True).astype(np.float32) + np.float32(1e-5))
+        return golden.round_bf16(v / rms * golden.bf16_to_float32(gamma))
+
+    q_norm, q_norm_scale = golden.quantise(norm(project(i["w_dq"]), i["gamma_cq"]))
+    tolerance.assert_same_bits("q_norm", result["q_norm_out"], q_norm)
+    tolerance.assert_same_bits("q_norm_scale", result["q_norm_scale_out"], q_norm_scale)
+    kv = project(i["w_dkv_kr"])
+    k8, ks = golden.quantise(norm(kv[:, :512], i["gamma_ckv"]).reshape(6, 4, 128))
+    tolerance.assert_same_bits("kv_cache", written(case, result, "kv_cache_out"), k8.reshape(6, 512))
+    tolerance.assert_same_bits("k_scale_cache", written(case, result, "k_scale_cache_out"), ks[..., 0])
+    kr = golden.rope_interleaved(kv[:, 512:], *(golden.bf16_to_float32(i[name]) for name in ("cos", "sin")))
+    tolerance.assert_same_bits("kr_cache", written(case, result, "kr_cache_out"), golden.float32_to_bf16(kr))
+
+
+def test_the_token_scale_comes_before_the_channel_scale(case: cases.Case, result: dict[str, np.ndarray]) -> None:
+    """Channel scales chosen so that the two orders round to different bfloat16 values."""
+    total = (result["q_norm_out"][:1].astype(np.int64) @ case.inputs["w_uq_qr"].astype(np.int64)).astype(np.float32)
+    token_scale = result["q_norm_scale_out"][0]
+    candidates = np.random.default_rng(0).uniform(0.5, 2, (768, 10000)).astype(np.float32)
+    right = golden.round_bf16(total[0][:, None] * token_scale * candidates)
+    differ = right != golden.round_bf16(total[0][:, None] * candidates * token_scale)
+    chosen = differ.argmax(axis=1)
+    rope = np.arange(768).reshape(4, 192)[:, 128:]
+    assert differ[rope].any(axis=-1).sum() > 3
+    columns = np.arange(768)
+    still = case.copy(
+        dequant_scale=candidates[columns, chosen][:, None],
+        cos=np.full_like(case.inputs["cos"], 0x3F80),
+        sin=np.zeros_like(case.inputs["sin"]),
+    )
+    want = right[columns, chosen][rope]
+    want = np.concatenate([want[:, 0::2], want[:, 1::2]], axis=-1)  # cos = 1 and sin = 0: reordered, not turned
+    got = golden.bf16_to_float32(still.golden()["query_rope_out"][0])
+    np.testing.assert_array_equal(got, want)
+
+
 def test_latents_are_rounded_to_bf16_before_they_are_quantised(case: cases.Case, result: dict[str, np.ndarray]) -> None:
     """scale * 127 is the largest |cq| (or |ckv| of a group): a bfloat16 value, up to the scale's own rounding."""
     for scale in (result["q_norm_scale_out"], written(case, result, "k_scale_cache_out")):
@@ -269,6 +314,12 @@ def test_epsilon_counts(case: cases.Case, result: dict[str, np.ndarray]) -> None
             ValueError,
             r"cache_index\[4\] = 1000000000 is outside \[0, block_num \* block_size\) = \[0, \d+\) "
             r"and is not -1 \(padding\)",
+        ),
+        (
+            "cache_index",
+            lambda a: np.where(np.arange(6) == 0, 128 * 7, a),
+            ValueError,
+            r"cache_index\[0\] = 896 is outside \[0, .* = \[0, 896\)",
         ),
         ("cache_index", lambda a: np.where(np.arange(6) == 5, -2, a), ValueError, r"cache_index\[5\] = -2 is outside"),
     ],

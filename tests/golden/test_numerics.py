@@ -113,7 +113,8 @@ def test_matmul_int8_is_exact(k: int) -> None:
     w = RNG.integers(-128, 128, (k, 2051), np.int8)
     a[0] = -128
     w[:, :7] = -128  # the largest possible sum, k * 2^14
-    w[:, 7] = 127
+    a[1] = RNG.integers(100, 128, k)
+    w[:, 7] = RNG.integers(100, 128, k)  # large sums that are not a multiple of a power of two
     want = a.astype(np.int64) @ w.astype(np.int64)
     got = golden.matmul_int8(a, w)
     assert got.dtype == np.int32
