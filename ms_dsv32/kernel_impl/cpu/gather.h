@@ -39,24 +39,19 @@ MS_DSV32_INLINE void PrefetchKey(const LatentCache& cache, int64_t row) {
   Prefetch(cache.scales + row * kScaleGroups);
 }
 
-// bf16(v) in the upper half of each lane; the lower half is garbage. Only with kAnyValue for NaN.
-template <bool kAnyValue>
-MS_DSV32_INLINE VecU RoundToUpperHalf(VecF v) {
-  if (kAnyValue) return BitsToBf16(v) << 16;
-  const VecU u = (VecU)v;
-  return u + 0x7fffu + ((u >> 16) & 1u);
-}
-
-// Two neighbouring keys: bf16 rows to even and odd, and their pairs to v (the address of their step in the first panel).
-template <bool kAnyValue>
+// Two neighbouring keys: bf16 rows to even and odd, and their pairs to v (the address of their step in the first panel). Only with
+// kMayBeNan may a product be NaN, which needs a scale that is NaN or infinite.
+template <bool kMayBeNan>
 MS_DSV32_INLINE void DequantPair(const int8_t* k8_even, const int8_t* k8_odd, const float* scale_even, const float* scale_odd,
                                  uint16_t* even, uint16_t* odd, uint16_t* v, int64_t v_panel_stride) {
   for (int g = 0; g < kScaleGroups; ++g) {
     const VecF se = Set1(scale_even[g]), so = Set1(scale_odd[g]);
 #pragma GCC unroll 2
     for (int c = g * kGroupDim; c < (g + 1) * kGroupDim; c += kLanes) {
-      const VecU e = RoundToUpperHalf<kAnyValue>(ToFloat(LoadInt8(k8_even + c)) * se);
-      const VecU o = RoundToUpperHalf<kAnyValue>(ToFloat(LoadInt8(k8_odd + c)) * so);
+      const VecF even_f = ToFloat(LoadInt8(k8_even + c)) * se;
+      const VecF odd_f = ToFloat(LoadInt8(k8_odd + c)) * so;
+      const VecU e = kMayBeNan ? BitsToBf16(even_f) << 16 : RoundToUpperHalf(even_f);
+      const VecU o = kMayBeNan ? BitsToBf16(odd_f) << 16 : RoundToUpperHalf(odd_f);
       StoreU16(even + c, e >> 16);
       StoreU16(odd + c, o >> 16);
       StoreAs(v + c / kPanel * v_panel_stride + 2 * (c % kPanel), (e >> 16) | (o & 0xffff0000u));

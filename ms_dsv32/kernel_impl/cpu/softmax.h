@@ -6,6 +6,25 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
+// e^v for v <= 0, as Exp: 0 below -87.33, NaN for NaN.
+MS_DSV32_INLINE VecF ExpNonPositive(VecF v) {
+  const VecI small = (VecI)(v < -0x1.5d58ap6f);  // e^-87.336 = 2^-126, the least normal number
+  const VecF x = (VecF)((VecI)v & ~small);       // whatever becomes 0 in the end
+  const VecF n = Rint(x * 1.44269504088896341f);
+  const VecF r = Fma(n, Set1(-0x1.7f7d1cp-20f), Fma(n, Set1(-0x1.62e4p-1f), x));
+  VecF p = Set1(1.0f / 5040.0f);
+  p = Fma(p, r, Set1(1.0f / 720.0f));
+  p = Fma(p, r, Set1(1.0f / 120.0f));
+  p = Fma(p, r, Set1(1.0f / 24.0f));
+  p = Fma(p, r, Set1(1.0f / 6.0f));
+  p = Fma(p, r, Set1(0.5f));
+  p = Fma(p, r, Set1(1.0f));
+  p = Fma(p, r, Set1(1.0f));
+  // n >= -126, so 2^n is normal. A NaN leaves p NaN whatever the conversion gives.
+  const VecF power = (VecF)((__builtin_convertvector(n, VecI) + 127) << 23);
+  return (VecF)((VecI)(p * power) & ~small);
+}
+
 // p[i] = bf16(exp(s[i] * scale - top) / sum), top = max(s * scale), for i < count; 0 for count <= i < padded (a multiple of 64). p takes
 // the first half of the row's bytes. Returns top + ln(sum). count > 0. NaN or +infinity in a score makes the row NaN.
 // Normalised by a multiplication with float32(1 / sum), 1 <= sum <= count: at most one float32 rounding from the quotient.
@@ -28,7 +47,7 @@ inline float SoftmaxRow(float* s, int64_t count, int64_t padded, float scale) {
   for (i = 0; i < padded; i += 2 * kLanes) {
 #pragma GCC unroll 2
     for (int u = 0; u < 2; ++u) {
-      const VecF e = Exp(LoadF(s + i + u * kLanes) - top);
+      const VecF e = ExpNonPositive(LoadF(s + i + u * kLanes) - top);
       StoreF(s + i + u * kLanes, e);
       sums[u] += e;
     }
@@ -36,7 +55,11 @@ inline float SoftmaxRow(float* s, int64_t count, int64_t padded, float scale) {
   const float sum = ReduceAdd(sums[0] + sums[1]);
   const float inverse = 1.0f / sum;
   uint16_t* p = reinterpret_cast<uint16_t*>(s);
-  for (i = 0; i < padded; i += kLanes) StoreBf16(p + i, LoadF(s + i) * inverse);
+  if (sum == sum) {
+    for (i = 0; i < padded; i += kLanes) StoreU16(p + i, RoundToUpperHalf(LoadF(s + i) * inverse) >> 16);
+  } else {
+    for (i = 0; i < padded; i += kLanes) StoreBf16(p + i, LoadF(s + i) * inverse);
+  }
   return top + __builtin_logf(sum);
 }
 
