@@ -105,7 +105,9 @@ struct Int8Dot {
   static MS_DSV32_INLINE VecI Operand(VecI raw, int phase) { return Weights(raw, phase); }
   static MS_DSV32_INLINE VecI Dot(VecI acc, VecI w, VecI x) {
 #if MS_DSV32_IS_AVX2
-    return acc + (VecI)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+    acc += (VecI)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+    asm("" : "+x"(acc));  // else GCC adds the products of both phases first, and spills them
+    return acc;
 #elif defined(__SSE2__)
     return acc + (VecI)_mm_madd_epi16((__m128i)w, (__m128i)x);
 #else
