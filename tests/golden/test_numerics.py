@@ -5,7 +5,7 @@ from __future__ import annotations
 import ml_dtypes
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -62,6 +62,7 @@ def test_a_nan_stays_a_nan_whatever_its_payload() -> None:
     assert np.isnan(golden.round_bf16(bits.view(np.float32))).all()
 
 
+@settings(deadline=None)
 @given(hnp.arrays(np.uint32, 64))
 def test_bf16_agrees_with_ml_dtypes(bits: np.ndarray) -> None:
     values = bits.view(np.float32)
@@ -156,6 +157,7 @@ def test_quantise_contains_nan_and_inf() -> None:
     assert np.isposinf(scale[2, 0])
 
 
+@settings(deadline=None)
 @given(
     hnp.arrays(
         np.float32,

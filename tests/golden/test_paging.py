@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_dsv32 import golden
@@ -12,6 +12,7 @@ from ms_dsv32 import golden
 LENGTHS = st.lists(st.integers(0, 700), min_size=0, max_size=6)
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.sampled_from([1, 16, 128]), st.integers(0, 3), st.booleans())
 def test_block_table(lengths: list[int], block_size: int, spare: int, shuffle: bool) -> None:
     need = sum((n + block_size - 1) // block_size for n in lengths)
@@ -30,6 +31,7 @@ def test_block_table(lengths: list[int], block_size: int, spare: int, shuffle: b
         assert (row[count:] == -1).all()
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(0, 5))
 def test_cache_index(lengths: list[int], s1: int) -> None:
     table = golden.make_block_table(lengths, 128, rng=np.random.default_rng(2), block_num=40)
@@ -45,6 +47,7 @@ def test_cache_index(lengths: list[int], s1: int) -> None:
     assert np.unique(written).size == written.size
 
 
+@settings(deadline=None)
 @given(LENGTHS, st.integers(1, 3))
 def test_round_trip(lengths: list[int], width: int) -> None:
     table = golden.make_block_table(lengths, 128, rng=np.random.default_rng(3), block_num=40)

@@ -136,13 +136,14 @@ def test_half_a_percent_may_be_outside_but_not_grossly(name: str) -> None:
         tolerance.assert_close_output(name, got, want)
 
 
-def test_a_wrong_token_among_256_fails() -> None:
+@pytest.mark.parametrize("name", ["query_nope_out", "query_rope_out", "attention_out"])
+def test_a_wrong_token_among_256_fails(name: str) -> None:
     """One token of 256 is 0.4 % of the values, and would hide in the 0.5 %."""
     want = cases.random_bf16(RNG, (256, 4, 64))
     got = want.copy()
     got[255] = cases.random_bf16(RNG, (4, 64))
     with pytest.raises(AssertionError, match="beyond 16 times the tolerance"):
-        tolerance.assert_close_output("query_rope_out", got, want)
+        tolerance.assert_close_output(name, got, want)
 
 
 def test_one_ulp_of_attention_out_is_inside() -> None:
@@ -150,6 +151,18 @@ def test_one_ulp_of_attention_out_is_inside() -> None:
     tolerance.assert_close_output("attention_out", want + np.uint16(1), want)
     with pytest.raises(AssertionError, match="outside the tolerance"):
         tolerance.assert_close_output("attention_out", want + np.uint16(2), want)
+
+
+def test_a_flipped_probability_moves_a_row_of_attention_out() -> None:
+    """A probability in 1/2..1 flips by 2^-8: the row moves by so much of its key, also where other keys cancel it."""
+    want = np.full((64, 1, 8, 512), 0x4080, np.uint16)  # fours
+    want[3, 0, 5, 9] = golden.float32_to_bf16(np.float32(0.01))
+    got = want.copy()
+    got[3, 0, 5, 9] = golden.float32_to_bf16(np.float32(0.01 + 4 * 2**-8))
+    tolerance.assert_close_output("attention_out", got, want)
+    got[3, 0, 5, 9] = golden.float32_to_bf16(np.float32(0.01 + 4 * 2**-6))
+    with pytest.raises(AssertionError, match="beyond 16 times the tolerance"):
+        tolerance.assert_close_output("attention_out", got, want)
 
 
 def test_bf16_steps() -> None:
