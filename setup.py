@@ -1,11 +1,12 @@
 """Builds the native CPU kernels into the package; everything else is in pyproject.toml.
 
-The kernels are a plain shared library, loaded by MindSpore and by ctypes, so one wheel serves every Python version of a platform.
-Each ``<op>.cc`` is compiled once for every instruction set; the library chooses among them at run time.
+The kernels are a plain shared library, loaded by MindSpore and by ctypes, so one wheel serves every Python version of a
+platform. Each ``<op>.cc`` is compiled once for every instruction set; the library chooses among them at run time.
 
 Environment: ``CXX`` (default g++), ``CXXFLAGS`` (appended), ``MS_DSV32_BUILD_JOBS`` (parallel compiler processes),
-``MS_DSV32_SANITIZE`` (value of -fsanitize=), ``MS_DSV32_SIMDE=1`` (compile the AVX-512 sources to AVX2 through SIMDe's headers, to test
-them on a CPU without AVX-512), ``MS_DSV32_CPU_ARCH`` (machine to compile for, where CXX is a cross compiler).
+``MS_DSV32_SANITIZE`` (value of -fsanitize=), ``MS_DSV32_SIMDE=1`` (compile the AVX-512 sources to AVX2 through SIMDe's
+headers, to test them on a CPU without AVX-512), ``MS_DSV32_CPU_ARCH`` (machine to compile for, where CXX is a cross
+compiler).
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ from setuptools.command.build_py import build_py
 ROOT = Path(__file__).resolve().parent
 CPU = Path("ms_dsv32/kernel_impl/cpu")
 
-# MindSpore passes std::string and std::vector through its ahead-of-time interface with the old ABI. Contraction is off because the contract
-# rounds after each named step; fused multiply-add is written out where a kernel wants it.
+# MindSpore passes std::string and std::vector through its ahead-of-time interface with the old ABI. Contraction is off
+# because the contract rounds after each named step; fused multiply-add is written out where a kernel wants it.
 FLAGS = [
     *("-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"),
@@ -137,7 +138,9 @@ class PlatformWheel(bdist_wheel):
 
 
 if sys.platform != "linux":
-    raise SystemExit("ms_dsv32: only Linux is supported, as by MindSpore's packages for CPU and Ascend that it builds on")
+    raise SystemExit(
+        "ms_dsv32: only Linux is supported, as by MindSpore's packages for CPU and Ascend that it builds on"
+    )
 setup(
     ext_modules=[Extension("ms_dsv32.kernel_impl.libms_dsv32_cpu", sources=[])],
     cmdclass={"build_ext": BuildLibrary, "build_py": BuildPackage, "bdist_wheel": PlatformWheel},

@@ -1,8 +1,8 @@
 """The only reader of ``op_info/``: the operators' contracts as objects, and what is generated from them.
 
 ``python -m ms_dsv32.op_info --check`` validates the JSON files against their schemas and fails if a generated file is
-out of step; ``--write`` writes the generated files: the C++ tables in ``kernel_impl/generated/`` (argument indices, shapes,
-dtypes and attribute rules, against which every call is checked) and ``docs/ops.md``.
+out of step; ``--write`` writes the generated files: the C++ tables in ``kernel_impl/generated/`` (argument indices,
+shapes, dtypes and attribute rules, against which every call is checked) and ``docs/ops.md``.
 
 A shape is written in symbols (``dims.json`` gives their values or ranges), each axis a sum or a product of them. An
 argument may have alternatives, told apart by their rank: the token axis merged, ``(t, h)``, or split, ``(b, s1, h)``.
@@ -51,8 +51,8 @@ class Dim:
 class Arg:
     """An input or output: ``shapes`` holds the alternatives, each a tuple of axis expressions.
 
-    ``format`` and ``packable`` are of inputs; ``in_place`` inputs are written; an output with ``in_place_of`` is the buffer of
-    that input and not an output of the kernel.
+    ``format`` and ``packable`` are of inputs; ``in_place`` inputs are written; an output with ``in_place_of`` is the
+    buffer of that input and not an output of the kernel.
     """
 
     name: str
@@ -77,8 +77,8 @@ class Arg:
 class Attr:
     """An attribute; ``required`` if it has no default. ``binds`` names the dim whose value it is.
 
-    A ``config`` is an object of that class in ``ms_dsv32.config``; if it ``carries`` an operator, its fields are that operator's
-    published attributes, and the kernel knows them as ``attr.field``.
+    A ``config`` is an object of that class in ``ms_dsv32.config``; if it ``carries`` an operator, its fields are that
+    operator's published attributes, and the kernel knows them as ``attr.field``.
     """
 
     name: str
@@ -219,7 +219,9 @@ def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | 
     unknown = sorted(set(given) - {a.name for a in op.attrs})
     missing = [a.name for a in op.attrs if a.required and a.name not in given]
     if unknown or missing:
-        raise TypeError(f"{op.name}: " + (f"no attribute {unknown[0]}" if unknown else f"attribute {missing[0]} is missing"))
+        raise TypeError(
+            f"{op.name}: " + (f"no attribute {unknown[0]}" if unknown else f"attribute {missing[0]} is missing")
+        )
     bound: dict[str, float | int | str | bool] = {}
     for attr in op.attrs:
         value = given.get(attr.name, attr.default)
@@ -322,9 +324,10 @@ def docs() -> str:
         "<!-- Generated from op_info/ by `python -m ms_dsv32.op_info --write`. Do not edit. -->",
         "# Operators",
         "",
-        "Every tensor is contiguous. Where two shapes are given, the token axis may come merged or split. Caches are updated in",
-        "place: the function returns the very tensors that were passed. NZ is the storage format on Ascend; a *packable* weight",
-        "may be laid out once by `ms_dsv32.weights` and passed with `weight_format=\"PACKED\"`. (+) goes beyond the source.",
+        "Every tensor is contiguous. Where two shapes are given, the token axis may come merged or split. Caches are updated",
+        "in place: the function returns the very tensors that were passed. NZ is the storage format on Ascend; a *packable*",
+        'weight may be laid out once by `ms_dsv32.weights` and passed with `weight_format="PACKED"`. (+) goes beyond the',
+        "source.",
         "",
         "## Dimensions",
         "",
@@ -400,7 +403,9 @@ def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m ms_dsv32.op_info", description=(__doc__ or "").partition("\n")[0])
     mode = parser.add_mutually_exclusive_group(required=True)
-    mode.add_argument("--check", action="store_true", help="fail if a JSON file is invalid or a generated file out of step")
+    mode.add_argument(
+        "--check", action="store_true", help="fail if a JSON file is invalid or a generated file out of step"
+    )
     mode.add_argument("--write", action="store_true", help="write the generated files")
     write = parser.parse_args(argv).write
     problems = check_schemas()

@@ -51,7 +51,12 @@ def test_imports_go_one_way(path: Path) -> None:
 
 @pytest.mark.parametrize("name", op_info.names())
 def test_an_operator_has_one_stem_in_each_layer(name: str) -> None:
-    for path in (f"golden/{name}.py", f"ops/{name}.py", f"kernel_impl/cpu/{name}.cc", f"kernel_impl/generated/{name}.h"):
+    for path in (
+        f"golden/{name}.py",
+        f"ops/{name}.py",
+        f"kernel_impl/cpu/{name}.cc",
+        f"kernel_impl/generated/{name}.h",
+    ):
         assert (PACKAGE / path).is_file(), path
 
 

@@ -1,4 +1,5 @@
-"""The contract files: valid, in step with what is generated from them, and the only place where a signature is written."""
+"""The contract files: valid, in step with what is generated from them, and the only place where a signature is
+written."""
 
 from __future__ import annotations
 
@@ -16,11 +17,13 @@ ROOT = Path(__file__).resolve().parent.parent
 # The contract's order; written here once more, because what generates everything else cannot check itself.
 CONTRACT = {
     "mla_prolog_quant": (
-        "token_x w_dq w_uq_qr dequant_scale w_uk w_dkv_kr gamma_cq gamma_ckv cos sin cache_index kv_cache kr_cache k_scale_cache",
+        "token_x w_dq w_uq_qr dequant_scale w_uk w_dkv_kr gamma_cq gamma_ckv cos sin cache_index kv_cache kr_cache "
+        "k_scale_cache",
         "q_norm_out q_norm_scale_out query_nope_out query_rope_out kv_cache_out kr_cache_out k_scale_cache_out",
     ),
     "lightning_indexer_prolog_quant": (
-        "x q_norm q_norm_scale w_qb w_qb_scale wk w_proj ln_gamma_k ln_beta_k cos_idx_rope sin_idx_rope hadamard_q hadamard_k "
+        "x q_norm q_norm_scale w_qb w_qb_scale wk w_proj ln_gamma_k ln_beta_k cos_idx_rope sin_idx_rope hadamard_q "
+        "hadamard_k "
         "k_cache k_cache_scale k_cache_index",
         "q_int8_out q_scale_out k_int8_out k_scale_out weights_out",
     ),
@@ -29,8 +32,10 @@ CONTRACT = {
         "attention_out lse",
     ),
     "mla_indexer_prolog_quant": (
-        "token_x mla_w_dq mla_w_uq_qr mla_dequant_scale mla_w_uk mla_w_dkv_kr mla_gamma_cq mla_gamma_ckv cos sin cache_index "
-        "mla_kv_cache mla_kr_cache mla_k_scale_cache ip_w_qb_in ip_w_qb_scale_in ip_wk_in ip_w_proj_in ip_ln_gamma_k_in "
+        "token_x mla_w_dq mla_w_uq_qr mla_dequant_scale mla_w_uk mla_w_dkv_kr mla_gamma_cq mla_gamma_ckv cos sin "
+        "cache_index "
+        "mla_kv_cache mla_kr_cache mla_k_scale_cache ip_w_qb_in ip_w_qb_scale_in ip_wk_in ip_w_proj_in "
+        "ip_ln_gamma_k_in "
         "ip_ln_beta_k_in ip_hadamard_q_in ip_hadamard_k_in ip_k_cache ip_k_cache_scale",
         "mla_query_nope_out mla_query_rope_out mla_kv_cache_out mla_kr_cache_out mla_k_scale_cache_out ip_q_int8_out "
         "ip_q_scale_out ip_k_int8_out ip_k_scale_out ip_weights_out",
@@ -163,14 +168,21 @@ def _signature(name: str, **sizes: int) -> tuple[list[tuple[int, ...]], list[str
         "b": 2, "s1": 2, "t": 4, "n_q": 16, "block_num": 10, "max_blocknum_perbatch": 3, "selected_count": 2048, **sizes
     }  # fmt: skip
     op = op_info.load(name)
-    shapes = [tuple(eval(axis, {}, values) for axis in a.shapes[0]) for a in op.inputs]  # noqa: S307 - our own files
+    shapes = [tuple(eval(axis, {}, values) for axis in a.shapes[0]) for a in op.inputs]
     return shapes, [a.ms_dtype for a in op.inputs]
 
 
 def _attrs(name: str, **given: object) -> dict[str, float | int | str | bool]:
     needed: dict[str, object] = {}
     if name == "sparse_flash_attention_quant":
-        needed = {"nq": 16, "n_kv": 1, "softmax_scale": 0.1, "topk": 2048, "block_size": 128, "max_blocknum_perbatch": 3}
+        needed = {
+            "nq": 16,
+            "n_kv": 1,
+            "softmax_scale": 0.1,
+            "topk": 2048,
+            "block_size": 128,
+            "max_blocknum_perbatch": 3,
+        }
     return op_info.bind_attrs(op_info.load(name), needed | given)
 
 
@@ -179,7 +191,8 @@ def test_validate_infers_the_outputs(name: str) -> None:
     shapes, dtypes = _signature(name)
     outputs = kernel_impl.validate(name, shapes, dtypes, _attrs(name))
     expected = {
-        "q_norm_out": (4, 1536), "q_norm_scale_out": (4, 1), "query_nope_out": (4, 16, 512), "query_rope_out": (4, 16, 64),
+        "q_norm_out": (4, 1536), "q_norm_scale_out": (4, 1), "query_nope_out": (4, 16, 512),
+        "query_rope_out": (4, 16, 64),
         "mla_query_nope_out": (4, 16, 512), "mla_query_rope_out": (4, 16, 64), "q_int8_out": (4, 64, 128),
         "q_scale_out": (4, 64, 1), "weights_out": (4, 64), "ip_q_int8_out": (4, 64, 128), "ip_q_scale_out": (4, 64, 1),
         "ip_weights_out": (4, 64), "attention_out": (2, 2, 16, 512), "lse": (2, 2, 16), "topk_indices": (4, 2048),
@@ -187,7 +200,9 @@ def test_validate_infers_the_outputs(name: str) -> None:
     kernel_outputs = op_info.load(name).kernel_outputs
     assert outputs == tuple(expected[o.name] for o in kernel_outputs)
     # An axis that is not known yet stays unknown.
-    unknown = kernel_impl.validate(name, [(-1, *s[1:]) if i == 0 else s for i, s in enumerate(shapes)], dtypes, _attrs(name))
+    unknown = kernel_impl.validate(
+        name, [(-1, *s[1:]) if i == 0 else s for i, s in enumerate(shapes)], dtypes, _attrs(name)
+    )
     assert len(unknown) == len(outputs)
 
 
@@ -205,7 +220,10 @@ def test_validate_names_each_bad_input(name: str, change: str) -> None:
             error: type[Exception] = TypeError
         elif change == "rank":
             bad_shapes[i] = (*shapes[i], 1, 1, 1)
-            expected, error = f"{name}: {arg.name} has shape ({', '.join(map(str, bad_shapes[i]))}), expected (", ValueError
+            expected, error = (
+                f"{name}: {arg.name} has shape ({', '.join(map(str, bad_shapes[i]))}), expected (",
+                ValueError,
+            )
         else:
             bad_shapes[i] = (*shapes[i][:-1], shapes[i][-1] + 1)
             expected, error = f"{name}: ", ValueError
@@ -217,13 +235,15 @@ def test_validate_names_each_bad_input(name: str, change: str) -> None:
 @pytest.mark.parametrize(
     ("name", "argument", "shape", "message"),
     [
-        ("mla_prolog_quant", "w_dq", (7168, 1535), "w_dq has shape (7168, 1535), expected (h, q_lora_rank) = (7168, 1536)"),
+        ("mla_prolog_quant", "w_dq", (7168, 1535), "w_dq has shape (7168, 1535), expected (h, q_lora_rank) = (7168, "
+                                                   "1536)"),
         ("mla_prolog_quant", "token_x", (4, 7167),
          "token_x has shape (4, 7167), expected (t, h) = (t, 7168) or (b, s1, h) = (b, s1, 7168)"),
         ("mla_prolog_quant", "cos", (5, 64), "cos has shape (5, 64), expected (t, rope_dim) = (4, 64) or "
          "(b, s1, rope_dim) = (b, s1, 64)"),
         ("mla_prolog_quant", "w_uq_qr", (1536, 129 * 192),
-         "w_uq_qr has shape (1536, 24768), expected (q_lora_rank, n_q * q_head_dim) = (1536, n_q * 192) with n_q in [1, 128]"),
+         "w_uq_qr has shape (1536, 24768), expected (q_lora_rank, n_q * q_head_dim) = (1536, n_q * 192) with n_q in "
+         "[1, 128]"),
         ("mla_prolog_quant", "w_uk", (15, 128, 512),
          "w_uk has shape (15, 128, 512), expected (n_q, qk_nope_head_dim, kv_lora_rank) = (16, 128, 512)"),
         ("mla_prolog_quant", "cache_index", (3,), "cache_index has shape (3,), expected (t) = (4) or (b, s1)"),
@@ -258,7 +278,8 @@ def test_error_texts(name: str, argument: str, shape: tuple[int, ...], message: 
         ("sparse_flash_attention_quant", {"topk": 1024}, ValueError,
          "topk_indices has shape (4, 2048), expected (t, n_kv * selected_count) = (4, 1024) or "
          "(b, s1, n_kv * selected_count) = (b, s1, 1024)"),
-        ("mla_indexer_prolog_quant", {"mla_cache_mode": "TND"}, ValueError, "mla_cache_mode must be 'PA_BSND', got 'TND'"),
+        ("mla_indexer_prolog_quant", {"mla_cache_mode": "TND"}, ValueError, "mla_cache_mode must be 'PA_BSND', got "
+            "'TND'"),
     ],
 )  # fmt: skip
 def test_attribute_error_texts(name: str, attrs: dict[str, object], error: type[Exception], message: str) -> None:

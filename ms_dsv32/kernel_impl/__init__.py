@@ -1,7 +1,7 @@
 """The compiled CPU kernels: where the library is, and a direct way into it for NumPy arrays.
 
-MindSpore loads the same library by its path (``ms_dsv32.ops``). The functions here need NumPy alone; tests and benchmarks use them for
-the bare kernels, the operators for validation, and ``ms_dsv32.weights`` for packing.
+MindSpore loads the same library by its path (``ms_dsv32.ops``). The functions here need NumPy alone; tests and
+benchmarks use them for the bare kernels, the operators for validation, and ``ms_dsv32.weights`` for packing.
 """
 
 from __future__ import annotations
@@ -21,7 +21,14 @@ from ms_dsv32 import op_info
 _MAX_RANK = 8
 _MESSAGE_BYTES = 2048
 # NumPy has no bfloat16: its bits travel as uint16.
-_NUMPY = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32, "int8": np.int8, "int32": np.int32, "int64": np.int64}
+_NUMPY = {
+    "bf16": np.uint16,
+    "fp16": np.float16,
+    "fp32": np.float32,
+    "int8": np.int8,
+    "int32": np.int32,
+    "int64": np.int64,
+}
 _MS_DTYPES = {np.dtype(v): op_info.DTYPES[k][0] for k, v in _NUMPY.items()}
 
 
@@ -150,17 +157,22 @@ def pack(weight: NDArray[Any]) -> NDArray[Any]:
     """Lays out a weight for the kernels (``weight_format="PACKED"``), in parallel.
 
     Args:
-        weight: int8, or bfloat16 bits as uint16; [K, N] or [batch, K, N], row-major, N a multiple of 64, K of 4 (int8) or 2.
+        weight: int8, or bfloat16 bits as uint16; [K, N] or [batch, K, N], row-major, N a multiple of 64, K of 4 (int8)
+        or 2.
 
     Returns:
         An array of the same shape and dtype whose bytes are in the order of ``cpu/pack.h``.
     """
     if weight.dtype not in (np.int8, np.uint16) or weight.ndim not in (2, 3):
-        raise TypeError(f"pack: weight must be int8 or uint16 (bfloat16 bits) of rank 2 or 3, got {weight.dtype} {weight.shape}")
+        raise TypeError(
+            f"pack: weight must be int8 or uint16 (bfloat16 bits) of rank 2 or 3, got {weight.dtype} {weight.shape}"
+        )
     k, n = weight.shape[-2:]
     group = 4 if weight.dtype == np.int8 else 2
     if n % 64 or k % group:
-        raise ValueError(f"pack: weight has shape {weight.shape}, expected (.., K, N) with K % {group} == 0 and N % 64 == 0")
+        raise ValueError(
+            f"pack: weight has shape {weight.shape}, expected (.., K, N) with K % {group} == 0 and N % 64 == 0"
+        )
     weight = np.ascontiguousarray(weight)
     packed = np.empty_like(weight)
     batch = weight.shape[0] if weight.ndim == 3 else 1

@@ -35,7 +35,17 @@ def test_operators_on_the_other_instruction_sets(isa: str) -> None:
 
 
 def _test_operators(**environment: str) -> None:
-    arguments = ("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", str(HERE / "test_operators.py"))
+    arguments = (
+        "-m",
+        "pytest",
+        "-q",
+        "-x",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        str(HERE / "test_operators.py"),
+    )
     result = _python(*arguments, **environment)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
 
@@ -66,7 +76,9 @@ def test_operators_of_avx512_through_simde(isa: str, simde_library: Path) -> Non
 
 
 @pytest.mark.isa
-@pytest.mark.parametrize("isa", ["sse9", *(n for n in kernel_impl.isas(supported=False) if n not in kernel_impl.isas())])
+@pytest.mark.parametrize(
+    "isa", ["sse9", *(n for n in kernel_impl.isas(supported=False) if n not in kernel_impl.isas())]
+)
 def test_a_path_that_cannot_be_had_is_refused(isa: str) -> None:
     result = _python("-c", "from ms_dsv32 import kernel_impl; kernel_impl.load()", MS_DSV32_CPU_ISA=isa)
     assert result.returncode == 1

@@ -26,7 +26,9 @@ def test_cache_index(maker, argument: str, bad: int) -> None:
     index[1] = bad
     inputs = case.copy(**{argument: index}).inputs
     caches = {name: inputs[name].copy() for name in cases.IN_PLACE[case.operator]}
-    with pytest.raises(ValueError, match=rf"^{case.operator}: {argument}\[1\] = {bad} is outside \[0, block_num \*") as error:
+    with pytest.raises(
+        ValueError, match=rf"^{case.operator}: {argument}\[1\] = {bad} is outside \[0, block_num \*"
+    ) as error:
         kernel_impl.call(case.operator, inputs, case.attributes)
     assert "[0, 384) and is not -1 (padding)" in str(error.value)
     for name, before in caches.items():
@@ -36,11 +38,15 @@ def test_cache_index(maker, argument: str, bad: int) -> None:
 @pytest.mark.parametrize(
     ("argument", "at", "bad", "message"),
     [
-        ("topk_indices", (1, 17), 300, "topk_indices[1, 17] = 300 is outside [0, kv_act_seqs[1]) = [0, 300) and is not -1"),
+        ("topk_indices", (1, 17), 300, "topk_indices[1, 17] = 300 is outside [0, kv_act_seqs[1]) = [0, 300) and is "
+                                       "not -1"),
         ("topk_indices", (0, 0), -2, "topk_indices[0, 0] = -2 is outside [0, kv_act_seqs[0]) = [0, 300) and is not -1"),
-        ("block_table", (0, 1), 99, "block_table[0, 1] = 99 is outside [0, block_num) = [0, 7) behind a position that is read"),
-        ("block_table", (1, 0), -1, "block_table[1, 0] = -1 is outside [0, block_num) = [0, 7) behind a position that is read"),
-        ("kv_act_seqs", (1,), 513, "kv_act_seqs[1] = 513 is outside [0, max_blocknum_perbatch * block_size] = [0, 512]"),
+        ("block_table", (0, 1), 99, "block_table[0, 1] = 99 is outside [0, block_num) = [0, 7) behind a position "
+                                    "that is read"),
+        ("block_table", (1, 0), -1, "block_table[1, 0] = -1 is outside [0, block_num) = [0, 7) behind a position "
+                                    "that is read"),
+        ("kv_act_seqs", (1,), 513, "kv_act_seqs[1] = 513 is outside [0, max_blocknum_perbatch * block_size] = [0, "
+                                   "512]"),
         ("kv_act_seqs", (0,), -1, "kv_act_seqs[0] = -1 is outside [0, max_blocknum_perbatch * block_size] = [0, 512]"),
     ],
 )  # fmt: skip
@@ -68,8 +74,18 @@ def test_attention_ignores_what_it_does_not_read() -> None:
 @pytest.mark.parametrize(
     ("argument", "at", "bad", "message"),
     [
-        ("block_table", (1, 2), 7, "block_table[1, 2] = 7 is outside [0, block_num) = [0, 7) behind a position that is read"),
-        ("kv_act_seqs", (0,), 513, "kv_act_seqs[0] = 513 is outside [0, max_blocknum_perbatch * block_size] = [0, 512]"),
+        (
+            "block_table",
+            (1, 2),
+            7,
+            "block_table[1, 2] = 7 is outside [0, block_num) = [0, 7) behind a position that is read",
+        ),
+        (
+            "kv_act_seqs",
+            (0,),
+            513,
+            "kv_act_seqs[0] = 513 is outside [0, max_blocknum_perbatch * block_size] = [0, 512]",
+        ),
     ],
 )
 def test_indexer(argument: str, at: tuple[int, ...], bad: int, message: str) -> None:
