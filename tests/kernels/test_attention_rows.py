@@ -1,0 +1,112 @@
+"""Rows of topk_indices as they come: holes, repetitions, any width; and what may not cross heads, keys and tokens."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+import tolerance
+from numpy.typing import NDArray
+
+from ms_dsv32 import kernel_impl, op_info
+
+Array = NDArray[Any]
+
+
+def run(case: cases.Case) -> dict[str, Array]:
+    results = kernel_impl.call(case.operator, case.copy().inputs, case.attributes)
+    return dict(zip((o.name for o in op_info.load(case.operator).outputs), results, strict=True))
+
+
+def check(case: cases.Case) -> None:
+    got = run(case)
+    for name, want in case.golden().items():
+        tolerance.assert_close_output(name, got[name], want)
+
+
+def attention(*arguments: Any, **options: Any) -> cases.Case:
+    return cases.with_lse(cases.attention_case(*arguments, **options))
+
+
+@pytest.mark.parametrize("topk", [1, 2, 63, 64, 65, 1000, 2048])
+@pytest.mark.parametrize("n_q", [1, 6, 37, 128])
+def test_any_width_and_heads(topk: int, n_q: int) -> None:
+    check(attention(2, 2, n_q, [1500, 70], topk=topk))
+
+
+@pytest.mark.parametrize("topk", [7, 64, 200])
+def test_a_hole_is_as_if_it_were_not_there(topk: int) -> None:
+    """Bit for bit, wherever the hole stands."""
+    case = attention(1, 2, 16, 1000, topk=topk)
+    dense = case.inputs["topk_indices"][:, :topk]
+    wide = np.full((2, 3 * topk), -1, np.int32)
+    for i, row in enumerate(dense):
+        at = np.sort(np.random.default_rng(i).choice(3 * topk, topk, replace=False))
+        wide[i, at] = row
+    for name, value in run(case.copy(topk_indices=wide).with_attributes(topk=3 * topk)).items():
+        tolerance.assert_same_bits(name, value, run(case)[name])
+
+
+def test_a_repeated_entry_counts_twice() -> None:
+    case = attention(1, 2, 16, 500, topk=300)
+    repeated = case.inputs["topk_indices"].copy()
+    repeated[:, 1:300:2] = repeated[:, 0:300:2]
+    check(case.copy(topk_indices=repeated))
+    once = case.copy(topk_indices=np.full_like(repeated, 5)).with_attributes(topk=300)
+    single = np.full_like(repeated, -1)
+    single[:, 150] = 5
+    np.testing.assert_allclose(
+        run(once)["lse"], run(case.copy(topk_indices=single))["lse"] + np.log(300), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_heads_do_not_depend_on_how_many_there_are() -> None:
+    """A tensor-parallel rank that holds a part of the heads gets the bits of the whole."""
+    whole = attention(1, 2, 128, 700)
+    outputs = run(whole)
+    query = {n: whole.inputs[n].reshape(2, 128, -1) for n in ("query_nope", "query_rope")}
+    for heads in (slice(0, 16), slice(100, 105), slice(127, 128)):
+        n_q = heads.stop - heads.start
+        part = {n: np.ascontiguousarray(v[:, heads]).reshape(2 * n_q, -1) for n, v in query.items()}
+        got = run(whole.copy(**part).with_attributes(nq=n_q))
+        for name, value in got.items():
+            tolerance.assert_same_bits(name, value, np.ascontiguousarray(outputs[name][:, :, heads]))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_bad_key_reaches_only_the_tokens_that_select_it(bad: float) -> None:
+    case = attention(1, 3, 16, 900, topk=100)
+    clean = run(case)
+    selected = case.inputs["topk_indices"]
+    position = next(p for p in selected[1, :100] if p not in selected[0, :100] and p not in selected[2, :100])
+    row = case.inputs["block_table"][0, position // 128] * 128 + position % 128
+    scales = case.inputs["k_nope_scales"].copy()
+    scales[row, 2] = bad
+    dirty = run(case.copy(k_nope_scales=scales))
+    assert np.isnan(dirty["lse"][0, 1]).all()
+    for name, value in dirty.items():
+        tolerance.assert_same_bits(name, value[:, [0, 2]], clean[name][:, [0, 2]])
+
+
+@pytest.mark.parametrize("factor", [0.0, 1e-30, -1.0, 40.0, 1e4])
+def test_any_softmax_scale(factor: float) -> None:
+    """From a plain mean to a softmax that is one key, without overflow."""
+    case = attention(1, 2, 8, 600)
+    check(case.with_attributes(softmax_scale=factor * case.attributes["softmax_scale"]))
+
+
+def test_padding_of_the_last_tile_has_no_weight() -> None:
+    """All scores far below 0: a zero key that took part would win."""
+    case = attention(1, 1, 4, 65)
+    key = case.inputs["key_rope_2d"].copy()
+    key[:] = 0x4120  # 10.0
+    query = np.full_like(case.inputs["query_rope"], 0xC120)  # -10.0
+    case = case.copy(key_rope_2d=key, query_rope=query)
+    assert (run(case)["lse"] < -100).all()
+    check(case)
+
+
+def test_more_tokens_than_a_wave_holds() -> None:
+    check(attention(1, 70, 3, 200))

@@ -1,0 +1,129 @@
+"""The indexer's selection, score for score: the order of summation is fixed, so the scores are known to the bit.
+
+`test_operators.py` compares with the golden reference within the contract's tolerance; here near ties, exact ties, NaN,
+infinities and narrow ranges must come out exactly.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from ms_dsv32 import golden, kernel_impl
+
+Array = NDArray[Any]
+BLOCK = 128
+
+
+def exact_scores(case: cases.Case, i: int) -> Array:
+    """float32 scores of token i: 16 partial sums over the heads n, n + 16, n + 32, n + 48, which are then halved."""
+    inputs = case.inputs
+    sequence = i // case.paging.s1
+    visible = max(int(inputs["kv_act_seqs"][sequence]) - case.paging.s1 + 1 + i % case.paging.s1, 0)
+    position = np.arange(visible)
+    row = inputs["block_table"][sequence, position // BLOCK] * BLOCK + position % BLOCK
+    k = inputs["k_cache"].reshape(-1, BLOCK)[row].astype(np.float64)  # exact: |dot| <= 2^21
+    dot = (inputs["q_int8"].reshape(-1, 64, BLOCK)[i].astype(np.float64) @ k.T).astype(np.float32)
+    scale, weight = (inputs[n].reshape(-1, 64)[i].astype(np.float32) for n in ("q_scale", "weights"))
+    with np.errstate(all="ignore"):
+        term = np.maximum(dot, np.float32(0)) * (scale * weight)[:, None]
+        total = term[:16]
+        for group in (16, 32, 48):
+            total = total + term[group : group + 16]
+        for half in (8, 4, 2, 1):
+            total = total[:half] + total[half:]
+        return np.asarray(total[0] * inputs["k_cache_scale"].reshape(-1)[row].astype(np.float32))
+
+
+def check(case: cases.Case) -> None:
+    (got,) = kernel_impl.call(case.operator, case.copy().inputs, case.attributes)
+    for i, row in enumerate(got):
+        scores = exact_scores(case, i)
+        want = np.full(row.size, -1, np.int32)
+        # A stable sort keeps equal scores in the order of their positions. NaN ranks with -inf.
+        order = np.argsort(-np.where(np.isnan(scores), np.float32(-np.inf), scores), kind="stable")
+        chosen = np.sort(order[: row.size])
+        want[: chosen.size] = chosen
+        np.testing.assert_array_equal(row, want)
+
+
+def only_scales(case: cases.Case, bits: Array) -> cases.Case:
+    """The same call with scores that are `bits` (fp16), repeated: one head, one dimension, all ones."""
+    q, k = np.zeros_like(case.inputs["q_int8"]), np.zeros_like(case.inputs["k_cache"])
+    q[..., 0, 0] = 1
+    k[..., 0] = 1
+    one = {n: np.ones_like(case.inputs[n]) for n in ("q_scale", "weights")}
+    scale = np.resize(bits.astype(np.uint16).view(np.float16), case.inputs["k_cache_scale"].shape)
+    return case.copy(q_int8=q, k_cache=k, k_cache_scale=scale, **one)
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("selected_count", [1, 100, 2048])
+def test_random_scores(seed: int, selected_count: int) -> None:
+    check(cases.indexer_case(2, 3, [2600, 700], selected_count=selected_count, seed=seed))
+
+
+def test_every_int8_value() -> None:
+    """-128 included: two products of -128 * -128 overflow the int16 pairs of the usual x86 multiplication."""
+    case = cases.indexer_case(1, 2, 900, selected_count=64)
+    rng = np.random.default_rng(0)
+    low = {n: np.full_like(case.inputs[n], -128) for n in ("q_int8", "k_cache")}
+    low["k_cache"].reshape(-1, BLOCK)[::3, ::2] = 127
+    check(case.copy(**low))
+    check(case.copy(**{n: rng.choice(np.array([-128, 127], np.int8), v.shape) for n, v in low.items()}))
+
+
+@pytest.mark.parametrize("selected_count", [1, 5, 1000, 2048])
+@pytest.mark.parametrize(
+    "bits",
+    [
+        pytest.param(np.random.default_rng(1).integers(0, 2**16, 1 << 14), id="any fp16"),
+        pytest.param(np.array([0x3C00]), id="all equal"),
+        pytest.param(np.array([0x0000, 0x8000, 0x8000]), id="zeros of both signs"),
+        pytest.param(np.array([0x7E00, 0x7C00, 0xFC00, 0xFE00, 0x3C00]), id="nan and infinities"),
+        pytest.param(np.array([0x7E00, 0xFC00]), id="nothing finite"),
+        pytest.param(np.random.default_rng(2).integers(0x3C00, 0x3C04, 1 << 14), id="four values"),
+        pytest.param(np.random.default_rng(3).integers(0x8001, 0x8400, 1 << 14), id="negative subnormals"),
+        pytest.param(np.arange(0x7BFF, 0x3C00, -1), id="descending"),
+    ],
+)
+def test_any_scores(bits: Array, selected_count: int) -> None:
+    check(only_scales(cases.indexer_case(1, 2, 3001, selected_count=selected_count), bits))
+
+
+def test_scores_that_differ_in_the_last_bits() -> None:
+    """One bin of the first two histograms: keys that differ below bit 10 only."""
+    case = cases.indexer_case(1, 1, 5000, selected_count=700)
+    q, k = np.zeros_like(case.inputs["q_int8"]), np.zeros_like(case.inputs["k_cache"])
+    q[..., 0, :127] = 127  # dot = 127 * (126 * 127) + 127 * 120 + 0..99 = 128 * 15996 + 6..105, one step = 2^3 ulp
+    k[..., :126] = 127
+    k[..., 126] = 120
+    q[..., 0, 127] = 1
+    k[..., 127] = np.random.default_rng(0).integers(0, 100, k.shape[:-1])
+    one = {n: np.ones_like(case.inputs[n]) for n in ("q_scale", "weights", "k_cache_scale")}
+    case = case.copy(q_int8=q, k_cache=k, **one)
+    spread = exact_scores(case, 0).view(np.uint32)
+    assert np.unique(spread >> 10).size == 1 < np.unique(spread).size
+    check(case)
+
+
+def test_nan_in_one_query_stays_there() -> None:
+    case = cases.indexer_case(1, 3, 3000, selected_count=500)
+    weights = case.inputs["weights"].copy()
+    weights[1, 7] = np.nan
+    dirty = case.copy(weights=weights)
+    check(dirty)
+    (want,), (got,) = (kernel_impl.call(c.operator, c.inputs, c.attributes) for c in (case, dirty))
+    np.testing.assert_array_equal(got[[0, 2]], want[[0, 2]])
+
+
+def test_more_tokens_than_a_wave_holds() -> None:
+    case = cases.indexer_case(1, 150, 400, selected_count=300)  # the first 50 tokens see no more than they select
+    check(case)
+    golden_rows = golden.lightning_indexer_quant(*case.inputs.values(), selected_count=300)
+    (got,) = kernel_impl.call(case.operator, case.inputs, case.attributes)
+    np.testing.assert_array_equal(golden_rows[:50], got[:50])
