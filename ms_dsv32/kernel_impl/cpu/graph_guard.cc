@@ -6,14 +6,24 @@
 #include <cstring>
 
 // Python's, for the loader to find: the library is not linked against it, and serves processes without it.
-extern "C" void* PyGILState_GetThisThreadState() __attribute__((weak));
+#define MS_DSV32_OPTIONAL __attribute__((weak, visibility("default")))
+extern "C" {
+MS_DSV32_OPTIONAL int PyGILState_Check();
+MS_DSV32_OPTIONAL void* PyGILState_GetThisThreadState();
+MS_DSV32_OPTIONAL void* PyEval_GetFrame();
+}
 
 namespace ms_dsv32 {
 namespace {
 
 constexpr int kNameSize = 16;  // of a Linux thread name, its end included
 
-bool IsPythonThread() { return PyGILState_GetThisThreadState == nullptr || PyGILState_GetThisThreadState() != nullptr; }
+bool RunsPythonCode() {
+  if (PyGILState_Check == nullptr || PyGILState_GetThisThreadState == nullptr || PyEval_GetFrame == nullptr)
+    return true;
+  if (PyGILState_Check()) return PyEval_GetFrame() != nullptr;
+  return PyGILState_GetThisThreadState() != nullptr;  // one of Python's threads that let the lock go for a while
+}
 
 bool HasProcessName() {
   char thread[kNameSize] = {};
@@ -29,6 +39,6 @@ bool HasProcessName() {
 
 }  // namespace
 
-bool InRunTimeBranch() { return !IsPythonThread() && HasProcessName(); }
+bool InRunTimeBranch() { return !RunsPythonCode() && HasProcessName(); }
 
 }  // namespace ms_dsv32

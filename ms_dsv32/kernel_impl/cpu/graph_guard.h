@@ -8,9 +8,9 @@ namespace ms_dsv32 {
 // passed as itself).
 //
 // To be called from shape inference. MindSpore 2.10's compiler evaluates such parts, and nothing else, on threads of
-// its own; the rest of a graph on the thread that asked for the compilation, which is one of Python's. At run time
-// shapes are inferred on actor threads. The threads are told apart by Python's thread state and by their names: the
-// compiler's inherit the process's, the actors' have their own.
+// its own; the rest of a graph on the thread that asked for the compilation, where Python code is running. At run time
+// shapes are inferred on actor threads. So it is such a part if no Python code is running on the thread, and the thread
+// has the name of the process: the compiler's threads inherit it, the actors have names of their own.
 bool InRunTimeBranch();
 
 }  // namespace ms_dsv32
