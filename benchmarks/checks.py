@@ -1,0 +1,117 @@
+"""Results against the golden reference, so that nobody is timed on wrong work."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+import cases
+import numpy as np
+import tolerance
+from cases import Case
+
+from benchmarks.shapes import ATTENTION, INDEXER, STEP, Array, Shape
+from ms_dsv32 import golden
+
+PER_TOKEN = {"token_x", "x", "q_norm", "q_norm_scale", "cos", "sin", "cos_idx_rope", "sin_idx_rope"}
+CACHE_INDEX = {"cache_index", "k_cache_index"}
+
+
+def sample(t: int, count: int = 3) -> list[int]:
+    """Tokens to compare: the first, the last and some between."""
+    return sorted({round(i * (t - 1) / (count - 1)) for i in range(count)})
+
+
+def forget(case: Case) -> None:
+    """Poisons the cache rows that the case writes, so that a contender that does not write them is found out."""
+    rows = case.paging.cache_index.reshape(-1)
+    for name in cases.IN_PLACE[case.operator]:
+        cache = case.inputs[name]
+        cache.reshape(-1, cache.shape[-1])[rows] = cases.POISON[cache.dtype.type]
+
+
+def check(shape: Shape, case: Case, got: Mapping[str, Array], tokens: Sequence[int]) -> None:
+    """Compares the outputs `got` of a contender at some tokens, in which every token stands for itself.
+
+    Args:
+        got: by the contract's names; [t, ...], and whole caches. Of the step all of the three operators.
+
+    Raises:
+        AssertionError: what differs by more than the contract's tolerances.
+    """
+    tokens = list(tokens)
+    if shape.op not in (INDEXER, ATTENTION):
+        _check_prolog(case, got, tokens)
+    if shape.op == INDEXER:
+        _check_indexer(case, case.inputs, got["topk_indices"], tokens)
+    elif shape.op == ATTENTION:
+        _check_attention(case, case.inputs, case.inputs["topk_indices"], got["attention_out"], tokens)
+    elif shape.op == STEP:
+        # The indexer and the attention are compared on what the contender's own earlier stages gave them.
+        indexer = {n: got[f"ip_{n}_out"] for n in ("q_int8", "q_scale", "weights")}
+        indexer |= {"k_cache": got["ip_k_int8_out"], "k_cache_scale": got["ip_k_scale_out"]}
+        _check_indexer(case, indexer, got["topk_indices"], tokens)
+        attention = {n: got[f"mla_{n}_out"] for n in ("query_nope", "query_rope")}
+        keys = {"key_nope_2d": "kv_cache", "key_rope_2d": "kr_cache", "k_nope_scales": "k_scale_cache"}
+        attention |= {n: got[f"mla_{cache}_out"] for n, cache in keys.items()}
+        _check_attention(case, attention, got["topk_indices"], got["attention_out"], tokens)
+
+
+def _check_prolog(case: Case, got: Mapping[str, Array], tokens: list[int]) -> None:
+    in_place = cases.IN_PLACE[case.operator]
+    inputs = {}
+    for name, value in case.inputs.items():
+        if name in PER_TOKEN:
+            inputs[name] = value[tokens]
+        elif name in CACHE_INDEX:
+            inputs[name] = np.arange(len(tokens))
+        elif name in in_place:
+            inputs[name] = np.zeros((1, *value.shape[1:]), value.dtype)
+        else:
+            inputs[name] = value
+    rows = case.paging.cache_index.reshape(-1)[tokens]
+    caches = set(in_place.values())
+    for name, want in replace(case, inputs=inputs).golden().items():
+        value = got[name]
+        value = value.reshape(-1, value.shape[-1])[rows] if name in caches else value[tokens]
+        want = want.reshape(-1, want.shape[-1])[: len(tokens)] if name in caches else want
+        tolerance.assert_close_output(name, value, want)
+
+
+def _paging(case: Case, tokens: list[int]) -> dict[str, Array]:
+    """Each token as a sequence of its own, with the keys that it sees."""
+    paging = case.paging
+    return {
+        "block_table": paging.block_table[[i // paging.s1 for i in tokens]],
+        "kv_act_seqs": paging.visible()[tokens].astype(np.int32),
+    }
+
+
+def _check_indexer(case: Case, inputs: Mapping[str, Array], got: Array, tokens: list[int]) -> None:
+    some = {n: inputs[n][tokens] for n in ("q_int8", "q_scale", "weights")}
+    some |= {n: inputs[n] for n in ("k_cache", "k_cache_scale")} | _paging(case, tokens)
+    scores = golden.lightning_indexer_scores(**some)
+    want = np.stack([golden.select_topk(score, got.shape[1]) for score in scores])
+    tolerance.assert_topk(got[tokens], want, scores)
+
+
+def _check_attention(case: Case, inputs: Mapping[str, Array], topk: Array, got: Array, tokens: list[int]) -> None:
+    def rows(name: str) -> Array:
+        value = inputs[name]
+        return value.reshape(case.paging.t, -1, value.shape[-1])[tokens]
+
+    keys = ("key_nope_2d", "key_rope_2d", "k_nope_scales")
+    want = golden.sparse_flash_attention_quant(
+        rows("query_nope"),
+        rows("query_rope"),
+        *(inputs[n].reshape(-1, inputs[n].shape[-1]) for n in keys),
+        topk_indices=topk[tokens],
+        **_paging(case, tokens),
+        nq=case.n_q,
+        n_kv=1,
+        softmax_scale=golden.softmax_scale(),
+        topk=topk.shape[1],
+        block_size=case.paging.block_size,
+        max_blocknum_perbatch=case.paging.block_table.shape[1],
+    )
+    tolerance.assert_close_output("attention_out", got.reshape(case.paging.t, *want.shape[2:])[tokens], want[:, 0])

@@ -1,0 +1,44 @@
+"""What is timed: one way to compute one shape."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from cases import OUTPUTS, Case
+
+from benchmarks.shapes import SELECTED_COUNT, Array
+from ms_dsv32 import golden
+
+
+@dataclass(frozen=True)
+class Contender:
+    """A prepared call.
+
+    Attributes:
+        name: in tables. call: does the work and returns when it is done. arrays: what `call` returned, as NumPy arrays by
+            the contract's names, caches included. before: runs untimed before each call. note: how it computes, where it
+        had a choice.
+    """
+
+    name: str
+    call: Callable[[], Any]
+    arrays: Callable[[Any], dict[str, Array]]
+    before: Callable[[], None] = lambda: None
+    note: str = ""
+
+STEP_OUTPUTS = (*OUTPUTS["mla_indexer_prolog_quant"], "topk_indices", "attention_out")
+"""Outputs of the whole step: those of its three operators."""
+
+
+def attention_attributes(case: Case) -> dict[str, Any]:
+    """Attributes of the step's attention; those of an attention case are in the case."""
+    return {
+        "nq": case.n_q,
+        "n_kv": 1,
+        "softmax_scale": golden.softmax_scale(),
+        "topk": SELECTED_COUNT,
+        "block_size": case.paging.block_size,
+        "max_blocknum_perbatch": case.paging.block_table.shape[1],
+    }

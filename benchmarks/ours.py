@@ -1,0 +1,166 @@
+"""Our operators: the bare kernel, and through MindSpore in both modes. Packed weights."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import cases
+import mindspore as ms
+from cases import OUTPUTS, Case
+from mindspore import nn
+
+from benchmarks.contender import STEP_OUTPUTS, Contender, attention_attributes
+from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, SELECTED_COUNT, STEP, Array, Shape
+from ms_dsv32 import cells, golden, kernel_impl, op_info, ops, weights
+
+PROLOGS = (MLA, INDEXER_PROLOG, FUSED)
+
+
+def contenders(shape: Shape, case: Case) -> Iterator[Contender]:
+    """The bare kernel, then the operator in PyNative and in graph mode."""
+    step = shape.op == STEP
+    yield (_kernel_step if step else _kernel)(shape, case)
+    tensors = {name: weights.to_tensor(value) for name, value in _packed(case).items()}
+    if step:
+        tensors |= _paging_tensors(case)
+    pynative = functools.partial((_pynative_step if step else _pynative), shape, case, tensors)
+    yield _mindspore("pynative", ms.PYNATIVE_MODE, shape, case, pynative)
+    cell, names = _cell(shape, case)
+    yield _mindspore("graph", ms.GRAPH_MODE, shape, case, functools.partial(cell, *(tensors[n] for n in names)))
+
+
+# The bare kernel: NumPy arrays through ctypes.
+
+
+@functools.cache
+def _packed_weight(operator: str, name: str, n_q: int) -> Array:
+    made = {**golden_weights(n_q)}
+    weight = made[_weight_name(operator, name)]
+    return kernel_impl.pack(weight) if name in op_info.load(operator).packable else weight.copy()
+
+
+def golden_weights(n_q: int) -> dict[str, Array]:
+    return {**cases.mla_weights(n_q), **cases.indexer_weights()}
+
+
+def _weight_name(operator: str, name: str) -> str:
+    """The fused operator's weights are `mla_<name>` and `ip_<name>_in`."""
+    return name.removeprefix("mla_").removeprefix("ip_").removesuffix("_in") if operator == FUSED else name
+
+
+def _packed(case: Case) -> dict[str, Array]:
+    """The inputs of a case with packed weights, which are made once."""
+    known = golden_weights(case.n_q)
+    return {
+        name: _packed_weight(case.operator, name, case.n_q) if _weight_name(case.operator, name) in known and case.operator in PROLOGS else value
+        for name, value in case.inputs.items()
+    }
+
+
+def _format(case: Case) -> dict[str, Any]:
+    return {**case.attributes, **({"weight_format": "PACKED"} if case.operator in PROLOGS else {})}
+
+
+def _kernel(shape: Shape, case: Case) -> Contender:
+    inputs, attributes = _packed(case), _format(case)
+    return Contender(
+        "kernel",
+        lambda: kernel_impl.call(shape.op, inputs, attributes),
+        lambda result: dict(zip(OUTPUTS[shape.op], result)),  # noqa: B905  not lse, which nobody asked for
+    )
+
+
+def _kernel_step(shape: Shape, case: Case) -> Contender:
+    prolog = _packed(case)
+    paging = {"block_table": case.paging.block_table, "kv_act_seqs": case.paging.kv_act_seqs}
+    attributes = attention_attributes(case)
+
+    def call() -> tuple[Array, ...]:
+        outputs = kernel_impl.call(FUSED, prolog, _format(case))
+        q_nope, q_rope, kv, kr, ks, q_int8, q_scale, k_int8, k_scale, head_weights = outputs
+        indexer = {"q_int8": q_int8, "q_scale": q_scale, "weights": head_weights, "k_cache": k_int8, "k_cache_scale": k_scale}
+        (topk,) = kernel_impl.call(INDEXER, {**indexer, **paging}, {"selected_count": SELECTED_COUNT})
+        attention = {"query_nope": q_nope, "query_rope": q_rope, "key_nope_2d": kv, "key_rope_2d": kr, "k_nope_scales": ks}
+        out, *_ = kernel_impl.call(ATTENTION, {**attention, "topk_indices": topk, **paging}, attributes)
+        return (*outputs, topk, out)
+
+    return Contender("kernel", call, lambda result: dict(zip(STEP_OUTPUTS, result, strict=True)))
+
+
+# MindSpore. A call is over when its last output has been read.
+
+
+def _mindspore(name: str, mode: int, shape: Shape, case: Case, function: Any) -> Contender:
+    names = STEP_OUTPUTS if shape.op == STEP else OUTPUTS[shape.op]
+    caches = {out: case.inputs[n] for n, out in cases.IN_PLACE[case.operator].items()}
+    kept = [n for n in names if n not in caches]
+
+    def call() -> tuple[Any, ...]:
+        result = function()
+        result = result if isinstance(result, tuple) else (result,)
+        result[-1].asnumpy()
+        return result
+
+    def arrays(result: tuple[Any, ...]) -> dict[str, Array]:
+        found = result if len(result) == len(kept) else [r for n, r in zip(names, result, strict=True) if n in kept]
+        return {**caches, **{n: weights.to_array(r) for n, r in zip(kept, found, strict=True)}}
+
+    return Contender(name, call, arrays, before=lambda: ms.set_context(mode=mode))
+
+
+def _paging_tensors(case: Case) -> dict[str, Any]:
+    return {n: weights.to_tensor(getattr(case.paging, n)) for n in ("block_table", "kv_act_seqs")}
+
+
+def _pynative(shape: Shape, case: Case, tensors: dict[str, Any]) -> Any:
+    return getattr(ops, shape.op)(*tensors.values(), **_format(case))
+
+
+def _pynative_step(shape: Shape, case: Case, tensors: dict[str, Any]) -> tuple[Any, ...]:
+    paging = (tensors["block_table"], tensors["kv_act_seqs"])
+    outputs = ops.mla_indexer_prolog_quant(*(tensors[n] for n in case.inputs), weight_format="PACKED")
+    q_nope, q_rope, kv, kr, ks, q_int8, q_scale, k_int8, k_scale, head_weights = outputs
+    topk = ops.lightning_indexer_quant(q_int8, q_scale, head_weights, k_int8, k_scale, *paging)
+    out = ops.sparse_flash_attention_quant(q_nope, q_rope, kv, kr, ks, topk, *paging, **attention_attributes(case))
+    return (*outputs, topk, out)
+
+
+class _Step(nn.Cell):
+    """`cells.SparseAttentionStep` with what is between, for comparison."""
+
+    def __init__(self, prolog: nn.Cell, max_blocknum_perbatch: int) -> None:
+        super().__init__()
+        self.prolog = prolog
+        self.indexer = cells.LightningIndexer()
+        self.attention = cells.SparseFlashAttention(max_blocknum_perbatch, softmax_scale=golden.softmax_scale())
+
+    def construct(self, token_x, cos, sin, cache_index, kv, kr, ks, k_cache, k_cache_scale, block_table, kv_act_seqs):
+        q_nope, q_rope, q_int8, q_scale, w = self.prolog(token_x, cos, sin, cache_index, kv, kr, ks, k_cache, k_cache_scale)
+        topk = self.indexer(q_int8, q_scale, w, k_cache, k_cache_scale, block_table, kv_act_seqs)
+        out = self.attention(q_nope, q_rope, kv, kr, ks, topk, block_table, kv_act_seqs)
+        return q_nope, q_rope, q_int8, q_scale, w, topk, out
+
+
+@functools.cache
+def _weighted(kind: type[nn.Cell]) -> nn.Cell:
+    cell = kind()
+    mla, indexer = kind is not cells.LightningIndexerProlog, kind is not cells.MLAProlog
+    cell.set_weights({**(cases.mla_weights() if mla else {}), **(cases.indexer_weights() if indexer else {})})
+    return cell
+
+
+def _cell(shape: Shape, case: Case) -> tuple[nn.Cell, list[str]]:
+    """The cell of an operator, and the names of its inputs: those of the operator that are no weights."""
+    columns = case.paging.block_table.shape[1]
+    if shape.op == INDEXER:
+        return cells.LightningIndexer(), list(case.inputs)
+    if shape.op == ATTENTION:
+        return cells.SparseFlashAttention(columns, softmax_scale=golden.softmax_scale()), list(case.inputs)
+    known = golden_weights(case.n_q)
+    names = [n for n in case.inputs if _weight_name(case.operator, n) not in known]
+    if shape.op == STEP:
+        return _Step(_weighted(cells.MLAIndexerProlog), columns), [*names, "block_table", "kv_act_seqs"]
+    kinds = {MLA: cells.MLAProlog, INDEXER_PROLOG: cells.LightningIndexerProlog, FUSED: cells.MLAIndexerProlog}
+    return _weighted(kinds[shape.op]), names

@@ -1,0 +1,241 @@
+// What this machine can do: read bandwidth and multiply-accumulate throughput.
+//
+// Compiled at run time with the -m flags of the instruction set whose kernels run (limits.py), so that the loops below
+// use the same instructions: the best that the set has for each type of product.
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/mman.h>
+
+#include <atomic>
+#include <chrono>
+#include <thread>
+#include <vector>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+double Seconds(Clock::time_point from, Clock::time_point to) {
+  return std::chrono::duration<double>(to - from).count();
+}
+
+// Starts `body(thread)` on all threads at once and returns the seconds from the first start to the last end. Creating
+// the threads is not timed.
+template <typename Body>
+double TimeThreads(int threads, const Body& body) {
+  std::atomic<int> ready{0};
+  std::vector<Clock::time_point> start(threads), end(threads);
+  auto run = [&](int thread) {
+    ready.fetch_add(1);
+    while (ready.load() < threads) std::this_thread::yield();
+    start[thread] = Clock::now();
+    body(thread);
+    end[thread] = Clock::now();
+  };
+  std::vector<std::thread> others;
+  for (int i = 1; i < threads; ++i) others.emplace_back(run, i);
+  run(0);
+  for (auto& other : others) other.join();
+  Clock::time_point first = start[0], last = end[0];
+  for (int i = 1; i < threads; ++i) {
+    if (start[i] < first) first = start[i];
+    if (end[i] > last) last = end[i];
+  }
+  return Seconds(first, last);
+}
+
+// Keeps a value in a register and hides from the compiler what it is, so that no product is moved out of a loop.
+#if defined(__x86_64__)
+#define OPAQUE(v) asm volatile("" : "+x"(v))
+#else
+#define OPAQUE(v) asm volatile("" : "+w"(v))
+#endif
+
+// One type of product: `kMacs` multiply-accumulates by one Step on one accumulator. Twelve accumulators cover a latency
+// of 6 at two instructions a cycle, and leave registers for the operands even where there are 16. They are variables of
+// their own, because compilers keep an array in memory.
+#define FOR_EACH_ACCUMULATOR(F) F(0) F(1) F(2) F(3) F(4) F(5) F(6) F(7) F(8) F(9) F(10) F(11)
+constexpr int kAccumulators = 12;
+
+#if defined(__AVX512F__)
+struct Fp32 {
+  using Acc = __m512;
+  using Operand = __m512;
+  static constexpr int kMacs = 16;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = _mm512_fmadd_ps(a, b, acc); }
+};
+#elif defined(__FMA__)
+struct Fp32 {
+  using Acc = __m256;
+  using Operand = __m256;
+  static constexpr int kMacs = 8;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = _mm256_fmadd_ps(a, b, acc); }
+};
+#elif defined(__x86_64__)
+struct Fp32 {
+  using Acc = __m128;
+  using Operand = __m128;
+  static constexpr int kMacs = 4;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = _mm_add_ps(acc, _mm_mul_ps(a, b)); }
+};
+#elif defined(__aarch64__)
+struct Fp32 {
+  using Acc = float32x4_t;
+  using Operand = float32x4_t;
+  static constexpr int kMacs = 4;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = vfmaq_f32(acc, a, b); }
+};
+#else
+#error "no probe for this architecture"
+#endif
+
+// bf16: a product of two bf16 values; without instructions of its own it is an fp32 product of widened values.
+#if defined(__AVX512BF16__)
+struct Bf16 {
+  using Acc = __m512;
+  using Operand = __m512bh;
+  static constexpr int kMacs = 32;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = _mm512_dpbf16_ps(acc, a, b); }
+};
+#elif defined(__ARM_FEATURE_BF16_VECTOR_ARITHMETIC)
+struct Bf16 {
+  using Acc = float32x4_t;
+  using Operand = bfloat16x8_t;
+  static constexpr int kMacs = 16;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = vbfmmlaq_f32(acc, a, b); }
+};
+#else
+using Bf16 = Fp32;
+#endif
+
+// int8, exact in int32. Without dot-product instructions the values are widened to int16 first, which is not counted.
+#if defined(__AVX512VNNI__)
+struct Int8 {
+  using Acc = __m512i;
+  using Operand = __m512i;
+  static constexpr int kMacs = 64;
+  // Not the intrinsic: gcc 12 copies the accumulator around each _mm512_dpbusd_epi32.
+  static void Step(Acc& acc, Operand a, Operand b) { asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b)); }
+};
+#elif defined(__AVX2__)
+struct Int8 {
+  using Acc = __m256i;
+  using Operand = __m256i;
+  static constexpr int kMacs = 16;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = _mm256_add_epi32(acc, _mm256_madd_epi16(a, b)); }
+};
+#elif defined(__x86_64__)
+struct Int8 {
+  using Acc = __m128i;
+  using Operand = __m128i;
+  static constexpr int kMacs = 8;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = _mm_add_epi32(acc, _mm_madd_epi16(a, b)); }
+};
+#elif defined(__ARM_FEATURE_MATMUL_INT8)
+struct Int8 {
+  using Acc = int32x4_t;
+  using Operand = int8x16_t;
+  static constexpr int kMacs = 32;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = vmmlaq_s32(acc, a, b); }
+};
+#elif defined(__ARM_FEATURE_DOTPROD)
+struct Int8 {
+  using Acc = int32x4_t;
+  using Operand = int8x16_t;
+  static constexpr int kMacs = 16;
+  static void Step(Acc& acc, Operand a, Operand b) { acc = vdotq_s32(acc, a, b); }
+};
+#else
+struct Int8 {
+  using Acc = int32x4_t;
+  using Operand = int8x16_t;
+  static constexpr int kMacs = 16;
+  static void Step(Acc& acc, Operand a, Operand b) {
+    acc = vpadalq_s16(acc, vmull_s8(vget_low_s8(a), vget_low_s8(b)));
+    acc = vpadalq_s16(acc, vmull_high_s8(a, b));
+  }
+};
+#endif
+
+template <typename Product>
+__attribute__((noinline)) void Burst(int64_t rounds) {
+  // Zeros: the speed of these instructions does not depend on the values, and nothing overflows.
+  typename Product::Operand a = {}, b = {};
+  OPAQUE(b);
+#define ZERO(i) typename Product::Acc acc##i = {};
+#define STEP(i)                \
+  OPAQUE(a);                   \
+  Product::Step(acc##i, a, b); \
+  OPAQUE(acc##i);
+  FOR_EACH_ACCUMULATOR(ZERO)
+  for (int64_t r = 0; r < rounds; ++r) {
+    FOR_EACH_ACCUMULATOR(STEP)
+  }
+}
+
+// 10^9 multiply-accumulates a second of all threads together: the best of `repeats` bursts of about a millisecond,
+// short enough that some fall between the interruptions of a shared machine.
+template <typename Product>
+double Throughput(int threads, int repeats) {
+  constexpr int64_t kRounds = 300000;
+  double best = 0;
+  for (int i = 0; i < repeats; ++i) {
+    const double seconds = TimeThreads(threads, [](int) { Burst<Product>(kRounds); });
+    const double rate = 1e-9 * kRounds * kAccumulators * Product::kMacs * threads / seconds;
+    if (rate > best) best = rate;
+  }
+  return best;
+}
+
+typedef uint64_t Line __attribute__((vector_size(64)));
+
+}  // namespace
+
+extern "C" {
+
+// GMAC/s of products of type 0: fp32, 1: bf16, 2: int8.
+double ProbeThroughput(int type, int threads, int repeats) {
+  if (type == 0) return Throughput<Fp32>(threads, repeats);
+  if (type == 1) return Throughput<Bf16>(threads, repeats);
+  return Throughput<Int8>(threads, repeats);
+}
+
+// A buffer of `bytes`, a multiple of 2 MiB, whose pages exist; on huge pages if `huge` (as far as the kernel has them),
+// else on pages of 4 KiB. Null without memory. It lives as long as the process.
+void* ProbeBuffer(size_t bytes, int huge) {
+  constexpr size_t kHuge = size_t{2} << 20;
+  void* raw = mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (raw == MAP_FAILED) return nullptr;
+  char* buffer = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(raw) + kHuge - 1) / kHuge * kHuge);
+  madvise(buffer, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
+  memset(buffer, 1, bytes);
+  return buffer;
+}
+
+// Reads the buffer once and returns the seconds. Threads take chunks of 1 MiB, so one that is interrupted does not hold
+// up the others. Pushes everything else out of caches smaller than the buffer.
+double ProbeRead(const void* buffer, size_t bytes, int threads) {
+  constexpr size_t kChunk = size_t{1} << 20;
+  std::atomic<size_t> next{0};
+  const char* data = static_cast<const char*>(buffer);
+  return TimeThreads(threads, [&](int) {
+    Line sum[4] = {};
+    for (;;) {
+      const size_t begin = next.fetch_add(kChunk);
+      if (begin >= bytes) break;
+      for (size_t i = begin; i < begin + kChunk; i += sizeof(sum)) {
+        for (int j = 0; j < 4; ++j) sum[j] += *reinterpret_cast<const Line*>(data + i + j * sizeof(Line));
+      }
+    }
+    Line total = sum[0] + sum[1] + sum[2] + sum[3];
+    asm volatile("" : : "m"(total) : "memory");
+  });
+}
+}
