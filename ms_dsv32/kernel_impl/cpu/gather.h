@@ -1,4 +1,5 @@
-// Gathers selected rows of the int8 latent cache, dequantises them and lays them out for the two matrix products of attention.
+// Gathers selected rows of the int8 latent cache, dequantises them and lays them out for the two matrix products of
+// attention.
 //
 //   k_panels [n / 64][288][64][2]   keys (512 latent, then 64 rope) as columns: the weight of q . k
 //   v_panels [8][.. / 2][64][2]     the 512 latent dimensions as columns, keys along k: the weight of p . v
@@ -21,7 +22,8 @@ constexpr int kScaleGroups = op_info::kKScaleGroups;
 constexpr int kGroupDim = kLatentDim / kScaleGroups;
 constexpr int kLatentPanels = kLatentDim / kPanel;
 constexpr int kGatherKeys = 16;  // 18 KiB of bf16 rows
-// Rows to fetch ahead of use: enough to cover a DRAM access (80 ns or more) by the work on the rows between (some 100 ns each).
+// Rows to fetch ahead of use: enough to cover a DRAM access (80 ns or more) by the work on the rows between (some 100
+// ns each).
 constexpr int kGatherAhead = 8;
 static_assert(kGatherKeys % kLanes == 0 && kKeyWords % kLanes == 0, "whole blocks to transpose");
 
@@ -39,11 +41,12 @@ MS_DSV32_INLINE void PrefetchKey(const LatentCache& cache, int64_t row) {
   Prefetch(cache.scales + row * kScaleGroups);
 }
 
-// Two neighbouring keys: bf16 rows to even and odd, and their pairs to v (the address of their step in the first panel). Only with
-// kMayBeNan may a product be NaN, which needs a scale that is NaN or infinite.
+// Two neighbouring keys: bf16 rows to even and odd, and their pairs to v (the address of their step in the first
+// panel). Only with kMayBeNan may a product be NaN, which needs a scale that is NaN or infinite.
 template <bool kMayBeNan>
-MS_DSV32_INLINE void DequantPair(const int8_t* k8_even, const int8_t* k8_odd, const float* scale_even, const float* scale_odd,
-                                 uint16_t* even, uint16_t* odd, uint16_t* v, int64_t v_panel_stride) {
+MS_DSV32_INLINE void DequantPair(const int8_t* k8_even, const int8_t* k8_odd, const float* scale_even,
+                                 const float* scale_odd, uint16_t* even, uint16_t* odd, uint16_t* v,
+                                 int64_t v_panel_stride) {
   for (int g = 0; g < kScaleGroups; ++g) {
     const VecF se = Set1(scale_even[g]), so = Set1(scale_odd[g]);
 #pragma GCC unroll 2
@@ -106,7 +109,8 @@ MS_DSV32_INLINE void TransposeWords(const uint32_t* in, int64_t ld, uint32_t* ou
     StoreAs(out + (k + 4) * kPanel, (VecI)_mm256_permute2x128_si256(quad[0][k], quad[1][k], 0x31));
   }
 #elif MS_DSV32_IS_NEON
-  const uint32x4_t r0 = vld1q_u32(in), r1 = vld1q_u32(in + ld), r2 = vld1q_u32(in + 2 * ld), r3 = vld1q_u32(in + 3 * ld);
+  const uint32x4_t r0 = vld1q_u32(in), r1 = vld1q_u32(in + ld), r2 = vld1q_u32(in + 2 * ld),
+                   r3 = vld1q_u32(in + 3 * ld);
   const uint64x2_t a = vreinterpretq_u64_u32(vtrn1q_u32(r0, r1)), b = vreinterpretq_u64_u32(vtrn2q_u32(r0, r1));
   const uint64x2_t c = vreinterpretq_u64_u32(vtrn1q_u32(r2, r3)), d = vreinterpretq_u64_u32(vtrn2q_u32(r2, r3));
   vst1q_u32(out, vreinterpretq_u32_u64(vtrn1q_u64(a, c)));
@@ -121,10 +125,11 @@ MS_DSV32_INLINE void TransposeWords(const uint32_t* in, int64_t ld, uint32_t* ou
 #endif
 }
 
-// Keys `rows[0 .. count)` and zero keys up to n (a multiple of 64). v points to the step of the first key in the first panel of v_panels.
-// `ahead` more row numbers may be read behind rows[count) to prefetch. buffer: [kGatherKeys * kKeyDim].
-inline void GatherKeys(const LatentCache& cache, const int64_t* rows, int64_t count, int64_t ahead, int64_t n, uint16_t* k_panels,
-                       uint16_t* v, int64_t v_panel_stride, uint16_t* buffer) {
+// Keys `rows[0 .. count)` and zero keys up to n (a multiple of 64). v points to the step of the first key in the first
+// panel of v_panels. `ahead` more row numbers may be read behind rows[count) to prefetch. buffer: [kGatherKeys *
+// kKeyDim].
+inline void GatherKeys(const LatentCache& cache, const int64_t* rows, int64_t count, int64_t ahead, int64_t n,
+                       uint16_t* k_panels, uint16_t* v, int64_t v_panel_stride, uint16_t* buffer) {
   alignas(64) static const int8_t kZeroNope[kLatentDim] = {};
   alignas(64) static const uint16_t kZeroRope[kRopeKeyDim] = {};
   static const float kZeroScales[kScaleGroups] = {};

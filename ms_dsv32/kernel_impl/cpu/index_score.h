@@ -2,12 +2,13 @@
 //
 //   score[p] = k_scale[p] * sum_n w[n] * relu(q[n] . k[p]),   w[n] = q_scale[n] * weights[n]
 //
-// Summation order, the same on every ISA and for every way to split the work, without FMA: 16 partial sums, number i over the
-// heads i, i + 16, i + 32, i + 48 in this order; then the 16 are halved, i + (i + 8), i + (i + 4), i + (i + 2), i + (i + 1). So the bits
-// of a score depend on nothing but the token and the key.
+// Summation order, the same on every ISA and for every way to split the work, without FMA: 16 partial sums, number i
+// over the heads i, i + 16, i + 32, i + 48 in this order; then the 16 are halved, i + (i + 8), i + (i + 4), i + (i +
+// 2), i + (i + 1). So the bits of a score depend on nothing but the token and the key.
 //
-// Vector lanes hold heads and a key's elements are broadcast, so that keys need no transposition. The query is packed once per token as
-// [pass][128 / kDotDepth][kPassHeads][kDotDepth]. A pass is as many heads as fit the accumulators together with kKeyTile keys.
+// Vector lanes hold heads and a key's elements are broadcast, so that keys need no transposition. The query is packed
+// once per token as [pass][128 / kDotDepth][kPassHeads][kDotDepth]. A pass is as many heads as fit the accumulators
+// together with kKeyTile keys.
 //   AVX-512   vpdpbusd, keys as k + 128 (uint8); each head starts at -128 * sum(q[n]), which takes the offset out again
 //   NEON      sdot
 //   others    int16 pairs (pmaddwd). pmaddubsw would saturate: 2 * 128 * 128 does not fit int16.
@@ -48,7 +49,8 @@ constexpr int kKeyTile = 2;  // 2 x 4 accumulators + 4 of the query + 1 key + 1 
 #endif
 constexpr int kPasses = kIndexHeads / kPassHeads;
 constexpr int kPassVecs = kPassHeads / kLanes;
-// Keys scored together: the widened keys (12 KiB as int16), one pass of the query (4 KiB) and the partial sums (3 KiB) stay in L1.
+// Keys scored together: the widened keys (12 KiB as int16), one pass of the query (4 KiB) and the partial sums (3 KiB)
+// stay in L1.
 constexpr int kKeyRun = 48;
 static_assert(kKeyRun % kKeyTile == 0 && kKeyRun % 16 == 0, "a run is whole tiles and whole vectors");
 
@@ -122,12 +124,12 @@ MS_DSV32_INLINE void IndexDots(const IndexKey* keys, const IndexQuery* q, VecI (
     int8x16_t k[kKeyTile];
 #pragma GCC unroll 4
     for (int m = 0; m < kKeyTile; ++m) k[m] = vld1q_s8(keys + m * kIndexDim + d);
-#define MS_DSV32_INDEX_LANE(lane)                                                                   \
-  _Pragma("GCC unroll 4") for (int j = 0; j < kPassVecs; ++j) {                                     \
-    const int8x16_t b = vld1q_s8(q + (d + 4 * (lane)) * kPassHeads + j * 16);                       \
-    _Pragma("GCC unroll 4") for (int m = 0; m < kKeyTile; ++m) {                                    \
-      acc[m][j] = (VecI)vdotq_laneq_s32((int32x4_t)acc[m][j], b, k[m], lane);                       \
-    }                                                                                               \
+#define MS_DSV32_INDEX_LANE(lane)                                             \
+  _Pragma("GCC unroll 4") for (int j = 0; j < kPassVecs; ++j) {               \
+    const int8x16_t b = vld1q_s8(q + (d + 4 * (lane)) * kPassHeads + j * 16); \
+    _Pragma("GCC unroll 4") for (int m = 0; m < kKeyTile; ++m) {              \
+      acc[m][j] = (VecI)vdotq_laneq_s32((int32x4_t)acc[m][j], b, k[m], lane); \
+    }                                                                         \
   }
     MS_DSV32_INDEX_LANE(0)
     MS_DSV32_INDEX_LANE(1)
@@ -205,8 +207,10 @@ MS_DSV32_INLINE void IndexReduce(const float* sums, const float* k_scale, float*
     const __m512 e23 = _mm512_add_ps(_mm512_permutex2var_ps(r2, low, r3), _mm512_permutex2var_ps(r2, high, r3));
     quad[c] = _mm512_add_ps(_mm512_permutex2var_ps(e01, even, e23), _mm512_permutex2var_ps(e01, odd, e23));
   }
-  const __m512 p01 = _mm512_add_ps(_mm512_shuffle_ps(quad[0], quad[1], 0x44), _mm512_shuffle_ps(quad[0], quad[1], 0xee));
-  const __m512 p23 = _mm512_add_ps(_mm512_shuffle_ps(quad[2], quad[3], 0x44), _mm512_shuffle_ps(quad[2], quad[3], 0xee));
+  const __m512 p01 =
+      _mm512_add_ps(_mm512_shuffle_ps(quad[0], quad[1], 0x44), _mm512_shuffle_ps(quad[0], quad[1], 0xee));
+  const __m512 p23 =
+      _mm512_add_ps(_mm512_shuffle_ps(quad[2], quad[3], 0x44), _mm512_shuffle_ps(quad[2], quad[3], 0xee));
   const __m512 total = _mm512_add_ps(_mm512_shuffle_ps(p01, p23, 0x88), _mm512_shuffle_ps(p01, p23, 0xdd));
   StoreF(scores, (VecF)total * LoadF(k_scale));
 #elif MS_DSV32_IS_AVX2
@@ -219,8 +223,10 @@ MS_DSV32_INLINE void IndexReduce(const float* sums, const float* k_scale, float*
       const __m256 b = (__m256)(LoadF(s + 16 * (c + 4)) + LoadF(s + 16 * (c + 4) + 8));
       quad[c] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, 0x20), _mm256_permute2f128_ps(a, b, 0x31));
     }
-    const __m256 p01 = _mm256_add_ps(_mm256_shuffle_ps(quad[0], quad[1], 0x44), _mm256_shuffle_ps(quad[0], quad[1], 0xee));
-    const __m256 p23 = _mm256_add_ps(_mm256_shuffle_ps(quad[2], quad[3], 0x44), _mm256_shuffle_ps(quad[2], quad[3], 0xee));
+    const __m256 p01 =
+        _mm256_add_ps(_mm256_shuffle_ps(quad[0], quad[1], 0x44), _mm256_shuffle_ps(quad[0], quad[1], 0xee));
+    const __m256 p23 =
+        _mm256_add_ps(_mm256_shuffle_ps(quad[2], quad[3], 0x44), _mm256_shuffle_ps(quad[2], quad[3], 0xee));
     const __m256 total = _mm256_add_ps(_mm256_shuffle_ps(p01, p23, 0x88), _mm256_shuffle_ps(p01, p23, 0xdd));
     StoreF(scores + key, (VecF)total * LoadF(k_scale + key));
   }

@@ -1,7 +1,7 @@
-// Tokens are taken in waves whose score rows fit kWaveRowBytes. Within a wave the work items are (group of tokens of one sequence, range of
-// keys): the keys of a range are read and widened once for the whole group, and a single token still occupies every thread. Scores
-// exist only as order keys (topk.h) in the wave's rows; each item also counts them in the first histogram of the selection while they
-// are in L1. A last stage selects, one token per item.
+// Tokens are taken in waves whose score rows fit kWaveRowBytes. Within a wave the work items are (group of tokens of
+// one sequence, range of keys): the keys of a range are read and widened once for the whole group, and a single token
+// still occupies every thread. Scores exist only as order keys (topk.h) in the wave's rows; each item also counts them
+// in the first histogram of the selection while they are in L1. A last stage selects, one token per item.
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_quant.h"
 
 #include "ms_dsv32/kernel_impl/cpu/index_score.h"
@@ -20,8 +20,8 @@ using op_info::kBlockSize;
 constexpr int64_t kWaveRowBytes = int64_t{32} << 20;  // 64 rows of 128K keys; one row if it is longer than that
 constexpr int64_t kWaveTokens = 64;
 constexpr int64_t kGroupTokens = 8;  // packed queries of a group: 128 KiB, a part of L2
-// Keys of one range. At least 10 runs, so that clearing and adding its histogram (4 KiB each) costs nothing beside the dot products;
-// at most 64 Ki - 1, the range of a counter, and far fewer, so that threads end together.
+// Keys of one range. At least 10 runs, so that clearing and adding its histogram (4 KiB each) costs nothing beside the
+// dot products; at most 64 Ki - 1, the range of a counter, and far fewer, so that threads end together.
 constexpr int64_t kMinRange = 10 * kKeyRun;
 constexpr int64_t kMaxRange = 48 * kKeyRun;
 constexpr int64_t kRangesPerThread = 8;
@@ -38,8 +38,8 @@ int64_t Visible(const LightningIndexerQuantParams& p, int64_t token) {
 }
 
 // The cache rows of positions [begin, begin + kKeyRun) of a sequence, zeros from `end` on.
-MS_DSV32_INLINE void LoadRun(const LightningIndexerQuantParams& p, const int32_t* block_table, int64_t begin, int64_t end,
-                             IndexRun* run) {
+MS_DSV32_INLINE void LoadRun(const LightningIndexerQuantParams& p, const int32_t* block_table, int64_t begin,
+                             int64_t end, IndexRun* run) {
   uint16_t k_scale[kKeyRun];
   for (int64_t key = 0; key < kKeyRun; ++key) {
     const int64_t position = begin + key;
@@ -88,17 +88,18 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
 
   const int threads = NumThreads();
   const int64_t row_size = RoundUp(max_visible, kKeyRun);
-  const int64_t wave_tokens =
-      Max<int64_t>(1, Min(Min(scored, kWaveTokens), kWaveRowBytes / (row_size * static_cast<int64_t>(sizeof(uint32_t)))));
+  const int64_t wave_tokens = Max<int64_t>(
+      1, Min(Min(scored, kWaveTokens), kWaveRowBytes / (row_size * static_cast<int64_t>(sizeof(uint32_t)))));
   const int64_t group_tokens = Min(p.s1, kGroupTokens);
   const int64_t wave_keys = CeilDiv(wave_tokens, group_tokens) * max_visible;
   const int64_t range =
       Min(Max(RoundUp(CeilDiv(wave_keys, kRangesPerThread * threads), kKeyRun), kMinRange), kMaxRange);
   const int64_t row_ranges = CeilDiv(row_size, range);
 
-  Scratch scratch(ScratchSize<int64_t>(wave_tokens) + ScratchSize<Group>(wave_tokens) + ScratchSize<IndexToken>(wave_tokens) +
-                  ScratchSize<uint32_t>(wave_tokens * row_size) + ScratchSize<uint16_t>(wave_tokens * row_ranges * kTopKBins) +
-                  ScratchSize<IndexRun>(threads) + ScratchSize<uint32_t>(threads * kTopKBins));
+  Scratch scratch(ScratchSize<int64_t>(wave_tokens) + ScratchSize<Group>(wave_tokens) +
+                  ScratchSize<IndexToken>(wave_tokens) + ScratchSize<uint32_t>(wave_tokens * row_size) +
+                  ScratchSize<uint16_t>(wave_tokens * row_ranges * kTopKBins) + ScratchSize<IndexRun>(threads) +
+                  ScratchSize<uint32_t>(threads * kTopKBins));
   int64_t* tokens = scratch.Take<int64_t>(wave_tokens);
   Group* groups = scratch.Take<Group>(wave_tokens);
   IndexToken* packed = scratch.Take<IndexToken>(wave_tokens);
@@ -122,13 +123,14 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
       tokens[count++] = next;
     }
 
+    // (2) one factor for each head; the query in the order of the dot products
     ParallelFor(count, [&](int64_t w, int) {
       const int64_t i = tokens[w];
       PackIndexToken(p.q_int8 + i * kIndexHeads * kIndexDim, p.q_scale + i * kIndexHeads, p.weights + i * kIndexHeads,
                      packed + w);
     });
 
-    // (1) score of every visible key
+    // (1) cache rows, (3) relu of the dot products, (4) weighted sum over the heads
     ParallelFor(group_count * row_ranges, [&](int64_t item, int thread) {
       const Group group = groups[item / row_ranges];
       const int64_t r = item % row_ranges;
@@ -152,7 +154,7 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
       }
     });
 
-    // (2) positions of the selected_count largest
+    // (5) the largest scores
     ParallelFor(count, [&](int64_t w, int thread) {
       const int64_t visible = Visible(p, tokens[w]);
       uint32_t* histogram = histograms + thread * kTopKBins;

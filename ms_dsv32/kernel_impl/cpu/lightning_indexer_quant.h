@@ -6,9 +6,9 @@
 
 namespace ms_dsv32::cpu {
 
-// Row-major buffers. idx_n_heads = 64, idx_head_dim = 128, block_size = 128. fp16 as bit patterns. Token i is token i % s1 of sequence
-// i / s1; it sees the positions below max(kv_act_seqs[i / s1] - s1 + 1 + i % s1, 0). Every block_table entry behind a visible position is
-// valid; the others are not read.
+// Row-major buffers. idx_n_heads = 64, idx_head_dim = 128, block_size = 128. fp16 as bit patterns. Token i is token i %
+// s1 of sequence i / s1; it sees the positions below max(kv_act_seqs[i / s1] - s1 + 1 + i % s1, 0). Every block_table
+// entry behind a visible position is valid; the others are not read.
 struct LightningIndexerQuantParams {
   const int8_t* q_int8;           // [b * s1, 64, 128]
   const uint16_t* q_scale;        // fp16 [b * s1, 64]

@@ -25,9 +25,10 @@ MS_DSV32_INLINE VecF ExpNonPositive(VecF v) {
   return (VecF)((VecI)(p * power) & ~small);
 }
 
-// p[i] = bf16(exp(s[i] * scale - top) / sum), top = max(s * scale), for i < count; 0 for count <= i < padded (a multiple of 64). p takes
-// the first half of the row's bytes. Returns top + ln(sum). count > 0. NaN or +infinity in a score makes the row NaN.
-// Normalised by a multiplication with float32(1 / sum), 1 <= sum <= count: at most one float32 rounding from the quotient.
+// p[i] = bf16(exp(s[i] * scale - top) / sum), top = max(s * scale), for i < count; 0 for count <= i < padded (a
+// multiple of 64). p takes the first half of the row's bytes. Returns top + ln(sum). count > 0. NaN or +infinity in a
+// score makes the row NaN. Normalised by a multiplication with float32(1 / sum), 1 <= sum <= count: at most one float32
+// rounding from the quotient.
 inline float SoftmaxRow(float* s, int64_t count, int64_t padded, float scale) {
   VecF best = Set1(-__builtin_inff());
   int64_t i = 0;

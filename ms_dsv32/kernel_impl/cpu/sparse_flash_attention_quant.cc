@@ -1,7 +1,8 @@
-// Tokens are taken in waves; a token in flight keeps its scores (n_q x 2048 float32, 1 MiB) and its dequantised keys as the panels of p . v
-// (2048 x 512 bf16, 2 MiB), because the probabilities are rounded to bf16 only after the exact normalisation. The stages of a wave
-// are cut into items of (token, keys), (token, heads), (token, columns, heads), so that one token occupies all threads as well.
-// Each element of a product is one chain over ascending k (gemm.h) and each softmax row is one item: no cut can be seen in a result.
+// Tokens are taken in waves; a token in flight keeps its scores (n_q x 2048 float32, 1 MiB) and its dequantised keys as
+// the panels of p . v (2048 x 512 bf16, 2 MiB), because the probabilities are rounded to bf16 only after the exact
+// normalisation. The stages of a wave are cut into items of (token, keys), (token, heads), (token, columns, heads), so
+// that one token occupies all threads as well. Each element of a product is one chain over ascending k (gemm.h) and
+// each softmax row is one item: no cut can be seen in a result.
 #include "ms_dsv32/kernel_impl/cpu/sparse_flash_attention_quant.h"
 
 #include "ms_dsv32/kernel_impl/cpu/gather.h"
@@ -17,12 +18,13 @@ namespace {
 
 using op_info::kBlockSize;
 
-constexpr int64_t kWaveTokens = 32;     // 3.1 MiB each
+constexpr int64_t kWaveTokens = 32;      // 3.1 MiB each
 constexpr int64_t kTokensPerThread = 2;  // in flight, so that threads seldom wait at the end of a stage
 // Keys of one item: their K panels are 72 KiB for each 64, and stay in L2 while all heads use them.
 constexpr int64_t kTileKeys = 128;
 constexpr int64_t kSoftmaxHeads = 8;
-// Columns of one item, in panels: with 64 KiB of sums for 128 heads, a step block of the V panels and the heads' P stay in L2.
+// Columns of one item, in panels: with 64 KiB of sums for 128 heads, a step block of the V panels and the heads' P stay
+// in L2.
 constexpr int64_t kOutPanels = 2;
 constexpr int64_t kMinHeads = 4 * kMaxTileRows;  // fewer rows would not repay loading the panels
 
@@ -46,7 +48,8 @@ void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
 
   const int threads = NumThreads();
   const int64_t wave_tokens = Min(t, Min<int64_t>(kWaveTokens, kTokensPerThread * threads));
-  const int64_t tile_keys = wave_tokens * CeilDiv(max_keys, kTileKeys) < kTokensPerThread * threads ? kPanel : kTileKeys;
+  const int64_t tile_keys =
+      wave_tokens * CeilDiv(max_keys, kTileKeys) < kTokensPerThread * threads ? kPanel : kTileKeys;
   const int64_t tiles = CeilDiv(max_keys, tile_keys);
   const int64_t softmax_items = CeilDiv(p.n_q, kSoftmaxHeads);
   const int64_t column_items = kLatentPanels / kOutPanels;
@@ -60,7 +63,8 @@ void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
   Scratch scratch(ScratchSize<Token>(wave_tokens) + ScratchSize<int64_t>(wave_tokens * max_keys) +
                   ScratchSize<float>(wave_tokens * p.n_q * score_stride) +
                   ScratchSize<uint16_t>(wave_tokens * kLatentPanels * v_panel_stride) +
-                  ScratchSize<uint16_t>(threads * kTileKeys * kKeyDim) + ScratchSize<uint16_t>(threads * kGatherKeys * kKeyDim) +
+                  ScratchSize<uint16_t>(threads * kTileKeys * kKeyDim) +
+                  ScratchSize<uint16_t>(threads * kGatherKeys * kKeyDim) +
                   ScratchSize<float>(threads * head_step * kOutPanels * kPanel));
   Token* tokens = scratch.Take<Token>(wave_tokens);
   int64_t* rows = scratch.Take<int64_t>(wave_tokens * max_keys);
@@ -104,10 +108,10 @@ void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
       const int64_t query = (first + w) * p.n_q;
       const int panels = static_cast<int>(keys / kPanel);
       float* s = scores + w * p.n_q * score_stride + begin;
-      GemmBf16(p.query_nope + query * kLatentDim, kLatentDim, p.n_q, k, kPanel * kKeyDim, panels, kLatentDim, s, score_stride,
-               false);
-      GemmBf16(p.query_rope + query * kRopeKeyDim, kRopeKeyDim, p.n_q, k + kLatentDim * kPanel, kPanel * kKeyDim, panels,
-               kRopeKeyDim, s, score_stride, true);
+      GemmBf16(p.query_nope + query * kLatentDim, kLatentDim, p.n_q, k, kPanel * kKeyDim, panels, kLatentDim, s,
+               score_stride, false);
+      GemmBf16(p.query_rope + query * kRopeKeyDim, kRopeKeyDim, p.n_q, k + kLatentDim * kPanel, kPanel * kKeyDim,
+               panels, kRopeKeyDim, s, score_stride, true);
     });
 
     // (4) softmax, bf16(p)
@@ -133,7 +137,8 @@ void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
       const Token token = tokens[w];
       uint16_t* attention_out = p.attention_out + ((first + w) * p.n_q + head) * kLatentDim + panel * kPanel;
       if (token.count == 0) {
-        for (int64_t h = 0; h < heads; ++h) memset(attention_out + h * kLatentDim, 0, kOutPanels * kPanel * sizeof(uint16_t));
+        for (int64_t h = 0; h < heads; ++h)
+          memset(attention_out + h * kLatentDim, 0, kOutPanels * kPanel * sizeof(uint16_t));
         return;
       }
       float* out = outs + thread * head_step * kOutPanels * kPanel;

@@ -6,9 +6,9 @@
 
 namespace ms_dsv32::cpu {
 
-// Row-major buffers. kv_lora_rank = 512, rope_dim = 64, block_size = 128, 4 scale groups of 128. bf16 as bit patterns. Token i is token
-// i % s1 of sequence i / s1; of its row of topk_indices the first min(max(kv_act_seqs[i / s1] - s1 + 1 + i % s1, 0), selected_count)
-// entries are read. Each is -1 (skipped) or a position whose block_table entry is valid.
+// Row-major buffers. kv_lora_rank = 512, rope_dim = 64, block_size = 128, 4 scale groups of 128. bf16 as bit patterns.
+// Token i is token i % s1 of sequence i / s1; of its row of topk_indices the first min(max(kv_act_seqs[i / s1] - s1 + 1
+// + i % s1, 0), selected_count) entries are read. Each is -1 (skipped) or a position whose block_table entry is valid.
 struct SparseFlashAttentionQuantParams {
   const uint16_t* query_nope;   // bf16 [b * s1, n_q, 512]
   const uint16_t* query_rope;   // bf16 [b * s1, n_q, 64]

@@ -1,8 +1,8 @@
 // Exact top-k by radix selection: no sort, no [n] copy, worst case three passes over the row whatever the values are.
 //
-// Scores are compared as "order keys": uint32 numbers that sort as the scores do. The three histograms take 11, 11 and 10 bits of a key, so
-// that after the third the k-th largest key is known exactly; one last pass writes positions in ascending order. Many equal
-// scores, narrow ranges, infinities and NaN only change how many of the passes are needed.
+// Scores are compared as "order keys": uint32 numbers that sort as the scores do. The three histograms take 11, 11 and
+// 10 bits of a key, so that after the third the k-th largest key is known exactly; one last pass writes positions in
+// ascending order. Many equal scores, narrow ranges, infinities and NaN only change how many of the passes are needed.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_TOPK_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_TOPK_H_
 
@@ -15,8 +15,9 @@ constexpr int kTopKTopShift = 21;  // the first histogram takes bits 31..21
 constexpr int kTopKMidShift = 10;  // the second bits 20..10, the third bits 9..0
 constexpr int kTopKLanes = 16;     // rows of keys must be readable up to a multiple of this
 
-// Order key: a larger score has a larger key; -0 and +0 have the same one; NaN has that of -infinity, so it loses to every finite score.
-// Finite numbers and infinities: the sign bit is set for positive ones, all bits are inverted for negative ones, which is monotone.
+// Order key: a larger score has a larger key; -0 and +0 have the same one; NaN has that of -infinity, so it loses to
+// every finite score. Finite numbers and infinities: the sign bit is set for positive ones, all bits are inverted for
+// negative ones, which is monotone.
 MS_DSV32_INLINE VecU OrderKey(VecF score) {
   const VecI bits = (VecI)(score + 0.0f);  // -0 + 0 = +0
   const VecU key = (VecU)(bits ^ ((bits >> 31) | INT32_MIN));
@@ -74,10 +75,11 @@ inline void HistogramBelow(const uint32_t* keys, int64_t n, uint32_t prefix, int
   }
 }
 
-// Writes the positions of the k largest of n order keys to `positions`, ascending; of equal keys the smaller positions win. 0 < k < n.
-// `histogram` [kTopKBins] comes with the counts of key >> kTopKTopShift over the row and is overwritten.
+// Writes the positions of the k largest of n order keys to `positions`, ascending; of equal keys the smaller positions
+// win. 0 < k < n. `histogram` [kTopKBins] comes with the counts of key >> kTopKTopShift over the row and is
+// overwritten.
 inline void SelectTopK(const uint32_t* keys, int64_t n, uint32_t k, uint32_t* histogram, int32_t* positions) {
-  // `least`: all keys >= least are taken, except that of those equal to it only the first `equal` are.
+  // `least`: all keys >= least are taken, except that of those equal to it only the first `quota` are.
   uint32_t quota = k;
   TopKCut cut = FindCut(histogram, kTopKBins, quota);
   quota -= cut.above;
