@@ -1,0 +1,186 @@
+// Memories: bytes, which of them hold defined values, and who read or wrote them last (hazards).
+#ifndef ASCENDC_EMULATOR_MEMORY_H_
+#define ASCENDC_EMULATOR_MEMORY_H_
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <array>
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "report.h"
+#include "types.h"
+
+namespace ascendc_emulator {
+
+constexpr int kPipes = 7;  // PIPE_S .. PIPE_FIX
+inline const char* PipeName(int pipe) {
+  static const char* const kNames[] = {"S", "V", "M", "MTE1", "MTE2", "MTE3", "FIX", "ALL"};
+  return kNames[pipe];
+}
+
+enum class Kind : uint8_t { kGm, kUb, kL1, kL0a, kL0b, kL0c, kBt, kFb };
+
+// 架构规格/NPU架构版本2201.md. `usable` is what a kernel may allocate: 256 B of UB and L1 belong to the runtime of MIX
+// kernels.
+struct MemoryModel {
+  const char* name;
+  uint32_t size, usable, align;
+  uint32_t granule;     // bytes of one hazard record; 1/32 of it is the finest range that it tells apart
+  int8_t slot[kPipes];  // record slot of each pipe that reaches this memory, -1: no such path
+};
+inline const MemoryModel& Model(Kind kind) {
+  //                                      size    usable         align gran   S   V   M  MTE1 MTE2 MTE3 FIX
+  static const MemoryModel kModels[] = {{"GM", 0, 0, 1, 0, {0, 0, 0, 0, 0, 0, 0}},
+                                        {"UB", 196608, 196608 - 256, 32, 32, {0, 1, -1, -1, 2, 3, -1}},
+                                        {"L1", 524288, 524288 - 256, 32, 512, {-1, -1, -1, 0, 1, 2, 3}},
+                                        {"L0A", 65536, 65536, 512, 512, {-1, -1, 0, 1, 2, -1, -1}},
+                                        {"L0B", 65536, 65536, 512, 512, {-1, -1, 0, 1, 2, -1, -1}},
+                                        {"L0C", 131072, 131072, 64, 512, {-1, -1, 0, -1, -1, -1, 1}},
+                                        {"BT", 1024, 1024, 64, 512, {-1, -1, 0, 1, -1, -1, -1}},
+                                        {"FB", 2048, 2048, 64, 512, {-1, -1, -1, 0, -1, -1, 1}}};
+  return kModels[static_cast<int>(kind)];
+}
+
+inline Kind KindOf(AscendC::TPosition position) {
+  using P = AscendC::TPosition;
+  switch (position) {
+    case P::GM:
+    case P::CO2:
+      return Kind::kGm;
+    case P::A1:
+    case P::B1:
+    case P::C1:
+    case P::TSCM:
+      return Kind::kL1;
+    case P::A2:
+      return Kind::kL0a;
+    case P::B2:
+      return Kind::kL0b;
+    case P::CO1:
+      return Kind::kL0c;
+    case P::C2:
+      return Kind::kBt;
+    case P::C2PIPE2GM:
+      return Kind::kFb;
+    default:
+      return Kind::kUb;
+  }
+}
+
+// For each pipe of a core, the last of its instructions that is known to be complete.
+struct Clock {
+  uint32_t at[kPipes] = {};
+  void Merge(const Clock& other) {
+    for (int p = 0; p < kPipes; ++p) at[p] = std::max(at[p], other.at[p]);
+  }
+};
+
+// Last accesses of each pipe to one granule of a local memory: instruction number and a bit for each 1/32 of it.
+struct Granule {
+  struct Last {
+    uint32_t seq = 0, mask = 0;
+    void Add(uint32_t new_seq, uint32_t bits) {
+      mask = (bits & mask) == mask ? bits : (mask | bits);
+      seq = new_seq;
+    }
+  };
+  Last write[4], read[4];
+};
+
+// Zeroed pages that cost nothing until they are touched.
+class Pages {
+ public:
+  explicit Pages(size_t size) : size_(std::max<size_t>(size, 1)) {
+    void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (p == MAP_FAILED) throw std::bad_alloc();
+    data_ = static_cast<uint8_t*>(p);
+  }
+  ~Pages() { munmap(data_, size_); }
+  Pages(const Pages&) = delete;
+  Pages& operator=(const Pages&) = delete;
+  uint8_t* data() const { return data_; }
+
+ private:
+  size_t size_;
+  uint8_t* data_;
+};
+
+class LocalMemory {
+ public:
+  explicit LocalMemory(Kind kind)
+      : kind(kind), model(Model(kind)), bytes_(model.size), valid_(model.size), granules(model.size / model.granule) {
+    std::memset(bytes_.data(), 0xff, model.size);  // NaN in every float format, -1 in every integer
+  }
+  uint8_t* data() const { return bytes_.data(); }
+  uint8_t* valid() const { return valid_.data(); }
+
+  const Kind kind;
+  const MemoryModel& model;
+
+ private:
+  Pages bytes_, valid_;
+
+ public:
+  std::vector<Granule> granules;
+};
+
+enum class Role : int { kIn = 0, kOut = 1, kInOut = 2, kWorkspace = 3, kTiling = 4 };
+
+// One range of a GM tensor: the last write and the reads since.
+struct GmSegment {
+  struct Access {
+    uint16_t core = 0;
+    uint8_t pipe = 0;
+    bool atomic = false;
+    uint32_t seq = 0;  // 0: none
+  };
+  uint64_t end = 0;
+  Access write;
+  std::vector<Access> reads;
+};
+
+constexpr uint64_t kRedzone = 4096;
+
+// A tensor in global memory between two redzones. `valid` marks the bytes that the kernel defined (null: all are).
+struct GmBuffer {
+  GmBuffer(std::string name, uint64_t size, Role role, uint64_t misalign)
+      : name(std::move(name)), size(size), role(role), pages(size + 2 * kRedzone + 1024), touched((size >> 9) + 2, 0) {
+    base = pages.data() + kRedzone + misalign;
+    std::memset(pages.data(), 0xa5, kRedzone + misalign);
+    std::memset(base + size, 0xa5, kRedzone);
+    if (role == Role::kOut || role == Role::kWorkspace) {
+      std::memset(base, 0xcd, size);
+      valid = std::make_unique<Pages>(size);
+    }
+  }
+  bool tracked() const { return role != Role::kIn && role != Role::kTiling; }
+  int64_t BrokenRedzone() const {  // offset of the first changed byte from the tensor's start, or INT64_MIN
+    for (const uint8_t* p = pages.data(); p < base; ++p)
+      if (*p != 0xa5) return p - base;
+    for (const uint8_t* p = base + size; p < base + size + kRedzone; ++p)
+      if (*p != 0xa5) return p - base;
+    return INT64_MIN;
+  }
+
+  std::string name;
+  uint64_t size;
+  Role role;
+  Pages pages;
+  uint8_t* base = nullptr;
+  std::unique_ptr<Pages> valid;
+  std::map<uint64_t, GmSegment> segments;  // by start, never overlapping
+  std::vector<uint8_t> touched;            // 512 B lines that were moved once and are in L2 since
+  std::mutex mutex;
+};
+
+}  // namespace ascendc_emulator
+
+#endif  // ASCENDC_EMULATOR_MEMORY_H_
