@@ -8,8 +8,8 @@
 // GemmBf16 with accumulate = true continues the chain that c holds, so that cutting k into several calls gives the bits
 // of one call. A row reads nothing of another row: NaN and Inf stay in theirs.
 //
-// Blocks: kSteps steps of the panel (32 KiB) are used by all rows before the next ones. A tile of up to kMaxTileRows
-// rows is converted once into the form that the instructions want (6.4 KiB, L1) and multiplied with all panels;
+// Blocks: kSteps steps of the panels are used by all rows before the next ones. A tile of up to kMaxTileRows
+// rows is converted once into the form that the instructions want (3.5 KiB) and multiplied with all panels;
 // accumulators stay in registers for kSteps steps. A step is 256 bytes of a panel: 2 (bf16) or 4 (int8) neighbours in k
 // of each of the 64 columns.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
@@ -28,6 +28,7 @@ constexpr int kBf16PerStep = 2;  // neighbours in k, bf16
 constexpr int kInt8PerStep = 4;  // neighbours in k, int8
 constexpr int kStepBytes = 256;  // kPanel columns x 4 bytes
 constexpr int kSteps = 128;      // steps of a block: 32 KiB of each panel
+constexpr int kGroupPanels = 8;  // panels that share a converted tile
 constexpr int kMaxTileRows = MS_DSV32_IS_PORTABLE ? 4 : 6;
 
 // ---- one instruction set's multiply-add steps
@@ -205,10 +206,11 @@ MS_DSV32_INLINE void GemmTile(const int32_t* x, const char* w, int steps, typena
 // All 64 columns of one panel for a tile of rows.
 template <typename Kernel, int kRows, bool kPrefetch>
 __attribute__((noinline)) void GemmPanelTile(const int32_t* x, const char* w, int steps, typename Kernel::Sum* c,
-                                             int64_t ldc, bool load, const typename Kernel::Sum* compensation) {
+                                             int64_t ldc, bool load, const typename Kernel::Sum* compensation,
+                                             const char* ahead) {
   constexpr int kVectors = TileVectors(kRows);
   constexpr int kColumns = kVectors * kLanes;
-  const char* ahead = w + steps * kStepBytes;  // the panel's next block
+  static_assert(kPanel % kColumns == 0, "tiles cover the panel");
   for (int j = 0; j < kPanel; j += kColumns) {
     GemmTile<Kernel, kRows, kVectors, kPrefetch>(x, w + 4 * j, steps, c + j, ldc, load,
                                                  compensation == nullptr ? nullptr : compensation + j, ahead);
@@ -216,22 +218,33 @@ __attribute__((noinline)) void GemmPanelTile(const int32_t* x, const char* w, in
   }
 }
 
-template <typename Kernel, bool kPrefetch>
-MS_DSV32_INLINE void GemmPanelRows(int tile_rows, const int32_t* x, const char* w, int steps, typename Kernel::Sum* c,
-                                   int64_t ldc, bool load, const typename Kernel::Sum* compensation) {
-  switch (tile_rows) {
+// `ahead`: what to fetch meanwhile, as many bytes as the block has; null for nothing.
+template <typename Kernel, int kRows>
+MS_DSV32_INLINE void GemmPanelRows(const int32_t* x, const char* w, int steps, typename Kernel::Sum* c, int64_t ldc,
+                                   bool load, const typename Kernel::Sum* compensation, const char* ahead) {
+  if (ahead != nullptr) {
+    GemmPanelTile<Kernel, kRows, true>(x, w, steps, c, ldc, load, compensation, ahead);
+  } else {
+    GemmPanelTile<Kernel, kRows, false>(x, w, steps, c, ldc, load, compensation, nullptr);
+  }
+}
+template <typename Kernel>
+MS_DSV32_INLINE void GemmPanelTileRows(int rows, const int32_t* x, const char* w, int steps, typename Kernel::Sum* c,
+                                       int64_t ldc, bool load, const typename Kernel::Sum* compensation,
+                                       const char* ahead) {
+  switch (rows) {
     case 1:
-      return GemmPanelTile<Kernel, 1, kPrefetch>(x, w, steps, c, ldc, load, compensation);
+      return GemmPanelRows<Kernel, 1>(x, w, steps, c, ldc, load, compensation, ahead);
     case 2:
-      return GemmPanelTile<Kernel, 2, kPrefetch>(x, w, steps, c, ldc, load, compensation);
+      return GemmPanelRows<Kernel, 2>(x, w, steps, c, ldc, load, compensation, ahead);
     case 3:
-      return GemmPanelTile<Kernel, 3, kPrefetch>(x, w, steps, c, ldc, load, compensation);
+      return GemmPanelRows<Kernel, 3>(x, w, steps, c, ldc, load, compensation, ahead);
     case 4:
-      return GemmPanelTile<Kernel, 4, kPrefetch>(x, w, steps, c, ldc, load, compensation);
+      return GemmPanelRows<Kernel, 4>(x, w, steps, c, ldc, load, compensation, ahead);
     case 5:
-      return GemmPanelTile<Kernel, Min(5, kMaxTileRows), kPrefetch>(x, w, steps, c, ldc, load, compensation);
+      return GemmPanelRows<Kernel, Min(5, kMaxTileRows)>(x, w, steps, c, ldc, load, compensation, ahead);
     default:
-      return GemmPanelTile<Kernel, kMaxTileRows, kPrefetch>(x, w, steps, c, ldc, load, compensation);
+      return GemmPanelRows<Kernel, kMaxTileRows>(x, w, steps, c, ldc, load, compensation, ahead);
   }
 }
 
@@ -255,30 +268,41 @@ MS_DSV32_INLINE void ConvertOperand(const typename Kernel::Element* x, int steps
 template <typename Kernel>
 inline void GemmPanels(const typename Kernel::Element* x, int64_t ldx, int64_t rows, const typename Kernel::Element* w,
                        int64_t panel_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc,
-                       bool accumulate) {
+                       bool accumulate, const void* next) {
   using Sum = typename Kernel::Sum;
   constexpr int64_t kBlock = kSteps * Kernel::kPerStep;
-  alignas(64) int32_t words[kMaxTileRows * kOperandStride<Kernel>];
-  constexpr int kGroup = Kernel::kVirtualRow ? 16 : 1 << 30;  // panels whose compensation fits the stack
-  if constexpr (Kernel::kVirtualRow) {
-    for (; panels > kGroup; panels -= kGroup, w += kGroup * panel_stride, c += kGroup * kPanel) {
-      GemmPanels<Kernel>(x, ldx, rows, w, panel_stride, kGroup, k, c, ldc, accumulate);
+  // One tile takes panel after panel, as they lie in memory, which its speed is that of. More tiles take a block of
+  // several panels at a time, so that a converted tile serves them all; the compensation of so many fits the stack.
+  const int group = rows <= kMaxTileRows ? 1 : kGroupPanels;
+  if (panels > group) {
+    for (int p = 0; p < panels; p += group) {
+      const void* group_next = p + group < panels ? w + (p + group) * panel_stride : next;
+      GemmPanels<Kernel>(x, ldx, rows, w + p * panel_stride, panel_stride, Min(group, panels - p), k, c + p * kPanel,
+                         ldc, accumulate, group_next);
     }
+    return;
   }
+  alignas(64) int32_t words[kMaxTileRows * kOperandStride<Kernel>];
   const int64_t tiles = CeilDiv(rows, kMaxTileRows);
   for (int64_t k0 = 0; k0 < k; k0 += kBlock) {
     const int steps = static_cast<int>(Min(kBlock, k - k0) / Kernel::kPerStep);
     const bool load = accumulate || k0 > 0;
-    const auto panel = [&](int p) { return reinterpret_cast<const char*>(w + p * panel_stride + k0 * kPanel); };
-    bool cold = true;  // the panels' block is not in the cache yet: fetch the next one meanwhile
-    alignas(64) Sum compensation[Kernel::kVirtualRow ? 16 * kPanel : kPanel];
+    const auto block = [&](int p) { return reinterpret_cast<const char*>(w + p * panel_stride + k0 * kPanel); };
+    // The first to touch a block fetches what comes after it.
+    const auto ahead = [&](int p) {
+      if (k0 + kBlock < k) return block(p) + steps * kStepBytes;
+      return next == nullptr ? nullptr : static_cast<const char*>(next) + p * steps * kStepBytes;
+    };
+    bool first_touch = true;
+    alignas(64) Sum compensation[Kernel::kVirtualRow ? kGroupPanels * kPanel : 1];
     if constexpr (Kernel::kVirtualRow) {
       alignas(64) int32_t virtual_row[kSteps];
       for (int s = 0; s < steps; ++s) virtual_row[s] = static_cast<int32_t>(0x80808080u);
       for (int p = 0; p < panels; ++p) {
-        GemmPanelTile<Kernel, 1, true>(virtual_row, panel(p), steps, compensation + p * kPanel, kPanel, false, nullptr);
+        GemmPanelRows<Kernel, 1>(virtual_row, block(p), steps, compensation + p * kPanel, kPanel, false, nullptr,
+                                 ahead(p));
       }
-      cold = false;
+      first_touch = false;
     }
     for (int64_t tile = 0, m = 0; tile < tiles; ++tile) {
       const int tile_rows = static_cast<int>(CeilDiv(rows - m, tiles - tile));  // tiles of nearly equal height
@@ -286,15 +310,11 @@ inline void GemmPanels(const typename Kernel::Element* x, int64_t ldx, int64_t r
         ConvertOperand<Kernel>(x + (m + i) * ldx + k0, steps, words + i * kOperandStride<Kernel>);
       }
       for (int p = 0; p < panels; ++p) {
-        const Sum* subtract = Kernel::kVirtualRow ? compensation + p * kPanel : nullptr;
-        Sum* cp = c + m * ldc + p * kPanel;
-        if (cold) {
-          GemmPanelRows<Kernel, true>(tile_rows, words, panel(p), steps, cp, ldc, load, subtract);
-        } else {
-          GemmPanelRows<Kernel, false>(tile_rows, words, panel(p), steps, cp, ldc, load, subtract);
-        }
+        GemmPanelTileRows<Kernel>(tile_rows, words, block(p), steps, c + m * ldc + p * kPanel, ldc, load,
+                                  Kernel::kVirtualRow ? compensation + p * kPanel : nullptr,
+                                  first_touch ? ahead(p) : nullptr);
       }
-      cold = false;
+      first_touch = false;
       m += tile_rows;
     }
   }
@@ -304,14 +324,14 @@ inline void GemmPanels(const typename Kernel::Element* x, int64_t ldx, int64_t r
 // see above. Panel p of w starts at w + p * panel_stride elements and holds [k/2][64][2]; k is even. Nothing needs to
 // be aligned.
 inline void GemmBf16(const uint16_t* x, int64_t ldx, int64_t rows, const uint16_t* w, int64_t panel_stride, int panels,
-                     int64_t k, float* c, int64_t ldc, bool accumulate) {
-  GemmPanels<Bf16Dot>(x, ldx, rows, w, panel_stride, panels, k, c, ldc, accumulate);
+                     int64_t k, float* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
+  GemmPanels<Bf16Dot>(x, ldx, rows, w, panel_stride, panels, k, c, ldc, accumulate, next);
 }
 
 // As GemmBf16 with panels [k/4][64][4]; k is a multiple of 4, below 65536.
 inline void GemmInt8(const int8_t* x, int64_t ldx, int64_t rows, const int8_t* w, int64_t panel_stride, int panels,
-                     int64_t k, int32_t* c, int64_t ldc, bool accumulate) {
-  GemmPanels<Int8Dot>(x, ldx, rows, w, panel_stride, panels, k, c, ldc, accumulate);
+                     int64_t k, int32_t* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
+  GemmPanels<Int8Dot>(x, ldx, rows, w, panel_stride, panels, k, c, ldc, accumulate, next);
 }
 
 // 64 columns of a row-major weight [k, ..] with ldw elements a row -> one panel [k/2][64][2] or [k/4][64][4].

@@ -86,11 +86,12 @@ static_assert(op_info::kIdxNHeads == 64 && op_info::kIdxHeadDim == 128, "the two
 // (1) queries: each task is a head and a block of tokens.
 class IndexerHeads {
  public:
-  IndexerHeads(const LightningIndexerPrologQuantParams& p, const uint16_t* hadamard_q)
+  IndexerHeads(const LightningIndexerPrologQuantParams& p, const uint16_t* hadamard_q, int threads)
       : tasks(op_info::kIdxNHeads * CeilDiv(p.t, p.packed ? kIndexerRows : kIndexerRowsNd)),
         p_(p),
         hadamard_q_(hadamard_q),
-        blocks_(tasks / op_info::kIdxNHeads) {}
+        blocks_(tasks / op_info::kIdxNHeads),
+        threads_(threads) {}
 
   static constexpr size_t ThreadBytes(bool packed) {
     return ScratchSize<int32_t>(kIndexerRows * kDim) + ScratchSize<uint16_t>(kIndexerRows * kDim) +
@@ -116,11 +117,16 @@ class IndexerHeads {
       }
       up = packed_up;
     }
+    // Where this thread likely goes on: threads advance at nearly the same speed.
+    const int64_t next_n = (task + threads_) / blocks_;
+    const int8_t* next_up = p_.packed && next_n != n && next_n < op_info::kIdxNHeads
+                                ? up + (next_n - n) * kDim * op_info::kQLoraRank
+                                : nullptr;
     const int64_t end = (block + 1) * p_.t / blocks_;
     for (int64_t i = block * p_.t / blocks_; i < end; i += kIndexerRows) {
       const int64_t rows = Min(kIndexerRows, end - i);
       GemmInt8(p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows, up, op_info::kQLoraRank * kPanel,
-               kDim / kPanel, op_info::kQLoraRank, sums, kDim, false);
+               kDim / kPanel, op_info::kQLoraRank, sums, kDim, false, next_up);
       for (int64_t m = 0; m < rows; ++m) {
         uint16_t* q = query + m * kDim;
         DequantRow(sums + m * kDim, p_.q_norm_scale[i + m], p_.w_qb_scale + n * kDim, kDim, q);
@@ -143,6 +149,7 @@ class IndexerHeads {
   const LightningIndexerPrologQuantParams& p_;
   const uint16_t* hadamard_q_;  // panels
   const int64_t blocks_;        // of tokens, nearly equal
+  const int threads_;
 };
 
 }  // namespace ms_dsv32::cpu::MS_DSV32_ISA

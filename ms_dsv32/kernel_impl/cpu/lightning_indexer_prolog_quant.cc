@@ -24,7 +24,7 @@ void RunChunk(const LightningIndexerPrologQuantParams& p) {
   uint16_t* hadamard_q = scratch.Take<uint16_t>(kHadamardSize);
   uint16_t* hadamard_k = scratch.Take<uint16_t>(kHadamardSize);
   char* thread_scratch = scratch.Take<char>(static_cast<int64_t>(thread_bytes) * threads);
-  const IndexerHeads heads(p, hadamard_q);
+  const IndexerHeads heads(p, hadamard_q, threads);
   FindCacheWriters(p.k_cache_index, p.t, table, writes);
 
   // (2), (3) x @ wk and x @ w_proj

@@ -33,8 +33,8 @@ void RunChunk(MlaPrologQuantParams mla, LightningIndexerPrologQuantParams indexe
   uint16_t* hadamard_q = scratch.Take<uint16_t>(kHadamardSize);
   uint16_t* hadamard_k = scratch.Take<uint16_t>(kHadamardSize);
   char* thread_scratch = scratch.Take<char>(static_cast<int64_t>(thread_bytes) * threads);
-  const MlaHeads mla_heads(mla);
-  const IndexerHeads indexer_heads(indexer, hadamard_q);
+  const MlaHeads mla_heads(mla, threads);
+  const IndexerHeads indexer_heads(indexer, hadamard_q, threads);
   FindCacheWriters(mla.cache_index, t, table, writes);
 
   // token_x times the four weights that it meets, in one go

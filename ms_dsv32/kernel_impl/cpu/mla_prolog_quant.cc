@@ -13,7 +13,7 @@ void RunChunk(const MlaPrologQuantParams& p) {
   TokenProjection projection(p.token_x, p.t, p.packed);
   projection.Add(p.w_dq, op_info::kQLoraRank);
   projection.Add(p.w_dkv_kr, op_info::kKvLoraRank + op_info::kRopeDim);
-  const MlaHeads heads(p);
+  const MlaHeads heads(p, threads);
 
   const size_t thread_bytes = Max(TokenProjection::ThreadBytes(), MlaHeads::ThreadBytes(p.packed));
   Scratch scratch(ScratchSize<float>(projection.SumsSize()) + ScratchSize<int64_t>(CacheRowTableSize(p.t)) +

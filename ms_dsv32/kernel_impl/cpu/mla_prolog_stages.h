@@ -65,8 +65,11 @@ inline void MlaKeyLatent(const MlaPrologQuantParams& p, const TokenProjection& p
 // (2) to (4): each task is a head and a block of tokens.
 class MlaHeads {
  public:
-  explicit MlaHeads(const MlaPrologQuantParams& p)
-      : tasks(p.n_q * CeilDiv(p.t, p.packed ? kHeadRows : kHeadRowsNd)), p_(p), blocks_(tasks / p.n_q) {}
+  MlaHeads(const MlaPrologQuantParams& p, int threads)
+      : tasks(p.n_q * CeilDiv(p.t, p.packed ? kHeadRows : kHeadRowsNd)),
+        p_(p),
+        blocks_(tasks / p.n_q),
+        threads_(threads) {}
 
   static constexpr size_t ThreadBytes(bool packed) {
     return ScratchSize<int32_t>(kHeadRows * op_info::kQHeadDim) +
@@ -105,20 +108,28 @@ class MlaHeads {
       up = packed_up;
       uk = packed_uk;
     }
+    // Where this thread likely goes on: threads advance at nearly the same speed.
+    const int64_t next_n = (task + threads_) / blocks_;
+    const int8_t* next_up = p_.packed && next_n != n && next_n < p_.n_q
+                                ? up + (next_n - n) * op_info::kQHeadDim * op_info::kQLoraRank
+                                : nullptr;
     const int64_t end = (block + 1) * p_.t / blocks_;
     for (int64_t i = block * p_.t / blocks_; i < end; i += kHeadRows) {
       const int64_t rows = Min(kHeadRows, end - i);
       // (2) query up-projection, dequantised
       GemmInt8(p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows, up, kUpStride,
-               op_info::kQHeadDim / kPanel, op_info::kQLoraRank, sums, op_info::kQHeadDim, false);
+               op_info::kQHeadDim / kPanel, op_info::kQLoraRank, sums, op_info::kQHeadDim, false, uk);
       for (int64_t m = 0; m < rows; ++m) {
         DequantRow(sums + m * op_info::kQHeadDim, p_.q_norm_scale[i + m], p_.dequant_scale + n * op_info::kQHeadDim,
                    op_info::kQHeadDim, query + m * op_info::kQHeadDim);
       }
       // (3) absorb W_UK
       for (int64_t j = 0; j < op_info::kKvLoraRank; j += kUkColumns) {
-        GemmBf16(query, op_info::kQHeadDim, rows, uk + j * op_info::kQkNopeHeadDim, kUkStride, kUkColumns / kPanel,
-                 op_info::kQkNopeHeadDim, absorbed, kUkColumns, false);
+        const uint16_t* columns = uk + j * op_info::kQkNopeHeadDim;
+        const bool last = j + kUkColumns == op_info::kKvLoraRank;
+        const void* next = last ? static_cast<const void*>(next_up) : columns + kUkColumns * op_info::kQkNopeHeadDim;
+        GemmBf16(query, op_info::kQHeadDim, rows, columns, kUkStride, kUkColumns / kPanel, op_info::kQkNopeHeadDim,
+                 absorbed, kUkColumns, false, next);
         for (int64_t m = 0; m < rows; ++m) {
           RoundRow(absorbed + m * kUkColumns, kUkColumns,
                    p_.q_nope + ((i + m) * p_.n_q + n) * op_info::kKvLoraRank + j);
@@ -140,6 +151,7 @@ class MlaHeads {
 
   const MlaPrologQuantParams& p_;
   const int64_t blocks_;  // of tokens, nearly equal
+  const int threads_;
 };
 
 }  // namespace ms_dsv32::cpu::MS_DSV32_ISA

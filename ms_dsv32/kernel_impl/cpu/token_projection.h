@@ -47,6 +47,7 @@ class TokenProjection {
 
   MS_DSV32_INLINE void Plan(float* sums, int threads) {
     sums_ = sums;
+    threads_ = threads;
     group_ = 1;
     row_blocks_ = 1;
     if (Split()) {
@@ -65,7 +66,13 @@ class TokenProjection {
     if (Split()) {
       const int part = static_cast<int>(task % kProjectionParts);
       const int panel = static_cast<int>(task / kProjectionParts);
-      Multiply(panel, 1, part, 0, t_, block, sums_ + part * t_ * Columns() + panel * kPanel, Columns());
+      // Threads advance at nearly the same speed: this one's next task is likely so many ahead.
+      const int64_t next = task + threads_;
+      const uint16_t* ahead = nullptr;
+      if (packed_ && next < tasks) {
+        ahead = Block(static_cast<int>(next / kProjectionParts), static_cast<int>(next % kProjectionParts));
+      }
+      Multiply(panel, 1, part, 0, t_, block, sums_ + part * t_ * Columns() + panel * kPanel, Columns(), ahead);
       return;
     }
     const int first = static_cast<int>(task / row_blocks_) * group_;
@@ -73,10 +80,10 @@ class TokenProjection {
     const int64_t row0 = task % row_blocks_ * t_ / row_blocks_;
     const int64_t row1 = (task % row_blocks_ + 1) * t_ / row_blocks_;
     float* out = sums_ + row0 * Columns() + first * kPanel;
-    Multiply(first, panels, 0, row0, row1, block, out, Columns());
+    Multiply(first, panels, 0, row0, row1, block, out, Columns(), nullptr);
     for (int part = 1; part < kProjectionParts; ++part) {
       const int64_t columns = panels * kPanel;
-      Multiply(first, panels, part, row0, row1, block, part_sums, columns);
+      Multiply(first, panels, part, row0, row1, block, part_sums, columns, nullptr);
       for (int64_t m = 0; m < row1 - row0; ++m) {
         float* o = out + m * Columns();
         for (int64_t j = 0; j < columns; j += kLanes) {
@@ -109,9 +116,17 @@ class TokenProjection {
   MS_DSV32_INLINE bool Split() const { return t_ <= kProjectionSplitTokens; }
   MS_DSV32_INLINE int64_t Columns() const { return static_cast<int64_t>(panels_) * kPanel; }
 
-  // out = rows [row0, row1) of x's part times panels [first, first + panels).
-  void Multiply(int first, int panels, int part, int64_t row0, int64_t row1, uint16_t* block, float* out,
-                int64_t ldo) const {
+  // The part of a panel of the whole, packed.
+  const uint16_t* Block(int panel, int part) const {
+    int i = 0;
+    while (panel >= weights_[i].first + weights_[i].panels) ++i;
+    return weights_[i].data + ((panel - weights_[i].first) * op_info::kH + part * kProjectionDepth) * kPanel;
+  }
+
+  // out = rows [row0, row1) of x's part times panels [first, first + panels). `next`: weights to fetch meanwhile, or
+  // null.
+  void Multiply(int first, int panels, int part, int64_t row0, int64_t row1, uint16_t* block, float* out, int64_t ldo,
+                const uint16_t* next) const {
     const uint16_t* x = x_ + row0 * op_info::kH + part * kProjectionDepth;
     for (int i = 0; i < count_; ++i) {
       const Weight& weight = weights_[i];
@@ -121,8 +136,8 @@ class TokenProjection {
       float* o = out + (weight.first + begin - first) * kPanel;
       if (packed_) {
         constexpr int64_t kStride = op_info::kH * kPanel;
-        const uint16_t* w = weight.data + begin * kStride + part * kProjectionDepth * kPanel;
-        GemmBf16(x, op_info::kH, row1 - row0, w, kStride, end - begin, kProjectionDepth, o, ldo, false);
+        GemmBf16(x, op_info::kH, row1 - row0, Block(weight.first + begin, part), kStride, end - begin, kProjectionDepth,
+                 o, ldo, false, next);
         continue;
       }
       const int64_t ldw = weight.panels * kPanel;
@@ -140,6 +155,7 @@ class TokenProjection {
   int count_ = 0;
   int panels_ = 0;
   float* sums_ = nullptr;
+  int threads_ = 1;
   int group_ = 1;
   int64_t row_blocks_ = 1;
 };
