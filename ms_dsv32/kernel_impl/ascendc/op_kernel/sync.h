@@ -1,0 +1,76 @@
+// Flags between the pipes of a core and between cores.
+#ifndef MS_DSV32_ASCENDC_SYNC_H_
+#define MS_DSV32_ASCENDC_SYNC_H_
+
+#include "kernel_operator.h"
+
+namespace ms_dsv32::ascendc {
+
+using namespace AscendC;
+
+// Waits on one pipe for everything that was issued to another one. Only for a flag id that nothing else has in flight.
+template <HardEvent kEvent>
+__aicore__ inline void WaitPipe(int32_t id) {
+  SetFlag<kEvent>(id);
+  WaitFlag<kEvent>(id);
+}
+
+// Two slots of a buffer that one pipe fills and another one empties. kFull tells the consumer that a slot is filled,
+// kFree tells the producer that it is empty; slot i uses flag kFirstId + i of both events. Ids of M_MTE1 start at 3:
+// TPipe takes 0 to 2 on an AIC.
+template <HardEvent kFull, HardEvent kFree, int32_t kFirstId>
+class PingPong {
+ public:
+  // Both slots are free. Every Begin needs an End.
+  __aicore__ inline void Begin() {
+    SetFlag<kFree>(kFirstId);
+    SetFlag<kFree>(kFirstId + 1);
+    produced_ = 0;
+    consumed_ = 0;
+  }
+  __aicore__ inline void End() {
+    WaitFlag<kFree>(kFirstId);
+    WaitFlag<kFree>(kFirstId + 1);
+  }
+
+  // Producer: the slot to fill, then its hand-over.
+  __aicore__ inline uint32_t Acquire() {
+    WaitFlag<kFree>(kFirstId + static_cast<int32_t>(produced_));
+    return produced_;
+  }
+  __aicore__ inline void Publish() {
+    SetFlag<kFull>(kFirstId + static_cast<int32_t>(produced_));
+    produced_ ^= 1;
+  }
+
+  // Consumer: the slot to read, then its return.
+  __aicore__ inline uint32_t Take() {
+    WaitFlag<kFull>(kFirstId + static_cast<int32_t>(consumed_));
+    return consumed_;
+  }
+  __aicore__ inline void Release() {
+    SetFlag<kFree>(kFirstId + static_cast<int32_t>(consumed_));
+    consumed_ ^= 1;
+  }
+
+ private:
+  uint32_t produced_ = 0;
+  uint32_t consumed_ = 0;
+};
+
+// AIC to its two AIVs: what its Fixpipes have written to GM is there.
+__aicore__ inline void NotifyVectors(int64_t flag) { CrossCoreSetFlag<2, PIPE_FIX>(flag); }
+// AIV to its AIC, which goes on when both AIVs have called: what their MTE3 have written to GM is there.
+__aicore__ inline void NotifyCube(int64_t flag) { CrossCoreSetFlag<2, PIPE_MTE3>(flag); }
+// The other end of both.
+__aicore__ inline void AwaitCore(int64_t flag) { CrossCoreWaitFlag(flag); }
+
+// All AIVs: what any of them wrote to GM, or was told before, is there for all.
+__aicore__ inline void AwaitAllVectors(int64_t flag) {
+  CrossCoreSetFlag<0, PIPE_MTE3>(flag);
+  CrossCoreWaitFlag(flag);
+}
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_SYNC_H_
