@@ -59,6 +59,7 @@ inline void IndexerKeys(const LightningIndexerPrologQuantParams& p, const TokenP
   alignas(64) uint16_t keys[kIndexerKeyRows * kDim];
   const int64_t first = block * kIndexerKeyRows;
   const int64_t rows = Min(kIndexerKeyRows, p.t - first);
+  if (rows < 1) __builtin_unreachable();  // gcc 12 on aarch64 sees `keys` uninitialised otherwise
   for (int64_t m = 0; m < rows; ++m) {
     const int64_t token = first + m;
     projection.SumRow(token, first_key, kDim, sums);
