@@ -16,15 +16,16 @@ namespace {
 
 using op_info::kBlockSize;
 
-// Scratch besides the rows: a packed token is 8..17 KiB, a histogram 4 KiB for each token and range.
+// Bounds of the scratch, besides 9..17 KiB for each packed token.
 constexpr int64_t kWaveRowBytes = int64_t{32} << 20;  // 64 rows of 128K keys; one row if it is longer than that
+constexpr int64_t kWaveHistograms = 8192;             // of 4 KiB, one for each token and range
 constexpr int64_t kWaveTokens = 64;
 constexpr int64_t kGroupTokens = 8;  // packed queries of a group: 128 KiB, a part of L2
-// Keys of one range. At least 10 runs, so that clearing and adding its histogram (4 KiB each) costs nothing beside the
-// dot products; at most 64 Ki - 1, the range of a counter, and far fewer, so that threads end together.
-constexpr int64_t kMinRange = 10 * kKeyRun;
+// Keys of one range: enough for the dot products to outweigh its histogram, few enough for threads to end together.
+constexpr int64_t kMinRange = 4 * kKeyRun;
 constexpr int64_t kMaxRange = 48 * kKeyRun;
-constexpr int64_t kRangesPerThread = 8;
+constexpr int64_t kRangeCost = 2;  // keys that could be scored while a histogram is cleared and added (4 KiB each)
+constexpr int64_t kMaxRangesPerThread = 32;
 static_assert(kMaxRange < 65536, "histogram counters are uint16");
 
 struct Group {
@@ -35,6 +36,22 @@ struct Group {
 
 int64_t Visible(const LightningIndexerQuantParams& p, int64_t token) {
   return Max<int64_t>(p.kv_act_seqs[token / p.s1] - p.s1 + 1 + token % p.s1, 0);
+}
+
+// The length of a range, a multiple of kKeyRun, with which `threads` threads end first.
+int64_t ChooseRange(int64_t keys, int64_t tokens, int64_t groups, int64_t threads) {
+  const int64_t least = Max(RoundUp(CeilDiv(keys * tokens, kWaveHistograms), kKeyRun), kMinRange);
+  int64_t best = kMaxRange, best_cost = INT64_MAX;
+  for (int64_t cuts = 1; cuts <= kMaxRangesPerThread; ++cuts) {
+    const int64_t range = Min(Max(RoundUp(CeilDiv(keys, cuts * threads), kKeyRun), least), kMaxRange);
+    const int64_t ranges = CeilDiv(keys, range);
+    const int64_t cost = CeilDiv(ranges * groups, threads) * range + ranges * kRangeCost;
+    if (cost < best_cost) {
+      best = range;
+      best_cost = cost;
+    }
+  }
+  return best;
 }
 
 // The cache rows of positions [begin, begin + kKeyRun) of a sequence, zeros from `end` on.
@@ -91,9 +108,7 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
   const int64_t wave_tokens = Max<int64_t>(
       1, Min(Min(scored, kWaveTokens), kWaveRowBytes / (row_size * static_cast<int64_t>(sizeof(uint32_t)))));
   const int64_t group_tokens = Min(p.s1, kGroupTokens);
-  const int64_t wave_keys = CeilDiv(wave_tokens, group_tokens) * max_visible;
-  const int64_t range =
-      Min(Max(RoundUp(CeilDiv(wave_keys, kRangesPerThread * threads), kKeyRun), kMinRange), kMaxRange);
+  const int64_t range = ChooseRange(max_visible, wave_tokens, CeilDiv(wave_tokens, group_tokens), threads);
   const int64_t row_ranges = CeilDiv(row_size, range);
 
   Scratch scratch(ScratchSize<int64_t>(wave_tokens) + ScratchSize<Group>(wave_tokens) +

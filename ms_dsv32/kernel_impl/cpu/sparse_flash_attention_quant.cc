@@ -20,6 +20,7 @@ using op_info::kBlockSize;
 
 constexpr int64_t kWaveTokens = 32;      // 3.1 MiB each
 constexpr int64_t kTokensPerThread = 2;  // in flight, so that threads seldom wait at the end of a stage
+constexpr int64_t kItemsPerThread = 4;   // likewise, where a few tokens are cut into items
 // Keys of one item: their K panels are 72 KiB for each 64, and stay in L2 while all heads use them.
 constexpr int64_t kTileKeys = 128;
 constexpr int64_t kSoftmaxHeads = 8;
@@ -48,13 +49,12 @@ void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
 
   const int threads = NumThreads();
   const int64_t wave_tokens = Min(t, Min<int64_t>(kWaveTokens, kTokensPerThread * threads));
-  const int64_t tile_keys =
-      wave_tokens * CeilDiv(max_keys, kTileKeys) < kTokensPerThread * threads ? kPanel : kTileKeys;
+  const int64_t tile_keys = wave_tokens * CeilDiv(max_keys, kTileKeys) < kItemsPerThread * threads ? kPanel : kTileKeys;
   const int64_t tiles = CeilDiv(max_keys, tile_keys);
   const int64_t softmax_items = CeilDiv(p.n_q, kSoftmaxHeads);
   const int64_t column_items = kLatentPanels / kOutPanels;
   const int64_t head_items =
-      Max<int64_t>(1, Min(p.n_q / kMinHeads, CeilDiv(kTokensPerThread * threads, wave_tokens * column_items)));
+      Max<int64_t>(1, Min(p.n_q / kMinHeads, CeilDiv(kItemsPerThread * threads, wave_tokens * column_items)));
   const int64_t head_step = CeilDiv(p.n_q, head_items);
   // Rows of the scores are a line longer than a power of two, so that neighbouring rows do not share cache sets.
   const int64_t score_stride = max_keys + 16;
