@@ -1,0 +1,87 @@
+"""The kernels of aarch64, cross-compiled and executed by QEMU: every instruction set against the golden reference."""
+
+from __future__ import annotations
+
+import functools
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cases
+import driver
+import pytest
+from numpy.typing import NDArray
+from test_operators import CACHE_INDEX, assert_same, check, pack, prolog
+
+COMPILER = "aarch64-linux-gnu-g++"
+EMULATOR = "qemu-aarch64"
+LIBRARIES = Path("/usr/aarch64-linux-gnu")
+
+CPUS = {"max": "neon_bf16", "cortex-a76": "neon_dotprod", "cortex-a57": "portable"}
+"""QEMU's models, and the instruction set that each should choose."""
+
+CASES: dict[str, Callable[[], cases.Case]] = {
+    "mla_prolog_1": lambda: prolog("mla_prolog_quant", 1, 1, n_q=16),
+    "mla_prolog_3": lambda: prolog("mla_prolog_quant", 1, 3, n_q=1),
+    "indexer_prolog_1": lambda: prolog("lightning_indexer_prolog_quant", 1, 1),
+    "indexer_prolog_5": lambda: prolog("lightning_indexer_prolog_quant", 1, 5),
+    "fused_prolog_2": lambda: prolog("mla_indexer_prolog_quant", 2, 1, n_q=1),
+    "attention_1": lambda: cases.with_lse(cases.attention_case(1, 1, 1, 1)),
+    "attention_129": lambda: cases.with_lse(cases.attention_case(1, 3, 16, 129, holes=0.1)),
+    "attention_2100": lambda: cases.with_lse(cases.attention_case(1, 2, 16, 2100)),
+    "indexer_1": lambda: cases.indexer_case(1, 1, 1),
+    "indexer_129": lambda: cases.indexer_case(2, 1, 129),
+    "indexer_2100": lambda: cases.indexer_case(1, 2, 2100),
+}
+
+pytestmark = [pytest.mark.isa, pytest.mark.slow]
+Results = dict[str, NDArray[Any]]
+
+
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The driver and the library, both for aarch64."""
+    for tool, package in ((COMPILER, "g++-aarch64-linux-gnu"), (EMULATOR, "qemu-user")):
+        if shutil.which(tool) is None:
+            pytest.skip(f"{tool} is not installed (Debian: {package})")
+    folder = tmp_path_factory.mktemp("aarch64")
+    library = driver.build_library(folder, CXX=COMPILER, MS_DSV32_CPU_ARCH="aarch64", CXXFLAGS="-Werror")
+    return driver.build_driver(folder, COMPILER), library
+
+
+def emulate(cpu: str, programs: tuple[Path, Path], *calls: Path, **environment: str) -> Any:
+    program, library = programs
+    command = (EMULATOR, "-cpu", cpu, "-L", LIBRARIES, program, library, "in-turn", *calls)
+    return driver.run(*command, **environment)
+
+
+@functools.cache
+def made(name: str) -> tuple[cases.Case, ...]:
+    """A case, and for a prolog the same one with packed weights."""
+    case = CASES[name]()
+    return (case, pack(case)) if case.operator in CACHE_INDEX else (case,)
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_operators(cpu: str, programs: tuple[Path, Path], tmp_path: Path) -> None:
+    calls = driver.Calls(tmp_path)
+    for threads, part in (("1", 0), ("3", 1)):  # row-major weights on one thread, packed ones on several
+        pairs = {name: (case, calls.write(case)) for name in CASES for case in made(name)[part : part + 1]}
+        result = emulate(cpu, programs, *(path for _, path in pairs.values()), MS_DSV32_NUM_THREADS=threads)
+        assert result.returncode == 0, result.stderr
+        assert result.stdout.split() == [CPUS[cpu]]
+        got = {name: calls.results(case, path) for name, (case, path) in pairs.items()}
+        if part == 0:
+            row_major = got
+            for name, (case, _) in pairs.items():
+                check(case, got[name])
+        else:
+            for name, results in got.items():
+                assert_same(results, row_major[name])
+
+
+def test_instructions_that_the_cpu_lacks_are_refused(programs: tuple[Path, Path]) -> None:
+    result = emulate("cortex-a76", programs, Path("unread"), MS_DSV32_CPU_ISA="neon_bf16")
+    assert result.returncode == 1
+    assert "MS_DSV32_CPU_ISA=neon_bf16: this CPU lacks its instructions; it has neon_dotprod,portable" in result.stderr
