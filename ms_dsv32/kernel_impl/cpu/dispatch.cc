@@ -5,7 +5,9 @@
 #include <stdexcept>
 #include <string>
 
-#if defined(__aarch64__)
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
 
@@ -41,9 +43,14 @@ namespace {
 bool Always() { return true; }
 
 #if defined(__x86_64__)
-bool HasAvx2() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+// F16C and AVX512_BF16 from CPUID's bits: gcc before 11 or clang 14 know no such names in __builtin_cpu_supports. The
+// bits speak for the CPU alone; avx2 and avx512f, asked for as well, tell whether the system saves the registers.
+bool HasF16c() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return __get_cpuid_count(1, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1) != 0;
 }
+
+bool HasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c(); }
 #if defined(MS_DSV32_SIMDE)
 // The AVX-512 sources were compiled to AVX2 instructions (to be tested on a CPU without AVX-512).
 bool HasAvx512() { return HasAvx2(); }
@@ -54,7 +61,10 @@ bool HasAvx512() {
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
-bool HasAvx512Bf16() { return HasAvx512() && __builtin_cpu_supports("avx512bf16"); }
+bool HasAvx512Bf16() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  return HasAvx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 5 & 1) != 0;
+}
 #endif
 #elif defined(__aarch64__)
 // Bits of <asm/hwcap.h>, written out because older kernel headers lack some of the names.
