@@ -10,6 +10,8 @@ MindSpore has several ways to lose a write into an input tensor, none of which i
   ``RW_WRITE``.
 - A compiled graph runs nodes in the order of their data: every operator, the readers too, has ``side_effect_mem``, so
   that all of them run in program order, whichever handle of a cache they are given.
+- ``jit(capture_mode="bytecode")`` drops calls whose results are unused and hands copies to what it does not capture;
+  ``capture_mode="trace"`` goes on with the caches of the first call. Operators that write are refused under both.
 - A branch or loop of a compiled graph whose condition is known only at run time gets a copy of a plain tensor
   (a Parameter is passed as itself): the library's shape inference refuses it there, see ``plain_caches`` in
   ``kernel_impl/cpu/custom_ops.cc``.
@@ -19,6 +21,8 @@ from __future__ import annotations
 
 import ctypes
 import re
+import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -27,7 +31,8 @@ import ml_dtypes
 import numpy as np
 from mindspore import Tensor, ops
 from mindspore.common import dtype as mstype
-from mindspore.graph.api import _pynative_executor
+from mindspore.graph.api import PIJitCaptureContext, _pynative_executor
+from mindspore.graph.jit_context import jit_context, set_jit_context
 from mindspore.ops import signature
 from mindspore.ops.primitive import PrimitiveWithInfer
 
@@ -42,6 +47,8 @@ _NUMPY = {
     ms.int64: np.int64,
 }
 _UNKNOWN_RANK = -2
+_BYTECODE_CAPTURE = PIJitCaptureContext.__call__.__code__.co_filename
+_LAUNCH = threading.Lock()  # MindSpore's PyNative executor does not take calls from several threads at a time
 
 
 class Operator(PrimitiveWithInfer):
@@ -84,6 +91,7 @@ class Operator(PrimitiveWithInfer):
 
     def __infer__(self, *args: dict[str, Any]) -> dict[str, Any]:
         name, count = self._info.name, len(self._info.attrs)
+        _refuse_capture(self._info)
         for attr, value in zip(self._info.attrs, args[:count], strict=True):
             if value["value"] is None and value["dtype"] is not None:
                 raise TypeError(f"{name}: {attr.name} must be a constant where a graph is compiled")
@@ -146,6 +154,7 @@ class _Kernel:
         self._caches = [(i, a.name, a.in_place) for i, a in enumerate(info.inputs) if a.name in caches]
 
     def __call__(self, *tensors: Tensor) -> Any:
+        _refuse_capture(self._info)
         for arg, tensor in zip(self._info.inputs, tensors, strict=True):
             _require_tensor(self._info.name, arg.name, tensor)
         args = list(tensors)
@@ -155,9 +164,10 @@ class _Kernel:
             elif in_place:
                 raise ValueError(f"{self._info.name}: {name} must be contiguous, as it is updated in place")
         try:
-            outputs = self._custom(*args)
-            # Wait: an error must not surface elsewhere, and the aliases do not keep the caches' memory alive.
-            _pynative_executor.sync()
+            with _LAUNCH:
+                outputs = self._custom(*args)
+                # Wait: an error must not surface elsewhere, and the aliases do not keep the caches' memory alive.
+                _pynative_executor.sync()
         except RuntimeError as error:
             text = re.search(rf"Error message is ({self._info.name}: .*?)(?:\n\n|$)", str(error), re.DOTALL)
             if text is None:
@@ -176,6 +186,22 @@ def _base_alias(tensor: Tensor) -> Tensor:
         return tensor
     buffer = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())  # waits until the tensor is computed
     return Tensor.from_numpy(np.frombuffer(buffer, dtype).reshape(tensor.shape))
+
+
+def _refuse_capture(info: op_info.OpInfo) -> None:
+    """Raises if an operator that writes is called under one of mindspore.jit's capture modes that lose writes."""
+    if not any(a.in_place for a in info.inputs):
+        return
+    frame, lossy = sys._getframe(1), ""
+    while frame is not None and not lossy:
+        lossy = "bytecode" if frame.f_code.co_filename == _BYTECODE_CAPTURE else ""
+        frame = frame.f_back
+    if jit_context() is not None:
+        lossy = "trace"
+        set_jit_context(None)  # MindSpore does not end a trace that an exception leaves
+    if lossy:
+        text = f"mindspore.jit(capture_mode='{lossy}') loses writes into caches; use capture_mode='ast'"
+        raise RuntimeError(f"{info.name}: {text}")
 
 
 def _dtype_name(dtype: Any) -> str:
