@@ -1,0 +1,27 @@
+// What a tiling function knows of the device. No AscendC header: host code and tests include it too.
+#ifndef MS_DSV32_ASCENDC_PLATFORM_H_
+#define MS_DSV32_ASCENDC_PLATFORM_H_
+
+#include <cstdint>
+
+namespace ms_dsv32::ascendc {
+
+// AI cores of the device (each one AIC and two AIVs) and the bytes that a kernel may use of each memory of a core.
+struct Platform {
+  uint32_t cores;
+  uint32_t ub, l1, l0a, l0b, l0c;
+};
+
+// NPU arch 2201. MIX kernels lose 256 B of UB and of L1 to the runtime.
+constexpr Platform Arch2201(uint32_t cores) { return {cores, 196608 - 256, 524288 - 256, 65536, 65536, 131072}; }
+
+// Arithmetic of tiling functions, which are host code too.
+namespace tiling {
+constexpr uint32_t CeilDiv(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
+constexpr uint32_t RoundUp(uint32_t a, uint32_t b) { return CeilDiv(a, b) * b; }
+constexpr uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+}  // namespace tiling
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_PLATFORM_H_
