@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import cases
 from cases import OUTPUTS, Case
 
 from benchmarks.shapes import SELECTED_COUNT, Array
@@ -30,6 +32,22 @@ class Contender:
 
 STEP_OUTPUTS = (*OUTPUTS["mla_indexer_prolog_quant"], "topk_indices", "attention_out")
 """Outputs of the whole step: those of its three operators."""
+
+
+@functools.cache
+def weights() -> dict[str, Array]:
+    """The weights of both prologs, row-major; read-only."""
+    return {**cases.mla_weights(), **cases.indexer_weights()}
+
+
+def weight_name(name: str) -> str:
+    """The fused operator's `mla_<name>` and `ip_<name>_in` without prefix and suffix."""
+    return name.removeprefix("mla_").removeprefix("ip_").removesuffix("_in")
+
+
+def activations(case: Case) -> dict[str, Array]:
+    """The inputs of a case that are no weights."""
+    return {name: value for name, value in case.inputs.items() if weight_name(name) not in weights()}
 
 
 def attention_attributes(case: Case) -> dict[str, Any]:

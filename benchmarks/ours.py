@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import cases
@@ -18,7 +18,7 @@ from ms_dsv32 import cells, golden, kernel_impl, op_info, ops, weights
 PROLOGS = (MLA, INDEXER_PROLOG, FUSED)
 
 
-def contenders(shape: Shape, case: Case) -> Iterator[Contender]:
+def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterator[Contender]:
     """The bare kernel, then the operator in PyNative and in graph mode."""
     step = shape.op == STEP
     yield (_kernel_step if step else _kernel)(shape, case)
@@ -35,28 +35,15 @@ def contenders(shape: Shape, case: Case) -> Iterator[Contender]:
 
 
 @functools.cache
-def _packed_weight(operator: str, name: str, n_q: int) -> Array:
-    made = {**golden_weights(n_q)}
-    weight = made[_weight_name(operator, name)]
-    return kernel_impl.pack(weight) if name in op_info.load(operator).packable else weight.copy()
-
-
-def golden_weights(n_q: int) -> dict[str, Array]:
-    return {**cases.mla_weights(n_q), **cases.indexer_weights()}
-
-
-def _weight_name(operator: str, name: str) -> str:
-    """The fused operator's weights are `mla_<name>` and `ip_<name>_in`."""
-    return name.removeprefix("mla_").removeprefix("ip_").removesuffix("_in") if operator == FUSED else name
+def _packed_weight(name: str) -> Array:
+    packable = {n for op in (MLA, INDEXER_PROLOG) for n in op_info.load(op).packable}
+    return kernel_impl.pack(row_major()[name]) if name in packable else row_major()[name].copy()
 
 
 def _packed(case: Case) -> dict[str, Array]:
     """The inputs of a case with packed weights, which are made once."""
-    known = golden_weights(case.n_q)
-    return {
-        name: _packed_weight(case.operator, name, case.n_q) if _weight_name(case.operator, name) in known and case.operator in PROLOGS else value
-        for name, value in case.inputs.items()
-    }
+    known = activations(case)
+    return {n: value if n in known else _packed_weight(weight_name(n)) for n, value in case.inputs.items()}
 
 
 def _format(case: Case) -> dict[str, Any]:
@@ -158,8 +145,7 @@ def _cell(shape: Shape, case: Case) -> tuple[nn.Cell, list[str]]:
         return cells.LightningIndexer(), list(case.inputs)
     if shape.op == ATTENTION:
         return cells.SparseFlashAttention(columns, softmax_scale=golden.softmax_scale()), list(case.inputs)
-    known = golden_weights(case.n_q)
-    names = [n for n in case.inputs if _weight_name(case.operator, n) not in known]
+    names = list(activations(case))
     if shape.op == STEP:
         return _Step(_weighted(cells.MLAIndexerProlog), columns), [*names, "block_table", "kv_act_seqs"]
     kinds = {MLA: cells.MLAProlog, INDEXER_PROLOG: cells.LightningIndexerProlog, FUSED: cells.MLAIndexerProlog}
