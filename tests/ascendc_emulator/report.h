@@ -55,13 +55,17 @@ struct Finding {
   uint64_t count = 1;
 };
 
-// All findings of a run, one for each kind and place; the first message stays, later ones are counted.
+// All findings of a run. Those of one kind and place whose words differ only in numbers are one: its first message
+// stays, the others are counted.
 class Report {
  public:
   void Add(const char* kind, Loc loc, const std::string& core, const std::string& message) {
     std::lock_guard<std::mutex> lock(mutex_);
+    std::string words;
+    for (char c : message)
+      if (c < '0' || c > '9') words += c;
     auto [it, added] =
-        index_.try_emplace(std::make_tuple(std::string(kind), std::string(loc.file), loc.line), findings_.size());
+        index_.try_emplace({std::string(kind), std::string(loc.file), loc.line, words}, findings_.size());
     if (added)
       findings_.push_back({kind, message, core, loc, 1});
     else
@@ -81,7 +85,7 @@ class Report {
  private:
   std::mutex mutex_;
   std::vector<Finding> findings_;
-  std::map<std::tuple<std::string, std::string, int>, size_t> index_;
+  std::map<std::tuple<std::string, std::string, int, std::string>, size_t> index_;
 };
 
 }  // namespace ascendc_emulator

@@ -249,10 +249,12 @@ inline View GmView(const GlobalTensor<T>& tensor) {
 
 template <class T>
 inline void CheckKind(const char* api, Loc loc, const char* what, const LocalTensor<T>& tensor, Kind kind) {
-  if (tensor.kind() != kind || t_core->memory[static_cast<int>(kind)] == nullptr)
-    M().Fail(t_core->memory[static_cast<int>(kind)] == nullptr ? "core_type" : "position", loc,
-             Format("%s: %s must be in %s, it is in %s of %s", api, what, Model(kind).name, Model(tensor.kind()).name,
-                    t_core->name.c_str()));
+  if (t_core->memory[static_cast<int>(kind)] == nullptr)
+    M().Fail("core_type", loc,
+             Format("%s: %s must be in %s, which %s does not have", api, what, Model(kind).name, t_core->name.c_str()));
+  if (tensor.kind() != kind)
+    M().Fail("position", loc,
+             Format("%s: %s must be in %s, it is in %s", api, what, Model(kind).name, Model(tensor.kind()).name));
 }
 template <class T>
 inline void CheckAlign(const char* api, Loc loc, const char* what, const LocalTensor<T>& tensor, int64_t align) {
