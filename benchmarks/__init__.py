@@ -1,1 +1,4 @@
-"""Benchmarks: the operators, their rivals and the limits of the machine, timed side by side. ``python -m benchmarks --help``."""
+"""Benchmarks: the operators, their rivals and the limits of the machine, timed side by side.
+
+``python -m benchmarks --help``.
+"""

@@ -19,9 +19,9 @@ class Contender:
     """A prepared call.
 
     Attributes:
-        name: in tables. call: does the work and returns when it is done. arrays: what `call` returned, as NumPy arrays by
-            the contract's names, caches included. before: runs untimed before each call. note: how it computes, where it
-        had a choice.
+        name: in tables. call: does the work and returns when it is done.
+        arrays: what `call` returned, as NumPy arrays by the contract's names, caches included.
+        before: runs untimed before each call. note: how it computes, where it had a choice.
     """
 
     name: str
@@ -29,6 +29,7 @@ class Contender:
     arrays: Callable[[Any], dict[str, Array]]
     before: Callable[[], None] = lambda: None
     note: str = ""
+
 
 STEP_OUTPUTS = (*OUTPUTS["mla_indexer_prolog_quant"], "topk_indices", "attention_out")
 """Outputs of the whole step: those of its three operators."""

@@ -28,7 +28,6 @@ ISA_FLAGS = {
     "neon_dotprod": "-march=armv8.2-a+dotprod+fp16",
     "neon_bf16": "-march=armv8.2-a+dotprod+fp16+bf16+i8mm",
 }
-PAGES = ("4K", "huge")
 
 
 @dataclass(frozen=True)
@@ -83,7 +82,7 @@ class Probe:
         self.threads = threads or kernel_impl.thread_count()
         self.isa = isa or kernel_impl.isa()
         self._library = _library(self.isa)
-        self._bytes = -(-max(4 * l3_bytes(), 2**27) // 2**21) * 2**21
+        self.bytes = -(-max(4 * l3_bytes(), 2**27) // 2**21) * 2**21
         self._buffers: dict[str, int] = {}
 
     def throughput(self, repeats: int = 5) -> dict[str, float]:
@@ -97,12 +96,12 @@ class Probe:
         All that was in the caches before is gone then. `pages`: "4K" or "huge".
         """
         if pages not in self._buffers:
-            buffer = self._library.ProbeBuffer(ctypes.c_size_t(self._bytes), int(pages == "huge"))
+            buffer = self._library.ProbeBuffer(ctypes.c_size_t(self.bytes), int(pages == "huge"))
             if not buffer:
-                raise MemoryError(f"probe: no memory for a buffer of {self._bytes} bytes")
+                raise MemoryError(f"probe: no memory for a buffer of {self.bytes} bytes")
             self._buffers[pages] = buffer
         buffer = ctypes.c_void_p(self._buffers[pages])
-        return 1e-9 * self._bytes / float(self._library.ProbeRead(buffer, ctypes.c_size_t(self._bytes), self.threads))
+        return 1e-9 * self.bytes / float(self._library.ProbeRead(buffer, ctypes.c_size_t(self.bytes), self.threads))
 
 
 @functools.cache
@@ -113,7 +112,9 @@ def _library(isa: str) -> ctypes.CDLL:
         target = Path(folder) / "probe.so"
         flags = ["-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-Wno-psabi", *ISA_FLAGS[isa].split()]
         try:
-            subprocess.run([*compiler, *flags, str(source), "-o", str(target)], check=True, capture_output=True, text=True)
+            subprocess.run(
+                [*compiler, *flags, str(source), "-o", str(target)], check=True, capture_output=True, text=True
+            )
         except (FileNotFoundError, subprocess.CalledProcessError) as error:
             raise RuntimeError(f"probe: cannot compile {source.name}: {getattr(error, 'stderr', error)}") from error
         library = ctypes.CDLL(str(target))

@@ -11,7 +11,8 @@ import mindspore as ms
 from cases import OUTPUTS, Case
 from mindspore import nn
 
-from benchmarks.contender import STEP_OUTPUTS, Contender, attention_attributes
+from benchmarks.contender import STEP_OUTPUTS, Contender, activations, attention_attributes, weight_name
+from benchmarks.contender import weights as row_major
 from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, SELECTED_COUNT, STEP, Array, Shape
 from ms_dsv32 import cells, golden, kernel_impl, op_info, ops, weights
 
@@ -67,9 +68,21 @@ def _kernel_step(shape: Shape, case: Case) -> Contender:
     def call() -> tuple[Array, ...]:
         outputs = kernel_impl.call(FUSED, prolog, _format(case))
         q_nope, q_rope, kv, kr, ks, q_int8, q_scale, k_int8, k_scale, head_weights = outputs
-        indexer = {"q_int8": q_int8, "q_scale": q_scale, "weights": head_weights, "k_cache": k_int8, "k_cache_scale": k_scale}
+        indexer = {
+            "q_int8": q_int8,
+            "q_scale": q_scale,
+            "weights": head_weights,
+            "k_cache": k_int8,
+            "k_cache_scale": k_scale,
+        }
         (topk,) = kernel_impl.call(INDEXER, {**indexer, **paging}, {"selected_count": SELECTED_COUNT})
-        attention = {"query_nope": q_nope, "query_rope": q_rope, "key_nope_2d": kv, "key_rope_2d": kr, "k_nope_scales": ks}
+        attention = {
+            "query_nope": q_nope,
+            "query_rope": q_rope,
+            "key_nope_2d": kv,
+            "key_rope_2d": kr,
+            "k_nope_scales": ks,
+        }
         out, *_ = kernel_impl.call(ATTENTION, {**attention, "topk_indices": topk, **paging}, attributes)
         return (*outputs, topk, out)
 
@@ -124,7 +137,9 @@ class _Step(nn.Cell):
         self.attention = cells.SparseFlashAttention(max_blocknum_perbatch, softmax_scale=golden.softmax_scale())
 
     def construct(self, token_x, cos, sin, cache_index, kv, kr, ks, k_cache, k_cache_scale, block_table, kv_act_seqs):
-        q_nope, q_rope, q_int8, q_scale, w = self.prolog(token_x, cos, sin, cache_index, kv, kr, ks, k_cache, k_cache_scale)
+        q_nope, q_rope, q_int8, q_scale, w = self.prolog(
+            token_x, cos, sin, cache_index, kv, kr, ks, k_cache, k_cache_scale
+        )
         topk = self.indexer(q_int8, q_scale, w, k_cache, k_cache_scale, block_table, kv_act_seqs)
         out = self.attention(q_nope, q_rope, kv, kr, ks, topk, block_table, kv_act_seqs)
         return q_nope, q_rope, q_int8, q_scale, w, topk, out

@@ -1,7 +1,7 @@
 """The operators made of MindSpore's own operators, in graph mode.
 
-MindSpore's CPU backend multiplies neither bf16 (no MatMul kernel) nor int8 into int32 (its int8 MatMul returns int8), so
-everything is computed in float32 with weights that were converted in advance, rounded where the contract rounds.
+MindSpore's CPU backend multiplies neither bf16 (no MatMul kernel) nor int8 into int32 (its int8 MatMul returns int8),
+so everything is computed in float32 with weights that were converted in advance, rounded where the contract rounds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,9 @@ def _float(array: Array) -> Array:
 @functools.cache
 def _weight(*names: str) -> Parameter:
     """Weights side by side, in float32."""
-    return Parameter(Tensor.from_numpy(np.concatenate([_float(row_major()[n]) for n in names], -1)), requires_grad=False)
+    return Parameter(
+        Tensor.from_numpy(np.concatenate([_float(row_major()[n]) for n in names], -1)), requires_grad=False
+    )
 
 
 def bf16(x):
@@ -135,7 +137,9 @@ class Indexer(nn.Cell):
         paging = case.paging
         self.b, self.s1, self.kv = paging.b, paging.s1, int(paging.kv_act_seqs[0])
         self.k, self.ks = caches
-        self.rows = Tensor(np.stack([golden.rows_of(paging.block_table, b, self.kv) for b in range(self.b)]).astype(np.int32))
+        self.rows = Tensor(
+            np.stack([golden.rows_of(paging.block_table, b, self.kv) for b in range(self.b)]).astype(np.int32)
+        )
         hidden = np.arange(self.kv) >= paging.visible().reshape(self.b, self.s1, 1)
         self.mask = Tensor(np.where(hidden, -np.inf, 0).astype(np.float32))
 
@@ -167,7 +171,9 @@ class Attention(nn.Cell):
         k8 = ops.cast(ops.gather(self.kv, rows, 0), ms.float32).reshape(self.t, -1, 4, 128)
         k = bf16(k8 * ops.gather(self.ks, rows, 0)[..., None]).reshape(self.t, -1, 512)
         key = ops.concat((k, ops.gather(self.kr, rows, 0)), -1)
-        query = ops.concat((ops.cast(query_nope, ms.float32), ops.cast(query_rope, ms.float32)), -1).reshape(self.t, -1, 576)
+        query = ops.concat((ops.cast(query_nope, ms.float32), ops.cast(query_rope, ms.float32)), -1).reshape(
+            self.t, -1, 576
+        )
         p = bf16(ops.softmax(ops.BatchMatMul(transpose_b=True)(query, key) * self.scale, -1))
         return ops.cast(ops.BatchMatMul()(p, k), ms.bfloat16)
 
@@ -177,7 +183,11 @@ class Step(nn.Cell):
 
     def __init__(self, case: Case, caches: tuple[Parameter, ...]) -> None:
         super().__init__()
-        self.prolog, self.indexer, self.attention = Fused(caches), Indexer(case, caches[3:]), Attention(case, caches[:3])
+        self.prolog, self.indexer, self.attention = (
+            Fused(caches),
+            Indexer(case, caches[3:]),
+            Attention(case, caches[:3]),
+        )
 
     def construct(self, token_x, cos, sin, cache_index):
         q_nope, q_rope, q_int8, q_scale, weights = self.prolog(token_x, cos, sin, cache_index)
@@ -199,7 +209,11 @@ def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterato
     rows = {n: _float(v) if v.dtype == np.uint16 else v for n, v in in_caches.items()}
     caches = tuple(Parameter(Tensor.from_numpy(v), name=n, requires_grad=False) for n, v in rows.items())
     kinds = {MLA: Mla, INDEXER_PROLOG: IndexerProlog, FUSED: Fused}
-    cell = kinds[shape.op](caches) if shape.op in kinds else {INDEXER: Indexer, ATTENTION: Attention, STEP: Step}[shape.op](case, caches)
+    cell = (
+        kinds[shape.op](caches)
+        if shape.op in kinds
+        else {INDEXER: Indexer, ATTENTION: Attention, STEP: Step}[shape.op](case, caches)
+    )
     skipped = {*CACHES[case.operator], "block_table", "kv_act_seqs"}
     inputs = [to_tensor(v) for n, v in activations(case).items() if n not in skipped]
     in_place = cases.IN_PLACE[case.operator]

@@ -34,7 +34,11 @@ RUNS = 3  # of each way in a tournament
 def to_torch(array: Array) -> Tensor:
     """A tensor on the array's memory; uint16 holds bfloat16 bits."""
     array = array if array.flags.writeable else array.copy()
-    return torch.from_numpy(array.view(np.int16)).view(torch.bfloat16) if array.dtype == np.uint16 else torch.from_numpy(array)
+    return (
+        torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
+        if array.dtype == np.uint16
+        else torch.from_numpy(array)
+    )
 
 
 def to_array(tensor: Tensor) -> Array:
@@ -44,7 +48,7 @@ def to_array(tensor: Tensor) -> Array:
 
 # Products with a fixed weight [K, N]: each way takes rows [t, K] and returns [t, N].
 
-# torch.compile takes packed weights as constants of a frozen graph only; here it compiles what is around their products.
+# torch.compile takes packed weights as constants of a frozen graph only; here it compiles what is around the products.
 opaque = torch.compiler.disable
 
 
@@ -74,7 +78,11 @@ def _bf16_ways(w: Tensor, rows: int) -> dict[str, Callable[[], Way]]:
         packed = torch.ops.mkldnn._reorder_linear_weight(wt, rows)
         return opaque(lambda x: torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""))
 
-    ways = {"bf16": lambda: lambda x: x @ w, "bf16 W^T": lambda: lambda x: F.linear(x, wt), "bf16 packed (oneDNN)": onednn}
+    ways = {
+        "bf16": lambda: lambda x: x @ w,
+        "bf16 W^T": lambda: lambda x: F.linear(x, wt),
+        "bf16 packed (oneDNN)": onednn,
+    }
     return ways | _fp32_ways(w, rows)
 
 
@@ -202,9 +210,13 @@ class Mla:
         down = torch.cat((weights["w_dq"], weights["w_dkv_kr"]), 1)
         self.down = tournament.pick("w_dq|w_dkv_kr", _bf16_ways(down, t), lambda r: torch.randn(r, 7168).bfloat16(), t)
         self.up = tournament.pick("w_uq_qr", _int8_ways(weights["w_uq_qr"], t), _int8_rows, t)
-        self.uk = tournament.pick("w_uk", _head_ways(weights["w_uk"], t), lambda r: torch.randn(r, 128, 128).bfloat16(), t)
+        self.uk = tournament.pick(
+            "w_uk", _head_ways(weights["w_uk"], t), lambda r: torch.randn(r, 128, 128).bfloat16(), t
+        )
 
-    def __call__(self, x: Tensor, cos: Tensor, sin: Tensor, index: Tensor, kv: Tensor, kr: Tensor, ks: Tensor) -> tuple[Tensor, ...]:
+    def __call__(
+        self, x: Tensor, cos: Tensor, sin: Tensor, index: Tensor, kv: Tensor, kr: Tensor, ks: Tensor
+    ) -> tuple[Tensor, ...]:
         t = x.shape[0]
         cos, sin = cos.float(), sin.float()
         c = self.down(x).bfloat16()
@@ -236,7 +248,15 @@ class IndexerProlog:
         self.turn_k = tournament.pick("hadamard_k", _bf16_ways(weights["hadamard_k"], t), row, t)
 
     def __call__(
-        self, x: Tensor, q_norm: Tensor, q_norm_scale: Tensor, cos: Tensor, sin: Tensor, index: Tensor, k: Tensor, ks: Tensor
+        self,
+        x: Tensor,
+        q_norm: Tensor,
+        q_norm_scale: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        index: Tensor,
+        k: Tensor,
+        ks: Tensor,
     ) -> tuple[Tensor, ...]:
         t = x.shape[0]
         cos, sin = cos.float(), sin.float()
@@ -282,7 +302,9 @@ class Indexer:
         self.count = case.attributes.get("selected_count", SELECTED_COUNT)
         self.scores = scores
 
-    def __call__(self, q_int8: Tensor, q_scale: Tensor, weights: Tensor, k: Tensor, ks: Tensor, chunk: int, exact: bool) -> Tensor:
+    def __call__(
+        self, q_int8: Tensor, q_scale: Tensor, weights: Tensor, k: Tensor, ks: Tensor, chunk: int, exact: bool
+    ) -> Tensor:
         q = q_int8.view(-1, self.s1 * 64, 128)
         factor = (q_scale.view(-1, 64).float() * weights.float()).view(-1, self.s1, 64)
         out = torch.empty((q.shape[0], self.s1, self.count), dtype=torch.int32)
@@ -295,7 +317,9 @@ class Indexer:
         return out.view(-1, self.count)
 
 
-def attend(q_nope: Tensor, q_rope: Tensor, kv: Tensor, kr: Tensor, ks: Tensor, rows: Tensor, scale: float, bf16: bool) -> Tensor:
+def attend(
+    q_nope: Tensor, q_rope: Tensor, kv: Tensor, kr: Tensor, ks: Tensor, rows: Tensor, scale: float, bf16: bool
+) -> Tensor:
     """Attention of c tokens, each over its own cache rows [c, n]; caches as rows."""
     c, n = rows.shape
     k = (kv[rows].view(c, n, 4, 128).float() * ks[rows].unsqueeze(-1)).bfloat16().view(c, n, 512)
@@ -318,7 +342,9 @@ class Attention:
         self.scale = golden.softmax_scale()
         self.attend = attend
 
-    def __call__(self, q_nope: Tensor, q_rope: Tensor, kv: Tensor, kr: Tensor, ks: Tensor, topk: Tensor, chunk: int, bf16: bool) -> Tensor:
+    def __call__(
+        self, q_nope: Tensor, q_rope: Tensor, kv: Tensor, kr: Tensor, ks: Tensor, topk: Tensor, chunk: int, bf16: bool
+    ) -> Tensor:
         caches = kv.view(-1, 512), kr.view(-1, 64), ks.view(-1, 4)
         position = topk.long()
         rows = self.blocks.gather(1, position // self.block_size) * self.block_size + position % self.block_size
@@ -352,7 +378,9 @@ def _compiled(function: Callable[..., Any], compiled: bool) -> Callable[..., Any
     return torch.compile(function, dynamic=False) if compiled else function
 
 
-def _chunked(function: Callable[..., tuple[Tensor, ...]], per_token: int, chunk: int) -> Callable[..., tuple[Tensor, ...]]:
+def _chunked(
+    function: Callable[..., tuple[Tensor, ...]], per_token: int, chunk: int
+) -> Callable[..., tuple[Tensor, ...]]:
     """`function`, whose first `per_token` arguments have a token axis, over chunks of tokens."""
 
     def call(*args: Tensor) -> tuple[Tensor, ...]:

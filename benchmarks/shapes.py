@@ -66,11 +66,17 @@ def shapes(op: str, quick: bool = False) -> list[Shape]:
         found = _prolog_shapes(op)
         return [s for s in found if s.t in (1, 4, 32)] if quick else found
     if op == INDEXER:
-        return [_decode(op, t, kv) for kv in ((4 * k,) if quick else (4 * k, 64 * k, 128 * k)) for t in ((1, 4) if quick else (1, 4, 32, 128))]
+        return [
+            _decode(op, t, kv)
+            for kv in ((4 * k,) if quick else (4 * k, 64 * k, 128 * k))
+            for t in ((1, 4) if quick else (1, 4, 32, 128))
+        ]
     if op == ATTENTION:
         if quick:
             return [_decode(op, t, 4 * k) for t in (1, 4)]
-        return [s for kv in (4 * k, 64 * k) for s in (*(_decode(op, t, kv) for t in (1, 4, 32, 128)), Shape(op, 1, 256, kv))]
+        return [
+            s for kv in (4 * k, 64 * k) for s in (*(_decode(op, t, kv) for t in (1, 4, 32, 128)), Shape(op, 1, 256, kv))
+        ]
     if quick:
         return [Shape(op, b, 1, 4 * k) for b in (1, 4)]
     return [Shape(op, b, s1, kv) for kv in (4 * k, 64 * k) for b in (1, 4, 32) for s1 in (1, 2)]
@@ -116,7 +122,9 @@ def _indexer_prolog_work(t: int) -> Work:
     hadamard = 128 * 128
     constant = 4 * 8192 + 2 * 2 * 128 + 2 * 2 * hadamard
     token = 2 * 7168 + 1536 + 4 + 2 * 2 * 64 + 8 + 8192 + 2 * 64 + 2 * 64 + INDEX_KEY_BYTES
-    return Work(2 * bf16_weights + int8_weights + constant + t * token, t * (bf16_weights + 65 * hadamard), t * int8_weights)
+    return Work(
+        2 * bf16_weights + int8_weights + constant + t * token, t * (bf16_weights + 65 * hadamard), t * int8_weights
+    )
 
 
 def _fused_work(t: int) -> Work:

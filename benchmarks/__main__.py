@@ -1,0 +1,96 @@
+"""Command line of the benchmarks.
+
+python -m benchmarks                  all contenders at all shapes: table, JSON, roofline and bar plot
+python -m benchmarks overhead         MindSpore's calls over the bare kernels
+python -m benchmarks scaling          cost against tokens, keys, sequences and threads
+python -m benchmarks plot             the plots again, from the JSON files
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from benchmarks.worker import FAMILIES, set_environment
+
+RESULTS = Path(__file__).resolve().parent / "results"
+
+
+def main() -> None:
+    args = _arguments()
+    set_environment(args.threads)  # before anything starts threads
+    console = Console(width=args.width) if args.width else Console()
+    args.output.mkdir(parents=True, exist_ok=True)
+    suffix = "" if args.cold else "_hot"
+    if args.command == "run":
+        from benchmarks.run import Settings, run
+
+        settings = Settings(
+            tuple(args.ops), tuple(args.contenders), args.quick, args.cold, args.repeats, args.seconds, args.limit
+        )
+        _save(run(settings, console), args.output / f"benchmarks{suffix}.json")
+    elif args.command == "overhead":
+        from benchmarks.overhead import overhead
+
+        _save(overhead(console), args.output / "overhead.json")
+    elif args.command == "scaling":
+        from benchmarks.scaling import scaling
+
+        _save(scaling(console, args.quick, args.repeats), args.output / "scaling.json")
+    _plot(args.output, console)
+
+
+def _arguments() -> argparse.Namespace:
+    from benchmarks.shapes import OPS
+
+    names = [name for family in FAMILIES.values() for name in family]
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("command", nargs="?", default="run", choices=("run", "overhead", "scaling", "plot"))
+    parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, metavar="OP", help=f"of {', '.join(OPS)}")
+    parser.add_argument(
+        "--contenders",
+        nargs="+",
+        choices=names,
+        default=[n for n in names if n != "golden"],
+        metavar="NAME",
+        help=f"of {', '.join(names)}; all but golden by default",
+    )
+    parser.add_argument("--quick", action="store_true", help="few, small shapes")
+    parser.add_argument("--hot", dest="cold", action="store_false", help="do not flush the caches before each call")
+    parser.add_argument("--repeats", type=int, default=15, help="timed calls of each contender at most (15)")
+    parser.add_argument("--seconds", type=float, default=8.0, help="budget of a shape beyond preparation (8)")
+    parser.add_argument("--limit", type=float, default=3.0, help="leave out rivals that take longer for a call (3 s)")
+    parser.add_argument("--threads", type=int, default=0, help="of all contenders (all CPUs of the process)")
+    parser.add_argument("--width", type=int, default=0, help="columns of the tables")
+    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON and PNG files")
+    return parser.parse_args()
+
+
+def _save(found: dict[str, Any], path: Path) -> None:
+    path.write_text(json.dumps(found, indent=1) + "\n")
+
+
+def _plot(folder: Path, console: Console) -> None:
+    """Draws what there are results of."""
+    from benchmarks import plots
+
+    drawn = {
+        "roofline.png": (plots.roofline, "benchmarks.json"),
+        "bars.png": (plots.bars, "benchmarks.json"),
+        "bars_hot.png": (plots.bars, "benchmarks_hot.json"),
+        "scaling.png": (plots.scaling, "scaling.json"),
+    }
+    for name, (draw, source) in drawn.items():
+        if (folder / source).is_file():
+            draw(json.loads((folder / source).read_text()), folder / name)
+            console.print(folder / name)
+
+
+if __name__ == "__main__":
+    main()
