@@ -1,0 +1,325 @@
+"""Cells give the bits of the operators that they hold, and steps of them the bits of the bare kernels, one by one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import cases
+import mindspore as ms
+import numpy as np
+import pytest
+import tolerance
+from calls import MODES, bare, mode
+from mindspore import Parameter, Tensor, nn
+
+from ms_dsv32 import cells, golden, kernel_impl, weights
+
+CACHES = ("kv_cache", "kr_cache", "k_scale_cache", "k_cache", "k_cache_scale")
+WIDTHS = ((512, np.int8), (64, np.uint16), (4, np.float32), (128, np.int8), (1, np.float16))
+SCALE = 0.07
+
+
+def tensors(*arrays: Any) -> list[Tensor]:
+    return [weights.to_tensor(np.array(a)) for a in arrays]
+
+
+def same(name: str, got: Any, want: Any) -> None:
+    tolerance.assert_same_bits(name, weights.to_array(got), want)
+
+
+def layer_weights(n_q: int) -> dict[str, Any]:
+    return {**cases.mla_weights(n_q), **cases.indexer_weights()}
+
+
+def run(cell: nn.Cell, how: str, *inputs: Any) -> Any:
+    with mode(how):
+        return (ms.jit(cell) if how == "jit" else cell)(*inputs)
+
+
+def make_step() -> cells.SparseAttentionStep:
+    """A step over 4 heads; block tables of 3 columns."""
+    cell = cells.SparseAttentionStep(3, 4, softmax_scale=SCALE)
+    cell.prolog.set_weights(layer_weights(4))
+    return cell
+
+
+@pytest.fixture(scope="module")
+def step() -> cells.SparseAttentionStep:
+    return make_step()
+
+
+@pytest.mark.parametrize("how", MODES)
+def test_mla_prolog(how: str) -> None:
+    case = cases.mla_prolog_case(2, 2, 3, [5, 130])
+    cell = cells.MLAProlog(3, epsilon_cq=0.5, epsilon_ckv=0.25)
+    cell.set_weights(cases.mla_weights(3))
+    want = bare(case.with_attributes(epsilon_cq=0.5, epsilon_ckv=0.25))
+    names = ("token_x", "cos", "sin", "cache_index", "kv_cache", "kr_cache", "k_scale_cache")
+    inputs = dict(zip(names, tensors(*(case.inputs[n] for n in names)), strict=True))
+    results = run(cell, how, *inputs.values())
+    for name, result in zip(case.outputs[:4], results, strict=True):
+        same(name, result, want[name])
+    for cache in ("kv_cache", "kr_cache", "k_scale_cache"):
+        same(cache, inputs[cache], want[f"{cache}_out"])
+
+
+@pytest.mark.parametrize("how", MODES)
+def test_lightning_indexer_prolog(how: str) -> None:
+    case = cases.indexer_prolog_case(2, 2, [5, 130])
+    cell = cells.LightningIndexerProlog(layernorm_epsilon_k=0.5)
+    cell.set_weights(cases.indexer_weights())
+    want = bare(case.with_attributes(layernorm_epsilon_k=0.5))
+    names = [n for n in case.inputs if n not in weights.INDEXER_WEIGHTS]
+    inputs = dict(zip(names, tensors(*(case.inputs[n] for n in names)), strict=True))
+    results = run(cell, how, *inputs.values())
+    for name, result in zip(("q_int8_out", "q_scale_out", "weights_out"), results, strict=True):
+        same(name, result, want[name])
+    same("k_cache", inputs["k_cache"], want["k_int8_out"])
+    same("k_cache_scale", inputs["k_cache_scale"], want["k_scale_out"])
+
+
+@pytest.mark.parametrize("how", MODES)
+def test_mla_indexer_prolog(how: str) -> None:
+    case = cases.fused_prolog_case(2, 2, 3, [5, 130])
+    cell = cells.MLAIndexerProlog(3, epsilon_cq=0.5, layernorm_epsilon_k=0.25)
+    cell.set_weights(layer_weights(3))
+    attrs = {"mla_epsilon_cq": 0.5, "ip_attrs": cell.ip_attrs}
+    assert cell.ip_attrs.layernorm_epsilon_k == 0.25
+    want = bare(case.with_attributes(**attrs))
+    caches = list(cases.IN_PLACE["mla_indexer_prolog_quant"])
+    names = ["token_x", "cos", "sin", "cache_index", *caches]
+    inputs = dict(zip(names, tensors(*(case.inputs[n] for n in names)), strict=True))
+    results = run(cell, how, *inputs.values())
+    outputs = ("mla_query_nope_out", "mla_query_rope_out", "ip_q_int8_out", "ip_q_scale_out", "ip_weights_out")
+    for name, result in zip(outputs, results, strict=True):
+        same(name, result, want[name])
+    for cache, output in cases.IN_PLACE["mla_indexer_prolog_quant"].items():
+        same(cache, inputs[cache], want[output])
+
+
+@pytest.mark.parametrize("how", MODES)
+def test_lightning_indexer_and_attention(how: str) -> None:
+    case = cases.indexer_case(2, 2, [5, 130], selected_count=64)
+    result = run(cells.LightningIndexer(64), how, *tensors(*case.inputs.values()))
+    same("topk_indices", result, bare(case)["topk_indices"])
+    case = cases.with_lse(cases.attention_case(2, 2, 3, [5, 130], topk=64)).with_attributes(softmax_scale=SCALE)
+    columns = case.paging.block_table.shape[1]
+    cell = cells.SparseFlashAttention(columns, 3, softmax_scale=SCALE, topk=64, return_lse=True)
+    results = run(cell, how, *tensors(*case.inputs.values()))
+    for name, result in zip(("attention_out", "lse"), results, strict=True):
+        same(name, result, bare(case)[name])
+
+
+class Sequences:
+    """Sequences that grow, and the bare kernels' caches of them; what a step takes and what it should give."""
+
+    def __init__(self, b: int, n_q: int, blocks: int, columns: int = 3, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.n_q, self.blocks, self.columns = n_q, blocks, columns
+        self.lengths = np.zeros(b, np.int32)
+        self.block_table = np.full((b, columns), -1, np.int32)
+        self.free = list(self.rng.permutation(blocks))
+        self.caches = [np.zeros((blocks, 128, 1, width), dtype) for width, dtype in WIDTHS]
+        self.token_x: list[Any] = []
+
+    def advance(self, s1: int) -> list[Any]:
+        """The inputs of a step of s1 tokens of every sequence, without the caches."""
+        b = self.lengths.size
+        self.lengths = self.lengths + np.int32(s1)
+        for row, length in zip(self.block_table, self.lengths, strict=True):
+            for column in range(-(-int(length) // 128)):
+                if row[column] < 0:
+                    row[column] = self.free.pop()
+        positions = golden.token_positions(self.lengths, s1)
+        cos, sin = golden.rope_tables(positions.reshape(-1))
+        token_x = cases.random_bf16(self.rng, (b * s1, 7168))
+        index = golden.cache_index_of(self.block_table, positions).reshape(-1)
+        return [token_x, cos, sin, index, self.block_table.copy(), self.lengths.copy()]
+
+    def bare(self, inputs: list[Any]) -> Any:
+        """attention_out by the bare kernels on row-major weights; updates the caches."""
+        token_x, cos, sin, index, block_table, lengths = inputs
+        fused = golden.fused_weights(cases.mla_weights(self.n_q), cases.indexer_weights())
+        mla = {k: v for k, v in fused.items() if k.startswith("mla_")}
+        indexer = {k: v for k, v in fused.items() if k.startswith("ip_")}
+        tokens = {"token_x": token_x, "cos": cos, "sin": sin, "cache_index": index}
+        caches = dict(zip(cases.IN_PLACE["mla_indexer_prolog_quant"], self.caches, strict=True))
+        out = kernel_impl.call("mla_indexer_prolog_quant", {**tokens, **mla, **caches, **indexer}, {})
+        q_nope, q_rope, _, _, _, q_int8, q_scale, _, _, head_weights = out
+        pages = {"block_table": block_table, "kv_act_seqs": lengths}
+        query = {"q_int8": q_int8, "q_scale": q_scale, "weights": head_weights}
+        keys = {"k_cache": self.caches[3], "k_cache_scale": self.caches[4]}
+        (topk,) = kernel_impl.call("lightning_indexer_quant", {**query, **keys, **pages}, {"selected_count": 2048})
+        latent = dict(zip(("key_nope_2d", "key_rope_2d", "k_nope_scales"), self.caches[:3], strict=True))
+        attention = {"query_nope": q_nope, "query_rope": q_rope, **latent, "topk_indices": topk, **pages}
+        attributes = {
+            "nq": self.n_q,
+            "n_kv": 1,
+            "softmax_scale": SCALE,
+            "topk": 2048,
+            "block_size": 128,
+            "max_blocknum_perbatch": self.columns,
+        }
+        return kernel_impl.call("sparse_flash_attention_quant", attention, attributes)[0]
+
+
+@pytest.mark.parametrize("how", ["pynative", "graph"])
+def test_a_prompt_in_chunks_and_many_decode_steps(how: str) -> None:
+    """Over block boundaries; in graph mode one compiled graph serves all."""
+    step = make_step()
+    one = Sequences(1, 4, 4)
+    caches = tensors(*one.caches)
+    if how == "graph":
+        step.set_dynamic_tokens(4)
+    for s1 in (100, 1, 27, 1, 1, 60, *range(1, 5), *[1] * 10):  # ends at 210, over the boundary at 128
+        inputs = one.advance(s1)
+        want = one.bare(inputs)
+        with mode(how):
+            got = step(*tensors(*inputs), *caches)
+        same(f"attention_out at {one.lengths}", got, want)
+    assert one.lengths[0] == 210
+    for name, cache, want in zip(CACHES, caches, one.caches, strict=True):
+        same(name, cache, want)
+
+
+@pytest.mark.parametrize("parameters", [False, True])
+@pytest.mark.parametrize("how", MODES)
+def test_decoding_of_several_sequences(step: cells.SparseAttentionStep, how: str, parameters: bool) -> None:
+    several = Sequences(3, 4, 6, seed=1)
+    caches: list[Any] = tensors(*several.caches)
+    if parameters:
+        caches = [Parameter(c, name=n, requires_grad=False) for n, c in zip(CACHES, caches, strict=True)]
+    call = ms.jit(step) if how == "jit" else step
+    for s1 in (2, 3, 2, 2):
+        inputs = several.advance(s1)
+        want = several.bare(inputs)
+        with mode(how):
+            same("attention_out", call(*tensors(*inputs), *caches), want)
+    for name, cache, want in zip(CACHES, caches, several.caches, strict=True):
+        same(name, cache, want)
+
+
+class TwoLayers(nn.Cell):
+    """Two layers with caches of their own."""
+
+    def __init__(self, first: nn.Cell, second: nn.Cell) -> None:
+        super().__init__()
+        self.first = first
+        self.second = second
+
+    def construct(self, token_x, cos, sin, index, block_table, lengths, caches, more):
+        a = self.first(token_x, cos, sin, index, block_table, lengths, *caches)
+        b = self.second(token_x, cos, sin, index, block_table, lengths, *more)
+        return a, b
+
+
+@pytest.mark.parametrize("how", MODES)
+def test_layers_of_a_larger_model(step: cells.SparseAttentionStep, how: str) -> None:
+    one, two = Sequences(2, 4, 4, seed=2), Sequences(2, 4, 4, seed=2)
+    model = TwoLayers(step, make_step())
+    caches, more = ms.mutable(tensors(*one.caches)), ms.mutable(tensors(*two.caches))
+    call = ms.jit(model) if how == "jit" else model
+    for s1 in (1, 2, 1):
+        inputs, again = one.advance(s1), two.advance(s1)
+        want, want_more = one.bare(inputs), two.bare(again)
+        with mode(how):
+            a, b = call(*tensors(*inputs), caches, more)
+        same("first", a, want)
+        same("second", b, want_more)
+    for name, cache, want in zip(CACHES, [*caches], one.caches, strict=True):
+        same(name, cache, want)
+
+
+def test_a_step_against_the_golden_reference(step: cells.SparseAttentionStep) -> None:
+    one = Sequences(1, 4, 4, seed=3)
+    caches = tensors(*one.caches)
+    inputs = one.advance(130)
+    token_x, cos, sin, index, block_table, lengths = inputs
+    got = weights.to_array(step(*tensors(*inputs), *caches))
+    fused = golden.fused_weights(cases.mla_weights(4), cases.indexer_weights())
+    mla, indexer = list(fused.values())[:7], list(fused.values())[7:]
+    pages = [np.zeros_like(c) for c in one.caches]
+    out = golden.mla_indexer_prolog_quant(token_x, *mla, cos, sin, index, *pages[:3], *indexer, *pages[3:])
+    topk = golden.lightning_indexer_quant(out[5], out[6], out[9], *out[7:9], block_table, lengths)
+    want = golden.sparse_flash_attention_quant(
+        *out[:2],
+        *out[2:5],
+        topk,
+        block_table,
+        lengths,
+        nq=4,
+        n_kv=1,
+        softmax_scale=SCALE,
+        topk=2048,
+        block_size=128,
+        max_blocknum_perbatch=3,
+    )
+    # Both round to bfloat16 and int8 at each stage; an int8 step of a key moves an output by about 1 % of its size.
+    a, b = golden.bf16_to_float32(got), golden.bf16_to_float32(want)
+    assert np.linalg.norm(a - b) / np.linalg.norm(b) < 0.01
+
+
+def test_all_heads_of_the_model() -> None:
+    case = cases.mla_prolog_case(1, 2, 128, 3)
+    cell = cells.MLAProlog()
+    cell.set_weights(cases.mla_weights(128))
+    names = ("token_x", "cos", "sin", "cache_index", "kv_cache", "kr_cache", "k_scale_cache")
+    results = run(cell, "graph", *tensors(*(case.inputs[n] for n in names)))
+    for name, result in zip(case.outputs[:4], results, strict=True):
+        same(name, result, bare(case)[name])
+
+
+def test_weights_are_parameters_that_files_keep(tmp_path: Path) -> None:
+    cell = cells.MLAIndexerProlog(2)
+    layer = layer_weights(2)
+    assert all(not cell.get_weights()[n].any() for n in ("w_dq", "w_qb"))  # zero until they are set
+    cell.set_weights(layer)
+    names = [p.name for p in cell.get_parameters()]
+    assert names == [f"mla.{n}" for n in weights.MLA_WEIGHTS] + [f"indexer.{n}" for n in weights.INDEXER_WEIGHTS]
+    assert not cell.trainable_params()
+
+    cell.save(tmp_path / "layer.safetensors")
+    loaded = cells.MLAIndexerProlog(2)
+    loaded.load(tmp_path / "layer.safetensors")
+    ms.save_checkpoint(cell, str(tmp_path / "layer.ckpt"))
+    restored = cells.MLAIndexerProlog(2)
+    missing, _ = ms.load_param_into_net(restored, ms.load_checkpoint(str(tmp_path / "layer.ckpt")))
+    assert not missing
+    for other in (loaded, restored):
+        for name, array in other.get_weights().items():
+            tolerance.assert_same_bits(name, array, layer[name])
+
+
+def test_a_part_of_the_heads_from_a_file(tmp_path: Path) -> None:
+    weights.save(tmp_path / "mla.safetensors", cases.mla_weights(4))
+    cell = cells.MLAProlog(2)
+    cell.load(tmp_path / "mla.safetensors", heads=range(1, 3))
+    whole = cases.mla_weights(4)
+    tolerance.assert_same_bits("w_uk", cell.get_weights()["w_uk"], whole["w_uk"][1:3])
+    with pytest.raises(ValueError, match=r"weights: w_uq_qr has shape \(1536, 768\), expected "):
+        cell.load(tmp_path / "mla.safetensors")
+
+
+def test_weights_set_after_compilation_count() -> None:
+    case = cases.mla_prolog_case(1, 1, 2, 3)
+    cell = cells.MLAProlog(2)
+    names = ("token_x", "cos", "sin", "cache_index", "kv_cache", "kr_cache", "k_scale_cache")
+    for seed in (0, 1):
+        arrays = cases.mla_weights(2, seed)
+        cell.set_weights(arrays)
+        result = run(cell, "graph", *tensors(*(case.inputs[n] for n in names)))[2]
+        same("query_nope_out", result, bare(case.copy(**arrays))["query_nope_out"])
+
+
+def test_bad_weights_set_nothing() -> None:
+    cell = cells.MLAIndexerProlog(2)
+    layer = layer_weights(2)
+    for change, text in (
+        ({"wk": None}, "wk is missing"),
+        ({"w_uk": layer["w_uk"][:1]}, "w_uk has shape"),
+        ({"w_proj": layer["w_proj"][:, :32]}, "w_proj has shape"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            cell.set_weights({k: v for k, v in {**layer, **change}.items() if v is not None})
+        assert not any(array.any() for array in cell.get_weights().values())
