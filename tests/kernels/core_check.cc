@@ -1,0 +1,324 @@
+// Checks of what the CPU kernels are made of, for one instruction set (-DMS_DSV32_ISA): conversions, matrix products,
+// cache rows, threads and scratch. Prints what is wrong, one line each, and returns the number of such lines.
+#include <pthread.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
+#include <cstring>
+#include <random>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "ms_dsv32/kernel_impl/cpu/cache_rows.h"
+#include "ms_dsv32/kernel_impl/cpu/gemm.h"
+#include "ms_dsv32/kernel_impl/cpu/quant.h"
+#include "ms_dsv32/kernel_impl/cpu/scratch.h"
+#include "ms_dsv32/kernel_impl/cpu/threading.h"
+
+namespace ms_dsv32::cpu::MS_DSV32_ISA {
+namespace {
+
+int failures = 0;
+
+__attribute__((format(printf, 2, 3))) void Expect(bool ok, const char* format, ...) {
+  if (ok) return;
+  ++failures;
+  va_list args;
+  va_start(args, format);
+  std::vprintf(format, args);
+  va_end(args);
+  std::printf("\n");
+}
+
+std::mt19937 random_bits(1);
+
+// Nearest representable value by search in double, ties to the even code: an independent definition of rounding to bf16
+// and fp16.
+template <typename Decode>
+uint16_t RoundBySearch(float f, uint16_t infinity, const Decode& decode) {
+  const double magnitude = std::fabs(static_cast<double>(f));
+  uint16_t low = 0;
+  uint16_t high = infinity;  // decode is monotone over [0, infinity)
+  while (high - low > 1) {
+    const uint16_t middle = static_cast<uint16_t>((low + high) / 2);
+    (decode(middle) <= magnitude ? low : high) = middle;
+  }
+  // The value one step beyond the largest is where infinity rounds from.
+  const double below = decode(low);
+  const double above = high == infinity ? 2 * below - decode(static_cast<uint16_t>(low - 1)) : decode(high);
+  const bool up = magnitude - below > above - magnitude || (magnitude - below == above - magnitude && (low & 1));
+  return static_cast<uint16_t>((up ? high : low) | (std::signbit(f) ? 0x8000 : 0));
+}
+
+void CheckConversions() {
+  const auto from_bf16 = [](uint16_t v) { return static_cast<double>(Bf16ToF32(v)); };
+  const auto from_fp16 = [](uint16_t v) {
+    const int exponent = v >> 10 & 31;
+    return exponent ? std::ldexp(1024 + (v & 1023), exponent - 25) : std::ldexp(v & 1023, -24);
+  };
+  for (uint32_t v = 0; v < 0x7c00; ++v) {
+    Expect(Fp16ToF32(static_cast<uint16_t>(v)) == from_fp16(static_cast<uint16_t>(v)), "Fp16ToF32(%#x)", v);
+    uint16_t same[kLanes];
+    for (uint16_t& s : same) s = static_cast<uint16_t>(v | 0x8000u);
+    Expect(LoadFp16(same)[kLanes - 1] == -from_fp16(static_cast<uint16_t>(v)), "LoadFp16(%#x)", v | 0x8000u);
+  }
+  for (int i = 0; i < 300000; ++i) {
+    // Random bits, values around fp16's range, and ties of both formats.
+    uint32_t bits = random_bits();
+    if (i % 4 == 1) bits = (bits & 0x8fffffffu) | 0x30000000u;
+    if (i % 4 == 2) bits = (bits & 0xffff0000u) | 0x8000u;
+    if (i % 4 == 3) bits = (bits & 0xbfffe000u) | 0x1000u;
+    const float f = BitsFloat(bits);
+    uint16_t stored[kLanes];
+    StoreBf16(stored, Set1(f));
+    Expect(stored[0] == F32ToBf16(f) && stored[kLanes - 1] == stored[0], "StoreBf16 of %#x: %#x", bits, stored[0]);
+    if (std::isnan(f)) {
+      Expect(std::isnan(Bf16ToF32(F32ToBf16(f))) && std::isnan(Fp16ToF32(F32ToFp16(f))), "NaN %#x is lost", bits);
+    } else if (!std::isinf(f)) {
+      Expect(F32ToBf16(f) == RoundBySearch(f, 0x7f80, from_bf16), "F32ToBf16(%a) = %#x", f, F32ToBf16(f));
+      Expect(F32ToFp16(f) == RoundBySearch(f, 0x7c00, from_fp16), "F32ToFp16(%a) = %#x", f, F32ToFp16(f));
+    }
+  }
+}
+
+void CheckVectors() {
+  const float huge = 0x1p22f - 0.5f;
+  for (float f : {0.5f, 1.5f, 2.5f, -0.5f, -1.5f, 126.5f, -127.49f, huge, -huge, 0.0f}) {
+    Expect(Rint(Set1(f))[0] == std::nearbyint(f), "Rint(%a) = %a", f, Rint(Set1(f))[0]);
+  }
+  float lanes[kLanes];
+  for (int i = 0; i < kLanes; ++i) lanes[i] = static_cast<float>(i == kLanes / 2 ? 1000 : i);
+  const int sum = kLanes * (kLanes - 1) / 2 - kLanes / 2 + 1000;
+  Expect(ReduceAdd(LoadF(lanes)) == sum, "ReduceAdd = %a", ReduceAdd(LoadF(lanes)));
+  Expect(ReduceMax(LoadF(lanes)) == 1000, "ReduceMax = %a", ReduceMax(LoadF(lanes)));
+}
+
+void CheckQuant() {
+  alignas(64) uint16_t x[128];
+  alignas(64) int8_t q[128];
+  for (int round = 0; round < 200; ++round) {
+    const float size = std::ldexp(1.0f, static_cast<int>(random_bits() % 60) - 30);
+    for (uint16_t& v : x) v = F32ToBf16(size * (static_cast<float>(random_bits() % 2001) / 1000.0f - 1.0f));
+    if (round == 0) memset(x, 0, sizeof(x));
+    const float scale = QuantRow(x, 128, q);
+    float amax = 1e-30f;
+    for (uint16_t v : x) amax = std::fmax(amax, std::fabs(Bf16ToF32(v)));
+    const float inverse = 127.0f / amax;
+    Expect(scale == 1.0f / inverse, "QuantRow: scale %a, want %a", scale, 1.0f / inverse);
+    for (int i = 0; i < 128; ++i) {
+      const float want = std::nearbyint(Bf16ToF32(x[i]) * inverse);
+      Expect(q[i] == want, "QuantRow: %d, want %a", q[i], want);
+    }
+  }
+  for (const uint16_t bad : {0x7fc0, 0x7f80}) {  // NaN, infinity
+    x[5] = bad;
+    const float scale = QuantRow(x, 128, q);
+    Expect(bad == 0x7fc0 ? std::isnan(scale) : std::isinf(scale), "QuantRow with %#x: scale %a", bad, scale);
+    for (int8_t v : q) Expect(v == 0, "QuantRow with %#x: %d", bad, v);
+  }
+}
+
+// Row-major k x (64 panels), and the same in panels.
+template <typename T>
+std::vector<T> Panels(const std::vector<T>& w, int k, int panels, int neighbours) {
+  std::vector<T> out(w.size());
+  for (int i = 0; i < k; ++i) {
+    for (int j = 0; j < 64 * panels; ++j) {
+      out[static_cast<size_t>((j / 64 * k + i / neighbours * neighbours) * 64 + j % 64 * neighbours + i % neighbours)] =
+          w[static_cast<size_t>(i * 64 * panels + j)];
+    }
+  }
+  return out;
+}
+
+void CheckProducts(int k, int panels) {
+  constexpr int kRows = 23;
+  const int n = 64 * panels;
+  std::vector<uint16_t> x(static_cast<size_t>(kRows * k)), w(static_cast<size_t>(k * n));
+  std::vector<int8_t> x8(x.size()), w8(w.size());
+  for (uint16_t& v : x) v = F32ToBf16(static_cast<float>(random_bits() % 2001) / 1000.0f - 1.0f);
+  for (uint16_t& v : w) v = F32ToBf16(static_cast<float>(random_bits() % 2001) / 1000.0f - 1.0f);
+  // Many -128: products of two would saturate 16-bit sums.
+  for (int8_t& v : x8)
+    v = static_cast<int8_t>(random_bits() % 4 == 0 ? -128 : static_cast<int>(random_bits() % 256) - 128);
+  for (int8_t& v : w8)
+    v = static_cast<int8_t>(random_bits() % 4 == 0 ? -128 : static_cast<int>(random_bits() % 256) - 128);
+  const std::vector<uint16_t> wp = Panels(w, k, panels, 2);
+  const std::vector<int8_t> w8p = Panels(w8, k, panels, 4);
+  std::vector<uint16_t> own(static_cast<size_t>(64 * k));
+  std::vector<int8_t> own8(own.size());
+  PackPanelBf16(w.data() + 64 * (panels - 1), n, k, own.data());
+  PackPanelInt8(w8.data() + 64 * (panels - 1), n, k, own8.data());
+  Expect(!memcmp(own.data(), wp.data() + 64 * k * (panels - 1), own.size() * 2), "PackPanelBf16, k = %d", k);
+  Expect(!memcmp(own8.data(), w8p.data() + 64 * k * (panels - 1), own8.size()), "PackPanelInt8, k = %d", k);
+
+  std::vector<float> c(static_cast<size_t>(kRows * n)), part(c.size());
+  std::vector<int32_t> c8(c.size()), part8(c.size());
+  GemmBf16(x.data(), k, kRows, wp.data(), 64 * k, panels, k, c.data(), n, false);
+  GemmInt8(x8.data(), k, kRows, w8p.data(), 64 * k, panels, k, c8.data(), n, false);
+  for (int m = 0; m < kRows; ++m) {
+    for (int j = 0; j < n; ++j) {
+      double want = 0, size = 0;
+      int32_t want8 = 0;
+      for (int i = 0; i < k; ++i) {
+        const double product = static_cast<double>(Bf16ToF32(x[static_cast<size_t>(m * k + i)])) *
+                               Bf16ToF32(w[static_cast<size_t>(i * n + j)]);
+        want += product;
+        size += std::fabs(product);
+        want8 += x8[static_cast<size_t>(m * k + i)] * w8[static_cast<size_t>(i * n + j)];
+      }
+      const size_t at = static_cast<size_t>(m * n + j);
+      Expect(std::fabs(c[at] - want) <= k * 0x1p-24 * size, "GemmBf16 k = %d at (%d, %d): %a, want %a", k, m, j, c[at],
+             want);
+      Expect(c8[at] == want8, "GemmInt8 k = %d at (%d, %d): %d, want %d", k, m, j, c8[at], want8);
+    }
+  }
+  // The bits of a row depend neither on how many rows there are, nor on the cuts of k, nor on a NaN elsewhere.
+  const int cut = k / 8 * 4;  // 0 for the smallest k: one call then
+  for (int rows = 1; rows <= 13; ++rows) {
+    const size_t first = static_cast<size_t>(kRows - rows);
+    GemmBf16(x.data() + first * k, k, rows, wp.data(), 64 * k, panels, cut, part.data(), n, false);
+    GemmBf16(x.data() + first * k + cut, k, rows, wp.data() + 64 * cut, 64 * k, panels, k - cut, part.data(), n,
+             cut > 0);
+    Expect(!memcmp(part.data(), c.data() + first * n, static_cast<size_t>(rows * n) * 4), "bits of %d rows, k = %d",
+           rows, k);
+    GemmInt8(x8.data() + first * k, k, rows, w8p.data(), 64 * k, panels, cut, part8.data(), n, false);
+    GemmInt8(x8.data() + first * k + cut, k, rows, w8p.data() + 64 * cut, 64 * k, panels, k - cut, part8.data(), n,
+             cut > 0);
+    Expect(!memcmp(part8.data(), c8.data() + first * n, static_cast<size_t>(rows * n) * 4), "int8 of %d rows, k = %d",
+           rows, k);
+  }
+  x[static_cast<size_t>(3 * k)] = 0x7fc0;
+  GemmBf16(x.data(), k, kRows, wp.data(), 64 * k, panels, k, part.data(), n, false);
+  Expect(!memcmp(part.data(), c.data(), static_cast<size_t>(3 * n) * 4), "NaN reaches the rows before, k = %d", k);
+  Expect(!memcmp(part.data() + 4 * n, c.data() + 4 * n, static_cast<size_t>((kRows - 4) * n) * 4),
+         "NaN reaches the rows after, k = %d", k);
+  Expect(std::isnan(part[static_cast<size_t>(3 * n)]) && std::isnan(part[static_cast<size_t>(4 * n - 1)]),
+         "NaN is lost, k = %d", k);
+}
+
+void CheckCacheRows() {
+  for (int round = 0; round < 100; ++round) {
+    const int t = 1 + static_cast<int>(random_bits() % 300);
+    std::vector<int64_t> rows(static_cast<size_t>(t)), table(static_cast<size_t>(CacheRowTableSize(t)));
+    for (int64_t& r : rows)
+      r = static_cast<int64_t>(random_bits() % 200) * (round % 2 ? 1 : int64_t{1} << 33) - (random_bits() % 4 == 0);
+    for (int64_t& r : rows) r = r < 0 ? -1 : r;
+    std::vector<uint8_t> writes(rows.size(), 7);
+    FindCacheWriters(rows.data(), t, table.data(), writes.data());
+    for (size_t i = 0; i < rows.size(); ++i) {
+      bool last = rows[i] >= 0;
+      for (size_t j = i + 1; j < rows.size(); ++j) last &= rows[j] != rows[i];
+      Expect(writes[i] == last, "token %zu of %d writes: %d, want %d", i, t, writes[i], last);
+    }
+  }
+}
+
+int64_t SumOfIndices(int64_t n) {
+  std::vector<int64_t> calls(static_cast<size_t>(n));
+  std::vector<int64_t> of_thread(static_cast<size_t>(NumThreads()) *
+                                 64);  // unshared only if no two calls have one number
+  ParallelFor(n, [&](int64_t i, int thread) {
+    ++calls[static_cast<size_t>(i)];
+    of_thread[static_cast<size_t>(thread) * 64] += i;
+  });
+  int64_t sum = 0;
+  for (int64_t c : calls) sum += c == 1 ? 0 : INT32_MIN;
+  for (int64_t s : of_thread) sum += s;
+  return sum;
+}
+
+void CheckThreads() {
+  for (int threads : {1, 2, 5, 16}) {
+    SetNumThreads(threads);
+    Expect(NumThreads() == threads, "NumThreads() = %d, want %d", NumThreads(), threads);
+    for (int64_t n : {0, 1, 2, 3, 100, 1000}) {
+      for (int round = 0; round < 20; ++round) {
+        const int64_t sum = SumOfIndices(n);
+        Expect(sum == n * (n - 1) / 2, "ParallelFor(%d) with %d threads: %d", static_cast<int>(n), threads,
+               static_cast<int>(sum));
+      }
+    }
+    usleep(1000);  // the workers fall asleep and must be woken
+    Expect(SumOfIndices(1000) == 499500, "ParallelFor after a pause, %d threads", threads);
+  }
+  // Nested calls run in place, with the outer number.
+  std::vector<int> inner(400);
+  ParallelFor(20, [&](int64_t i, int thread) {
+    ParallelFor(20, [&](int64_t j, int nested) { inner[static_cast<size_t>(i * 20 + j)] += nested == thread; });
+  });
+  for (int v : inner) Expect(v == 1, "nested ParallelFor");
+  // Host threads take turns.
+  std::vector<std::thread> hosts;
+  std::vector<int> wrong(4);
+  for (size_t h = 0; h < wrong.size(); ++h) {
+    hosts.emplace_back([&wrong, h] {
+      for (int round = 0; round < 200; ++round) wrong[h] += SumOfIndices(50) != 1225;
+    });
+  }
+  for (std::thread& host : hosts) host.join();
+  for (int w : wrong) Expect(w == 0, "concurrent host threads");
+#if !defined(MS_DSV32_EMULATED)
+  // A child of fork() starts its own threads.
+  std::fflush(stdout);
+  const pid_t child = fork();
+  if (child == 0) {
+    alarm(60);
+    _exit(SumOfIndices(1000) == 499500 ? 0 : 1);
+  }
+  int status = -1;
+  waitpid(child, &status, 0);
+  Expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "ParallelFor in a child of fork()");
+#endif
+  Expect(SumOfIndices(1000) == 499500, "ParallelFor after fork()");
+  SetNumThreads(0);
+}
+
+void CheckScratch() {
+  ReleaseScratch();
+  Expect(ScratchBytes() == 0, "%zu bytes of scratch before the first call", ScratchBytes());
+  void* first = nullptr;
+  {
+    Scratch a(ScratchSize<float>(1000) + ScratchSize<char>(1));
+    Scratch b(ScratchSize<char>(100));
+    first = a.Take<float>(1000);
+    void* second = a.Take<char>(1);
+    Expect(reinterpret_cast<uintptr_t>(first) % 64 == 0 && reinterpret_cast<uintptr_t>(second) % 64 == 0, "alignment");
+    Expect(static_cast<char*>(second) - static_cast<char*>(first) >= 4000, "parts overlap");
+    memset(first, 1, 4000);
+    memset(b.Take<char>(100), 2, 100);
+  }
+  {
+    Scratch again(ScratchSize<float>(1000));
+    Expect(again.Take<float>(1000) == first, "the block is not used again");
+    ReleaseScratch();
+    Expect(ScratchBytes() >= 4000, "a leased block was released");
+  }
+  { Scratch large(kScratchKeepBytes + 1); }
+  Expect(ScratchBytes() <= kScratchKeepBytes, "%zu bytes of scratch are kept", ScratchBytes());
+  ReleaseScratch();
+  Expect(ScratchBytes() == 0, "%zu bytes of scratch after the release", ScratchBytes());
+}
+
+int Run() {
+  CheckConversions();
+  CheckVectors();
+  CheckQuant();
+  for (int k : {4, 12, 128, 260, 576}) CheckProducts(k, 1);
+  CheckProducts(132, 3);
+  CheckProducts(64, 17);  // more panels than share a converted tile
+  CheckCacheRows();
+  CheckThreads();
+  CheckScratch();
+  return failures;
+}
+
+}  // namespace
+}  // namespace ms_dsv32::cpu::MS_DSV32_ISA
+
+int main() { return ms_dsv32::cpu::MS_DSV32_ISA::Run() == 0 ? 0 : 1; }

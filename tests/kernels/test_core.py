@@ -1,0 +1,106 @@
+"""What the kernels are made of: conversions, products, threads, scratch; and inner loops that stay in registers."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import driver
+import pytest
+
+from ms_dsv32 import kernel_impl
+
+CPU = driver.ROOT / "ms_dsv32" / "kernel_impl" / "cpu"
+FLAGS = (
+    *("-std=c++17", "-O2", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-Wall", "-Wextra", "-Werror", "-Wno-psabi", f"-I{driver.ROOT}"),
+)
+AVX2 = ("-mavx2", "-mfma", "-mf16c")
+AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
+ISAS: dict[str, dict[str, tuple[str, ...]]] = {
+    "x86_64": {"portable": (), "avx2": AVX2, "avx512": AVX512, "avx512_bf16": (*AVX512, "-mavx512bf16")},
+    "aarch64": {
+        "portable": (),
+        "neon_dotprod": ("-march=armv8.2-a+dotprod+fp16",),
+        "neon_bf16": ("-march=armv8.2-a+dotprod+fp16+bf16+i8mm",),
+    },
+}
+
+pytestmark = pytest.mark.isa
+
+
+def _compiler(machine: str) -> str:
+    compiler = "g++" if machine == platform.machine() else f"{machine}-linux-gnu-g++"
+    if shutil.which(compiler) is None:
+        pytest.skip(f"{compiler} is not installed")
+    return compiler
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("machine", "isa"), [(m, isa) for m, isas in ISAS.items() for isa in isas])
+def test_core(machine: str, isa: str, tmp_path: Path) -> None:
+    compiler = _compiler(machine)
+    flags, emulator = ISAS[machine][isa], ()
+    if machine != platform.machine():
+        if shutil.which(f"qemu-{machine}") is None:
+            pytest.skip(f"qemu-{machine} is not installed (Debian: qemu-user)")
+        flags, emulator = (*flags, "-static", "-DMS_DSV32_EMULATED"), (f"qemu-{machine}", "-cpu", "max")
+    elif isa not in kernel_impl.isas():
+        if not isa.startswith("avx512") or not Path("/usr/include/simde/x86/avx512.h").is_file():
+            pytest.skip(f"this CPU lacks {isa}, and there is no SIMDe to stand in")
+        flags = (*AVX2, "-DMS_DSV32_SIMDE", "-w")
+    program = tmp_path / "core_check"
+    sources = (driver.HERE / "core_check.cc", CPU / "threading.cc", CPU / "scratch.cc")
+    result = driver.run(compiler, *FLAGS, f"-DMS_DSV32_ISA={isa}", *flags, *sources, "-o", program)
+    assert result.returncode == 0, result.stderr[-5000:]
+    result = driver.run(*emulator, program)
+    assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
+
+
+def inner_loops(disassembly: str) -> dict[str, tuple[int, int]]:
+    """Of each matrix tile: multiplications in its longest inner loop, and instructions there that touch the stack."""
+    loops = {}
+    for function in disassembly.split("\n\n"):
+        name = re.match(r"[0-9a-f]+ <.*GemmPanelTile<(.*?)>\(", function)
+        if name is None:
+            continue
+        code = [(int(m[1], 16), m[2]) for m in re.finditer(r"^ *([0-9a-f]+):\t(.*)$", function, re.MULTILINE)]
+        index = {address: i for i, (address, _) in enumerate(code)}
+        for i, (_, text) in enumerate(code):
+            jump = re.match(r"j\w+ +([0-9a-f]+) ", text)
+            start = index.get(int(jump[1], 16), i + 1) if jump else i + 1
+            if start > i:
+                continue
+            body = [t for _, t in code[start : i + 1]]
+            if any(re.match(r"j\w+ ", t) for t in body[:-1]):
+                continue  # not an innermost loop
+            products = sum(bool(re.match(r"vfmadd|vpmaddwd|vdpbf16ps|vpdpbusd", t)) for t in body)
+            stack = sum("%rsp" in t or "%rbp" in t for t in body)
+            loops[name[1]] = max(loops.get(name[1], (0, 0)), (products, stack))
+    return loops
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 assembly")
+@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16"])
+def test_accumulators_stay_in_registers(isa: str, tmp_path: Path) -> None:
+    """GCC 12 moves accumulators to the stack for reasons that are hard to see, which halves the speed."""
+    compiler = _compiler("x86_64")
+    if shutil.which("objdump") is None:
+        pytest.skip("objdump is not installed (Debian: binutils)")
+    target = tmp_path / "kernel.o"
+    source = CPU / "mla_prolog_quant.cc"
+    flags = (*FLAGS, "-O3", "-fPIC", f"-DMS_DSV32_ISA={isa}", *ISAS["x86_64"][isa])
+    result = driver.run(compiler, *flags, "-c", source, "-o", target)
+    assert result.returncode == 0, result.stderr[-5000:]
+    command = ["objdump", "-dC", "--no-show-raw-insn", str(target)]
+    loops = inner_loops(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    full = {name: loop for name, loop in loops.items() if "6, " in name}
+    assert any("Bf16Dot" in name for name in full), sorted(loops)
+    assert any("Int8Dot" in name for name in full), sorted(loops)
+    for name, (products, stack) in loops.items():
+        # A constant may come from memory now and then; a spilled accumulator is a load and a store for each product.
+        assert products >= 4, (name, products)
+        assert stack <= products / 5, f"{name}: {stack} accesses to the stack for {products} products"
