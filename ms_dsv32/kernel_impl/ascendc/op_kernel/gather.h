@@ -1,0 +1,146 @@
+// Keys of the paged caches by position: cache rows, the gather of many rows, and their dequantisation.
+#ifndef MS_DSV32_ASCENDC_GATHER_H_
+#define MS_DSV32_ASCENDC_GATHER_H_
+
+#include "copy.h"
+#include "sync.h"
+
+namespace ms_dsv32::ascendc {
+
+constexpr int32_t kNoRow = -1;
+
+// The pages of one sequence. `table` is its row of block_table, in UB, readable by the scalar unit.
+struct PagedSequence {
+  LocalTensor<int32_t> table;
+  int32_t length = 0;  // positions
+  int32_t table_columns = 0, block_size = 1, block_num = 0;
+
+  // Cache row of a position, kNoRow for one outside the sequence or without a block of the cache.
+  __aicore__ inline int32_t Row(int32_t position) const {
+    if (position < 0 || position >= length) return kNoRow;
+    const int32_t column = position / block_size;
+    if (column >= table_columns) return kNoRow;
+    const int32_t block = table.GetValue(column);
+    if (block < 0 || block >= block_num) return kNoRow;
+    return block * block_size + (position - column * block_size);
+  }
+};
+
+// Rows `row0` and, unless it is kNoRow, `row1` (> row0) of a cache of `width` columns to UB, each on whole blocks of 32
+// bytes.
+template <typename T>
+__aicore__ inline void CopyCacheRows(const LocalTensor<T>& dst, const GlobalTensor<T>& cache, uint32_t width,
+                                     int32_t row0, int32_t row1) {
+  constexpr uint32_t kSize = sizeof(T);
+  DataCopyExtParams params;
+  params.blockCount = row1 == kNoRow ? 1 : 2;
+  params.blockLen = width * kSize;
+  params.srcStride = row1 == kNoRow ? 0 : static_cast<uint32_t>(row1 - row0 - 1) * width * kSize;
+  params.dstStride = 0;
+  const DataCopyPadExtParams<T> pad{};
+  DataCopyPad(dst, cache[static_cast<uint64_t>(row0) * width], params, pad);
+}
+
+// Gathers rows of the int8 latent cache, the bf16 rope cache and the scales, and dequantises the latent part to bf16.
+class KeyGather {
+ public:
+  static constexpr uint32_t kLatent = 512, kRope = 64, kGroups = 4, kGroup = kLatent / kGroups;
+  static constexpr uint32_t kBatch = 16;       // rows in flight in one slot
+  static constexpr uint32_t kScaleStride = 8;  // a row's 4 scales arrive on a block of 8
+
+  __aicore__ inline void Init(const GlobalTensor<int8_t>& latent, const GlobalTensor<bfloat16_t>& rope,
+                              const GlobalTensor<float>& scales) {
+    latent_ = latent;
+    rope_ = rope;
+    scales_ = scales;
+  }
+  // Takes 2 * (8 + 2 + 0.5 + 16) + 4 + 16 + 32 = 105 KiB of UB.
+  __aicore__ inline void Place(UbArena& arena) {
+    for (uint32_t slot = 0; slot < 2; ++slot) {
+      k8_[slot] = arena.Take<int8_t>(kBatch * kLatent);
+      kr_[slot] = arena.Take<bfloat16_t>(kBatch * kRope);
+      scale_[slot] = arena.Take<float>(kBatch * kScaleStride);
+      k_[slot] = arena.Take<bfloat16_t>(kBatch * kLatent);
+    }
+    spread_ = arena.Take<float>(kBatch * kScaleStride * 8);
+    k16_ = arena.Take<half>(kBatch * kLatent);
+    k32_ = arena.Take<float>(kBatch * kLatent);
+  }
+  __aicore__ inline void Begin() {
+    in_.Begin();
+    out_.Begin();
+  }
+  __aicore__ inline void End() {
+    in_.End();
+    out_.End();
+  }
+
+  // The keys of `count` <= kBatch cache rows to rows of `latent_out` and `rope_out`; kNoRow gives zeros.
+  __aicore__ inline void Batch(const int32_t* rows, uint32_t count, const GlobalTensor<bfloat16_t>& latent_out,
+                               const GlobalTensor<bfloat16_t>& rope_out) {
+    bool any = false;
+    const uint32_t slot = in_.Acquire();
+    for (uint32_t i = 0; i < count; ++i) {
+      if (rows[i] == kNoRow) continue;
+      any = true;
+      if (i + 1 < count && rows[i + 1] > rows[i]) {
+        CopyRows(slot, i, rows[i], rows[i + 1]);
+        ++i;
+      } else {
+        CopyRows(slot, i, rows[i], kNoRow);
+      }
+    }
+    in_.Publish();
+    out_.Acquire();  // the slot of in_: both count batches
+    in_.Take();
+    // int8 reaches float through half, which holds it exactly.
+    if (any) {
+      Cast(k16_, k8_[slot], RoundMode::CAST_NONE, count * kLatent);
+      Brcb(spread_, scale_[slot], static_cast<uint8_t>(count), BrcbRepeatParams(1, 8));
+      PipeBarrier<PIPE_V>();
+      Cast(k32_, k16_, RoundMode::CAST_NONE, count * kLatent);
+      PipeBarrier<PIPE_V>();
+      for (uint32_t c = 0; c < kLatent / 64; ++c) {
+        Mul(k32_[c * 64], k32_[c * 64], spread_[c * 64 / kGroup * 8], static_cast<uint64_t>(64),
+            static_cast<uint8_t>(count), BinaryRepeatParams(1, 1, 0, kLatent / 8, kLatent / 8, kScaleStride));
+      }
+      PipeBarrier<PIPE_V>();
+      Cast(k_[slot], k32_, RoundMode::CAST_RINT, count * kLatent);
+      PipeBarrier<PIPE_V>();
+    }
+    for (uint32_t i = 0; i < count; ++i) {
+      if (rows[i] != kNoRow) continue;
+      Duplicate(k_[slot][i * kLatent].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+                static_cast<int32_t>(kLatent));
+      Duplicate(kr_[slot][i * kRope].ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(kRope));
+    }
+    out_.Publish();
+    out_.Take();
+    DataCopy(latent_out, k_[slot], count * kLatent);
+    DataCopy(rope_out, kr_[slot], count * kRope);
+    out_.Release();
+    in_.Release();
+  }
+
+ private:
+  __aicore__ inline void CopyRows(uint32_t slot, uint32_t i, int32_t row0, int32_t row1) {
+    CopyCacheRows(k8_[slot][i * kLatent], latent_, kLatent, row0, row1);
+    CopyCacheRows(kr_[slot][i * kRope], rope_, kRope, row0, row1);
+    CopyCacheRows(scale_[slot][i * kScaleStride], scales_, kGroups, row0, row1);
+  }
+
+  GlobalTensor<int8_t> latent_;
+  GlobalTensor<bfloat16_t> rope_;
+  GlobalTensor<float> scales_;
+  LocalTensor<int8_t> k8_[2];
+  LocalTensor<bfloat16_t> kr_[2], k_[2];
+  LocalTensor<float> scale_[2], spread_, k32_;
+  LocalTensor<half> k16_;
+  // What was copied in is free when MTE3 has copied the batch out: kr_ goes out as it came.
+  PingPong<HardEvent::MTE2_V, HardEvent::MTE3_MTE2, 0> in_;
+  PingPong<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_;
+};
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_GATHER_H_

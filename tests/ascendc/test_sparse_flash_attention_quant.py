@@ -1,0 +1,219 @@
+"""sparse_flash_attention_quant in the emulator against golden: shapes, holes, block counts, pipe orders."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+from emulator import In, Library, Out, Report, Tiling, Workspace, build
+from tolerance import assert_close_output, assert_same_bits
+
+OP_KERNEL = Path(__file__).resolve().parents[2] / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
+OPERATOR = "sparse_flash_attention_quant"
+SOURCE = """
+#include "sparse_flash_attention_quant.cpp"
+extern "C" const char* make_tiling(const ms_dsv32::ascendc::SparseFlashAttentionShape* shape, uint32_t cores,
+                                   ms_dsv32::ascendc::SparseFlashAttentionTiling* tiling) {
+  return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
+}
+"""
+
+
+class Shape(ctypes.Structure):
+    """SparseFlashAttentionShape."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint32) for name in ("t", "b", "n_q", "topk", "block_num", "block_size", "max_blocknum")),
+        ("softmax_scale", ctypes.c_float),
+    )
+
+
+class TilingData(ctypes.Structure):
+    """SparseFlashAttentionTiling."""
+
+    _fields_ = (
+        *(
+            (name, ctypes.c_uint32)
+            for name in (
+                "cores", "t", "s1", "n_q", "topk", "block_num", "block_size", "max_blocknum", "group_heads", "groups",
+                "key_rows",
+            )
+        ),
+        ("softmax_scale", ctypes.c_float),
+        *(
+            (name, ctypes.c_uint64)
+            for name in (
+                "rope_offset", "score_offset", "probability_offset", "mask_offset", "valid_offset", "slot_bytes",
+                "workspace_bytes",
+            )
+        ),
+    )  # fmt: skip
+
+
+@functools.cache
+def library() -> Library:
+    return build(SOURCE, [OPERATOR], include_dirs=[OP_KERNEL])
+
+
+def make_tiling(cores: int, **shape: Any) -> TilingData:
+    """The tiling of a shape. Raises ValueError with the reason why it does not fit."""
+    function = ctypes.CDLL(str(library().path)).make_tiling
+    function.restype = ctypes.c_char_p
+    tiling = TilingData()
+    reason = function(ctypes.byref(Shape(**shape)), ctypes.c_uint32(cores), ctypes.byref(tiling))
+    if reason is not None:
+        raise ValueError(reason.decode())
+    return tiling
+
+
+def shape_tiling(case: cases.Case, cores: int) -> TilingData:
+    paging, attributes = case.paging, case.attributes
+    return make_tiling(
+        cores,
+        t=paging.t,
+        b=paging.b,
+        n_q=case.n_q,
+        topk=attributes["topk"],
+        block_num=paging.block_num,
+        block_size=paging.block_size,
+        max_blocknum=attributes["max_blocknum_perbatch"],
+        softmax_scale=attributes["softmax_scale"],
+    )
+
+
+def run(case: cases.Case, cores: int = 1, **options: Any) -> tuple[dict[str, np.ndarray], Report]:
+    """attention_out and lse of the kernel, and the launch's report, which must be clean."""
+    paging = case.paging
+    tiling = shape_tiling(case, cores)
+    outputs = {
+        "attention_out": Out("attention_out", (paging.b, paging.s1, case.n_q, 512), np.uint16),
+        "lse": Out("lse", (paging.b, paging.s1, case.n_q), np.float32),
+    }
+    args = [
+        *(In(name, value) for name, value in case.inputs.items()),
+        *outputs.values(),
+        Workspace(tiling.workspace_bytes),
+        Tiling(bytes(tiling)),
+    ]
+    report = library().launch(OPERATOR, args, blocks=tiling.cores, **options).check()
+    return {name: out.array for name, out in outputs.items()}, report
+
+
+def check(case: cases.Case, **options: Any) -> Report:
+    case = cases.with_lse(case)
+    got, report = run(case, **options)
+    for name, want in case.golden().items():
+        assert_close_output(name, got[name], want)
+    return report
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_token(seed: int) -> None:
+    check(cases.attention_case(n_q=16, kv_lens=40, topk=64), seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("cores", [1, 2, 20, 24])
+def test_block_counts(cores: int, seed: int) -> None:
+    """Sequences of different lengths, several tokens of each, tokens that see no key, and skipped entries."""
+    check(cases.attention_case(b=3, s1=4, n_q=17, topk=96, kv_lens=[2, 77, 300], holes=0.3), cores=cores, seed=seed)
+
+
+@pytest.mark.parametrize("n_q", [1, 5, 16, 33, 64, 128])
+def test_head_counts(n_q: int) -> None:
+    check(cases.attention_case(b=2, n_q=n_q, topk=80, kv_lens=[80, 33]), cores=1, seed=n_q % 2)
+
+
+@pytest.mark.parametrize("count", [1, 15, 16, 17, 63, 64, 65, 128, 129, 191, 193, 511, 512, 513])
+def test_key_counts(count: int) -> None:
+    """Tails of the fractals, of the vector's repeats, and of every tile."""
+    check(cases.attention_case(n_q=8, topk=520, kv_lens=count), seed=count % 2)
+
+
+@pytest.mark.parametrize("cores", [1, 24])
+def test_heads_are_split_between_cores(cores: int) -> None:
+    case = cases.attention_case(n_q=128, topk=300, kv_lens=400, holes=0.1)
+    tiling = shape_tiling(case, cores)
+    assert (tiling.groups, tiling.group_heads) == ((1, 128) if cores == 1 else (4, 32))
+    check(case, cores=cores, seed=1)
+
+
+def test_rows_without_a_valid_entry() -> None:
+    check(cases.attention_case(b=2, s1=2, n_q=20, topk=64, kv_lens=[0, 70], holes=1.0), cores=2, seed=1)
+
+
+def test_small_blocks_and_split_axes() -> None:
+    check(cases.attention_case(b=2, s1=2, n_q=4, topk=70, kv_lens=[90, 61], block_size=16, split=True), cores=2)
+
+
+def test_invalid_entries_are_skipped() -> None:
+    """Positions outside the sequence, and blocks outside the cache behind valid ones."""
+    case = cases.attention_case(n_q=4, topk=64, kv_lens=300)
+    indices, table = case.inputs["topk_indices"].copy(), case.inputs["block_table"].copy()
+    indices[0, [3, 20, 21]] = [300, -2, 2**31 - 1]
+    skipped = indices.copy()
+    skipped[0, [3, 20, 21]] = -1
+    skipped[0, (skipped[0] >= 128) & (skipped[0] < 256)] = -1
+    table[0, 1] = case.paging.block_num
+    got, _ = run(case.copy(topk_indices=indices, block_table=table), seed=2)
+    want = cases.with_lse(case.copy(topk_indices=skipped)).golden()
+    for name, value in want.items():
+        assert_close_output(name, got[name], value)
+
+
+def test_results_do_not_depend_on_cores_and_order() -> None:
+    case = cases.attention_case(b=3, n_q=16, topk=150, kv_lens=[150, 20, 300], holes=0.2)
+    want, _ = run(case)
+    for cores, seed in ((2, 0), (3, 1), (24, 2)):
+        got, _ = run(case, cores=cores, seed=seed)
+        for name, value in want.items():
+            assert_same_bits(name, got[name], value)
+
+
+def test_nan_stays_in_its_token() -> None:
+    case = cases.attention_case(b=2, n_q=16, topk=64, kv_lens=[64, 64])
+    query = case.inputs["query_nope"].copy()
+    query[3, 7] = 0x7FC0
+    want, _ = run(case, cores=1)
+    got, _ = run(case.copy(query_nope=query), cores=1)
+    assert_same_bits("attention_out", got["attention_out"][1], want["attention_out"][1])
+    assert (got["attention_out"][0, 0, 3] & 0x7FFF > 0x7F80).all()
+    assert np.isnan(got["lse"][0, 0, 3])
+
+
+def test_no_token() -> None:
+    got, report = run(cases.attention_case(b=0, s1=1, n_q=16, topk=64))
+    assert got["attention_out"].size == 0
+    assert sum(report.instructions.values()) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_full_size(seed: int) -> None:
+    """All heads, 2048 of 131072 positions."""
+    check(cases.attention_case(n_q=128, topk=2048, kv_lens=131072), cores=1, seed=seed)
+
+
+@pytest.mark.slow
+def test_decode_with_two_tokens() -> None:
+    check(cases.attention_case(b=2, s1=2, n_q=128, topk=2048, kv_lens=[4097, 2050]), cores=2, seed=1)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"n_q": 129}, "n_q must be in"),
+        ({"topk": 4097}, "topk must be in"),
+        ({"max_blocknum": 8193}, "max_blocknum_perbatch must be at most"),
+        ({"t": 3}, "multiple of b"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changed: dict[str, int], reason: str) -> None:
+    shape = {"t": 2, "b": 2, "n_q": 16, "topk": 64, "block_num": 4, "block_size": 128, "max_blocknum": 2}
+    with pytest.raises(ValueError, match=reason):
+        make_tiling(24, **{**shape, **changed}, softmax_scale=1.0)
