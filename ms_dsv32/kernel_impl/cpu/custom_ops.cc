@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
+#include "ms_dsv32/kernel_impl/cpu/fp_env.h"
 #include "ms_dsv32/kernel_impl/cpu/graph_guard.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_quant.h"
@@ -361,6 +362,7 @@ int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64
                                             std::to_string(expected));
   }
   const MindSporeAttrs attrs(extra);
+  const cpu::DefaultFpEnv fp_env;
   op.run(Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), attrs));
   return 0;
 }
@@ -499,6 +501,7 @@ MS_DSV32_EXPORT int ms_dsv32_call(const char* name, const int* ranks, const int6
   using namespace ms_dsv32;
   return Guard(message, message_size, [&] {
     const Operator& op = FindOperator(name);
+    const cpu::DefaultFpEnv fp_env;
     op.run(Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), CAttrs(attr_count, attrs)));
   });
 }

@@ -16,6 +16,8 @@
 #include <thread>
 #include <vector>
 
+#include "fp_env.h"
+
 namespace ms_dsv32::cpu {
 namespace {
 
@@ -115,6 +117,7 @@ class Workers {
   }
 
   void Loop(int id) {
+    const DefaultFpEnv fp_env;
     uint64_t seen = 0;
     for (;;) {
       WaitForRound(seen);

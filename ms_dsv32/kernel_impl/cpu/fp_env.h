@@ -1,0 +1,25 @@
+// The floating-point environment in which kernels run.
+#pragma once
+
+#include <cfenv>
+
+namespace ms_dsv32::cpu {
+
+// Rounding to nearest, subnormals kept, for the time of its scope; then the thread's own environment again. MindSpore's
+// actor threads flush subnormals to zero (a graph would give other bits than a direct call), and a thread starts with
+// the environment of the thread that made it.
+class DefaultFpEnv {
+ public:
+  DefaultFpEnv() {
+    std::fegetenv(&saved_);
+    std::fesetenv(FE_DFL_ENV);
+  }
+  ~DefaultFpEnv() { std::fesetenv(&saved_); }
+  DefaultFpEnv(const DefaultFpEnv&) = delete;
+  DefaultFpEnv& operator=(const DefaultFpEnv&) = delete;
+
+ private:
+  std::fenv_t saved_;
+};
+
+}  // namespace ms_dsv32::cpu
