@@ -237,7 +237,7 @@ def unit(bodies: list[str]) -> str:
 
 
 def test_what_must_and_must_not_compile() -> None:
-    """Illegal calls share a unit, where the compiler must complain about each line; one that it does not name, alone."""
+    """Illegal calls share a unit, and the compiler must complain about each line; one that it does not name, alone."""
     result = syntax_check(unit(list(LEGAL.values())))
     assert result.returncode == 0, result.stderr
     result = syntax_check(unit(list(ILLEGAL.values())))

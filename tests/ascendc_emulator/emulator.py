@@ -20,6 +20,8 @@ HERE = Path(__file__).resolve().parent
 FLAGS = (
     "-std=c++17",
     "-O2",
+    "-ftree-vectorize",
+    "-fvect-cost-model=dynamic",
     "-march=native",
     "-ffp-contract=off",
     "-fno-strict-aliasing",

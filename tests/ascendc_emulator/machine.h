@@ -587,33 +587,46 @@ class Machine {
     if (own < 0)
       Fail("position", loc, Format("%s: pipe %s does not reach %s", name, PipeName(pipe), memory.model.name));
     if (!options.hazards) return;
-    const uint32_t granule = memory.model.granule, unit = granule / 32;
+    const int64_t granule = memory.model.granule, unit = granule / 32;
     // Successive Mmads on a tile of at least 10 fractals are ordered by the hardware (Mmad.md), see Mmad.
     const bool ordered_self = pipe == PIPE_S || (pipe == PIPE_M && mmad_ordered);
-    auto touch = [&](int64_t lo, int64_t hi) {
-      for (int64_t g = lo / granule; g <= (hi - 1) / granule; ++g) {
-        const int64_t from = std::max<int64_t>(lo - g * granule, 0) / unit;
-        const int64_t to = (std::min<int64_t>(hi - g * granule, granule) + unit - 1) / unit;
-        const uint32_t mask = static_cast<uint32_t>(((uint64_t{1} << to) - 1) & ~((uint64_t{1} << from) - 1));
-        Granule& record = memory.granules[static_cast<size_t>(g)];
-        for (int p = 0; p < kPipes; ++p) {
-          const int slot = memory.model.slot[p];
-          if (slot < 0) continue;
-          const uint32_t knows = p == pipe && ordered_self ? seq : core.known[pipe].at[p];
-          Granule::Last& w = record.write[slot];
-          if ((w.mask & mask) && w.seq > knows && w.seq != (p == pipe ? seq : 0))
-            Hazard(core, pipe, loc, name, access.write, true, memory.model.name, std::max<int64_t>(lo, g * granule),
-                   core.index, p, w.seq);
-          if (!access.write) continue;
-          Granule::Last& r = record.read[slot];
-          if ((r.mask & mask) && r.seq > knows && r.seq != (p == pipe ? seq : 0))
-            Hazard(core, pipe, loc, name, true, false, memory.model.name, std::max<int64_t>(lo, g * granule),
-                   core.index, p, r.seq);
-          w.mask &= ~mask;
-          r.mask &= ~mask;
+    Accesses& accesses = memory.accesses;
+    const int is_write = access.write;
+    const auto knows = [&](int p) { return p == pipe && ordered_self ? seq : core.known[pipe].at[p]; };
+    const auto except = [&](int p) { return p == pipe ? seq : 0; };
+    const auto check_granule = [&](int64_t g, uint32_t mask, int64_t at) {
+      for (int p = 0; p < kPipes; ++p) {
+        const int slot = memory.model.slot[p];
+        if (slot < 0) continue;
+        for (int was_write = access.write ? 0 : 1; was_write < 2; ++was_write) {
+          const uint32_t other = accesses.seq[was_write][slot][static_cast<size_t>(g)];
+          if ((accesses.mask[was_write][slot][static_cast<size_t>(g)] & mask) && other > knows(p) && other != except(p))
+            Hazard(core, pipe, loc, name, access.write, was_write != 0, memory.model.name, at, core.index, p, other);
         }
-        (access.write ? record.write : record.read)[own].Add(seq, mask);
       }
+    };
+    const auto part = [&](int64_t g, int64_t lo, int64_t hi) {
+      const int64_t from = (lo - g * granule) / unit, to = (hi - g * granule + unit - 1) / unit;
+      const auto mask = static_cast<uint32_t>(((uint64_t{1} << to) - 1) & ~((uint64_t{1} << from) - 1));
+      check_granule(g, mask, lo);
+      accesses.Add(is_write, own, g, seq, mask);
+    };
+    const auto touch = [&](int64_t lo, int64_t hi) {
+      const int64_t first = (lo + granule - 1) / granule, last = hi / granule;
+      if (first > last) return part(last, lo, hi);
+      if (lo < first * granule) part(first - 1, lo, first * granule);
+      if (hi > last * granule) part(last, last * granule, hi);
+      if (first == last) return;
+      bool clash = false;
+      for (int p = 0; p < kPipes; ++p) {
+        const int slot = memory.model.slot[p];
+        if (slot < 0) continue;
+        for (int was_write = access.write ? 0 : 1; was_write < 2; ++was_write)
+          clash |= Accesses::AnyAbove(accesses.seq[was_write][slot].data() + first, last - first, knows(p), except(p));
+      }
+      if (clash)
+        for (int64_t g = first; g < last; ++g) check_granule(g, ~uint32_t{0}, g * granule);
+      accesses.AddWhole(is_write, own, first, last - first, seq);
     };
     for (int64_t j = 0; j < access.n2; ++j) {
       const int64_t row = access.base + j * access.s2;

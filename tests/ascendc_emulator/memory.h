@@ -40,12 +40,12 @@ inline const MemoryModel& Model(Kind kind) {
   //                                      size    usable         align gran   S   V   M  MTE1 MTE2 MTE3 FIX
   static const MemoryModel kModels[] = {{"GM", 0, 0, 1, 0, {0, 0, 0, 0, 0, 0, 0}},
                                         {"UB", 196608, 196608 - 256, 32, 32, {0, 1, -1, -1, 2, 3, -1}},
-                                        {"L1", 524288, 524288 - 256, 32, 512, {-1, -1, -1, 0, 1, 2, 3}},
+                                        {"L1", 524288, 524288 - 256, 32, 32, {-1, -1, -1, 0, 1, 2, 3}},
                                         {"L0A", 65536, 65536, 512, 512, {-1, -1, 0, 1, 2, -1, -1}},
                                         {"L0B", 65536, 65536, 512, 512, {-1, -1, 0, 1, 2, -1, -1}},
-                                        {"L0C", 131072, 131072, 64, 512, {-1, -1, 0, -1, -1, -1, 1}},
-                                        {"BT", 1024, 1024, 64, 512, {-1, -1, 0, 1, -1, -1, -1}},
-                                        {"FB", 2048, 2048, 64, 512, {-1, -1, -1, 0, -1, -1, 1}}};
+                                        {"L0C", 131072, 131072, 64, 64, {-1, -1, 0, -1, -1, -1, 1}},
+                                        {"BT", 1024, 1024, 64, 64, {-1, -1, 0, 1, -1, -1, -1}},
+                                        {"FB", 2048, 2048, 64, 64, {-1, -1, -1, 0, -1, -1, 1}}};
   return kModels[static_cast<int>(kind)];
 }
 
@@ -83,16 +83,33 @@ struct Clock {
   }
 };
 
-// Last accesses of each pipe to one granule of a local memory: instruction number and a bit for each 1/32 of it.
-struct Granule {
-  struct Last {
-    uint32_t seq = 0, mask = 0;
-    void Add(uint32_t new_seq, uint32_t bits) {
-      mask = (bits & mask) == mask ? bits : (mask | bits);
-      seq = new_seq;
-    }
-  };
-  Last write[4], read[4];
+// Last accesses of each pipe to a local memory, by granules: the instruction's number, and which bytes of the granule
+// (a bit for each 1/32 of it) it was about. Accesses are ranges; whole granules of a range are compared and filled as
+// arrays.
+struct Accesses {
+  explicit Accesses(size_t granules) {
+    for (int write = 0; write < 2; ++write)
+      for (int slot = 0; slot < 4; ++slot) {
+        seq[write][slot].resize(granules);
+        mask[write][slot].resize(granules);
+      }
+  }
+  static bool AnyAbove(const uint32_t* values, int64_t n, uint32_t limit, uint32_t except) {
+    uint32_t any = 0;
+    for (int64_t i = 0; i < n; ++i) any |= static_cast<uint32_t>((values[i] > limit) & (values[i] != except));
+    return any != 0;
+  }
+  void Add(int write, int slot, int64_t granule, uint32_t number, uint32_t bits) {
+    const auto g = static_cast<size_t>(granule);
+    uint32_t& old = mask[write][slot][g];
+    old = (bits & old) == old ? bits : (old | bits);
+    seq[write][slot][g] = number;
+  }
+  void AddWhole(int write, int slot, int64_t granule, int64_t n, uint32_t number) {
+    std::fill_n(seq[write][slot].begin() + granule, n, number);
+    std::fill_n(mask[write][slot].begin() + granule, n, ~uint32_t{0});
+  }
+  std::vector<uint32_t> seq[2][4], mask[2][4];
 };
 
 // Zeroed pages that cost nothing until they are touched.
@@ -116,7 +133,7 @@ class Pages {
 class LocalMemory {
  public:
   explicit LocalMemory(Kind kind)
-      : kind(kind), model(Model(kind)), bytes_(model.size), valid_(model.size), granules(model.size / model.granule) {
+      : kind(kind), model(Model(kind)), bytes_(model.size), valid_(model.size), accesses(model.size / model.granule) {
     std::memset(bytes_.data(), 0xff, model.size);  // NaN in every float format, -1 in every integer
   }
   uint8_t* data() const { return bytes_.data(); }
@@ -129,7 +146,7 @@ class LocalMemory {
   Pages bytes_, valid_;
 
  public:
-  std::vector<Granule> granules;
+  Accesses accesses;
 };
 
 enum class Role : int { kIn = 0, kOut = 1, kInOut = 2, kWorkspace = 3, kTiling = 4 };

@@ -124,30 +124,42 @@ inline void CheckOverlap(const char* api, Loc loc, const Operand<D>& dst, const 
     if (d0 + dn <= s0 || s0 + sn <= d0) return;
   }
   if (accumulates && d0 == s0 && dst.blk == src.blk && (dst.rep == 0 || src.rep == 0)) return;
-  const int64_t widest = std::max(dst.kSize, src.kSize), n = 256 / widest;
-  std::vector<int32_t> owner(196608, -1);  // which repeat of dst wrote the byte
+  // Block by block: operands are aligned to 32 B, so two of one element size meet in whole blocks.
+  struct Stamp {
+    uint64_t write_call = 0, read_call = 0;
+    int32_t write_repeat = 0, read_repeat = 0, read_block = 0;
+  };
+  thread_local std::vector<Stamp> stamps(196608 / 32);
+  thread_local uint64_t call = 0;
+  ++call;
+  const int64_t widest = std::max(dst.kSize, src.kSize);
+  const auto blocks = [&](const auto& operand, auto visit) {
+    const int64_t per_block = 32 / operand.kSize, count = 256 / widest / per_block;
+    for (int64_t j = 0; j < count; ++j) {
+      bool any = false;
+      for (int64_t e = j * per_block; e < (j + 1) * per_block; ++e) any = any || lanes.bit(e);
+      if (any) visit(j);
+    }
+  };
   for (int64_t r = 0; r < lanes.repeat; ++r) {
-    for (int64_t e = 0; e < n; ++e)
-      if (lanes.bit(e)) {
-        const int64_t at = s0 + src.Offset(r, e);
-        if (owner[static_cast<size_t>(at)] >= 0)
-          M().Fail("overlap", loc,
-                   Format("%s: repeat %lld reads from %s what repeat %d writes to dst", api, static_cast<long long>(r),
-                          src.what, owner[static_cast<size_t>(at)]));
-      }
-    std::unordered_map<int64_t, int64_t> reads;
-    for (int64_t e = 0; e < n; ++e)
-      if (lanes.bit(e)) reads[s0 + src.Offset(r, e)] = e;
-    for (int64_t e = 0; e < n; ++e)
-      if (lanes.bit(e)) {
-        const int64_t at = d0 + dst.Offset(r, e);
-        auto it = reads.find(at);
-        if (it != reads.end() && it->second != e)
-          M().Fail(
-              "overlap", loc,
-              Format("%s: dst and %s overlap in part within repeat %lld", api, src.what, static_cast<long long>(r)));
-        for (int64_t b = 0; b < dst.kSize; ++b) owner[static_cast<size_t>(at + b)] = static_cast<int32_t>(r);
-      }
+    blocks(src, [&](int64_t j) {
+      Stamp& stamp = stamps[static_cast<size_t>((s0 + r * src.rep + j * src.blk) / 32)];
+      if (stamp.write_call == call)
+        M().Fail("overlap", loc,
+                 Format("%s: repeat %lld reads from %s what repeat %d writes to dst", api, static_cast<long long>(r),
+                        src.what, stamp.write_repeat));
+      stamp.read_call = call;
+      stamp.read_repeat = static_cast<int32_t>(r);
+      stamp.read_block = static_cast<int32_t>(j);
+    });
+    blocks(dst, [&](int64_t j) {
+      Stamp& stamp = stamps[static_cast<size_t>((d0 + r * dst.rep + j * dst.blk) / 32)];
+      if (stamp.read_call == call && stamp.read_repeat == r && (stamp.read_block != j || dst.kSize != src.kSize))
+        M().Fail("overlap", loc,
+                 Format("%s: dst and %s overlap in part within repeat %lld", api, src.what, static_cast<long long>(r)));
+      stamp.write_call = call;
+      stamp.write_repeat = static_cast<int32_t>(r);
+    });
   }
 }
 
