@@ -1,0 +1,185 @@
+"""lightning_indexer_quant in the emulator against golden: shapes, ties, block counts, pipe orders."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+from pathlib import Path
+from typing import Any
+
+import cases
+import numpy as np
+import pytest
+from emulator import In, Library, Out, Report, Tiling, Workspace, build
+from tolerance import assert_same_bits, assert_topk
+
+from ms_dsv32.golden.lightning_indexer_quant import lightning_indexer_scores
+
+OP_KERNEL = Path(__file__).resolve().parents[2] / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
+OPERATOR = "lightning_indexer_quant"
+SOURCE = """
+#include "lightning_indexer_quant.cpp"
+extern "C" const char* make_tiling(const ms_dsv32::ascendc::LightningIndexerShape* shape, uint32_t cores,
+                                   ms_dsv32::ascendc::LightningIndexerTiling* tiling) {
+  return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
+}
+"""
+SHAPE = ("selected_count", "block_num", "block_size", "max_blocknum")
+
+
+class Shape(ctypes.Structure):
+    """LightningIndexerShape."""
+
+    _fields_ = tuple((name, ctypes.c_uint32) for name in ("t", "b", *SHAPE))
+
+
+class TilingData(ctypes.Structure):
+    """LightningIndexerTiling."""
+
+    _fields_ = (
+        *((name, ctypes.c_uint32) for name in ("cores", "t", "s1", *SHAPE, "parts", "list_records", "reserved")),
+        *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "workspace_bytes")),
+    )
+
+
+@functools.cache
+def library() -> Library:
+    return build(SOURCE, [OPERATOR], include_dirs=[OP_KERNEL])
+
+
+def make_tiling(cores: int, **shape: int) -> TilingData:
+    """The tiling of a shape. Raises ValueError with the reason why it does not fit."""
+    function = ctypes.CDLL(str(library().path)).make_tiling
+    function.restype = ctypes.c_char_p
+    tiling = TilingData()
+    reason = function(ctypes.byref(Shape(**shape)), ctypes.c_uint32(cores), ctypes.byref(tiling))
+    if reason is not None:
+        raise ValueError(reason.decode())
+    return tiling
+
+
+def shape_tiling(case: cases.Case, cores: int) -> TilingData:
+    paging = case.paging
+    return make_tiling(
+        cores,
+        t=paging.t,
+        b=paging.b,
+        selected_count=case.attributes["selected_count"],
+        block_num=paging.block_num,
+        block_size=paging.block_size,
+        max_blocknum=paging.block_table.shape[1],
+    )
+
+
+def run(case: cases.Case, cores: int = 1, **options: Any) -> tuple[np.ndarray, Report]:
+    """topk_indices of the kernel, and the launch's report, which must be clean."""
+    tiling = shape_tiling(case, cores)
+    out = Out("topk_indices", (case.paging.t, case.attributes["selected_count"]), np.int32)
+    args = [
+        *(In(name, value) for name, value in case.inputs.items()),
+        out,
+        Workspace(tiling.workspace_bytes),
+        Tiling(bytes(tiling)),
+    ]
+    report = library().launch(OPERATOR, args, blocks=tiling.cores, **options).check()
+    return out.array, report
+
+
+def check(case: cases.Case, **options: Any) -> Report:
+    got, report = run(case, **options)
+    assert_topk(got, case.golden()["topk_indices"], lightning_indexer_scores(*case.inputs.values()), rtol=2e-3)
+    return report
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_one_token(seed: int) -> None:
+    check(cases.indexer_case(kv_lens=300, selected_count=64), seed=seed)
+
+
+@pytest.mark.parametrize("seed", [0, 3])
+@pytest.mark.parametrize("cores", [1, 2, 20, 24])
+def test_block_counts(cores: int, seed: int) -> None:
+    """Several tokens of each sequence; tokens that see no key, few keys, one chunk and several."""
+    check(cases.indexer_case(b=3, s1=2, kv_lens=[1, 700, 4500], selected_count=512), cores=cores, seed=seed)
+
+
+@pytest.mark.parametrize("count", [64, 65, 127, 129, 2047, 2048, 2049, 2111, 4096, 4097, 6145])
+def test_key_counts(count: int) -> None:
+    """Tails of the tiles, of the vector's repeats, and of the chunks."""
+    check(cases.indexer_case(kv_lens=count, selected_count=64), seed=count % 2)
+
+
+@pytest.mark.parametrize("selected_count", [1, 31, 33, 100, 2047, 2048])
+def test_selected_counts(selected_count: int) -> None:
+    check(cases.indexer_case(b=2, kv_lens=[2500, 90], selected_count=selected_count), seed=selected_count % 2)
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_keys_are_split_between_cores(cores: int) -> None:
+    case = cases.indexer_case(kv_lens=20000, selected_count=2048)
+    assert shape_tiling(case, cores).parts == cores
+    check(case, cores=cores, seed=1)
+
+
+def test_equal_scores_take_the_smaller_positions() -> None:
+    """Keys drawn from one: every score is the same, so that the first positions win, across tiles, lists and cores."""
+    case = cases.indexer_case(kv_lens=9000, selected_count=2048, distinct_keys=1)
+    for cores in (1, 4):
+        got, _ = run(case, cores=cores)
+        np.testing.assert_array_equal(got, np.arange(2048, dtype=np.int32)[None])
+
+
+def test_few_distinct_keys() -> None:
+    check(cases.indexer_case(kv_lens=5000, selected_count=1000, distinct_keys=40), cores=2, seed=1)
+
+
+def test_small_blocks_and_split_axes() -> None:
+    case = cases.indexer_case(b=2, s1=2, kv_lens=[2300, 70], selected_count=128, block_size=48, split=True)
+    check(case, cores=2, seed=1)
+
+
+def test_keys_without_a_block_rank_last() -> None:
+    case = cases.indexer_case(kv_lens=600, selected_count=300)
+    table = case.inputs["block_table"].copy()
+    table[0, [1, 3]] = [-1, case.paging.block_num]
+    got, _ = run(case.copy(block_table=table), seed=1)
+    scores = lightning_indexer_scores(*case.inputs.values())[0].copy()
+    scores[128:256] = scores[384:512] = -np.inf
+    want = np.argsort(-scores, kind="stable")[:300].astype(np.int32)
+    assert_topk(got, want[None], [scores], rtol=2e-3)
+
+
+def test_selection_does_not_depend_on_cores_and_order() -> None:
+    case = cases.indexer_case(b=2, kv_lens=[9000, 3000], selected_count=256)
+    want, _ = run(case)
+    for cores, seed in ((2, 0), (8, 1), (24, 2)):
+        got, _ = run(case, cores=cores, seed=seed)
+        assert_same_bits("topk_indices", got, want)
+
+
+def test_no_token() -> None:
+    got, report = run(cases.indexer_case(b=0, s1=1, selected_count=64))
+    assert got.size == 0
+    assert sum(report.instructions.values()) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cores", [1, 24])
+def test_full_size(cores: int) -> None:
+    """2048 of 131072 positions, for four tokens of one sequence."""
+    check(cases.indexer_case(s1=4, kv_lens=131072), cores=cores, seed=cores % 2)
+
+
+@pytest.mark.parametrize(
+    ("changed", "reason"),
+    [
+        ({"selected_count": 2049}, "selected_count must be in"),
+        ({"selected_count": 0}, "selected_count must be in"),
+        ({"block_size": 24}, "block_size must be a multiple of 16"),
+        ({"t": 3}, "multiple of b"),
+    ],
+)
+def test_what_does_not_fit_is_refused(changed: dict[str, int], reason: str) -> None:
+    shape = {"t": 2, "b": 2, "selected_count": 64, "block_num": 4, "block_size": 128, "max_blocknum": 2}
+    with pytest.raises(ValueError, match=reason):
+        make_tiling(24, **{**shape, **changed})
