@@ -3,18 +3,13 @@
 from __future__ import annotations
 
 import functools
-import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))  # the one place that makes inputs
-
 import cases
+import numpy as np
 from cases import Case
+from numpy.typing import NDArray
 
 Array = NDArray[Any]
 

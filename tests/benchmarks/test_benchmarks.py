@@ -1,0 +1,116 @@
+"""The rivals compute what the operators compute, and the roofline is what its formula says. Nothing here is timed."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT))  # `import benchmarks`, which is not installed
+
+from benchmarks import checks, limits, shapes  # noqa: E402
+from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, OPS, STEP, Shape, Work  # noqa: E402
+
+SMALL = {
+    **{op: Shape(op, 2, 1, 128) for op in (MLA, INDEXER_PROLOG, FUSED)},
+    **{op: Shape(op, 1, 2, 4096) for op in (INDEXER, ATTENTION, STEP)},
+}
+
+
+def _check_contenders(family: str, shape: Shape, names: list[str]) -> None:
+    """All contenders of a family, or those named, against golden at every token."""
+    case = shapes.make_case(shape)
+    contenders = importlib.import_module(f"benchmarks.{family}").contenders(shape, case, lambda: None)
+    seen = []
+    for contender in contenders:
+        seen.append(contender.name)
+        checks.forget(case)
+        contender.before()
+        checks.check(shape, case, contender.arrays(contender.call()), range(shape.t))
+        if seen == names:  # the next one, torch.compile, takes a C++ compiler some ten seconds
+            break
+    assert seen == names
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", OPS)
+def test_torch_is_right(op: str) -> None:
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'ms_dsv32[bench]'")
+    _check_contenders("rivals_torch", SMALL[op], ["torch"])
+
+
+@pytest.mark.slow
+@pytest.mark.mindspore
+@pytest.mark.parametrize("op", OPS)
+def test_mindspores_own_operators_are_right(op: str) -> None:
+    _check_contenders("rivals_mindspore", SMALL[op], ["mindspore"])
+
+
+@pytest.mark.slow
+@pytest.mark.mindspore
+@pytest.mark.parametrize("op", OPS)
+def test_our_contenders_are_right(op: str) -> None:
+    _check_contenders("ours", SMALL[op], ["kernel", "pynative", "graph"])
+
+
+@pytest.mark.parametrize("op", [MLA, INDEXER, STEP])
+def test_a_wrong_rival_is_found_out(op: str) -> None:
+    case = shapes.make_case(SMALL[op])
+    (golden,) = importlib.import_module("benchmarks.rivals_numpy").contenders(SMALL[op], case, lambda: None)
+    outputs = {name: value.copy() for name, value in golden.arrays(golden.call()).items()}
+    checks.check(SMALL[op], case, outputs, [1])
+    name = {MLA: "kv_cache_out", INDEXER: "topk_indices", STEP: "attention_out"}[op]
+    wrong = outputs[name].reshape(-1, outputs[name].shape[-1])
+    wrong[:] = wrong[:, ::-1].copy() if op != INDEXER else 0
+    with pytest.raises(AssertionError, match=name):
+        checks.check(SMALL[op], case, outputs, [1])
+
+
+def test_roofline_is_the_larger_of_memory_and_compute() -> None:
+    machine = limits.Limits(read_gbps=30.0, bf16_gmacs=200.0, int8_gmacs=400.0)
+    work = Work(bytes=30_000_000, bf16_macs=20_000_000, int8_macs=40_000_000)
+    assert limits.memory_seconds(work, machine) == pytest.approx(1e-3)
+    assert limits.compute_seconds(work, machine) == pytest.approx(0.2e-3)
+    assert limits.roofline(work, machine) == pytest.approx(1e-3)
+    assert limits.roofline(work, machine, cached=True) == pytest.approx(0.2e-3)
+    tenfold = Work(work.bytes, 10 * work.bf16_macs, 10 * work.int8_macs)
+    assert limits.roofline(tenfold, machine) == pytest.approx(2e-3)
+
+
+@pytest.mark.parametrize(
+    ("shape", "megabytes", "bf16", "int8"),
+    [
+        # Weights and products of one token from the shapes of the contract, in 10^6; activations add less than 1 %.
+        (Shape(MLA, 1, 1, 128), 84.8, 7168 * 2112 + 128 * 128 * 512, 1536 * 24576),
+        (Shape(INDEXER_PROLOG, 1, 1, 128), 15.4, 7168 * 192 + 65 * 128 * 128, 1536 * 8192),
+        (Shape(FUSED, 1, 1, 128), 100.2, 7168 * 2304 + 128 * 128 * 512 + 65 * 128 * 128, 1536 * 32768),
+        (Shape(ATTENTION, 1, 1, 65536), 1.62, 2048 * 128 * 1088, 0),
+        (Shape(INDEXER, 1, 1, 65536), 8.54, 0, 65536 * 8192),
+    ],
+)
+def test_work_of_one_token(shape: Shape, megabytes: float, bf16: int, int8: int) -> None:
+    work = shapes.work(shape)
+    assert work.bytes == pytest.approx(megabytes * 1e6, rel=0.01)
+    assert (work.bf16_macs, work.int8_macs) == (bf16, int8)
+
+
+def test_work_counts_shared_keys_once_and_causal_keys_only() -> None:
+    one, two = shapes.work(Shape(INDEXER, 1, 1, 4096)), shapes.work(Shape(INDEXER, 1, 2, 4096))
+    assert two.int8_macs == (4095 + 4096) * 8192
+    assert two.bytes - one.bytes < 4096 * shapes.INDEX_KEY_BYTES
+    prefill = shapes.work(Shape(ATTENTION, 1, 256, 4096))
+    keys = 4096 * shapes.KEY_BYTES
+    assert keys <= prefill.bytes < keys + 256 * 300_000
+    parts = [shapes.work(Shape(op, 4, 2, 4096)) for op in (FUSED, INDEXER, ATTENTION)]
+    assert shapes.work(Shape(STEP, 4, 2, 4096)) == parts[0] + parts[1] + parts[2]
+
+
+@pytest.mark.slow
+def test_probe_measures_something() -> None:
+    probe = limits.Probe(1)
+    rates = probe.throughput(2)
+    assert all(rate > 0.1 for rate in (*rates.values(), probe.flush("huge"), probe.flush("4K")))
