@@ -1,0 +1,94 @@
+"""The kernel library under AddressSanitizer with UndefinedBehaviorSanitizer, and under ThreadSanitizer.
+
+NumPy's buffers and the driver's are of exactly the arrays' sizes, so that a read beyond one shows.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
+
+import cases
+import driver
+import pytest
+from test_operators import assert_same, check, pack, prolog
+
+from ms_dsv32 import kernel_impl
+
+HERE = Path(__file__).resolve().parent
+COMPILER = os.environ.get("CXX", "g++").split()[0]
+QUICK = "not 70 and not 40 and not 128 and not 33"
+"""Leaves out the largest cases of test_operators.py: instrumented kernels are some ten times slower."""
+
+pytestmark = [pytest.mark.isa, pytest.mark.slow]
+
+
+def runtime(name: str) -> str:
+    """The path of a sanitizer's run-time library; skips the test if the compiler has none."""
+    if shutil.which(COMPILER) is None:
+        pytest.skip(f"there is no compiler {COMPILER}")
+    path = driver.run(COMPILER, f"-print-file-name={name}").stdout.strip()
+    if not Path(path).is_absolute():
+        pytest.skip(f"{COMPILER} has no {name}")
+    return path
+
+
+@pytest.fixture(scope="module")
+def address_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    runtime("libasan.so")
+    runtime("libubsan.so")
+    folder = tmp_path_factory.mktemp("address")
+    flags = "-O1 -w -fno-sanitize-recover=all"
+    return driver.build_library(folder, MS_DSV32_SANITIZE="address,undefined", CXXFLAGS=flags)
+
+
+@pytest.mark.parametrize("isa", kernel_impl.isas())
+def test_addresses_and_undefined_behaviour(isa: str, address_library: Path) -> None:
+    files = (HERE / "test_operators.py", HERE / "test_values.py")
+    result = driver.run(
+        *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", "-k", QUICK, *files),
+        LD_PRELOAD=f"{runtime('libasan.so')} {runtime('libubsan.so')}",
+        ASAN_OPTIONS="detect_leaks=0",  # Python keeps what it allocates
+        UBSAN_OPTIONS="print_stacktrace=1",
+        MS_DSV32_CPU_ISA=isa,
+        MS_DSV32_LIBRARY=str(address_library),
+    )
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-5000:]
+
+
+@pytest.fixture(scope="module")
+def thread_programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The driver and the library. Python itself is left out: its allocator and NumPy's threads are not instrumented."""
+    runtime("libtsan.so")
+    folder = tmp_path_factory.mktemp("thread")
+    library = driver.build_library(folder, MS_DSV32_SANITIZE="thread", CXXFLAGS="-O1 -w")
+    return driver.build_driver(folder, COMPILER, "-fsanitize=thread", "-g"), library
+
+
+@pytest.mark.parametrize("hosts", ["in-turn", "together"])
+def test_threads(hosts: str, thread_programs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Every operator on four threads, called from one host thread after the other, and from all of them at once."""
+    prologs = [
+        prolog("mla_prolog_quant", 1, 5, n_q=4),
+        prolog("lightning_indexer_prolog_quant", 1, 5),
+        prolog("mla_indexer_prolog_quant", 1, 3, n_q=1),
+    ]
+    made = [
+        *prologs,
+        *map(pack, prologs),
+        cases.with_lse(cases.attention_case(2, 2, 16, [300, 2100])),
+        cases.attention_case(3, 1, 16, 129),
+        cases.indexer_case(3, 2, [5, 4000, 2100]),
+    ]
+    calls = driver.Calls(tmp_path)
+    paths = [calls.write(case) for case in made]
+    result = driver.run(*thread_programs, hosts, *paths, MS_DSV32_NUM_THREADS="4", TSAN_OPTIONS="halt_on_error=1")
+    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-5000:]
+    got = [calls.results(case, path) for case, path in zip(made, paths, strict=True)]
+    for case, outputs in zip(made, got, strict=True):
+        if case.attributes.get("weight_format") != "PACKED":  # unknown to the golden reference
+            check(case, outputs)
+    for row_major, packed in zip(got[:3], got[3:6], strict=True):
+        assert_same(packed, row_major)
