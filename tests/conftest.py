@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import os
-import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors only
-sys.path.insert(0, str(Path(__file__).parent))  # `import cases`, `import tolerance` from every folder
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -12,6 +12,7 @@ import pytest
 from ms_dsv32 import kernel_impl
 
 HERE = Path(__file__).resolve().parent
+TESTS = [str(HERE / f"test_{name}.py") for name in ("operators", "topk", "attention_rows")]
 
 
 def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
