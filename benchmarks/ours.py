@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import cases
@@ -32,7 +33,7 @@ def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterato
     yield _mindspore("graph", ms.GRAPH_MODE, shape, case, functools.partial(cell, *(tensors[n] for n in names)))
 
 
-# The bare kernel: NumPy arrays through ctypes.
+# The bare kernel: its C entry on NumPy arrays.
 
 
 @functools.cache
@@ -51,40 +52,69 @@ def _format(case: Case) -> dict[str, Any]:
     return {**case.attributes, **({"weight_format": "PACKED"} if case.operator in PROLOGS else {})}
 
 
+def bare(op: str, inputs: Mapping[str, Array], attributes: Mapping[str, Any]) -> Callable[[], tuple[Array, ...]]:
+    """The call of a kernel's C entry with everything that Python does for it done in advance, outputs included.
+
+    It is `kernel_impl.call` without the Python around it, which takes longer than the smallest kernels.
+    """
+    info = op_info.load(op)
+    results = kernel_impl.call(op, inputs, attributes)
+    outputs = dict(zip((o.name for o in info.outputs), results, strict=True))
+    arrays = [*(inputs[a.name] for a in info.inputs), *(outputs[o.name] for o in info.kernel_outputs)]
+    count = len(info.inputs)
+    dims = [(ctypes.c_int64 * max(a.ndim, 1))(*a.shape) for a in arrays[:count]]
+    attrs = [kernel_impl._attr(op, n, v) for n, v in op_info.bind_attrs(info, attributes).items()]
+    message = ctypes.create_string_buffer(2048)
+    args = (
+        op.encode(),
+        (ctypes.c_int * count)(*(a.ndim for a in arrays[:count])),
+        (ctypes.c_void_p * count)(*map(ctypes.addressof, dims)),
+        (ctypes.c_char_p * count)(
+            *(kernel_impl._MS_DTYPES.get(a.dtype, a.dtype.name).encode() for a in arrays[:count])
+        ),
+        len(attrs),
+        (kernel_impl._Attr * max(len(attrs), 1))(*attrs),
+        (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)),
+        message,
+        ctypes.c_size_t(len(message)),
+    )
+    entry = kernel_impl.load().ms_dsv32_call
+    alive = (arrays, dims)  # the arguments hold their addresses only
+
+    def call() -> tuple[Array, ...]:
+        if entry(*args):
+            raise RuntimeError(message.value.decode())
+        return results if alive else ()
+
+    return call
+
+
 def _kernel(shape: Shape, case: Case) -> Contender:
-    inputs, attributes = _packed(case), _format(case)
     return Contender(
         "kernel",
-        lambda: kernel_impl.call(shape.op, inputs, attributes),
+        bare(shape.op, _packed(case), _format(case)),
         lambda result: dict(zip(OUTPUTS[shape.op], result)),  # noqa: B905  not lse, which nobody asked for
     )
 
 
 def _kernel_step(shape: Shape, case: Case) -> Contender:
-    prolog = _packed(case)
     paging = {"block_table": case.paging.block_table, "kv_act_seqs": case.paging.kv_act_seqs}
-    attributes = attention_attributes(case)
+    prolog = bare(FUSED, _packed(case), _format(case))
+    q_nope, q_rope, kv, kr, ks, q_int8, q_scale, k_int8, k_scale, head_weights = prolog()
+    queries = {
+        "q_int8": q_int8,
+        "q_scale": q_scale,
+        "weights": head_weights,
+        "k_cache": k_int8,
+        "k_cache_scale": k_scale,
+    }
+    indexer = bare(INDEXER, {**queries, **paging}, {"selected_count": SELECTED_COUNT})
+    queries = {"query_nope": q_nope, "query_rope": q_rope, "topk_indices": indexer()[0]}
+    keys = {"key_nope_2d": kv, "key_rope_2d": kr, "k_nope_scales": ks}
+    attention = bare(ATTENTION, {**queries, **keys, **paging}, attention_attributes(case))
 
-    def call() -> tuple[Array, ...]:
-        outputs = kernel_impl.call(FUSED, prolog, _format(case))
-        q_nope, q_rope, kv, kr, ks, q_int8, q_scale, k_int8, k_scale, head_weights = outputs
-        indexer = {
-            "q_int8": q_int8,
-            "q_scale": q_scale,
-            "weights": head_weights,
-            "k_cache": k_int8,
-            "k_cache_scale": k_scale,
-        }
-        (topk,) = kernel_impl.call(INDEXER, {**indexer, **paging}, {"selected_count": SELECTED_COUNT})
-        attention = {
-            "query_nope": q_nope,
-            "query_rope": q_rope,
-            "key_nope_2d": kv,
-            "key_rope_2d": kr,
-            "k_nope_scales": ks,
-        }
-        out, *_ = kernel_impl.call(ATTENTION, {**attention, "topk_indices": topk, **paging}, attributes)
-        return (*outputs, topk, out)
+    def call() -> tuple[Array, ...]:  # each writes what the next one reads
+        return (*prolog(), indexer()[0], attention()[0])
 
     return Contender("kernel", call, lambda result: dict(zip(STEP_OUTPUTS, result, strict=True)))
 
