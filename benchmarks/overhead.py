@@ -81,7 +81,7 @@ def _nodes(console: Console, repeats: int) -> dict[str, Any]:
         table.add_row(str(nodes), f"{of['median']:.0f} ({of['min']:.0f})", text)
     console.print(table)
     console.print(
-        f"A further node holds the kernel's time too; the bare call, checks included, takes {times['kernel']['min']:.1f}"
+        f"A further node holds its kernel's time; the bare call, with its checks, takes {times['kernel']['min']:.1f}"
     )
     return times
 
