@@ -12,6 +12,8 @@ MindSpore has several ways to lose a write into an input tensor, none of which i
   that all of them run in program order, whichever handle of a cache they are given.
 - ``jit(capture_mode="bytecode")`` drops calls whose results are unused and hands copies to what it does not capture;
   ``capture_mode="trace"`` goes on with the caches of the first call. Operators that write are refused under both.
+- What a compiled graph computes, a slice of a larger tensor too, is memory of its own: a cache must have come into the
+  graph as it is.
 - A branch or loop of a compiled graph whose condition is known only at run time gets a copy of a plain tensor
   (a Parameter is passed as itself): the library's shape inference refuses it there, see ``plain_caches`` in
   ``kernel_impl/cpu/custom_ops.cc``.
@@ -31,7 +33,7 @@ import ml_dtypes
 import numpy as np
 from mindspore import Tensor, ops
 from mindspore.common import dtype as mstype
-from mindspore.graph.api import PIJitCaptureContext, _pynative_executor
+from mindspore.graph import api as graph_api
 from mindspore.graph.jit_context import jit_context, set_jit_context
 from mindspore.ops import signature
 from mindspore.ops.primitive import PrimitiveWithInfer
@@ -47,7 +49,7 @@ _NUMPY = {
     ms.int64: np.int64,
 }
 _UNKNOWN_RANK = -2
-_BYTECODE_CAPTURE = PIJitCaptureContext.__call__.__code__.co_filename
+_BYTECODE_CAPTURE = graph_api.PIJitCaptureContext.__call__.__code__.co_filename
 _LAUNCH = threading.Lock()  # MindSpore's PyNative executor does not take calls from several threads at a time
 
 
@@ -105,6 +107,9 @@ class Operator(PrimitiveWithInfer):
             dtypes.append(_dtype_name(tensor["dtype"].element_type()))
             if arg.in_place and not isinstance(tensor["dtype"], mstype.RefType):
                 plain_caches.append(arg.name)
+                if tensor["value"] is None and not _is_argument(dtypes[-1], tensor["shape"]):
+                    text = "is computed inside the graph, so the write would be lost: pass the cache itself"
+                    raise ValueError(f"{name}: {arg.name} of shape {tuple(tensor['shape'])} {text}")
         bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
         return {"shape": None, "dtype": None, "value": self._custom(bound, ", ".join(plain_caches))}
 
@@ -167,7 +172,7 @@ class _Kernel:
             with _LAUNCH:
                 outputs = self._custom(*args)
                 # Wait: an error must not surface elsewhere, and the aliases do not keep the caches' memory alive.
-                _pynative_executor.sync()
+                graph_api._pynative_executor.sync()
         except RuntimeError as error:
             text = re.search(rf"Error message is ({self._info.name}: .*?)(?:\n\n|$)", str(error), re.DOTALL)
             if text is None:
@@ -202,6 +207,29 @@ def _refuse_capture(info: op_info.OpInfo) -> None:
     if lossy:
         text = f"mindspore.jit(capture_mode='{lossy}') loses writes into caches; use capture_mode='ast'"
         raise RuntimeError(f"{info.name}: {text}")
+
+
+def _is_argument(dtype: str, shape: Sequence[int]) -> bool:
+    """Whether the graph that is being compiled has an argument of this dtype and shape; True if that cannot be told."""
+    frame = sys._getframe(1)
+    while frame is not None and not (
+        frame.f_code.co_name == "compile" and frame.f_code.co_filename == graph_api.__file__
+    ):
+        frame = frame.f_back
+    if frame is None:  # a branch: compiled on a thread of its own
+        return True
+    pending = [frame.f_locals.get(name) for name in ("args", "kwargs", "compile_args")]
+    while pending:
+        value = pending.pop()
+        if isinstance(value, dict):
+            pending += value.values()
+        elif isinstance(value, (list, tuple)):
+            pending += value
+        elif isinstance(value, Tensor) and _dtype_name(value.dtype) == dtype and len(value.shape) == len(shape):
+            same = all(a == b or -1 in (a, b) for a, b in zip(value.shape, shape, strict=True))
+            if same:
+                return True
+    return False
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -411,6 +411,22 @@ def test_control_flow_at_run_time(cell: type[Base], how: str) -> None:
         assert_caches(plain, STEPS.expected(0))
 
 
+class Chosen(Base):
+    def construct(self, x, flag, a, b, c, other):
+        write(x, self.fixed, a if flag > 0 else other, b, c)
+        return x
+
+
+@pytest.mark.parametrize("how", ["graph", "jit"])
+def test_a_parameter_chosen_at_run_time(how: str) -> None:
+    """A plain tensor would be copied here, and nothing tells the operator: see docs/mindspore.md."""
+    parameters, others = STEPS.parameters(), STEPS.parameters("other")
+    with mode(how):
+        graph_or_jit(Chosen(), how)(_X[0], ONE, *parameters, others[0])
+    assert_caches(parameters, STEPS.expected(0))
+    assert_caches(others, STEPS.expected())
+
+
 class Arguments(nn.Cell):
     def construct(self, x, fixed, a, b, c):
         write(x, fixed, a, b, c)
@@ -486,6 +502,37 @@ def test_views_are_refused_by_graphs_or_written_through(how: str) -> None:
     call = graph_or_jit(Ignored(), how)
     with mode(how), pytest.raises(RuntimeError, match="does not support view input"):
         weights.to_array(call(_X[0], *halves))
+
+
+class Pools(Base):
+    """Caches of two layers in one tensor each."""
+
+    def construct(self, x, a, b, c):
+        write(x, self.fixed, a[1], b[1], c[1])
+        return x
+
+
+@pytest.mark.parametrize("parameter", [False, True])
+@pytest.mark.parametrize("how", ["pynative", "graph", "jit"])
+def test_a_layer_of_a_pool_of_caches(how: str, parameter: bool) -> None:
+    """In a graph indexing makes a new tensor: refused. In PyNative it is a view: written through."""
+    arrays_ = [np.stack([STEPS.case.inputs[name]] * 2) for name in CACHES]
+    pools: list[Any] = [weights.to_tensor(a.copy()) for a in arrays_]
+    if parameter:
+        pools = [Parameter(p, name=f"pool{i}", requires_grad=False) for i, p in enumerate(pools)]
+    call = graph_or_jit(Pools(), how)
+    with mode(how):
+        if how == "pynative":
+            call(_X[0], *pools)
+        else:
+            with pytest.raises(
+                ValueError, match=r"mla_prolog_quant: kv_cache of shape .* is computed inside the graph"
+            ):
+                call(_X[0], *pools)
+    layer = STEPS.expected(0) if how == "pynative" else STEPS.expected()
+    for name, pool, before, want in zip(CACHES, pools, arrays_, layer, strict=True):
+        tolerance.assert_same_bits(name, weights.to_array(pool)[0], before[0])
+        tolerance.assert_same_bits(name, weights.to_array(pool)[1], want)
 
 
 @pytest.mark.parametrize("how", ["pynative", "graph", "jit"])
