@@ -1,22 +1,29 @@
-"""Fixtures and skips that every test folder shares."""
+"""Marks, skips and fixtures that every test folder shares."""
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors only
+HERE = Path(__file__).parent
+MARKS = {"ops": "mindspore", "cells": "mindspore", "ascendc": "emulator"}
+"""What everything in a folder needs."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what this machine cannot run, with the reason."""
-    if importlib.util.find_spec("mindspore") is not None:
-        return
+    """Marks tests by their folder, and skips what this machine cannot run, with the reason."""
+    has_mindspore = importlib.util.find_spec("mindspore") is not None
     for item in items:
-        if item.get_closest_marker("mindspore"):
+        folder = item.path.relative_to(HERE).parts[0]
+        if folder in MARKS:
+            item.add_marker(MARKS[folder])
+        if not has_mindspore and item.get_closest_marker("mindspore"):
             item.add_marker(pytest.mark.skip(reason="MindSpore is not installed: pip install mindspore==2.10.0"))
 
 
@@ -24,3 +31,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _scratch_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """MindSpore leaves rank_0/om/analyze_fail.ir in the working directory when a compilation fails."""
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(autouse=True)
+def _pynative_afterwards() -> Iterator[None]:
+    """A test that chose graph mode leaves it again."""
+    yield
+    if "mindspore" in sys.modules:
+        import mindspore as ms
+
+        ms.set_context(mode=ms.PYNATIVE_MODE)
