@@ -41,7 +41,7 @@ class TilingData(ctypes.Structure):
             (name, ctypes.c_uint32)
             for name in (
                 "cores", "t", "s1", "n_q", "topk", "block_num", "block_size", "max_blocknum", "group_heads", "groups",
-                "key_rows",
+                "key_rows", "key_chunk", "reserved",
             )
         ),
         ("softmax_scale", ctypes.c_float),
@@ -197,6 +197,14 @@ def test_no_token() -> None:
 def test_full_size(seed: int) -> None:
     """All heads, 2048 of 131072 positions."""
     check(cases.attention_case(n_q=128, topk=2048, kv_lens=131072), cores=1, seed=seed)
+
+
+@pytest.mark.slow
+def test_longest_lists() -> None:
+    """What UB is laid out for: 4096 entries of topk_indices, 8192 columns of block_table."""
+    case = cases.attention_case(n_q=3, topk=4096, kv_lens=131056, block_size=16, holes=0.01)
+    assert case.inputs["block_table"].shape[1] == 8192
+    check(case, cores=1, seed=1)
 
 
 @pytest.mark.slow

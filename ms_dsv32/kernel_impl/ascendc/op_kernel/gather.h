@@ -45,7 +45,9 @@ __aicore__ inline void CopyCacheRows(const LocalTensor<T>& dst, const GlobalTens
 class KeyGather {
  public:
   static constexpr uint32_t kLatent = 512, kRope = 64, kGroups = 4, kGroup = kLatent / kGroups;
-  static constexpr uint32_t kBatch = 16;       // rows in flight in one slot
+  static constexpr uint32_t kBatch = 16;  // rows in flight in one slot
+  // A slot is taken from its copies in to its copies out: two latencies of GM and the arithmetic. Four keep MTE2 busy.
+  static constexpr uint32_t kInSlots = 4;
   static constexpr uint32_t kScaleStride = 8;  // a row's 4 scales arrive on a block of 8
 
   __aicore__ inline void Init(const GlobalTensor<int8_t>& latent, const GlobalTensor<bfloat16_t>& rope,
@@ -54,49 +56,55 @@ class KeyGather {
     rope_ = rope;
     scales_ = scales;
   }
-  // Takes 2 * (8 + 2 + 0.5 + 16) + 4 + 16 + 32 = 105 KiB of UB.
+  // Takes 4 * (8 + 2 + 0.5) + 2 * 16 + 4 + 16 + 32 = 126 KiB of UB.
   __aicore__ inline void Place(UbArena& arena) {
-    for (uint32_t slot = 0; slot < 2; ++slot) {
+    for (uint32_t slot = 0; slot < kInSlots; ++slot) {
       k8_[slot] = arena.Take<int8_t>(kBatch * kLatent);
       kr_[slot] = arena.Take<bfloat16_t>(kBatch * kRope);
       scale_[slot] = arena.Take<float>(kBatch * kScaleStride);
-      k_[slot] = arena.Take<bfloat16_t>(kBatch * kLatent);
     }
+    for (uint32_t slot = 0; slot < 2; ++slot) k_[slot] = arena.Take<bfloat16_t>(kBatch * kLatent);
     spread_ = arena.Take<float>(kBatch * kScaleStride * 8);
     k16_ = arena.Take<half>(kBatch * kLatent);
     k32_ = arena.Take<float>(kBatch * kLatent);
   }
   __aicore__ inline void Begin() {
-    in_.Begin();
+    for (uint32_t slot = 0; slot < kInSlots; ++slot) SetFlag<HardEvent::MTE3_MTE2>(static_cast<int32_t>(slot));
+    in_slot_ = 0;
     out_.Begin();
   }
   __aicore__ inline void End() {
-    in_.End();
+    for (uint32_t slot = 0; slot < kInSlots; ++slot) WaitFlag<HardEvent::MTE3_MTE2>(static_cast<int32_t>(slot));
     out_.End();
   }
 
-  // The keys of `count` <= kBatch cache rows to rows of `latent_out` and `rope_out`; kNoRow gives zeros.
+  // The keys of `count` <= kBatch cache rows to rows of `latent_out` and `rope_out`; kNoRow gives zeros. Two
+  // neighbouring rows may change places: in ascending order one copy fetches both.
   __aicore__ inline void Batch(const int32_t* rows, uint32_t count, const GlobalTensor<bfloat16_t>& latent_out,
                                const GlobalTensor<bfloat16_t>& rope_out) {
     bool any = false;
-    const uint32_t slot = in_.Acquire();
+    const uint32_t in = in_slot_;
+    const int32_t flag = static_cast<int32_t>(in);
+    in_slot_ = (in_slot_ + 1) % kInSlots;
+    WaitFlag<HardEvent::MTE3_MTE2>(flag);
     for (uint32_t i = 0; i < count; ++i) {
       if (rows[i] == kNoRow) continue;
       any = true;
-      if (i + 1 < count && rows[i + 1] > rows[i]) {
-        CopyRows(slot, i, rows[i], rows[i + 1]);
+      if (i + 1 < count && rows[i + 1] != kNoRow && rows[i + 1] != rows[i]) {
+        const bool ascend = rows[i + 1] > rows[i];
+        CopyRows(in, i, ascend ? rows[i] : rows[i + 1], ascend ? rows[i + 1] : rows[i]);
         ++i;
       } else {
-        CopyRows(slot, i, rows[i], kNoRow);
+        CopyRows(in, i, rows[i], kNoRow);
       }
     }
-    in_.Publish();
-    out_.Acquire();  // the slot of in_: both count batches
-    in_.Take();
+    SetFlag<HardEvent::MTE2_V>(flag);
+    const uint32_t out = out_.Acquire();
+    WaitFlag<HardEvent::MTE2_V>(flag);
     // int8 reaches float through half, which holds it exactly.
     if (any) {
-      Cast(k16_, k8_[slot], RoundMode::CAST_NONE, count * kLatent);
-      Brcb(spread_, scale_[slot], static_cast<uint8_t>(count), BrcbRepeatParams(1, 8));
+      Cast(k16_, k8_[in], RoundMode::CAST_NONE, count * kLatent);
+      Brcb(spread_, scale_[in], static_cast<uint8_t>(count), BrcbRepeatParams(1, 8));
       PipeBarrier<PIPE_V>();
       Cast(k32_, k16_, RoundMode::CAST_NONE, count * kLatent);
       PipeBarrier<PIPE_V>();
@@ -105,21 +113,22 @@ class KeyGather {
             static_cast<uint8_t>(count), BinaryRepeatParams(1, 1, 0, kLatent / 8, kLatent / 8, kScaleStride));
       }
       PipeBarrier<PIPE_V>();
-      Cast(k_[slot], k32_, RoundMode::CAST_RINT, count * kLatent);
+      Cast(k_[out], k32_, RoundMode::CAST_RINT, count * kLatent);
       PipeBarrier<PIPE_V>();
     }
     for (uint32_t i = 0; i < count; ++i) {
       if (rows[i] != kNoRow) continue;
-      Duplicate(k_[slot][i * kLatent].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+      Duplicate(k_[out][i * kLatent].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
                 static_cast<int32_t>(kLatent));
-      Duplicate(kr_[slot][i * kRope].ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(kRope));
+      Duplicate(kr_[in][i * kRope].ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(kRope));
     }
     out_.Publish();
     out_.Take();
-    DataCopy(latent_out, k_[slot], count * kLatent);
-    DataCopy(rope_out, kr_[slot], count * kRope);
+    DataCopy(latent_out, k_[out], count * kLatent);
+    DataCopy(rope_out, kr_[in], count * kRope);
     out_.Release();
-    in_.Release();
+    // What was copied in is free when this batch is out: kr_ goes out as it came.
+    SetFlag<HardEvent::MTE3_MTE2>(flag);
   }
 
  private:
@@ -132,12 +141,11 @@ class KeyGather {
   GlobalTensor<int8_t> latent_;
   GlobalTensor<bfloat16_t> rope_;
   GlobalTensor<float> scales_;
-  LocalTensor<int8_t> k8_[2];
-  LocalTensor<bfloat16_t> kr_[2], k_[2];
-  LocalTensor<float> scale_[2], spread_, k32_;
+  LocalTensor<int8_t> k8_[kInSlots];
+  LocalTensor<bfloat16_t> kr_[kInSlots], k_[2];
+  LocalTensor<float> scale_[kInSlots], spread_, k32_;
   LocalTensor<half> k16_;
-  // What was copied in is free when MTE3 has copied the batch out: kr_ goes out as it came.
-  PingPong<HardEvent::MTE2_V, HardEvent::MTE3_MTE2, 0> in_;
+  uint32_t in_slot_ = 0;
   PingPong<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_;
 };
 

@@ -179,8 +179,8 @@ class AttentionVector {
     const GlobalTensor<float> mask_out = plan_.Mask(slot);
     int32_t valid_count = 0;
     keys_.Begin();
-    for (uint32_t chunk = 0; chunk < task.keys; chunk += kKeyChunk) {
-      const uint32_t blocks = Smaller(kKeyChunk, task.keys - chunk) / kFractal;
+    for (uint32_t chunk = 0; chunk < task.keys; chunk += tiling_.key_chunk) {
+      const uint32_t blocks = Smaller(tiling_.key_chunk, task.keys - chunk) / kFractal;
       const uint32_t begin = chunk + ShareBegin(blocks, sub_, 2) * kFractal;
       const uint32_t end = chunk + ShareBegin(blocks, sub_ + 1, 2) * kFractal;
       for (uint32_t key = begin; key < end; key += KeyGather::kBatch) {
@@ -197,7 +197,7 @@ class AttentionVector {
       }
       WaitPipe<HardEvent::S_MTE3>(kFlag);
       if (begin < end) CopyOut(mask_out[begin], mask[begin], end - begin);
-      if (chunk + kKeyChunk >= task.keys) {
+      if (chunk + tiling_.key_chunk >= task.keys) {
         valid.SetValue(0, valid_count);
         WaitPipe<HardEvent::S_MTE3>(kFlag);
         CopyOut(plan_.Valid(slot)[sub_ * 8], valid, 8);
@@ -357,7 +357,7 @@ class AttentionCube {
     const GlobalTensor<bfloat16_t> latent = plan_.Latent(slot), rope = plan_.Rope(slot);
     const GlobalTensor<float> scores = plan_.Scores(slot);
     for (uint32_t key0 = 0; key0 < task.keys; key0 += kKeyTile) {
-      if (key0 % kKeyChunk == 0) AwaitCore(kKeysReady);
+      if (key0 % tiling_.key_chunk == 0) AwaitCore(kKeysReady);
       const uint32_t n = Smaller(kKeyTile, task.keys - key0);
       const LocalTensor<bfloat16_t> keys = Stream(stream_slots_.Acquire());
       CopyNdToL1(keys, latent[key0 * kKvLoraRank], n, kKvLoraRank, kKvLoraRank, n);

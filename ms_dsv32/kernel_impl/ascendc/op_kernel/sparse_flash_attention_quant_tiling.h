@@ -11,10 +11,11 @@ constexpr uint32_t kRopeDim = 64;
 constexpr uint32_t kAttentionDim = kKvLoraRank + kRopeDim;
 constexpr uint32_t kScaleGroups = 4;  // scales of a key, one for each 128 values
 
-// Rows of keys that are gathered before the cube may begin with them.
-constexpr uint32_t kKeyChunk = 512;
 // Keys of one tile of scores: 128 x 576 bfloat16 are 144 KiB of L1, two of them beside the query's 144 KiB.
 constexpr uint32_t kKeyTile = 128;
+// The cube begins with the keys of a task chunk by chunk. Two tasks of 7 chunks stay below the 15 that a cross-core
+// counter holds.
+constexpr uint32_t kMaxChunks = 7;
 // Tasks whose keys, scores and probabilities are in the workspace at one time.
 constexpr uint32_t kTaskSlots = 2;
 // Longest list of positions. A row of scores is 4 bytes a position, and two batches of rows share UB with the mask.
@@ -33,6 +34,8 @@ struct SparseFlashAttentionTiling {
   uint32_t group_heads;  // heads of one task
   uint32_t groups;       // tasks of one token
   uint32_t key_rows;     // topk in whole blocks of 64: rows of keys and columns of scores in the workspace
+  uint32_t key_chunk;    // keys that are gathered before the cube may begin with them, whole tiles
+  uint32_t reserved;
   float softmax_scale;
   // Byte offsets within one slot of the workspace; slot_bytes leads to the next, kTaskSlots of them to the next core's.
   uint64_t rope_offset, score_offset, probability_offset, mask_offset, valid_offset, slot_bytes;
@@ -69,6 +72,7 @@ constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const P
   const uint32_t tasks = shape.t * out.groups;
   out.cores = tasks == 0 ? 1 : tiling::Smaller(tasks, platform.cores);
   out.key_rows = tiling::RoundUp(shape.topk, 64);
+  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(out.key_rows, kMaxChunks), kKeyTile);
   const uint64_t keys = out.key_rows;
   out.rope_offset = keys * kKvLoraRank * 2;
   out.score_offset = out.rope_offset + keys * kRopeDim * 2;
