@@ -269,6 +269,7 @@ template <typename Kernel>
 inline void GemmPanels(const typename Kernel::Element* x, int64_t ldx, int64_t rows, const typename Kernel::Element* w,
                        int64_t panel_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc,
                        bool accumulate, const void* next) {
+  using Element = typename Kernel::Element;
   using Sum = typename Kernel::Sum;
   constexpr int64_t kBlock = kSteps * Kernel::kPerStep;
   // One tile takes panel after panel, as they lie in memory, which its speed is that of. More tiles take a block of
@@ -307,7 +308,12 @@ inline void GemmPanels(const typename Kernel::Element* x, int64_t ldx, int64_t r
     for (int64_t tile = 0, m = 0; tile < tiles; ++tile) {
       const int tile_rows = static_cast<int>(CeilDiv(rows - m, tiles - tile));  // tiles of nearly equal height
       for (int i = 0; i < tile_rows; ++i) {
-        ConvertOperand<Kernel>(x + (m + i) * ldx + k0, steps, words + i * kOperandStride<Kernel>);
+        const Element* row = x + (m + i) * ldx + k0;
+        ConvertOperand<Kernel>(row, steps, words + i * kOperandStride<Kernel>);
+        if (tile + 1 == tiles) continue;
+        // The next tile's row: the hardware does not follow so many rows.
+        const char* next_row = reinterpret_cast<const char*>(row + tile_rows * ldx);
+        for (int byte = 0; byte < 4 * steps; byte += 64) Prefetch(next_row + byte);
       }
       for (int p = 0; p < panels; ++p) {
         GemmPanelTileRows<Kernel>(tile_rows, words, block(p), steps, c + m * ldc + p * kPanel, ldc, load,
