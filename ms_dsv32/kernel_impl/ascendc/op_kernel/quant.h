@@ -1,0 +1,45 @@
+// Dynamic symmetric int8 quantisation of float rows.
+#ifndef MS_DSV32_ASCENDC_QUANT_H_
+#define MS_DSV32_ASCENDC_QUANT_H_
+
+#include "rows.h"
+
+namespace ms_dsv32::ascendc {
+
+// amax = max(max|x|, 1e-30), q = int8(rint(x * (127 / amax))), scale = 1 / (127 / amax), of each row. Destroys x and
+// `work`, which has the size of x. `scale` has rows floats, in eights.
+template <uint32_t kD>
+__aicore__ inline void QuantRows(const LocalTensor<int8_t>& q, const LocalTensor<float>& scale,
+                                 const LocalTensor<float>& x, const LocalTensor<float>& work, const RowScratch& scratch,
+                                 uint32_t rows) {
+  const uint32_t count = rows * kD;
+  const auto row_count = static_cast<int32_t>(rows);
+  Abs(work, x, static_cast<int32_t>(count));
+  VectorBarrier();
+  RowMax<kD>(scratch.scalars, work, scratch.partial, rows);
+  Maxs(scratch.scalars, scratch.scalars, 1e-30f, row_count);
+  Duplicate(scratch.constant, 127.0f, row_count);
+  VectorBarrier();
+  Div(scratch.scalars, scratch.constant, scratch.scalars, row_count);
+  VectorBarrier();
+  Duplicate(scratch.constant, 1.0f, row_count);
+  VectorBarrier();
+  Div(scale, scratch.constant, scratch.scalars, row_count);
+  SpreadScalars(scratch.blocks, scratch.scalars, rows);
+  WithRowScalar<MulOp, kD>(x, scratch.blocks, rows);
+  // int8 is reached through int32 and half only. Integers of at most 127 are exact in half, so nothing is rounded
+  // twice, and a NaN becomes 0 in int32.
+  const LocalTensor<int32_t> integers = x.template ReinterpretCast<int32_t>();
+  Cast(integers, x, RoundMode::CAST_RINT, count);
+  VectorBarrier();
+  const LocalTensor<half> halves = work.template ReinterpretCast<half>();
+  SetDeqScale(static_cast<half>(1.0f));
+  Cast(halves, integers, RoundMode::CAST_NONE, count);
+  VectorBarrier();
+  Cast(q, halves, RoundMode::CAST_TRUNC, count);
+  VectorBarrier();
+}
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_QUANT_H_

@@ -1,0 +1,87 @@
+"""Runs a prolog's AscendC kernel in the emulator on a case of tests/cases.py."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from cases import IN_PLACE, Case
+from emulator import Arg, In, InOut, Library, Out, Report, Tiling, Workspace, build
+from numpy.typing import NDArray
+from nz import to_nz
+from tiling import OP_KERNEL, prolog_tiling
+from tolerance import assert_close_cache, assert_close_output
+
+from ms_dsv32 import op_info
+
+Array = NDArray[Any]
+
+_DTYPES: dict[str, type[np.generic]] = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32, "int8": np.int8}
+_CACHE_INDEX = {"lightning_indexer_prolog_quant": "k_cache_index"}
+# Weights in NZ by the id of their row-major array, which is kept alive beside it: they are made once per process.
+_nz: dict[int, tuple[Array, Array]] = {}
+
+
+@functools.cache
+def library(op: str) -> Library:
+    return build(OP_KERNEL / f"{op}.cpp", [op])
+
+
+def _weight_nz(weight: Array) -> Array:
+    if id(weight) not in _nz:
+        _nz[id(weight)] = (weight, to_nz(weight))
+    return _nz[id(weight)][1]
+
+
+def _extent(expression: str, case: Case) -> int:
+    values = {
+        "t": case.paging.t,
+        "n_q": case.n_q,
+        **{name: dim.value for name, dim in op_info.dims().items() if dim.value},
+    }
+    return int(eval(expression, {}, values))
+
+
+def run(case: Case, blocks: int = 1, **options: Any) -> tuple[dict[str, Array], Report]:
+    """Outputs of the kernel by name, and the launch's report, which must be clean. The case stays as it is.
+
+    options: of Library.launch.
+    """
+    info = op_info.load(case.operator)
+    mutable = case.copy()
+    paging = case.paging
+    index = case.inputs[_CACHE_INDEX.get(case.operator, "cache_index")]
+    epsilons = {name.removeprefix("mla_").removeprefix("layernorm_"): value for name, value in case.attributes.items()}
+    data, cores, workspace = prolog_tiling(
+        case.operator, index.size, case.n_q, paging.block_num * paging.block_size, blocks, **epsilons
+    )
+    args: list[Arg] = []
+    results: dict[str, Array] = {}
+    for arg in info.inputs:
+        array = mutable.inputs[arg.name]
+        if arg.in_place:
+            args.append(InOut(arg.name, array))
+            results[IN_PLACE[case.operator][arg.name]] = array
+        else:
+            args.append(In(arg.name, _weight_nz(array) if arg.format == "NZ" else array))
+    for output in info.outputs:
+        if output.in_place_of is None:
+            shape = tuple(_extent(axis, case) for axis in output.shapes[0])
+            args.append(Out(output.name, shape, _DTYPES[output.dtype]))
+            results[output.name] = args[-1].array
+    args += [Workspace(workspace), Tiling(data)]
+    report = library(case.operator).launch(case.operator, args, blocks=cores, **options).check()
+    return {name: results[name] for name in case.outputs}, report
+
+
+def assert_as_golden(case: Case, got: dict[str, Array], want: dict[str, Array] | None = None) -> None:
+    """Every output within the contract's tolerances, and no cache row but this call's touched."""
+    want = case.golden() if want is None else want
+    index = case.inputs[_CACHE_INDEX.get(case.operator, "cache_index")].reshape(-1)
+    caches = {output: name for name, output in IN_PLACE[case.operator].items()}
+    for name, value in got.items():
+        if name in caches:
+            assert_close_cache(name, value, want[name], case.inputs[caches[name]], index)
+        else:
+            assert_close_output(name, value, want[name])

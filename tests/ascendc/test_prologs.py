@@ -1,0 +1,186 @@
+"""The three prolog kernels in the emulator against golden: shapes, block counts, pipe orders, cache rows, NaN."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import cases
+import numpy as np
+import pytest
+from cases import Case
+from prologs import assert_as_golden, run
+from tiling import PROLOGS, TilingRefusedError, prolog_tiling
+from tolerance import assert_same_bits
+
+MAKERS: dict[str, Callable[..., Case]] = {
+    "mla_prolog_quant": cases.mla_prolog_case,
+    "lightning_indexer_prolog_quant": lambda b=1, s1=1, n_q=128, kv_lens=None, **options: cases.indexer_prolog_case(
+        b, s1, kv_lens, **options
+    ),
+    "mla_indexer_prolog_quant": cases.fused_prolog_case,
+}
+CACHE_INDEX = {"lightning_indexer_prolog_quant": "k_cache_index"}
+
+
+@functools.cache
+def case_of(op: str, b: int, s1: int, n_q: int) -> Case:
+    return MAKERS[op](b, s1, n_q, seed=b)
+
+
+@functools.cache
+def golden_of(op: str, b: int, s1: int, n_q: int) -> dict[str, np.ndarray]:
+    return case_of(op, b, s1, n_q).golden()
+
+
+@pytest.mark.parametrize("op", PROLOGS)
+@pytest.mark.parametrize(
+    ("b", "s1", "n_q", "blocks", "seed"),
+    [
+        (1, 1, 1, 1, 0),  # one row: the cube must not fall into its vector mode; one AIV has no token
+        (2, 1, 3, 1, 1),
+        (3, 1, 3, 2, 2),  # the two AIVs of a core have different numbers of tokens
+        (1, 4, 5, 20, 0),
+        (5, 1, 24, 24, 3),
+        (17, 1, 2, 2, 0),  # two fractals, the second with one row
+    ],
+)
+def test_as_golden(op: str, b: int, s1: int, n_q: int, blocks: int, seed: int) -> None:
+    got, _ = run(case_of(op, b, s1, n_q), blocks, seed=seed)
+    assert_as_golden(case_of(op, b, s1, n_q), got, golden_of(op, b, s1, n_q))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", PROLOGS)
+@pytest.mark.parametrize(
+    ("b", "n_q", "blocks", "seed"),
+    [
+        (130, 2, 3, 1),  # two steps, the second of two tokens
+        (260, 1, 2, 0),  # three steps: the workspace of the first one is used again
+        (100, 3, 20, 2),  # more than one chunk of rows for each AIV
+    ],
+)
+def test_many_tokens(op: str, b: int, n_q: int, blocks: int, seed: int) -> None:
+    got, _ = run(case_of(op, b, 1, n_q), blocks, seed=seed)
+    assert_as_golden(case_of(op, b, 1, n_q), got, golden_of(op, b, 1, n_q))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", PROLOGS)
+def test_all_heads(op: str) -> None:
+    got, _ = run(case_of(op, 2, 1, 128), 24)
+    assert_as_golden(case_of(op, 2, 1, 128), got, golden_of(op, 2, 1, 128))
+
+
+@pytest.mark.parametrize("op", PROLOGS)
+def test_bits_do_not_depend_on_cores_or_batch(op: str) -> None:
+    """Sums over k are taken in one order, whatever the block count, the pipe order and the tokens beside."""
+    case = case_of(op, 3, 1, 3)
+    want, _ = run(case, 1)
+    for blocks, seed in ((2, 1), (20, 0)):
+        for name, value in run(case, blocks, seed=seed)[0].items():
+            assert_same_bits(name, value, want[name])
+
+
+@pytest.mark.parametrize("op", PROLOGS)
+def test_padding_and_rows_outside_the_cache_are_not_written(op: str) -> None:
+    case = case_of(op, 5, 1, 2)
+    name = CACHE_INDEX.get(op, "cache_index")
+    valid = case.inputs[name]
+    for i, bad in enumerate((-1, -(2**40), case.paging.block_num * 128, 2**40)):
+        index = valid.copy()
+        index.reshape(-1)[i] = bad
+        got, _ = run(case.copy(**{name: index}), 2)
+        index.reshape(-1)[i] = -1  # what golden takes; the kernel skips the row as it skips padding
+        want = case.copy(**{name: index})
+        assert_as_golden(want, got)
+
+
+@pytest.mark.parametrize("op", PROLOGS)
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_later_token_wins(op: str, blocks: int) -> None:
+    case = case_of(op, 5, 1, 2)
+    name = CACHE_INDEX.get(op, "cache_index")
+    index = case.inputs[name].copy()
+    index.reshape(-1)[[0, 3]] = index.reshape(-1)[4]
+    case = case.copy(**{name: index})
+    got, _ = run(case, blocks, seed=5)
+    assert_as_golden(case, got)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("op", PROLOGS)
+def test_later_token_wins_across_steps(op: str) -> None:
+    case = case_of(op, 130, 1, 2)
+    name = CACHE_INDEX.get(op, "cache_index")
+    index = case.inputs[name].copy()
+    index.reshape(-1)[129] = index.reshape(-1)[3]
+    case = case.copy(**{name: index})
+    got, _ = run(case, 2, seed=7)
+    assert_as_golden(case, got)
+
+
+@pytest.mark.parametrize("op", PROLOGS)
+def test_nan_stays_in_its_token(op: str) -> None:
+    case = case_of(op, 3, 1, 3)
+    x = next(iter(case.inputs))  # token_x or x
+    tokens = case.inputs[x].copy()
+    tokens[1, 7] = 0x7FC0
+    got, _ = run(case.copy(**{x: tokens}), 2)
+    want, _ = run(case, 2)
+    row = case.inputs[CACHE_INDEX.get(op, "cache_index")].reshape(-1)[1]
+    for name, value in got.items():
+        if name in cases.IN_PLACE[op].values():
+            others = np.arange(case.paging.block_num * 128) != row
+            value, clean = (a.reshape(others.size, -1)[others] for a in (value, want[name]))
+        else:
+            value, clean = value[[0, 2]], want[name][[0, 2]]
+        assert_same_bits(name, value, clean)
+
+
+@pytest.mark.parametrize("op", PROLOGS)
+def test_zero_row_is_quantised_to_zeros(op: str) -> None:
+    case = case_of(op, 2, 1, 1)
+    x = next(iter(case.inputs))
+    tokens = case.inputs[x].copy()
+    tokens[0] = 0
+    case = case.copy(**{x: tokens})
+    got, _ = run(case, 1)
+    assert_as_golden(case, got)
+
+
+@pytest.mark.parametrize("op", PROLOGS)
+def test_no_tokens(op: str) -> None:
+    case = MAKERS[op](0, 1, 2)
+    got, report = run(case, 2)
+    assert_as_golden(case, got)
+    assert report.instructions.get("Mmad", 0) == 0
+
+
+def test_fused_has_the_bits_of_the_pair() -> None:
+    """Operator 4 is operator 1, then operator 2 on its q_norm, bit for bit."""
+    fused = case_of("mla_indexer_prolog_quant", 5, 1, 3)
+    got, _ = run(fused, 2)
+    mla, _ = run(cases.mla_prolog_case(5, 1, 3, seed=5), 3)
+    indexer_case = cases.indexer_prolog_case(5, 1, seed=5)
+    shared = {"x": "token_x", "cos_idx_rope": "cos", "sin_idx_rope": "sin", "k_cache_index": "cache_index"}
+    indexer_case = indexer_case.copy(
+        q_norm=mla["q_norm_out"],
+        q_norm_scale=mla["q_norm_scale_out"],
+        **{name: fused.inputs[other] for name, other in shared.items()},
+    )
+    indexer, _ = run(indexer_case, 1)
+    for name, value in got.items():
+        half, own = name.split("_", 1)
+        assert_same_bits(name, value, (mla if half == "mla" else indexer)[own])
+
+
+@pytest.mark.parametrize("op", PROLOGS)
+def test_tiling_refuses_what_does_not_fit(op: str) -> None:
+    with pytest.raises(TilingRefusedError, match="L1 must hold"):
+        prolog_tiling(op, 8, 128, 1024, 24, l1=262144)
+    with pytest.raises(TilingRefusedError, match="no AI core"):
+        prolog_tiling(op, 8, 128, 1024, 0)
+    if op != "lightning_indexer_prolog_quant":
+        with pytest.raises(TilingRefusedError, match="n_q must be in"):
+            prolog_tiling(op, 8, 129, 1024, 24)

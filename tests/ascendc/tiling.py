@@ -1,0 +1,88 @@
+"""Calls the tiling functions of the kernels: C++ that host code shares, compiled once for the tests."""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import subprocess
+from pathlib import Path
+
+from emulator import cache_directory, compiler
+
+OP_KERNEL = Path(__file__).resolve().parents[2] / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
+
+_PROLOG_SOURCE = """
+#include <cstring>
+#include "lightning_indexer_prolog_quant_tiling.h"
+#include "mla_indexer_prolog_quant_tiling.h"
+#include "mla_prolog_quant_tiling.h"
+using namespace ms_dsv32::ascendc;
+extern "C" {
+uint64_t tiling_size() { return sizeof(PrologTiling); }
+// Which of the three: 0 mla_prolog_quant, 1 lightning_indexer_prolog_quant, 2 mla_indexer_prolog_quant.
+const char* make_tiling(int op, uint32_t t, uint32_t n_q, uint64_t cache_rows, float epsilon_cq, float epsilon_ckv,
+                        float epsilon_k, uint32_t cores, uint32_t l1, void* bytes, uint64_t* facts) {
+  Platform platform = Arch2201(cores);
+  if (l1) platform.l1 = l1;
+  PrologTiling out{};
+  const char* no =
+      op == 0   ? MakeMlaPrologQuantTiling(t, n_q, cache_rows, epsilon_cq, epsilon_ckv, platform, out)
+      : op == 1 ? MakeLightningIndexerPrologQuantTiling(t, cache_rows, epsilon_k, platform, out)
+                : MakeMlaIndexerPrologQuantTiling(t, n_q, cache_rows, epsilon_cq, epsilon_ckv, epsilon_k, platform,
+                                                     out);
+  std::memcpy(bytes, &out, sizeof(out));
+  facts[0] = out.cores;
+  facts[1] = out.workspace_bytes;
+  return no;
+}
+}
+"""
+PROLOGS = ("mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_indexer_prolog_quant")
+
+
+class TilingRefusedError(ValueError):
+    """The shape does not fit; the text is the tiling function's reason."""
+
+
+def _library(source: str) -> ctypes.CDLL:
+    digest = hashlib.sha256(source.encode())
+    for path in sorted(OP_KERNEL.glob("*.h")):
+        digest.update(path.read_bytes())
+    target = cache_directory() / f"tiling-{digest.hexdigest()[:20]}.so"
+    if not target.exists():
+        made = target.with_suffix(".tmp")
+        command = [compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{OP_KERNEL}"]
+        subprocess.run([*command, "-x", "c++", "-", "-o", str(made)], input=source, text=True, check=True)
+        made.replace(target)
+    return ctypes.CDLL(str(target))
+
+
+def prolog_tiling(
+    op: str,
+    t: int,
+    n_q: int,
+    cache_rows: int,
+    cores: int,
+    *,
+    epsilon_cq: float = 1e-5,
+    epsilon_ckv: float = 1e-5,
+    epsilon_k: float = 1e-6,
+    l1: int = 0,
+) -> tuple[bytes, int, int]:
+    """Tiling data, AI cores and bytes of workspace of a prolog. `l1`: bytes of L1 instead of the architecture's."""
+    library = _library(_PROLOG_SOURCE)
+    library.make_tiling.restype = ctypes.c_char_p
+    library.make_tiling.argtypes = (
+        [ctypes.c_int, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint64]
+        + [ctypes.c_float] * 3
+        + [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p]
+    )
+    library.tiling_size.restype = ctypes.c_uint64
+    data = ctypes.create_string_buffer(library.tiling_size())
+    facts = (ctypes.c_uint64 * 2)()
+    refusal = library.make_tiling(
+        PROLOGS.index(op), t, n_q, cache_rows, epsilon_cq, epsilon_ckv, epsilon_k, cores, l1, data, facts
+    )
+    if refusal is not None:
+        raise TilingRefusedError(refusal.decode())
+    return data.raw, int(facts[0]), int(facts[1])
