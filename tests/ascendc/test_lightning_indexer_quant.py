@@ -67,7 +67,7 @@ def shape_tiling(case: cases.Case, cores: int) -> TilingData:
         selected_count=case.attributes["selected_count"],
         block_num=paging.block_num,
         block_size=paging.block_size,
-        max_blocknum=paging.block_table.shape[1],
+        max_blocknum=case.inputs["block_table"].shape[1],
     )
 
 
@@ -114,17 +114,29 @@ def test_selected_counts(selected_count: int) -> None:
     check(cases.indexer_case(b=2, kv_lens=[2500, 90], selected_count=selected_count), seed=selected_count % 2)
 
 
-@pytest.mark.parametrize("cores", [1, 4])
-def test_keys_are_split_between_cores(cores: int) -> None:
+@pytest.mark.parametrize(("cores", "parts"), [(1, 1), (4, 4), (24, 5)])
+def test_keys_are_split_between_cores(cores: int, parts: int) -> None:
+    """One core, one for each part, and more cores than there are pairs of chunks."""
     case = cases.indexer_case(kv_lens=20000, selected_count=2048)
-    assert shape_tiling(case, cores).parts == cores
+    assert shape_tiling(case, cores).parts == parts
     check(case, cores=cores, seed=1)
+
+
+@pytest.mark.parametrize("kv_len", [2500, 40000, 70000])
+def test_three_rounds_of_merging(kv_len: int) -> None:
+    """18 parts have 36 lists; of a short sequence in a wide block_table most of them are missing."""
+    case = cases.indexer_case(kv_lens=kv_len, selected_count=2048)
+    table = np.full((1, 548), -1, np.int32)
+    table[:, : case.inputs["block_table"].shape[1]] = case.inputs["block_table"]
+    case = case.copy(block_table=table)
+    assert shape_tiling(case, 24).parts == 18
+    check(case, cores=24, seed=kv_len % 3)
 
 
 def test_equal_scores_take_the_smaller_positions() -> None:
     """Keys drawn from one: every score is the same, so that the first positions win, across tiles, lists and cores."""
     case = cases.indexer_case(kv_lens=9000, selected_count=2048, distinct_keys=1)
-    for cores in (1, 4):
+    for cores in (1, 3):
         got, _ = run(case, cores=cores)
         np.testing.assert_array_equal(got, np.arange(2048, dtype=np.int32)[None])
 

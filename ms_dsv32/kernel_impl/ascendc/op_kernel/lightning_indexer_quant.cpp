@@ -1,9 +1,9 @@
 // lightning_indexer_quant: scores of all visible keys of each token, and the positions of the largest.
 //
 // A task is one token and a part of its keys, on one AI core. The AIC scores a chunk of 2048 keys for each of its AIVs,
-// and while the AIVs sort those into their running lists it scores the next. When all lists are in the workspace, one
-// AIV merges those of a token. The first AIV takes the lower half of the task's chunks, so that positions ascend from
-// list to list.
+// and while the AIVs sort those into their running lists it scores the next. The first AIV takes the lower half of the
+// task's chunks, so that positions ascend from list to list. When all lists are in the workspace, the AIVs merge those
+// of a token by fours.
 #include "copy.h"
 #include "cube_tile.h"
 #include "kernel_operator.h"
@@ -102,9 +102,17 @@ class IndexerPlan {
   __aicore__ inline GlobalTensor<float> Scores(uint32_t slot, uint32_t sub) const {
     return Global<float>(workspace_ + core_ * tiling_.core_bytes + 512 + (slot * 2 + sub) * kSortChunk * 4, kSortChunk);
   }
-  __aicore__ inline GlobalTensor<float> List(uint32_t token, uint32_t part, uint32_t sub) const {
-    const uint64_t index = (static_cast<uint64_t>(token) * tiling_.parts + part) * 2 + sub;
+  // Sorted lists of a token, two of each part, in the order of the positions that they hold.
+  __aicore__ inline GlobalTensor<float> List(uint32_t token, uint32_t list) const {
+    const uint64_t index = static_cast<uint64_t>(token) * tiling_.parts * 2 + list;
     return Global<float>(workspace_ + tiling_.list_offset + index * tiling_.list_records * 8, tiling_.list_records * 2);
+  }
+  // Whether any of `span` lists has been made.
+  __aicore__ inline bool HasList(uint32_t token, uint32_t list, uint32_t span) const {
+    for (uint32_t i = list; i < Smaller(list + span, 2 * tiling_.parts); ++i) {
+      if (Task(token, i / 2).Chunks(i % 2) > 0) return true;
+    }
+    return false;
   }
 
   const LightningIndexerTiling& tiling_;
@@ -143,8 +151,13 @@ class IndexerVector {
       const IndexerTask task = plan_.Task(index / tiling_.parts, index % tiling_.parts);
       if (task.Pairs() > 0) Score(task);
     }
-    AwaitAllVectors(kListsReady);
-    for (uint32_t token = vector; token < tiling_.t; token += vectors) Select(token);
+    for (uint32_t span = 1; span < 2 * tiling_.parts; span *= kMergeWidth) {
+      const uint32_t groups = (2 * tiling_.parts + span * kMergeWidth - 1) / (span * kMergeWidth);
+      AwaitAllVectors(kListsReady);
+      for (uint32_t index = vector; index < tiling_.t * groups; index += vectors) {
+        Merge(index / groups, index % groups * span * kMergeWidth, span, groups == 1);
+      }
+    }
   }
 
  private:
@@ -189,7 +202,7 @@ class IndexerVector {
     in_.End();
     if (task.Chunks(sub_) > 0) {
       WaitPipe<HardEvent::V_MTE3>(kFlag);
-      DataCopy(plan_.List(task.token, task.part, sub_), topk_.List(), tiling_.list_records * 2);
+      DataCopy(plan_.List(task.token, task.part * 2 + sub_), topk_.List(), tiling_.list_records * 2);
     }
   }
 
@@ -242,33 +255,35 @@ class IndexerVector {
     in_.Release();
   }
 
-  // The lists of all parts of a token become its topk_indices.
-  __aicore__ inline void Select(uint32_t token) {
+  // Merges up to kMergeWidth lists of a token, `span` apart, into the first of them. The last round writes
+  // topk_indices.
+  __aicore__ inline void Merge(uint32_t token, uint32_t first, uint32_t span, bool last) {
     PipeBarrier<PIPE_ALL>();
     const uint32_t visible = plan_.Visible(token);
     if (visible <= tiling_.selected_count) {
+      if (!last) return;
       Duplicate(positions_, -1, static_cast<int32_t>(tiling_.selected_count));
       PipeBarrier<PIPE_V>();
       CreateVecIndex(positions_, 0, visible);
     } else {
-      LocalTensor<float> best;
-      bool first = true;
-      for (uint32_t part = 0; part < tiling_.parts; ++part) {
-        const IndexerTask task = plan_.Task(token, part);
-        for (uint32_t sub = 0; sub < 2; ++sub) {
-          if (task.Chunks(sub) == 0) continue;
-          if (first) {
-            topk_.Begin();
-            best = topk_.List();
-          } else {
-            WaitPipe<HardEvent::V_MTE2>(kFlag);
-            best = list_;
-          }
-          DataCopy(best, plan_.List(token, part, sub), tiling_.list_records * 2);
-          WaitPipe<HardEvent::MTE2_V>(kFlag);
-          if (!first) topk_.Join(list_, tiling_.list_records);
-          first = false;
+      uint32_t found = 0;
+      for (uint32_t list = first; list < Smaller(first + kMergeWidth * span, 2 * tiling_.parts); list += span) {
+        if (!plan_.HasList(token, list, span)) continue;
+        if (found == 0) {
+          topk_.Begin();
+        } else {
+          WaitPipe<HardEvent::V_MTE2>(kFlag);
         }
+        DataCopy(found == 0 ? topk_.List() : list_, plan_.List(token, list), tiling_.list_records * 2);
+        WaitPipe<HardEvent::MTE2_V>(kFlag);
+        if (found > 0) topk_.Join(list_, tiling_.list_records);
+        ++found;
+      }
+      if (!last) {
+        if (found == 0) return;
+        WaitPipe<HardEvent::V_MTE3>(kFlag);
+        DataCopy(plan_.List(token, first), topk_.List(), tiling_.list_records * 2);
+        return;
       }
       RecordPositions(positions_, topk_.List(), tiling_.list_records);
     }

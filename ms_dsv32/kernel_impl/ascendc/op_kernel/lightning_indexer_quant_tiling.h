@@ -13,9 +13,9 @@ constexpr uint32_t kSortChunk = 2048;
 // MrgSort takes lists of up to 4095 records; two running lists of selected_count + 2048 records of 8 bytes share UB
 // with the sort.
 constexpr uint32_t kMaxSelected = 2048;
-// A token's keys are scored by up to so many cores. Each gives two lists of selected_count records that one AIV merges
-// in the end, at 2 records a cycle, so that more cores would spend on merging what they save.
-constexpr uint32_t kMaxParts = 4;
+// A token's keys are scored by several cores if there are more cores than tokens, each with a chunk for both of its
+// AIVs. Their lists are merged by fours, in rounds, each group by one AIV.
+constexpr uint32_t kMergeWidth = 4;
 // Chunks of scores in the workspace between AIC and AIVs.
 constexpr uint32_t kScoreSlots = 2;
 
@@ -53,8 +53,7 @@ constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platf
   out.max_blocknum_perbatch = shape.max_blocknum_perbatch;
   out.parts = 1;
   const uint64_t capacity = static_cast<uint64_t>(shape.max_blocknum_perbatch) * shape.block_size;
-  while (out.parts < kMaxParts && shape.t * (out.parts + 1) <= platform.cores &&
-         capacity > 2 * kSortChunk * out.parts) {
+  while (shape.t * (out.parts + 1) <= platform.cores && capacity > 2 * kSortChunk * out.parts) {
     ++out.parts;
   }
   const uint32_t tasks = shape.t * out.parts;
