@@ -3,6 +3,8 @@
 // anything.
 #include <algorithm>
 #include <cstring>
+#include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -353,6 +355,15 @@ class MindSporeAttrs : public AttrSource {
   AotExtra* extra_;
 };
 
+// A kernel sizes its scratch by the number of threads: that must not change until the kernel is done.
+std::shared_mutex thread_count_mutex;
+
+void Run(const Operator& op, const Call& call) {
+  const std::shared_lock lock(thread_count_mutex);
+  const cpu::DefaultFpEnv fp_env;
+  op.run(call);
+}
+
 int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64_t** shapes, const char** dtypes,
                      void* extra) {
   const Operator& op = FindOperator(name);
@@ -362,8 +373,7 @@ int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64
                                             std::to_string(expected));
   }
   const MindSporeAttrs attrs(extra);
-  const cpu::DefaultFpEnv fp_env;
-  op.run(Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), attrs));
+  Run(op, Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), attrs));
   return 0;
 }
 
@@ -476,7 +486,10 @@ MS_DSV32_EXPORT const char* ms_dsv32_isas(int supported_only) { return ms_dsv32:
 
 MS_DSV32_EXPORT int ms_dsv32_thread_count() { return ms_dsv32::cpu::NumThreads(); }
 
-MS_DSV32_EXPORT void ms_dsv32_set_thread_count(int count) { ms_dsv32::cpu::SetNumThreads(count); }
+MS_DSV32_EXPORT void ms_dsv32_set_thread_count(int count) {
+  const std::unique_lock lock(ms_dsv32::thread_count_mutex);
+  ms_dsv32::cpu::SetNumThreads(count);
+}
 
 // Checks the inputs of a call and writes the output shapes, each to a row of `out_shapes` (8 wide), and their ranks.
 MS_DSV32_EXPORT int ms_dsv32_check(const char* name, const int* ranks, const int64_t* const* shapes,
@@ -501,8 +514,7 @@ MS_DSV32_EXPORT int ms_dsv32_call(const char* name, const int* ranks, const int6
   using namespace ms_dsv32;
   return Guard(message, message_size, [&] {
     const Operator& op = FindOperator(name);
-    const cpu::DefaultFpEnv fp_env;
-    op.run(Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), CAttrs(attr_count, attrs)));
+    Run(op, Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), CAttrs(attr_count, attrs)));
   });
 }
 
