@@ -43,7 +43,7 @@ Array = NDArray[Any]
 _NUMPY = {"bf16": np.uint16, "fp32": np.float32, "int8": np.int8}
 
 
-class _Weighted(nn.Cell):
+class _Weighted(nn.Cell):  # type: ignore[misc]
     """A cell that owns the weights of one operator: Parameters, zero until they are set."""
 
     def __init__(self, operator: str, names: tuple[str, ...], n_q: int) -> None:
@@ -117,7 +117,16 @@ class MLAProlog(_Weighted):
         """Reads the weights from safetensors files; arguments and errors as `weights.load_mla`."""
         self.set_weights(weights.load_mla(paths, prefix=prefix, heads=heads))
 
-    def construct(self, token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache):
+    def construct(
+        self,
+        token_x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache_index: Tensor,
+        kv_cache: Tensor,
+        kr_cache: Tensor,
+        k_scale_cache: Tensor,
+    ) -> tuple[Tensor, ...]:
         q_norm, q_norm_scale, q_nope, q_rope, _, _, _ = ops.mla_prolog_quant(
             token_x,
             self.w_dq,
@@ -165,7 +174,17 @@ class LightningIndexerProlog(_Weighted):
         """Reads the weights from safetensors files; arguments and errors as `weights.load_indexer`."""
         self.set_weights(weights.load_indexer(paths, prefix=prefix))
 
-    def construct(self, x, q_norm, q_norm_scale, cos_idx_rope, sin_idx_rope, k_cache, k_cache_scale, k_cache_index):
+    def construct(
+        self,
+        x: Tensor,
+        q_norm: Tensor,
+        q_norm_scale: Tensor,
+        cos_idx_rope: Tensor,
+        sin_idx_rope: Tensor,
+        k_cache: Tensor,
+        k_cache_scale: Tensor,
+        k_cache_index: Tensor,
+    ) -> tuple[Tensor, ...]:
         q_int8, q_scale, _, _, head_weights = ops.lightning_indexer_prolog_quant(
             x,
             q_norm,
@@ -190,7 +209,7 @@ class LightningIndexerProlog(_Weighted):
         return q_int8, q_scale, head_weights
 
 
-class MLAIndexerProlog(nn.Cell):
+class MLAIndexerProlog(nn.Cell):  # type: ignore[misc]
     """`ops.mla_indexer_prolog_quant` with its weights, those of the cells ``mla`` and ``indexer``.
 
     Args:
@@ -246,7 +265,18 @@ class MLAIndexerProlog(nn.Cell):
         mla = weights.load_mla(paths, prefix=prefix, heads=heads)
         self.set_weights({**mla, **weights.load_indexer(paths, prefix=prefix)})
 
-    def construct(self, token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale):
+    def construct(
+        self,
+        token_x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache_index: Tensor,
+        kv_cache: Tensor,
+        kr_cache: Tensor,
+        k_scale_cache: Tensor,
+        k_cache: Tensor,
+        k_cache_scale: Tensor,
+    ) -> tuple[Tensor, ...]:
         q_nope, q_rope, _, _, _, q_int8, q_scale, _, _, head_weights = ops.mla_indexer_prolog_quant(
             token_x,
             self.mla.w_dq,
@@ -283,7 +313,7 @@ class MLAIndexerProlog(nn.Cell):
         return q_nope, q_rope, q_int8, q_scale, head_weights
 
 
-class LightningIndexer(nn.Cell):
+class LightningIndexer(nn.Cell):  # type: ignore[misc]
     """`ops.lightning_indexer_quant`.
 
     Args:
@@ -300,7 +330,16 @@ class LightningIndexer(nn.Cell):
         super().__init__()
         self.selected_count = selected_count
 
-    def construct(self, q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs):
+    def construct(
+        self,
+        q_int8: Tensor,
+        q_scale: Tensor,
+        weights: Tensor,
+        k_cache: Tensor,
+        k_cache_scale: Tensor,
+        block_table: Tensor,
+        kv_act_seqs: Tensor,
+    ) -> Tensor:
         return ops.lightning_indexer_quant(
             q_int8,
             q_scale,
@@ -313,7 +352,7 @@ class LightningIndexer(nn.Cell):
         )
 
 
-class SparseFlashAttention(nn.Cell):
+class SparseFlashAttention(nn.Cell):  # type: ignore[misc]
     """`ops.sparse_flash_attention_quant`.
 
     Args:
@@ -351,15 +390,15 @@ class SparseFlashAttention(nn.Cell):
 
     def construct(
         self,
-        query_nope,
-        query_rope,
-        key_nope_2d,
-        key_rope_2d,
-        k_nope_scales,
-        topk_indices,
-        block_table,
-        kv_act_seqs,
-    ):
+        query_nope: Tensor,
+        query_rope: Tensor,
+        key_nope_2d: Tensor,
+        key_rope_2d: Tensor,
+        k_nope_scales: Tensor,
+        topk_indices: Tensor,
+        block_table: Tensor,
+        kv_act_seqs: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         return ops.sparse_flash_attention_quant(
             query_nope,
             query_rope,
@@ -380,7 +419,7 @@ class SparseFlashAttention(nn.Cell):
         )
 
 
-class SparseAttentionStep(nn.Cell):
+class SparseAttentionStep(nn.Cell):  # type: ignore[misc]
     """One step of DeepSeek sparse attention over a paged cache: prolog, indexer, attention.
 
     Serves decoding (b sequences of s1 = 1..4 tokens) and a prompt in chunks (one sequence, s1 up to 1024); what differs
@@ -452,18 +491,18 @@ class SparseAttentionStep(nn.Cell):
 
     def construct(
         self,
-        token_x,
-        cos,
-        sin,
-        cache_index,
-        block_table,
-        kv_act_seqs,
-        kv_cache,
-        kr_cache,
-        k_scale_cache,
-        k_cache,
-        k_cache_scale,
-    ):
+        token_x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache_index: Tensor,
+        block_table: Tensor,
+        kv_act_seqs: Tensor,
+        kv_cache: Tensor,
+        kr_cache: Tensor,
+        k_scale_cache: Tensor,
+        k_cache: Tensor,
+        k_cache_scale: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]:
         q_nope, q_rope, q_int8, q_scale, head_weights = self.prolog(
             token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale
         )

@@ -26,6 +26,7 @@ import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
+from types import FrameType
 from typing import Any
 
 import mindspore as ms
@@ -53,7 +54,7 @@ _BYTECODE_CAPTURE = graph_api.PIJitCaptureContext.__call__.__code__.co_filename
 _LAUNCH = threading.Lock()  # MindSpore's PyNative executor does not take calls from several threads at a time
 
 
-class Operator(PrimitiveWithInfer):
+class Operator(PrimitiveWithInfer):  # type: ignore[misc]
     """Chooses the kernel of a call.
 
     ``operator(*attributes, *tensors)`` returns a callable that takes the tensors and returns the kernel's outputs. In
@@ -197,7 +198,8 @@ def _refuse_capture(info: op_info.OpInfo) -> None:
     """Raises if an operator that writes is called under one of mindspore.jit's capture modes that lose writes."""
     if not any(a.in_place for a in info.inputs):
         return
-    frame, lossy = sys._getframe(1), ""
+    frame: FrameType | None = sys._getframe(1)
+    lossy = ""
     while frame is not None and not lossy:
         lossy = "bytecode" if frame.f_code.co_filename == _BYTECODE_CAPTURE else ""
         frame = frame.f_back
@@ -211,7 +213,7 @@ def _refuse_capture(info: op_info.OpInfo) -> None:
 
 def _is_argument(dtype: str, shape: Sequence[int]) -> bool:
     """Whether the graph that is being compiled has an argument of this dtype and shape; True if that cannot be told."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and not (
         frame.f_code.co_name == "compile" and frame.f_code.co_filename == graph_api.__file__
     ):

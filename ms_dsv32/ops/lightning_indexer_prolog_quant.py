@@ -8,7 +8,7 @@ from ms_dsv32.config import IndexerPrologQuantConfigs
 from ms_dsv32.ops._custom import Operator
 
 
-def _no_gradient(
+def _no_gradient(  # type: ignore[no-untyped-def]
     x,
     q_norm,
     q_norm_scale,

@@ -8,7 +8,9 @@ from ms_dsv32.config import SELECTED_COUNT
 from ms_dsv32.ops._custom import Operator
 
 
-def _no_gradient(q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, out, dout):
+def _no_gradient(  # type: ignore[no-untyped-def]
+    q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, out, dout
+):
     raise NotImplementedError("lightning_indexer_quant: inference only, there is no gradient")
 
 

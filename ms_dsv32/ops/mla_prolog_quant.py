@@ -8,7 +8,7 @@ from ms_dsv32.config import MlaTileConfig, RopeTileShapeConfig
 from ms_dsv32.ops._custom import Operator
 
 
-def _no_gradient(
+def _no_gradient(  # type: ignore[no-untyped-def]
     token_x,
     w_dq,
     w_uq_qr,

@@ -8,7 +8,7 @@ from ms_dsv32.config import SaTileShapeConfig
 from ms_dsv32.ops._custom import Operator
 
 
-def _no_gradient(
+def _no_gradient(  # type: ignore[no-untyped-def]
     query_nope,
     query_rope,
     key_nope_2d,
