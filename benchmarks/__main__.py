@@ -64,7 +64,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="few, small shapes")
     parser.add_argument("--hot", dest="cold", action="store_false", help="do not flush the caches before each call")
     parser.add_argument("--repeats", type=int, default=15, help="timed calls of each contender at most (15)")
-    parser.add_argument("--seconds", type=float, default=8.0, help="budget of a shape beyond preparation (8)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="budget of a shape beyond preparation (4)")
     parser.add_argument("--limit", type=float, default=3.0, help="leave out rivals that take longer for a call (3 s)")
     parser.add_argument("--threads", type=int, default=0, help="of all contenders (all CPUs of the process)")
     parser.add_argument("--width", type=int, default=0, help="columns of the tables")

@@ -136,14 +136,16 @@ class Tournament:
         self._finalists: dict[str, list[str]] = {}
         self.used: dict[tuple[str, int], None] = {}
 
-    def pick(self, name: str, ways: Mapping[str, Callable[[], Way]], x: Callable[[int], Tensor], rows: int) -> Way:
+    def pick(
+        self, name: str, ways: Mapping[str, Callable[[], Way]], x: Callable[[int], Tensor], rows: int, few: int = 4
+    ) -> Way:
         """The fastest way to multiply `rows` rows. `x` makes inputs; `name` is the product's in the notes.
 
         A way that torch refuses on this CPU, or whose result is off by more than a rounding to bf16, is out; so is one
-        that is over four times slower than the best at 4 rows (torch emulates what the CPU lacks, for seconds).
+        that is over four times slower than the best at `few` rows (torch emulates what the CPU lacks, for seconds).
         """
         if name not in self._finalists:
-            self._finalists[name] = self._qualify(ways, x(4))
+            self._finalists[name] = self._qualify(ways, x(few))
         if (name, rows) not in self._picks:
             many = x(rows)
             calls = {k: functools.partial(ways[k](), many) for k in self._finalists[name]}
@@ -244,8 +246,8 @@ class IndexerProlog:
         both = torch.cat((weights["wk"], weights["w_proj"]), 1)
         self.down = tournament.pick("wk|w_proj", _fp32_ways(both, t), lambda r: torch.randn(r, 7168).bfloat16(), t)
         row = lambda r: torch.randn(r, 128).bfloat16()  # noqa: E731
-        self.turn_q = tournament.pick("hadamard_q", _bf16_ways(weights["hadamard_q"], 64 * t), row, 64 * t)
-        self.turn_k = tournament.pick("hadamard_k", _bf16_ways(weights["hadamard_k"], t), row, t)
+        self.turn_q = tournament.pick("hadamard_q", _bf16_ways(weights["hadamard_q"], 64 * t), row, 64 * t, 256)
+        self.turn_k = tournament.pick("hadamard_k", _bf16_ways(weights["hadamard_k"], t), row, t, 256)
 
     def __call__(
         self,

@@ -33,7 +33,7 @@ class Settings:
     quick: bool = False
     cold: bool = True
     repeats: int = 15
-    seconds: float = 8.0
+    seconds: float = 4.0
     limit: float = 3.0
     timeout: float = 240.0
 
