@@ -243,7 +243,7 @@ class IndexerVector {
       const LocalTensor<int32_t> bits = scores.ReinterpretCast<int32_t>();
       const uint32_t whole = RoundUp(count, 64);
       if (count % 64 != 0) {
-        const uint64_t lanes[2] = {~uint64_t{0} << (count % 64), 0};
+        uint64_t lanes[2] = {~uint64_t{0} << (count % 64), 0};
         Duplicate(bits[whole - 64], kPadding, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1),
                   static_cast<uint8_t>(8));
       }
@@ -437,11 +437,11 @@ class IndexerCube {
     score_l0c_.Release();
   }
 
-  __aicore__ inline LocalTensor<half> Dots(uint32_t slot) const {
+  __aicore__ inline LocalTensor<half> Dots(uint32_t slot) {
     return dots_.GetWithOffset<half>(kIdxHeads * kKeyTile, slot * kIdxHeads * kKeyTile * 2);
   }
   template <typename T, typename Buffer>
-  __aicore__ inline LocalTensor<T> L0(const Buffer& buffer, uint32_t slot) const {
+  __aicore__ inline LocalTensor<T> L0(Buffer& buffer, uint32_t slot) const {
     return buffer.template GetWithOffset<T>(kL0Bytes / sizeof(T), slot * kL0Bytes);
   }
 

@@ -47,7 +47,7 @@ class RowSoftmax {
       PipeBarrier<PIPE_V>();
     }
     if (count % 64 != 0) {
-      const uint64_t lanes[2] = {LanesFrom(count % 64), 0};
+      uint64_t lanes[2] = {LanesFrom(count % 64), 0};
       for (uint32_t r = 0; r < rows; ++r) {
         Duplicate(scores[r * width + count / 64 * 64], kMasked, lanes, static_cast<uint8_t>(1),
                   static_cast<uint16_t>(1), static_cast<uint8_t>(8));

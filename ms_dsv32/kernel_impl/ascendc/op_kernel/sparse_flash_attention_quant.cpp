@@ -424,13 +424,13 @@ class AttentionCube {
     CrossCoreSetFlag<2, PIPE_MTE2>(kSlotFree);
   }
 
-  __aicore__ inline LocalTensor<bfloat16_t> Stream(uint32_t slot) const {
+  __aicore__ inline LocalTensor<bfloat16_t> Stream(uint32_t slot) {
     return stream_.GetWithOffset<bfloat16_t>(kStreamBytes / 2, slot * kStreamBytes);
   }
-  __aicore__ inline LocalTensor<bfloat16_t> L0a(uint32_t slot) const {
+  __aicore__ inline LocalTensor<bfloat16_t> L0a(uint32_t slot) {
     return l0a_.GetWithOffset<bfloat16_t>(kL0Bytes / 2, slot * kL0Bytes);
   }
-  __aicore__ inline LocalTensor<bfloat16_t> L0b(uint32_t slot) const {
+  __aicore__ inline LocalTensor<bfloat16_t> L0b(uint32_t slot) {
     return l0b_.GetWithOffset<bfloat16_t>(kL0Bytes / 2, slot * kL0Bytes);
   }
 
