@@ -23,7 +23,7 @@ namespace ms_dsv32::ascendc {
 enum PrologFlag : int64_t {
   kProjected = 0,    // S1 of this core is done
   kLatentReady = 1,  // S2 of all cores is done
-  kAccumulated = 2,  // S3 of an item
+  kAccumulated = 2,  // S3 of an item; S5 of the item before the last one has read its operands
   kQueryReady = 3,   // S4 of an item
   kTurned = 4,       // S5 of an item that S6 waits for
   kAllVectors = 5,   // barrier of all AIVs
@@ -46,32 +46,45 @@ struct PrologItem {
   uint32_t head;
 };
 
-// The items of one AI core, the same for each step.
+// Begin of the share of `part` when `count` things are dealt whole: the first owners, or the last ones, get one more.
+__aicore__ inline uint32_t FrontBegin(uint32_t count, uint32_t part, uint32_t parts) {
+  return part * (count / parts) + Smaller(part, count % parts);
+}
+__aicore__ inline uint32_t BackBegin(uint32_t count, uint32_t part, uint32_t parts) {
+  return count - FrontBegin(count, parts - part, parts);
+}
+
+// The items of one AI core, the same for each step. What is left over of the columns of S1, of the MLA heads and of the
+// indexer's heads goes to different cores: columns to the first ones, MLA heads to the last ones, indexer heads to the
+// first ones, or to the last ones where no MLA heads are there. With 24 cores that makes 6 columns and 5 heads, or 5
+// and 6, never 6 and 6.
 class PrologItems {
  public:
-  __aicore__ inline void Init(const PrologTiling& tiling, bool indexer, uint32_t core) {
-    mla_begin_ = ShareBegin(tiling.n_q, core, tiling.cores);
-    mla_count_ = ShareBegin(tiling.n_q, core + 1, tiling.cores) - mla_begin_;
-    // Dealt from the other end, so that the cores with one MLA head more tend to have one indexer head less.
-    const uint32_t mirrored = tiling.cores - 1 - core;
-    const uint32_t indexer_heads = indexer ? kIdxNHeads : 0;
-    indexer_begin_ = ShareBegin(indexer_heads, mirrored, tiling.cores);
-    indexer_count_ = ShareBegin(indexer_heads, mirrored + 1, tiling.cores) - indexer_begin_;
+  __aicore__ inline void Init(const PrologTiling& tiling, bool mla, bool indexer, uint32_t core) {
+    mla_begin_ = BackBegin(tiling.n_q, core, tiling.cores);
+    mla_count_ = BackBegin(tiling.n_q, core + 1, tiling.cores) - mla_begin_;
+    const uint32_t heads = indexer ? kIdxNHeads : 0;
+    indexer_begin_ = mla ? FrontBegin(heads, core, tiling.cores) : BackBegin(heads, core, tiling.cores);
+    indexer_count_ =
+        (mla ? FrontBegin(heads, core + 1, tiling.cores) : BackBegin(heads, core + 1, tiling.cores)) - indexer_begin_;
     count_ = mla_count_ + indexer_count_ + (indexer ? 1 : 0);
+    // The keys come before the last head, not behind it: the last item runs through its stages with nothing beside it.
+    keys_ = !indexer ? count_ : count_ > 1 ? count_ - 2 : 0;
   }
   __aicore__ inline uint32_t Count() const { return count_; }
   __aicore__ inline PrologItem At(uint32_t i) const {
+    if (i == keys_) {
+      return {PrologKind::kIndexerKeys, 0};
+    }
+    i -= i > keys_ ? 1 : 0;
     if (i < mla_count_) {
       return {PrologKind::kMlaHead, mla_begin_ + i};
     }
-    if (i < mla_count_ + indexer_count_) {
-      return {PrologKind::kIndexerHead, indexer_begin_ + i - mla_count_};
-    }
-    return {PrologKind::kIndexerKeys, 0};
+    return {PrologKind::kIndexerHead, indexer_begin_ + i - mla_count_};
   }
 
  private:
-  uint32_t mla_begin_ = 0, mla_count_ = 0, indexer_begin_ = 0, indexer_count_ = 0, count_ = 0;
+  uint32_t mla_begin_ = 0, mla_count_ = 0, indexer_begin_ = 0, indexer_count_ = 0, count_ = 0, keys_ = 0;
 };
 
 // Addresses in the workspace.

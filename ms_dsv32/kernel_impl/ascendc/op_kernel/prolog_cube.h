@@ -14,7 +14,7 @@ class PrologCube {
     a_ = arguments;
     t_ = tiling;
     core_ = static_cast<uint32_t>(GetBlockIdx());
-    items_.Init(tiling, kIndexer, core_);
+    items_.Init(tiling, kMla, kIndexer, core_);
     workspace_.Init(arguments.workspace, tiling, core_);
     tile_.Init(pipe);
   }
@@ -72,8 +72,8 @@ class PrologCube {
   // S1
   __aicore__ inline void Project(uint32_t step) {
     WaitPipe<HardEvent::MTE1_MTE2>(2);  // the latents of the step before are used up
-    const uint32_t end = ShareBegin(kUnits, core_ + 1, t_.cores);
-    for (uint32_t begin = ShareBegin(kUnits, core_, t_.cores); begin < end; begin += kPassUnits) {
+    const uint32_t end = FrontBegin(kUnits, core_ + 1, t_.cores);
+    for (uint32_t begin = FrontBegin(kUnits, core_, t_.cores); begin < end; begin += kPassUnits) {
       ProjectPass(step, begin, Smaller(begin + kPassUnits, end));
     }
   }
@@ -157,9 +157,6 @@ class PrologCube {
   // S3
   __aicore__ inline void Accumulate(uint32_t i) {
     const PrologItem item = items_.At(i);
-    if (item.kind == PrologKind::kIndexerKeys) {
-      return;
-    }
     if (item.kind == PrologKind::kMlaHead) {
       constexpr uint32_t kHalf = kQHeadDim / 2;
       const GlobalTensor<int8_t> weights = Global<int8_t>(a_.w_uq_qr, uint64_t{kQLoraRank} * t_.n_q * kQHeadDim);
@@ -167,11 +164,12 @@ class PrologCube {
         UpProject<kHalf>(workspace_.Sums(t_, i)[half * kHalf], kQHeadDim, weights,
                          item.head * kQHeadDim + half * kHalf);
       }
-    } else {
+    } else if (item.kind == PrologKind::kIndexerHead) {
       UpProject<kIdxHeadDim>(workspace_.Sums(t_, i), kIdxHeadDim,
                              Global<int8_t>(a_.w_qb, uint64_t{kQLoraRank} * kIdxNHeads * kIdxHeadDim),
                              item.head * kIdxHeadDim);
     }
+    // The keys have no sums, but the slot that S4 is about to write must have been read.
     NotifyVectors(kAccumulated);
   }
 

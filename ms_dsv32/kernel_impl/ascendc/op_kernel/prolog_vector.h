@@ -20,7 +20,7 @@ class PrologVector {
     vector_ = static_cast<uint32_t>(GetBlockIdx());
     sub_ = static_cast<uint32_t>(GetSubBlockIdx());
     core_ = vector_ / 2;
-    items_.Init(tiling, kIndexer, core_);
+    items_.Init(tiling, kMla, kIndexer, core_);
     workspace_.Init(arguments.workspace, tiling, core_);
     arena_.Init(pipe, kUbBytes);
   }
@@ -221,12 +221,12 @@ class PrologVector {
     for (uint32_t i = 0; i <= count; ++i) {
       if (i < count) {
         const PrologItem item = items_.At(i);
+        AwaitCore(kAccumulated);
         if (item.kind == PrologKind::kIndexerKeys) {
           if constexpr (kIndexer) {
             PrepareKeys(step, i);
           }
         } else {
-          AwaitCore(kAccumulated);
           for (uint32_t r = HalfBegin(); r < HalfEnd(); r += kHeadRows) {
             const uint32_t rows = Smaller(kHeadRows, HalfEnd() - r);
             if (item.kind == PrologKind::kMlaHead) {
