@@ -81,7 +81,8 @@ class BuildLibrary(build_ext):
         if SIMDE:
             flags.append("-DMS_DSV32_SIMDE")
         flags += shlex.split(os.environ.get("CXXFLAGS", ""))
-        temp = ROOT / self.build_temp
+        # In a checkout objects stay, so that building again compiles what changed.
+        temp = ROOT / ("build/objects" if self.inplace or self.editable_mode else self.build_temp)
         temp.mkdir(parents=True, exist_ok=True)
         baseline = sorted(p.stem for p in (ROOT / CPU).glob("*.cc") if p.stem not in KERNELS)
         units = [(name, name, list[str]()) for name in baseline]
