@@ -558,17 +558,10 @@ class Machine {
 
   // ---------------------------------------------------------------- hazards
   void Hazard(Core& core, int pipe, Loc loc, const char* name, bool write, bool was_write, const char* where,
-              int64_t at, int core2, int pipe2, uint32_t seq2) {
+              int64_t at, int core2, int pipe2, uint32_t site2) {
     Core& other = *cores[static_cast<size_t>(core2)];
     const char* kinds[2][2] = {{"", "read after write"}, {"write after read", "write after write"}};
-    std::string earlier;
-    {
-      // The other core may be adding entries: only its own thread may look while several cores run at once.
-      if (&other == &core || options.workers == 1)
-        earlier = SiteText(other.site_of[pipe2][seq2 - 1]);
-      else
-        earlier = "an instruction";
-    }
+    const std::string earlier = SiteText(site2);
     std::string hint;
     if (&other == &core)
       hint = pipe2 == pipe ? Format("no PipeBarrier<PIPE_%s> between them", PipeName(pipe))
@@ -601,7 +594,8 @@ class Machine {
         for (int was_write = access.write ? 0 : 1; was_write < 2; ++was_write) {
           const uint32_t other = accesses.seq[was_write][slot][static_cast<size_t>(g)];
           if ((accesses.mask[was_write][slot][static_cast<size_t>(g)] & mask) && other > knows(p) && other != except(p))
-            Hazard(core, pipe, loc, name, access.write, was_write != 0, memory.model.name, at, core.index, p, other);
+            Hazard(core, pipe, loc, name, access.write, was_write != 0, memory.model.name, at, core.index, p,
+                   core.site_of[p][other - 1]);
         }
       }
     };
@@ -622,7 +616,7 @@ class Machine {
         const int slot = memory.model.slot[p];
         if (slot < 0) continue;
         for (int was_write = access.write ? 0 : 1; was_write < 2; ++was_write)
-          clash |= Accesses::AnyAbove(accesses.seq[was_write][slot].data() + first, last - first, knows(p), except(p));
+          clash |= Accesses::AnyAbove(accesses.seq[was_write][slot] + first, last - first, knows(p), except(p));
       }
       if (clash)
         for (int64_t g = first; g < last; ++g) check_granule(g, ~uint32_t{0}, g * granule);
@@ -643,7 +637,8 @@ class Machine {
     if (!options.hazards || !buffer.tracked()) return;
     std::lock_guard<std::mutex> lock(buffer.mutex);
     const bool atomic = access.write && core.atomic != 0;
-    const GmSegment::Access self{static_cast<uint16_t>(core.index), static_cast<uint8_t>(pipe), atomic, seq};
+    const GmSegment::Access self{static_cast<uint16_t>(core.index), static_cast<uint8_t>(pipe), atomic, seq,
+                                 core.site_of[pipe].back()};
     auto knows = [&](const GmSegment::Access& other) {
       if (other.seq == 0) return true;
       if (other.core == core.index) {
@@ -671,11 +666,11 @@ class Machine {
         for (; last != segments.end() && last->first < hi; ++last) {
           if (!knows(last->second.write) && !(atomic && last->second.write.atomic))
             Hazard(core, pipe, loc, name, true, true, Where(buffer).c_str(), static_cast<int64_t>(last->first),
-                   last->second.write.core, last->second.write.pipe, last->second.write.seq);
+                   last->second.write.core, last->second.write.pipe, last->second.write.site);
           for (const auto& read : last->second.reads)
             if (!knows(read))
               Hazard(core, pipe, loc, name, true, false, Where(buffer).c_str(), static_cast<int64_t>(last->first),
-                     read.core, read.pipe, read.seq);
+                     read.core, read.pipe, read.site);
         }
         segments.erase(it, last);
         GmSegment segment;
@@ -698,11 +693,11 @@ class Machine {
         GmSegment& segment = it->second;
         if (!knows(segment.write))
           Hazard(core, pipe, loc, name, false, true, Where(buffer).c_str(), static_cast<int64_t>(it->first),
-                 segment.write.core, segment.write.pipe, segment.write.seq);
+                 segment.write.core, segment.write.pipe, segment.write.site);
         auto same = std::find_if(segment.reads.begin(), segment.reads.end(),
                                  [&](const auto& r) { return r.core == self.core && r.pipe == self.pipe; });
         if (same != segment.reads.end())
-          same->seq = seq;
+          *same = self;
         else
           segment.reads.push_back(self);
         at = segment.end;

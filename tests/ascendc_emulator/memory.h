@@ -83,35 +83,6 @@ struct Clock {
   }
 };
 
-// Last accesses of each pipe to a local memory, by granules: the instruction's number, and which bytes of the granule
-// (a bit for each 1/32 of it) it was about. Accesses are ranges; whole granules of a range are compared and filled as
-// arrays.
-struct Accesses {
-  explicit Accesses(size_t granules) {
-    for (int write = 0; write < 2; ++write)
-      for (int slot = 0; slot < 4; ++slot) {
-        seq[write][slot].resize(granules);
-        mask[write][slot].resize(granules);
-      }
-  }
-  static bool AnyAbove(const uint32_t* values, int64_t n, uint32_t limit, uint32_t except) {
-    uint32_t any = 0;
-    for (int64_t i = 0; i < n; ++i) any |= static_cast<uint32_t>((values[i] > limit) & (values[i] != except));
-    return any != 0;
-  }
-  void Add(int write, int slot, int64_t granule, uint32_t number, uint32_t bits) {
-    const auto g = static_cast<size_t>(granule);
-    uint32_t& old = mask[write][slot][g];
-    old = (bits & old) == old ? bits : (old | bits);
-    seq[write][slot][g] = number;
-  }
-  void AddWhole(int write, int slot, int64_t granule, int64_t n, uint32_t number) {
-    std::fill_n(seq[write][slot].begin() + granule, n, number);
-    std::fill_n(mask[write][slot].begin() + granule, n, ~uint32_t{0});
-  }
-  std::vector<uint32_t> seq[2][4], mask[2][4];
-};
-
 // Zeroed pages that cost nothing until they are touched.
 class Pages {
  public:
@@ -128,6 +99,37 @@ class Pages {
  private:
   size_t size_;
   uint8_t* data_;
+};
+
+// Last accesses of each pipe to a local memory, by granules: the instruction's number, and which bytes of the granule
+// (a bit for each 1/32 of it) it was about. Accesses are ranges; whole granules of a range are compared and filled as
+// arrays.
+struct Accesses {
+  explicit Accesses(size_t granules) : pages(granules * 16 * sizeof(uint32_t)) {
+    auto* next = reinterpret_cast<uint32_t*>(pages.data());
+    for (int write = 0; write < 2; ++write)
+      for (int slot = 0; slot < 4; ++slot, next += 2 * granules) {
+        seq[write][slot] = next;
+        mask[write][slot] = next + granules;
+      }
+  }
+  static bool AnyAbove(const uint32_t* values, int64_t n, uint32_t limit, uint32_t except) {
+    uint32_t any = 0;
+    for (int64_t i = 0; i < n; ++i) any |= static_cast<uint32_t>((values[i] > limit) & (values[i] != except));
+    return any != 0;
+  }
+  void Add(int write, int slot, int64_t granule, uint32_t number, uint32_t bits) {
+    const auto g = static_cast<size_t>(granule);
+    uint32_t& old = mask[write][slot][g];
+    old = (bits & old) == old ? bits : (old | bits);
+    seq[write][slot][g] = number;
+  }
+  void AddWhole(int write, int slot, int64_t granule, int64_t n, uint32_t number) {
+    std::fill_n(seq[write][slot] + granule, n, number);
+    std::fill_n(mask[write][slot] + granule, n, ~uint32_t{0});
+  }
+  Pages pages;
+  uint32_t *seq[2][4], *mask[2][4];
 };
 
 class LocalMemory {
@@ -158,6 +160,7 @@ struct GmSegment {
     uint8_t pipe = 0;
     bool atomic = false;
     uint32_t seq = 0;  // 0: none
+    uint32_t site = 0;
   };
   uint64_t end = 0;
   Access write;

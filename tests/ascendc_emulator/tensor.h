@@ -539,6 +539,13 @@ class TPipe {
   uint8_t events_[static_cast<int>(HardEvent::MAX)] = {};
 };
 
+// GetTPipePtr.md
+inline TPipe* GetTPipePtr(Loc loc = Loc::Here()) {
+  if (ascendc_emulator::t_core->pipe_object == nullptr)
+    ascendc_emulator::M().Fail("resource", loc, "GetTPipePtr: there is no TPipe");
+  return static_cast<TPipe*>(ascendc_emulator::t_core->pipe_object);
+}
+
 }  // namespace AscendC
 
 #endif  // ASCENDC_EMULATOR_TENSOR_H_
