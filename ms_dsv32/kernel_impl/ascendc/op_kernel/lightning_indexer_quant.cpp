@@ -481,10 +481,9 @@ extern "C" __global__ __aicore__ void lightning_indexer_quant(GM_ADDR q_int8, GM
   }
   if ASCEND_IS_AIV {
     const uint32_t vector = static_cast<uint32_t>(GetBlockIdx());
-    const uint32_t ratio = static_cast<uint32_t>(GetTaskRatio());
-    const IndexerPlan plan(data, vector / ratio, block_table, kv_act_seqs, user);
+    const IndexerPlan plan(data, vector / kVectorsPerCore, block_table, kv_act_seqs, user);
     IndexerVector indexer(pipe, plan, static_cast<uint32_t>(GetSubBlockIdx()), q_scale, weights, k_cache_scale,
                           topk_indices);
-    indexer.Run(vector, data.cores * ratio);
+    indexer.Run(vector, data.cores * kVectorsPerCore);
   }
 }

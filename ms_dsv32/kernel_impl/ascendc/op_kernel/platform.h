@@ -12,6 +12,9 @@ struct Platform {
   uint32_t ub, l1, l0a, l0b, l0c;
 };
 
+// AIVs of an AI core: kernels are MIX 1:2. CANN names the call that returns it differently from version to version.
+constexpr uint32_t kVectorsPerCore = 2;
+
 // NPU arch 2201. MIX kernels lose 256 B of UB and of L1 to the runtime.
 constexpr Platform Arch2201(uint32_t cores) { return {cores, 196608 - 256, 524288 - 256, 65536, 65536, 131072}; }
 

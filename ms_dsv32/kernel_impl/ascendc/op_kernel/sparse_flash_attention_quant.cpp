@@ -468,7 +468,7 @@ extern "C" __global__ __aicore__ void sparse_flash_attention_quant(GM_ADDR query
     cube.Run();
   }
   if ASCEND_IS_AIV {
-    const AttentionPlan plan(data, static_cast<uint32_t>(GetBlockIdx() / GetTaskRatio()), kv_act_seqs, user);
+    const AttentionPlan plan(data, static_cast<uint32_t>(GetBlockIdx()) / kVectorsPerCore, kv_act_seqs, user);
     AttentionVector vector(pipe, plan, static_cast<uint32_t>(GetSubBlockIdx()), key_nope_2d, key_rope_2d, k_nope_scales,
                            topk_indices, block_table, attention_out, lse);
     vector.Run();
