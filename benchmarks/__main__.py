@@ -32,7 +32,7 @@ def main() -> None:
         settings = Settings(
             tuple(args.ops), tuple(args.contenders), args.quick, args.cold, args.repeats, args.seconds, args.limit
         )
-        _save(run(settings, console), args.output / f"benchmarks{suffix}.json")
+        run(settings, console, lambda found: _save(found, args.output / f"benchmarks{suffix}.json"))
     elif args.command == "overhead":
         from benchmarks.overhead import overhead
 

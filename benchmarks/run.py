@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -38,8 +38,8 @@ class Settings:
     timeout: float = 240.0
 
 
-def run(settings: Settings, console: Console) -> dict[str, Any]:
-    """All results, as they are written to JSON; a table is printed for each operator as soon as it is done."""
+def run(settings: Settings, console: Console, save: Callable[[dict[str, Any]], None]) -> None:
+    """Saves all results, and prints a table, whenever an operator is done."""
     probe = Probe()
     wanted = {f: [n for n in names if n in settings.contenders] for f, names in FAMILIES.items()}
     workers = {f: Worker(f, settings.cold, settings.timeout) for f, names in wanted.items() if names}
@@ -59,12 +59,12 @@ def run(settings: Settings, console: Console) -> dict[str, Any]:
                     results.append(_shape(shape, settings, probe, peak, workers, wanted, slowness))
                     progress.advance(bar)
                 found["results"] += results
+                found["peak_gmacs"] = peak
+                save(found)
                 report.table(op, results, console)
     finally:
         for worker in workers.values():
             worker.close()
-    found["peak_gmacs"] = peak
-    return found
 
 
 def _shape(

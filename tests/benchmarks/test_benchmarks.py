@@ -57,7 +57,9 @@ def test_our_contenders_are_right(op: str) -> None:
     _check_contenders("ours", SMALL[op], ["kernel", "pynative", "graph"])
 
 
-@pytest.mark.parametrize("op", [MLA, INDEXER, STEP])
+@pytest.mark.parametrize(
+    "op", [pytest.param(MLA, marks=pytest.mark.slow), INDEXER, pytest.param(STEP, marks=pytest.mark.slow)]
+)
 def test_a_wrong_rival_is_found_out(op: str) -> None:
     case = shapes.make_case(SMALL[op])
     (golden,) = importlib.import_module("benchmarks.rivals_numpy").contenders(SMALL[op], case, lambda: None)
