@@ -150,12 +150,12 @@ void CheckProducts(int k, int panels) {
     v = static_cast<int8_t>(random_bits() % 4 == 0 ? -128 : static_cast<int>(random_bits() % 256) - 128);
   const std::vector<uint16_t> wp = Panels(w, k, panels, 2);
   const std::vector<int8_t> w8p = Panels(w8, k, panels, 4);
-  std::vector<uint16_t> own(static_cast<size_t>(64 * k));
+  std::vector<uint16_t> own(w.size());
   std::vector<int8_t> own8(own.size());
-  PackPanelBf16(w.data() + 64 * (panels - 1), n, k, own.data());
-  PackPanelInt8(w8.data() + 64 * (panels - 1), n, k, own8.data());
-  Expect(!memcmp(own.data(), wp.data() + 64 * k * (panels - 1), own.size() * 2), "PackPanelBf16, k = %d", k);
-  Expect(!memcmp(own8.data(), w8p.data() + 64 * k * (panels - 1), own8.size()), "PackPanelInt8, k = %d", k);
+  PackPanelsBf16(w.data(), n, k, panels, own.data());
+  PackPanelsInt8(w8.data(), n, k, panels, own8.data());
+  Expect(!memcmp(own.data(), wp.data(), own.size() * 2), "PackPanelsBf16, k = %d", k);
+  Expect(!memcmp(own8.data(), w8p.data(), own8.size()), "PackPanelsInt8, k = %d", k);
 
   std::vector<float> c(static_cast<size_t>(kRows * n)), part(c.size());
   std::vector<int32_t> c8(c.size()), part8(c.size());

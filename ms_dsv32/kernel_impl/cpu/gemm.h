@@ -2,7 +2,7 @@
 //
 //   GemmBf16   c[rows, 64 * panels] = x[rows, k] @ w, or c += ..; bf16 factors, float32 sums
 //   GemmInt8   the same with int8 factors, exact int32 sums (any values, -128 included)
-//   PackPanelBf16, PackPanelInt8   64 columns of a row-major weight -> one panel
+//   PackPanelsBf16, PackPanelsInt8   columns of a row-major weight -> panels
 //
 // Bits: an element of c is one chain of additions over ascending k, whatever `rows`, `panels` or the other rows hold.
 // GemmBf16 with accumulate = true continues the chain that c holds, so that cutting k into several calls gives the bits
@@ -340,28 +340,86 @@ inline void GemmInt8(const int8_t* x, int64_t ldx, int64_t rows, const int8_t* w
   GemmPanels<Int8Dot>(x, ldx, rows, w, panel_stride, panels, k, c, ldc, accumulate, next);
 }
 
-// 64 columns of a row-major weight [k, ..] with ldw elements a row -> one panel [k/2][64][2] or [k/4][64][4].
-inline void PackPanelBf16(const uint16_t* w, int64_t ldw, int64_t k, uint16_t* panel) {
-  for (int64_t s = 0; s < k / kBf16PerStep; ++s, w += kBf16PerStep * ldw, panel += kBf16PerStep * kPanel) {
+// Columns of a row-major weight [k, ..] with ldw elements a row -> panels [panels][k/2][64][2] or [panels][k/4][64][4].
+//
+// Rows are too far apart for the hardware to see them coming: those kPackAhead steps ahead are fetched, all panels of a
+// row together.
+constexpr int kPackAhead = 16;
+
+template <int kPerStep, typename T>
+MS_DSV32_INLINE void PrefetchStep(const T* w, int64_t ldw, int64_t step, int64_t steps, int panels) {
+  if (step + kPackAhead >= steps) return;
+  for (int r = 0; r < kPerStep; ++r) {
+    const char* row = reinterpret_cast<const char*>(w + (kPackAhead * kPerStep + r) * ldw);
+    for (int byte = 0; byte < panels * kPanel * static_cast<int>(sizeof(T)); byte += 64) Prefetch(row + byte);
+  }
+}
+
+inline void PackPanelsBf16(const uint16_t* w, int64_t ldw, int64_t k, int panels, uint16_t* out) {
+  const int64_t steps = k / kBf16PerStep;
+  for (int64_t s = 0; s < steps; ++s, w += kBf16PerStep * ldw) {
+    PrefetchStep<kBf16PerStep>(w, ldw, s, steps, panels);
+    for (int p = 0; p < panels; ++p) {
+      uint16_t* step = out + (p * steps + s) * kBf16PerStep * kPanel;
 #pragma GCC unroll 4
-    for (int j = 0; j < kPanel; j += kLanes) {
-      const VecU even = __builtin_convertvector(LoadAs<VecU16>(w + j), VecU);
-      const VecU odd = __builtin_convertvector(LoadAs<VecU16>(w + ldw + j), VecU);
-      StoreAs(panel + 2 * j, even | (odd << 16));
+      for (int j = 0; j < kPanel; j += kLanes) {
+        const VecU even = __builtin_convertvector(LoadAs<VecU16>(w + p * kPanel + j), VecU);
+        const VecU odd = __builtin_convertvector(LoadAs<VecU16>(w + ldw + p * kPanel + j), VecU);
+        StoreAs(step + kBf16PerStep * j, even | (odd << 16));
+      }
     }
   }
 }
-inline void PackPanelInt8(const int8_t* w, int64_t ldw, int64_t k, int8_t* panel) {
-  for (int64_t s = 0; s < k / kInt8PerStep; ++s, w += kInt8PerStep * ldw, panel += kInt8PerStep * kPanel) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kPanel; j += kLanes) {
-      VecU quad{};
-#pragma GCC unroll 4
-      for (int r = 0; r < kInt8PerStep; ++r) {
-        quad |= __builtin_convertvector(LoadAs<VecU8>(w + r * ldw + j), VecU) << (8 * r);
-      }
-      StoreAs(panel + 4 * j, quad);
-    }
+// One step: 64 columns of 4 rows -> [64][4].
+MS_DSV32_INLINE void InterleaveInt8(const int8_t* w, int64_t ldw, int8_t* out) {
+#if MS_DSV32_IS_AVX2 || MS_DSV32_IS_AVX512
+  for (int j = 0; j < kPanel; j += 32) {
+    const __m256i r0 = LoadAs<__m256i>(w + j);
+    const __m256i r1 = LoadAs<__m256i>(w + ldw + j);
+    const __m256i r2 = LoadAs<__m256i>(w + 2 * ldw + j);
+    const __m256i r3 = LoadAs<__m256i>(w + 3 * ldw + j);
+    // Unpacking works on 16-byte halves: q0 holds columns 0..3 and 16..19, q1 4..7 and 20..23, and so on.
+    const __m256i lo01 = _mm256_unpacklo_epi8(r0, r1), hi01 = _mm256_unpackhi_epi8(r0, r1);
+    const __m256i lo23 = _mm256_unpacklo_epi8(r2, r3), hi23 = _mm256_unpackhi_epi8(r2, r3);
+    const __m256i q0 = _mm256_unpacklo_epi16(lo01, lo23), q1 = _mm256_unpackhi_epi16(lo01, lo23);
+    const __m256i q2 = _mm256_unpacklo_epi16(hi01, hi23), q3 = _mm256_unpackhi_epi16(hi01, hi23);
+    StoreAs(out + 4 * j, _mm256_permute2x128_si256(q0, q1, 0x20));
+    StoreAs(out + 4 * j + 32, _mm256_permute2x128_si256(q2, q3, 0x20));
+    StoreAs(out + 4 * j + 64, _mm256_permute2x128_si256(q0, q1, 0x31));
+    StoreAs(out + 4 * j + 96, _mm256_permute2x128_si256(q2, q3, 0x31));
+  }
+#elif MS_DSV32_IS_NEON
+  for (int j = 0; j < kPanel; j += 16) {
+    const int8x16x4_t rows = {
+        {vld1q_s8(w + j), vld1q_s8(w + ldw + j), vld1q_s8(w + 2 * ldw + j), vld1q_s8(w + 3 * ldw + j)}};
+    vst4q_s8(out + 4 * j, rows);
+  }
+#elif defined(__SSE2__)
+  for (int j = 0; j < kPanel; j += 16) {
+    const __m128i r0 = LoadAs<__m128i>(w + j);
+    const __m128i r1 = LoadAs<__m128i>(w + ldw + j);
+    const __m128i r2 = LoadAs<__m128i>(w + 2 * ldw + j);
+    const __m128i r3 = LoadAs<__m128i>(w + 3 * ldw + j);
+    const __m128i lo01 = _mm_unpacklo_epi8(r0, r1), hi01 = _mm_unpackhi_epi8(r0, r1);
+    const __m128i lo23 = _mm_unpacklo_epi8(r2, r3), hi23 = _mm_unpackhi_epi8(r2, r3);
+    StoreAs(out + 4 * j, _mm_unpacklo_epi16(lo01, lo23));
+    StoreAs(out + 4 * j + 16, _mm_unpackhi_epi16(lo01, lo23));
+    StoreAs(out + 4 * j + 32, _mm_unpacklo_epi16(hi01, hi23));
+    StoreAs(out + 4 * j + 48, _mm_unpackhi_epi16(hi01, hi23));
+  }
+#else
+  for (int j = 0; j < kPanel; j += kLanes) {
+    VecU quad{};
+    for (int r = 0; r < kInt8PerStep; ++r) quad |= ((VecU)LoadInt8(w + r * ldw + j) & 0xffu) << (8 * r);
+    StoreAs(out + 4 * j, quad);
+  }
+#endif
+}
+inline void PackPanelsInt8(const int8_t* w, int64_t ldw, int64_t k, int panels, int8_t* out) {
+  const int64_t steps = k / kInt8PerStep;
+  for (int64_t s = 0; s < steps; ++s, w += kInt8PerStep * ldw) {
+    PrefetchStep<kInt8PerStep>(w, ldw, s, steps, panels);
+    for (int p = 0; p < panels; ++p) InterleaveInt8(w + p * kPanel, ldw, out + (p * steps + s) * kStepBytes);
   }
 }
 

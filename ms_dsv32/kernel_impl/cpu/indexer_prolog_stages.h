@@ -37,9 +37,7 @@ inline LightningIndexerPrologQuantParams TokenRange(LightningIndexerPrologQuantP
 
 // A Hadamard matrix, always row-major, as two panels of kHadamardSize elements.
 inline void PackHadamard(const uint16_t* matrix, uint16_t* panels) {
-  for (int64_t j = 0; j < op_info::kIdxHeadDim; j += kPanel) {
-    PackPanelBf16(matrix + j, op_info::kIdxHeadDim, op_info::kIdxHeadDim, panels + j * op_info::kIdxHeadDim);
-  }
+  PackPanelsBf16(matrix, op_info::kIdxHeadDim, op_info::kIdxHeadDim, op_info::kIdxHeadDim / kPanel, panels);
 }
 
 // x [rows, idx_head_dim] -> bf16(x @ hadamard), in place; `sums` holds as many floats.
@@ -112,10 +110,7 @@ class IndexerHeads {
     const int8_t* up = p_.w_qb + n * kDim * op_info::kQLoraRank;
     if (!p_.packed) {
       int8_t* packed_up = reinterpret_cast<int8_t*>(scratch);
-      for (int64_t j = 0; j < kDim; j += kPanel) {
-        PackPanelInt8(p_.w_qb + n * kDim + j, op_info::kIdxNHeads * kDim, op_info::kQLoraRank,
-                      packed_up + j * op_info::kQLoraRank);
-      }
+      PackPanelsInt8(p_.w_qb + n * kDim, op_info::kIdxNHeads * kDim, op_info::kQLoraRank, kDim / kPanel, packed_up);
       up = packed_up;
     }
     // Where this thread likely goes on: threads advance at nearly the same speed.

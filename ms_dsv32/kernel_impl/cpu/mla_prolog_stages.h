@@ -98,13 +98,9 @@ class MlaHeads {
       uint16_t* packed_uk =
           reinterpret_cast<uint16_t*>(scratch + ScratchSize<int8_t>(op_info::kQLoraRank * op_info::kQHeadDim));
       const int64_t columns = p_.n_q * op_info::kQHeadDim;
-      for (int64_t j = 0; j < op_info::kQHeadDim; j += kPanel) {
-        PackPanelInt8(p_.w_uq_qr + n * op_info::kQHeadDim + j, columns, op_info::kQLoraRank,
-                      packed_up + j * op_info::kQLoraRank);
-      }
-      for (int64_t j = 0; j < op_info::kKvLoraRank; j += kPanel) {
-        PackPanelBf16(uk + j, op_info::kKvLoraRank, op_info::kQkNopeHeadDim, packed_uk + j * op_info::kQkNopeHeadDim);
-      }
+      PackPanelsInt8(p_.w_uq_qr + n * op_info::kQHeadDim, columns, op_info::kQLoraRank, op_info::kQHeadDim / kPanel,
+                     packed_up);
+      PackPanelsBf16(uk, op_info::kKvLoraRank, op_info::kQkNopeHeadDim, op_info::kKvLoraRank / kPanel, packed_uk);
       up = packed_up;
       uk = packed_uk;
     }

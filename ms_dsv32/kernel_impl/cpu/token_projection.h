@@ -142,7 +142,7 @@ class TokenProjection {
       }
       const int64_t ldw = weight.panels * kPanel;
       for (; begin < end; ++begin, o += kPanel) {
-        PackPanelBf16(weight.data + part * kProjectionDepth * ldw + begin * kPanel, ldw, kProjectionDepth, block);
+        PackPanelsBf16(weight.data + part * kProjectionDepth * ldw + begin * kPanel, ldw, kProjectionDepth, 1, block);
         GemmBf16(x, op_info::kH, row1 - row0, block, 0, 1, kProjectionDepth, o, ldo, false);
       }
     }
