@@ -135,6 +135,7 @@ def machine() -> dict[str, Any]:
         "isa": kernel_impl.isa(),
         "isas": kernel_impl.isas(),
         "threads": kernel_impl.thread_count(),
+        "load": os.getloadavg(),  # at the start: beside other work, static thread pools look far worse
         "kernel": platform.release(),
         "python": platform.python_version(),
         "versions": _versions(("numpy", "mindspore", "torch", "ms_dsv32")),
