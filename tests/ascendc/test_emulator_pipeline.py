@@ -92,7 +92,7 @@ import emulator
 plain = emulator.build
 emulator.build = lambda *args, **options: plain(*args, **{{**options, "sanitize": True}})
 import pytest
-sys.exit(pytest.main(["-q", "-p", "no:cacheprovider", "--rootdir", {tests!r}, {file!r}, "-k", {select!r}]))
+sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "--rootdir", {tests!r}, {file!r}, "-k", {select!r}]))
 """
 
 
@@ -103,15 +103,14 @@ def test_sanitizers_find_nothing(file: str) -> None:
     here = Path(__file__).resolve().parent
     select = "outputs or k_tail or copies or m_of_one or fault_is_found"
     program = SANITIZED.format(emulator=str(HERE), tests=str(here), file=str(here / file), select=select)
-    asan = subprocess.run(
-        [compiler(), "-print-file-name=libasan.so"], capture_output=True, text=True, check=True
-    ).stdout.strip()
-    environment = {
-        **os.environ,
-        "LD_PRELOAD": asan,
-        "ASAN_OPTIONS": "detect_leaks=0",
-        "UBSAN_OPTIONS": "print_stacktrace=1",
-    }
+    # Python has no C++ runtime of its own: without libstdc++ AddressSanitizer finds no __cxa_throw to wrap.
+    preload = [
+        subprocess.run(
+            [compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
+        ).stdout.strip()
+        for name in ("libasan.so", "libstdc++.so.6")
+    ]
+    environment = {**os.environ, "LD_PRELOAD": " ".join(preload), "ASAN_OPTIONS": "detect_leaks=0"}
     result = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, cwd=here
     )
