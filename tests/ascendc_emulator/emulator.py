@@ -187,7 +187,7 @@ def build(
     digest = hashlib.sha256("\0".join([text, compiler(), *flags, *kernels]).encode())
     for directory in (HERE, *directories):
         for path in sorted([*directory.glob("*.h"), *directory.glob("*.cpp")]):
-            digest.update(path.name.encode() + b"\0" + path.read_bytes())
+            digest.update(str(path).encode() + b"\0" + path.read_bytes())  # reports name the path
     target = cache_directory() / f"{'_'.join(kernels)[:60]}-{digest.hexdigest()[:20]}.so"
     with open(target.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
