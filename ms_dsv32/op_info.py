@@ -156,7 +156,7 @@ def dims() -> dict[str, Dim]:
     def dim(name: str, d: dict[str, Any]) -> Dim:
         equals = tuple(d["equals"].split("*")) if "equals" in d else None
         low, high = (d["value"], d["value"]) if "value" in d else (d["min"], d.get("max"))
-        return Dim(name, d["doc"], low, high, equals)  # type: ignore[arg-type]
+        return Dim(name, d["doc"], low, high, equals)
 
     return {name: dim(name, d) for name, d in raw.items()}
 
