@@ -15,54 +15,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_dsv32 import golden
+from ms_dsv32 import golden, op_info
 
 Array = NDArray[Any]
 
 OUTPUTS: dict[str, tuple[str, ...]] = {
-    "mla_prolog_quant": (
-        "q_norm_out",
-        "q_norm_scale_out",
-        "query_nope_out",
-        "query_rope_out",
-        "kv_cache_out",
-        "kr_cache_out",
-        "k_scale_cache_out",
-    ),
-    "lightning_indexer_prolog_quant": ("q_int8_out", "q_scale_out", "k_int8_out", "k_scale_out", "weights_out"),
-    "sparse_flash_attention_quant": ("attention_out",),
-    "mla_indexer_prolog_quant": (
-        "mla_query_nope_out",
-        "mla_query_rope_out",
-        "mla_kv_cache_out",
-        "mla_kr_cache_out",
-        "mla_k_scale_cache_out",
-        "ip_q_int8_out",
-        "ip_q_scale_out",
-        "ip_k_int8_out",
-        "ip_k_scale_out",
-        "ip_weights_out",
-    ),
-    "lightning_indexer_quant": ("topk_indices",),
+    name: tuple(o.name for o in op_info.load(name).outputs if not o.extension) for name in op_info.names()
 }
-"""Output names of each operator, as in op_info."""
+"""Output names of each operator, without those that a call must ask for."""
 
 IN_PLACE: dict[str, dict[str, str]] = {
-    "mla_prolog_quant": {
-        "kv_cache": "kv_cache_out",
-        "kr_cache": "kr_cache_out",
-        "k_scale_cache": "k_scale_cache_out",
-    },
-    "lightning_indexer_prolog_quant": {"k_cache": "k_int8_out", "k_cache_scale": "k_scale_out"},
-    "sparse_flash_attention_quant": {},
-    "mla_indexer_prolog_quant": {
-        "mla_kv_cache": "mla_kv_cache_out",
-        "mla_kr_cache": "mla_kr_cache_out",
-        "mla_k_scale_cache": "mla_k_scale_cache_out",
-        "ip_k_cache": "ip_k_int8_out",
-        "ip_k_cache_scale": "ip_k_scale_out",
-    },
-    "lightning_indexer_quant": {},
+    name: {o.in_place_of: o.name for o in op_info.load(name).outputs if o.in_place_of} for name in op_info.names()
 }
 """Of each operator: input caches that are updated in place, and the outputs that are the same buffers."""
 
