@@ -16,6 +16,7 @@ PACKAGE = ROOT / "ms_dsv32"
 # What each layer may import of the package, and of everything outside the standard library.
 ALLOWED = {
     "__init__": (set(), set()),
+    "cann": (set(), set()),
     "op_info": (set(), {"jsonschema"}),
     "config": ({"op_info"}, set()),
     "golden": ({"golden"}, {"numpy"}),

@@ -1,0 +1,108 @@
+"""Where CANN is and which version, and where the operators that were built with it are. Standard library only.
+
+``setup.py`` loads this file by its path, so it imports nothing of the package.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+MINIMUM = (8, 1)
+"""The oldest CANN with which the operators are built."""
+VENDOR = Path(__file__).resolve().parent / "vendors" / "ms_dsv32"
+"""What the Ascend build fills, in CANN's layout: ``op_api``, ``op_impl``, ``op_proto``."""
+OP_API = Path("op_api", "lib", "libcust_opapi.so")
+"""The library of the ``aclnn`` functions, below ``VENDOR``."""
+INSTALL = (
+    "install the CANN toolkit (and the kernels or ops package of your device) from "
+    "https://www.hiascend.com/software/cann and run `source <CANN>/set_env.sh`"
+)
+
+
+class CannError(RuntimeError):
+    """There is no usable CANN; the text says what to do."""
+
+
+@dataclass(frozen=True)
+class Cann:
+    """An installed CANN toolkit: its folder, its version (``(8, 1)`` and ``"8.1.RC1"``), the file that says so."""
+
+    home: Path
+    version: tuple[int, int]
+    version_text: str
+    version_file: Path
+
+
+def default_homes() -> tuple[Path, ...]:
+    """Where CANN's installer puts the toolkit by default, newest layout first.
+
+    Source: CANN software installation guide, "File Paths" (8.5: ``Ascend/cann``; before: ``Ascend/ascend-toolkit``).
+    """
+    roots = (Path("/usr/local/Ascend"), Path.home() / "Ascend")
+    return tuple(root / name for name in ("cann", "ascend-toolkit/latest") for root in roots)
+
+
+def find(environ: Mapping[str, str] | None = None) -> Cann:
+    """The CANN that ``ASCEND_HOME_PATH`` names, as ``set_env.sh`` sets it.
+
+    Args:
+        environ: the environment, by default the process's.
+
+    Raises:
+        CannError: it is not set, there is no such folder, or no file there tells the version.
+    """
+    given = (os.environ if environ is None else environ).get("ASCEND_HOME_PATH", "")
+    if not given:
+        for home in default_homes():
+            if home.is_dir():
+                raise CannError(f"ASCEND_HOME_PATH is not set; CANN is in {home}: run `source {home}/set_env.sh`")
+        raise CannError(f"ASCEND_HOME_PATH is not set and CANN is in none of its default folders; {INSTALL}")
+    home = Path(given)
+    if not home.is_dir():
+        raise CannError(f"ASCEND_HOME_PATH is {given}, which is no folder; {INSTALL}")
+    return read(home)
+
+
+def read(home: Path) -> Cann:
+    """The CANN in ``home``.
+
+    The product's version is told by ``<machine>-linux/ascend_toolkit_install.info`` (``version=8.1.RC1``), by
+    ``version.cfg`` (``toolkit_running_version=[7.7.0.1.238:8.1.RC1]``, behind the colon) and, from 8.2 on, by
+    ``compiler/version.info`` (``Version=8.2.RC1``); older ones count there in a row of their own, which ends with 7.x.
+
+    Raises:
+        CannError: no such file, or no version in it.
+    """
+    sources = (
+        (f"{platform.machine()}-linux/ascend_toolkit_install.info", r"^version=(\S+)"),
+        ("version.cfg", r"^(?:toolkit|runtime)_running_version=\[(?:[^:\]]*:)?([^\]]+)\]"),
+        ("compiler/version.info", r"^Version=((?:[89]|\d\d+)\.\S+)"),
+    )
+    for name, pattern in sources:
+        file = home / name
+        if not file.is_file():
+            continue
+        found = re.search(pattern, file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+        number = re.match(r"(\d+)\.(\d+)", found[1]) if found else None
+        if found and number:
+            return Cann(home, (int(number[1]), int(number[2])), found[1], file)
+    names = ", ".join(name for name, _ in sources)
+    raise CannError(f"{home} does not tell CANN's version (looked at {names}); is it a CANN toolkit? If not, {INSTALL}")
+
+
+def require(environ: Mapping[str, str] | None = None) -> Cann:
+    """As ``find``, for building.
+
+    Raises:
+        CannError: as ``find``, or CANN is older than ``MINIMUM``.
+    """
+    cann = find(environ)
+    if cann.version < MINIMUM:
+        need = ".".join(map(str, MINIMUM))
+        raise CannError(f"CANN in {cann.home} is {cann.version_text}, expected {need} or later; {INSTALL}")
+    return cann
