@@ -21,8 +21,9 @@ ALLOWED = {
     "config": ({"op_info"}, set()),
     "golden": ({"golden"}, {"numpy"}),
     "kernel_impl": ({"op_info"}, {"numpy"}),
+    "opp": ({"op_info"}, set()),
     "weights": ({"config", "kernel_impl", "op_info"}, {"mindspore", "ml_dtypes", "numpy", "safetensors"}),
-    "ops": ({"config", "kernel_impl", "op_info", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
+    "ops": ({"config", "kernel_impl", "op_info", "opp", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
     "cells": ({"config", "op_info", "ops", "weights"}, {"mindspore", "numpy"}),
 }
 

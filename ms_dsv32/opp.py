@@ -1,0 +1,98 @@
+"""Custom operator packages of CANN: where they are and which operators they hold. None of their code is run.
+
+A package is a folder ``vendors/<vendor>`` with ``op_api/lib/libcust_opapi.so``, whose ``aclnn<Op>`` and
+``aclnn<Op>GetWorkspaceSize`` MindSpore calls; it looks for them in the folders of ``ASCEND_CUSTOM_OPP_PATH``, in that
+order. Source: CANN's documentation of custom operator packages; MindSpore's ``acl_ir/op_api_convert.h``.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import struct
+from pathlib import Path
+
+from ms_dsv32 import op_info
+
+VENDOR = Path(__file__).resolve().parent / "vendors" / "ms_dsv32"
+"""The package that a build with CANN puts into this one."""
+
+# e_machine of an ELF header, by the name that uname gives the machine.
+_MACHINES = {"x86_64": 62, "aarch64": 183}
+_ELF_HEADER = 64  # bytes
+_SHT_DYNSYM = 11
+
+
+def packages() -> list[Path]:
+    """The package folders in the order in which they are searched: ``ASCEND_CUSTOM_OPP_PATH``, then `VENDOR`."""
+    listed = [Path(entry) for entry in os.environ.get("ASCEND_CUSTOM_OPP_PATH", "").split(":") if entry]
+    return listed if VENDOR in listed else [*listed, VENDOR]
+
+
+def library(package: Path) -> Path:
+    """Where the entries of a package are; it need not exist."""
+    return package / "op_api" / "lib" / "libcust_opapi.so"
+
+
+def entries(op: str) -> tuple[str, str]:
+    """The two functions of an operator: what launches it, and what tells its workspace."""
+    name = f"aclnn{op_info.load(op).entry}"
+    return name, f"{name}GetWorkspaceSize"
+
+
+def find(op: str) -> Path:
+    """The first library, in the order of `packages`, that has both entries of an operator.
+
+    Raises:
+        RuntimeError: none has; it says which library lacks what, or that there is none.
+    """
+    reasons = []
+    for path in map(library, packages()):
+        if not path.is_file():
+            continue
+        try:
+            absent = sorted(set(entries(op)) - dynamic_symbols(path))
+        except ValueError as error:
+            reasons.append(str(error))
+            continue
+        if not absent:
+            return path
+        reasons.append(f"{path} has no symbol {absent[0]}")
+    reason = "; ".join(reasons) or f"there is no {library(VENDOR)}, and ASCEND_CUSTOM_OPP_PATH names no other"
+    raise RuntimeError(f"{op}: no Ascend kernel: {reason}; run python -m ms_dsv32.doctor")
+
+
+def dynamic_symbols(path: Path) -> frozenset[str]:
+    """Names of the functions and objects that a shared library defines, read from the file: nothing is loaded.
+
+    Raises:
+        OSError: the file cannot be read.
+        ValueError: it is no 64-bit little-endian ELF file for this machine, or it is damaged.
+    """
+    data = path.read_bytes()
+    if data[:6] != b"\x7fELF\x02\x01" or len(data) < _ELF_HEADER:
+        raise ValueError(f"{path} is no 64-bit little-endian ELF file")
+    # Elf64_Ehdr: e_machine at 18, e_shoff at 40, e_shentsize and e_shnum at 58.
+    (machine,) = struct.unpack_from("<H", data, 18)
+    if machine != _MACHINES.get(platform.machine(), machine):
+        built = next((name for name, number in _MACHINES.items() if number == machine), f"ELF machine {machine}")
+        raise ValueError(f"{path} was built for {built}, this machine is {platform.machine()}")
+    (table,) = struct.unpack_from("<Q", data, 40)
+    size, count = struct.unpack_from("<HH", data, 58)
+    found = set()
+    try:
+        # Elf64_Shdr: sh_name, _type, _flags, _addr, _offset, _size, _link, _info, _addralign, _entsize.
+        sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + i * size) for i in range(count)]
+        for _, kind, _, _, offset, length, link, _, _, step in sections:
+            if kind != _SHT_DYNSYM:
+                continue
+            strings = sections[link][4]
+            for start in range(offset, offset + length, step):
+                # Elf64_Sym: st_name, _info, _other, _shndx, _value, _size.
+                name, _, _, section, _, _ = struct.unpack_from("<IBBHQQ", data, start)
+                if section:  # 0: not defined here
+                    begin = strings + name
+                    found.add(data[begin : data.index(b"\0", begin)].decode())
+    except (struct.error, IndexError, ValueError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from None
+    return frozenset(found)
