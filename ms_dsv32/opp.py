@@ -12,10 +12,7 @@ import platform
 import struct
 from pathlib import Path
 
-from ms_dsv32 import op_info
-
-VENDOR = Path(__file__).resolve().parent / "vendors" / "ms_dsv32"
-"""The package that a build with CANN puts into this one."""
+from ms_dsv32 import cann, op_info
 
 # e_machine of an ELF header, by the name that uname gives the machine.
 _MACHINES = {"x86_64": 62, "aarch64": 183}
@@ -24,14 +21,14 @@ _SHT_DYNSYM = 11
 
 
 def packages() -> list[Path]:
-    """The package folders in the order in which they are searched: ``ASCEND_CUSTOM_OPP_PATH``, then `VENDOR`."""
+    """The package folders in the order in which they are searched: ``ASCEND_CUSTOM_OPP_PATH``, then `cann.VENDOR`."""
     listed = [Path(entry) for entry in os.environ.get("ASCEND_CUSTOM_OPP_PATH", "").split(":") if entry]
-    return listed if VENDOR in listed else [*listed, VENDOR]
+    return listed if cann.VENDOR in listed else [*listed, cann.VENDOR]
 
 
 def library(package: Path) -> Path:
     """Where the entries of a package are; it need not exist."""
-    return package / "op_api" / "lib" / "libcust_opapi.so"
+    return package / cann.OP_API
 
 
 def entries(op: str) -> tuple[str, str]:
@@ -58,7 +55,7 @@ def find(op: str) -> Path:
         if not absent:
             return path
         reasons.append(f"{path} has no symbol {absent[0]}")
-    reason = "; ".join(reasons) or f"there is no {library(VENDOR)}, and ASCEND_CUSTOM_OPP_PATH names no other"
+    reason = "; ".join(reasons) or f"there is no {library(cann.VENDOR)}, and ASCEND_CUSTOM_OPP_PATH names no other"
     raise RuntimeError(f"{op}: no Ascend kernel: {reason}; run python -m ms_dsv32.doctor")
 
 

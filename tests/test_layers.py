@@ -21,7 +21,7 @@ ALLOWED = {
     "config": ({"op_info"}, set()),
     "golden": ({"golden"}, {"numpy"}),
     "kernel_impl": ({"op_info"}, {"numpy"}),
-    "opp": ({"op_info"}, set()),
+    "opp": ({"cann", "op_info"}, set()),
     "weights": ({"config", "kernel_impl", "op_info"}, {"mindspore", "ml_dtypes", "numpy", "safetensors"}),
     "ops": ({"config", "kernel_impl", "op_info", "opp", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
     "cells": ({"config", "op_info", "ops", "weights"}, {"mindspore", "numpy"}),

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from ms_dsv32 import kernel_impl, op_info, opp
+from ms_dsv32 import cann, kernel_impl, op_info, opp
 
 
 def make_package(folder: Path, functions: list[str]) -> Path:
@@ -27,9 +27,9 @@ def make_package(folder: Path, functions: list[str]) -> Path:
 @pytest.fixture
 def vendor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Where the package's own folder is looked for; it is not there yet."""
-    monkeypatch.setattr(opp, "VENDOR", tmp_path / "vendors" / "ms_dsv32")
+    monkeypatch.setattr(cann, "VENDOR", tmp_path / "vendors" / "ms_dsv32")
     monkeypatch.delenv("ASCEND_CUSTOM_OPP_PATH", raising=False)
-    return opp.VENDOR
+    return cann.VENDOR
 
 
 def test_symbols_are_those_that_nm_lists() -> None:
