@@ -8,16 +8,12 @@
 #include <string>
 #include <vector>
 
+#include "ms_dsv32/kernel_impl/cpu/call.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 #include "ms_dsv32/kernel_impl/cpu/fp_env.h"
 #include "ms_dsv32/kernel_impl/cpu/graph_guard.h"
-#include "ms_dsv32/kernel_impl/cpu/lightning_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/lightning_indexer_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/mla_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/mla_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/op_check.h"
 #include "ms_dsv32/kernel_impl/cpu/pack.h"
-#include "ms_dsv32/kernel_impl/cpu/sparse_flash_attention_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
 #include "ms_dsv32/kernel_impl/generated/dims.h"
 #include "ms_dsv32/kernel_impl/generated/lightning_indexer_prolog_quant.h"
@@ -34,39 +30,13 @@ namespace {
 using op_info::kBlockSize;
 using op_info::OpInfo;
 
-// One checked call: its arguments by index (inputs, then kernel outputs), its dims and attributes.
-class Call {
- public:
-  // Throws OpError.
-  Call(const OpInfo& op, void** data, const TensorView* inputs, const AttrSource& attrs)
-      : op_(op), data_(data), attrs_(attrs), dims_(CheckCall(op, inputs, attrs)) {}
-
-  template <typename T>
-  T* Data(int index) const {
-    return static_cast<T*>(data_[index]);
-  }
-  int64_t Dim(std::string_view name) const { return dims_[name]; }
-  float Float(std::string_view attr) const { return static_cast<float>(GetAttr(op_, attrs_, attr).number); }
-  bool Packed() const { return GetAttr(op_, attrs_, "weight_format").text == "PACKED"; }
-
-  [[noreturn]] void Refuse(const std::string& text) const {
-    throw OpError(OpError::Kind::kValue, std::string(op_.name) + ": " + text);
-  }
-  const char* Name(int index) const { return op_.inputs[index].name; }
-
- private:
-  const OpInfo& op_;
-  void** data_;
-  const AttrSource& attrs_;
-  Dims dims_;
-};
-
 std::string At(const char* name, int64_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
 
 std::string Half(int64_t end) { return "[0, " + std::to_string(end) + ")"; }
 
 // Every entry is a row of the caches, or -1.
-void CheckCacheIndex(const Call& call, int index) {
+template <int index>
+void CheckCacheIndex(const Call& call) {
   const int64_t rows = call.Dim("block_num") * kBlockSize;
   const auto* cache_index = call.Data<const int64_t>(index);
   for (int64_t i = 0; i < call.Dim("t"); ++i) {
@@ -138,121 +108,8 @@ void CheckSelection(const Call& call) {
   }
 }
 
-// The inputs of mla_prolog_quant; mla_indexer_prolog_quant's begin with the same ones.
-cpu::MlaPrologQuantParams MlaInputs(const Call& call, const char* epsilon_cq, const char* epsilon_ckv) {
-  using namespace op_info::mla_prolog_quant;
-  static_assert(static_cast<int>(kKScaleCache) == op_info::mla_indexer_prolog_quant::kMlaKScaleCache);
-  cpu::MlaPrologQuantParams params{};
-  params.t = call.Dim("t");
-  params.n_q = call.Dim("n_q");
-  params.packed = call.Packed();
-  params.token_x = call.Data<const uint16_t>(kTokenX);
-  params.w_dq = call.Data<const uint16_t>(kWDq);
-  params.w_uq_qr = call.Data<const int8_t>(kWUqQr);
-  params.dequant_scale = call.Data<const float>(kDequantScale);
-  params.w_uk = call.Data<const uint16_t>(kWUk);
-  params.w_dkv_kr = call.Data<const uint16_t>(kWDkvKr);
-  params.gamma_cq = call.Data<const uint16_t>(kGammaCq);
-  params.gamma_ckv = call.Data<const uint16_t>(kGammaCkv);
-  params.cos = call.Data<const uint16_t>(kCos);
-  params.sin = call.Data<const uint16_t>(kSin);
-  params.cache_index = call.Data<const int64_t>(kCacheIndex);
-  params.epsilon_cq = call.Float(epsilon_cq);
-  params.epsilon_ckv = call.Float(epsilon_ckv);
-  params.kv_cache = call.Data<int8_t>(kKvCache);
-  params.kr_cache = call.Data<uint16_t>(kKrCache);
-  params.k_scale_cache = call.Data<float>(kKScaleCache);
-  return params;
-}
-
-void RunMlaPrologQuant(const Call& call) {
-  using namespace op_info::mla_prolog_quant;
-  CheckCacheIndex(call, kCacheIndex);
-  cpu::MlaPrologQuantParams params = MlaInputs(call, "epsilon_cq", "epsilon_ckv");
-  params.q_norm = call.Data<int8_t>(kQNormOut);
-  params.q_norm_scale = call.Data<float>(kQNormScaleOut);
-  params.q_nope = call.Data<uint16_t>(kQueryNopeOut);
-  params.q_rope = call.Data<uint16_t>(kQueryRopeOut);
-  cpu::Kernels().mla_prolog_quant(params);
-}
-
-void RunLightningIndexerPrologQuant(const Call& call) {
-  using namespace op_info::lightning_indexer_prolog_quant;
-  CheckCacheIndex(call, kKCacheIndex);
-  cpu::LightningIndexerPrologQuantParams params{};
-  params.t = call.Dim("t");
-  params.packed = call.Packed();
-  params.x = call.Data<const uint16_t>(kX);
-  params.q_norm = call.Data<const int8_t>(kQNorm);
-  params.q_norm_scale = call.Data<const float>(kQNormScale);
-  params.w_qb = call.Data<const int8_t>(kWQb);
-  params.w_qb_scale = call.Data<const float>(kWQbScale);
-  params.wk = call.Data<const uint16_t>(kWk);
-  params.w_proj = call.Data<const uint16_t>(kWProj);
-  params.ln_gamma_k = call.Data<const uint16_t>(kLnGammaK);
-  params.ln_beta_k = call.Data<const uint16_t>(kLnBetaK);
-  params.cos_idx_rope = call.Data<const uint16_t>(kCosIdxRope);
-  params.sin_idx_rope = call.Data<const uint16_t>(kSinIdxRope);
-  params.hadamard_q = call.Data<const uint16_t>(kHadamardQ);
-  params.hadamard_k = call.Data<const uint16_t>(kHadamardK);
-  params.k_cache_index = call.Data<const int64_t>(kKCacheIndex);
-  params.layernorm_epsilon_k = call.Float("layernorm_epsilon_k");
-  params.k_cache = call.Data<int8_t>(kKCache);
-  params.k_cache_scale = call.Data<uint16_t>(kKCacheScale);
-  params.q_int8 = call.Data<int8_t>(kQInt8Out);
-  params.q_scale = call.Data<uint16_t>(kQScaleOut);
-  params.weights = call.Data<uint16_t>(kWeightsOut);
-  cpu::Kernels().lightning_indexer_prolog_quant(params);
-}
-
-void RunMlaIndexerPrologQuant(const Call& call) {
-  using namespace op_info::mla_indexer_prolog_quant;
-  CheckCacheIndex(call, kCacheIndex);
-  cpu::MlaIndexerPrologQuantParams params{};
-  params.mla = MlaInputs(call, "mla_epsilon_cq", "mla_epsilon_ckv");
-  params.mla.q_nope = call.Data<uint16_t>(kMlaQueryNopeOut);
-  params.mla.q_rope = call.Data<uint16_t>(kMlaQueryRopeOut);
-  params.indexer.w_qb = call.Data<const int8_t>(kIpWQbIn);
-  params.indexer.w_qb_scale = call.Data<const float>(kIpWQbScaleIn);
-  params.indexer.wk = call.Data<const uint16_t>(kIpWkIn);
-  params.indexer.w_proj = call.Data<const uint16_t>(kIpWProjIn);
-  params.indexer.ln_gamma_k = call.Data<const uint16_t>(kIpLnGammaKIn);
-  params.indexer.ln_beta_k = call.Data<const uint16_t>(kIpLnBetaKIn);
-  params.indexer.hadamard_q = call.Data<const uint16_t>(kIpHadamardQIn);
-  params.indexer.hadamard_k = call.Data<const uint16_t>(kIpHadamardKIn);
-  params.indexer.layernorm_epsilon_k = call.Float("ip_attrs.layernorm_epsilon_k");
-  params.indexer.k_cache = call.Data<int8_t>(kIpKCache);
-  params.indexer.k_cache_scale = call.Data<uint16_t>(kIpKCacheScale);
-  params.indexer.q_int8 = call.Data<int8_t>(kIpQInt8Out);
-  params.indexer.q_scale = call.Data<uint16_t>(kIpQScaleOut);
-  params.indexer.weights = call.Data<uint16_t>(kIpWeightsOut);
-  cpu::Kernels().mla_indexer_prolog_quant(params);
-}
-
-void RunSparseFlashAttentionQuant(const Call& call) {
-  using namespace op_info::sparse_flash_attention_quant;
-  CheckSelection(call);
-  cpu::SparseFlashAttentionQuantParams params{};
-  params.query_nope = call.Data<const uint16_t>(kQueryNope);
-  params.query_rope = call.Data<const uint16_t>(kQueryRope);
-  params.key_nope_2d = call.Data<const int8_t>(kKeyNope2d);
-  params.key_rope_2d = call.Data<const uint16_t>(kKeyRope2d);
-  params.k_nope_scales = call.Data<const float>(kKNopeScales);
-  params.topk_indices = call.Data<const int32_t>(kTopkIndices);
-  params.block_table = call.Data<const int32_t>(kBlockTable);
-  params.kv_act_seqs = call.Data<const int32_t>(kKvActSeqs);
-  params.attention_out = call.Data<uint16_t>(kAttentionOut);
-  params.lse = call.Data<float>(kLse);
-  params.b = call.Dim("b");
-  params.s1 = call.Dim("s1");
-  params.n_q = call.Dim("n_q");
-  params.selected_count = call.Dim("selected_count");
-  params.max_blocknum_perbatch = call.Dim("max_blocknum_perbatch");
-  params.softmax_scale = call.Float("softmax_scale");
-  cpu::Kernels().sparse_flash_attention_quant(params);
-}
-
-void RunLightningIndexerQuant(const Call& call) {
+// Each sequence's blocks are in the cache.
+void CheckBlocks(const Call& call) {
   using namespace op_info::lightning_indexer_quant;
   const std::vector<bool> complete = CheckSequences(call, kBlockTable, kKvActSeqs);
   const int64_t columns = call.Dim("max_blocknum_perbatch");
@@ -263,33 +120,20 @@ void RunLightningIndexerQuant(const Call& call) {
         std::find_if(row, row + columns, [&](int32_t block) { return block < 0 || block >= call.Dim("block_num"); });
     RefuseBlock(call, kBlockTable, b, bad - row);
   }
-  cpu::LightningIndexerQuantParams params{};
-  params.q_int8 = call.Data<const int8_t>(kQInt8);
-  params.q_scale = call.Data<const uint16_t>(kQScale);
-  params.weights = call.Data<const uint16_t>(kWeights);
-  params.k_cache = call.Data<const int8_t>(kKCache);
-  params.k_cache_scale = call.Data<const uint16_t>(kKCacheScale);
-  params.block_table = call.Data<const int32_t>(kBlockTable);
-  params.kv_act_seqs = call.Data<const int32_t>(kKvActSeqs);
-  params.topk_indices = call.Data<int32_t>(kTopkIndices);
-  params.b = call.Dim("b");
-  params.s1 = call.Dim("s1");
-  params.selected_count = call.Dim("selected_count");
-  params.max_blocknum_perbatch = columns;
-  cpu::Kernels().lightning_indexer_quant(params);
 }
 
 struct Operator {
   const OpInfo& info;
-  void (*run)(const Call& call);
+  void (*check)(const Call& call);  // of the arguments' values
 };
 
 constexpr Operator kOperators[] = {
-    {op_info::mla_prolog_quant::kOp, RunMlaPrologQuant},
-    {op_info::lightning_indexer_prolog_quant::kOp, RunLightningIndexerPrologQuant},
-    {op_info::mla_indexer_prolog_quant::kOp, RunMlaIndexerPrologQuant},
-    {op_info::sparse_flash_attention_quant::kOp, RunSparseFlashAttentionQuant},
-    {op_info::lightning_indexer_quant::kOp, RunLightningIndexerQuant},
+    {op_info::mla_prolog_quant::kOp, CheckCacheIndex<op_info::mla_prolog_quant::kCacheIndex>},
+    {op_info::lightning_indexer_prolog_quant::kOp,
+     CheckCacheIndex<op_info::lightning_indexer_prolog_quant::kKCacheIndex>},
+    {op_info::mla_indexer_prolog_quant::kOp, CheckCacheIndex<op_info::mla_indexer_prolog_quant::kCacheIndex>},
+    {op_info::sparse_flash_attention_quant::kOp, CheckSelection},
+    {op_info::lightning_indexer_quant::kOp, CheckBlocks},
 };
 
 const Operator& FindOperator(std::string_view name) {
@@ -361,7 +205,8 @@ std::shared_mutex thread_count_mutex;
 void Run(const Operator& op, const Call& call) {
   const std::shared_lock lock(thread_count_mutex);
   const cpu::DefaultFpEnv fp_env;
-  op.run(call);
+  op.check(call);
+  RunKernel(call);
 }
 
 int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64_t** shapes, const char** dtypes,
