@@ -1,9 +1,12 @@
 """Layers: the operators as ``nn.Cell`` with their weights, and one step of sparse attention made of them.
 
-Weights are Parameters under the contract's names, packed for the CPU kernels when they are set. Caches belong to the
-caller and are inputs, Tensors or Parameters; they are updated in place and never returned (MindSpore would copy what
-the outermost cell of a graph returns). All operators of a graph run in program order, so a later layer sees what an
-earlier one wrote. Inside a branch or loop whose condition is known only at run time caches must be Parameters.
+Weights are Parameters under the contract's names, laid out for the device target when they are set. ``save`` writes
+them row-major, for any target; a MindSpore checkpoint holds them as they are laid out, for the same target only.
+
+Caches belong to the caller and are inputs, Tensors or Parameters; they are updated in place and never returned
+(MindSpore would copy what the outermost cell of a graph returns). All operators of a graph run in program order, so a
+later layer sees what an earlier one wrote. Inside a branch or loop whose condition is known only at run time caches
+must be Parameters.
 
 The projections around the attention are not here: the query side ends with ``q_a_proj`` .. ``kv_b_proj``'s key half,
 which the prolog absorbs; ``kv_b_proj``'s value half (v_up) and ``o_proj`` follow `SparseAttentionStep`.
@@ -50,9 +53,8 @@ class _Weighted(nn.Cell):  # type: ignore[misc]
         super().__init__()
         self._names = names
         self._n_q = n_q
-        info = op_info.load(operator)
-        self._packable = info.packable
-        for arg in info.inputs:
+        self._target = ms.get_context("device_target")
+        for arg in op_info.load(operator).inputs:
             if arg.name in names:
                 zeros = np.zeros(weights.shape_of(arg.name, n_q), _NUMPY[arg.dtype])
                 self.insert_param_to_cell(
@@ -60,7 +62,7 @@ class _Weighted(nn.Cell):  # type: ignore[misc]
                 )
 
     def set_weights(self, arrays: Mapping[str, Array]) -> None:
-        """Sets all weights and packs them.
+        """Sets all weights, laid out for the device target (`weights.prepare`).
 
         Args:
             arrays: the weights under the contract's names, row-major, bfloat16 as bits in uint16.
@@ -69,14 +71,15 @@ class _Weighted(nn.Cell):  # type: ignore[misc]
             TypeError, ValueError: a weight is missing or unknown, or its dtype or shape is wrong; nothing is set then.
         """
         weights.check(arrays, self._names, self._n_q)
+        self._target = ms.get_context("device_target")
         for name in self._names:
-            array = weights.pack(arrays[name]) if name in self._packable else arrays[name]
+            array = weights.prepare(name, arrays[name], self._target)
             getattr(self, name).set_data(weights.to_tensor(array))
 
     def get_weights(self) -> dict[str, Array]:
         """The weights as `set_weights` takes them; copies."""
         arrays = {name: weights.to_array(getattr(self, name)) for name in self._names}
-        return {k: weights.unpack(v) if k in self._packable else v.copy() for k, v in arrays.items()}
+        return {name: weights.restore(name, array, self._target) for name, array in arrays.items()}
 
     def save(self, path: str | Path) -> None:
         """Writes the weights to a safetensors file, row-major, under the contract's names."""
@@ -245,7 +248,7 @@ class MLAIndexerProlog(nn.Cell):  # type: ignore[misc]
         self.ip_attrs = IndexerPrologQuantAttr(layernorm_epsilon_k=layernorm_epsilon_k)
 
     def set_weights(self, arrays: Mapping[str, Array]) -> None:
-        """Sets all weights and packs them; see `MLAProlog.set_weights`."""
+        """Sets all weights, laid out for the device target; see `MLAProlog.set_weights`."""
         indexer = {name: arrays[name] for name in weights.INDEXER_WEIGHTS if name in arrays}
         mla = {name: array for name, array in arrays.items() if name not in indexer}
         weights.check(indexer, weights.INDEXER_WEIGHTS)  # before anything is set

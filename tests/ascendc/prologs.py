@@ -9,11 +9,11 @@ import numpy as np
 from cases import IN_PLACE, Case
 from emulator import Arg, In, InOut, Library, Out, Report, Tiling, Workspace, build
 from numpy.typing import NDArray
-from nz import to_nz
 from tiling import OP_KERNEL, prolog_tiling
 from tolerance import assert_close_cache, assert_close_output
 
 from ms_dsv32 import op_info
+from ms_dsv32.weights import to_nz
 
 Array = NDArray[Any]
 
@@ -60,16 +60,14 @@ def run(case: Case, blocks: int = 1, **options: Any) -> tuple[dict[str, Array], 
     results: dict[str, Array] = {}
     for arg in info.inputs:
         array = mutable.inputs[arg.name]
-        if arg.in_place:
-            args.append(InOut(arg.name, array))
-            results[IN_PLACE[case.operator][arg.name]] = array
-        else:
-            args.append(In(arg.name, _weight_nz(array) if arg.format == "NZ" else array))
+        args.append(In(arg.name, _weight_nz(array) if arg.format == "NZ" else array))
     for output in info.outputs:
         if output.in_place_of is None:
             shape = tuple(_extent(axis, case) for axis in output.shapes[0])
             args.append(Out(output.name, shape, _DTYPES[output.dtype]))
-            results[output.name] = args[-1].array
+        else:
+            args.append(InOut(output.name, mutable.inputs[output.in_place_of]))
+        results[output.name] = args[-1].array
     args += [Workspace(workspace), Tiling(data)]
     report = library(case.operator).launch(case.operator, args, blocks=cores, **options).check()
     return {name: results[name] for name in case.outputs}, report

@@ -11,9 +11,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tolerance
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
-from ms_dsv32 import golden, weights
+from ms_dsv32 import cells, golden, op_info, weights
 
 RNG = np.random.default_rng(5)
 PREFIX = "model.layers.0.self_attn."
@@ -48,6 +50,98 @@ def test_unpack_undoes_pack(shape: tuple[int, ...], dtype: type[np.generic]) -> 
     assert packed.shape == array.shape
     assert (packed != array).any()
     tolerance.assert_same_bits("unpacked", weights.unpack(packed), array)
+
+
+sizes = st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 100])
+
+
+@given(batch=st.sampled_from([(), (1,), (3,), (2, 2)]), k=sizes, n=sizes, dtype=st.sampled_from([np.int8, np.uint16]))
+def test_nz_puts_every_value_where_the_format_says(
+    batch: tuple[int, ...], k: int, n: int, dtype: type[np.generic]
+) -> None:
+    weight = np.random.default_rng(k * 1000 + n).integers(1, 120, (*batch, k, n)).astype(dtype)
+    nz = weights.to_nz(weight)
+    c0 = 32 // nz.itemsize
+    rows = (k + 15) // 16 * 16
+    assert nz.shape == (*batch, -(-n // c0), rows // 16, 16, c0)
+    # Value (r, c) is in group c // c0, whose rows of 32 bytes follow each other.
+    r, c = np.indices((k, n))
+    index = (c // c0 * rows + r) * c0 + c % c0
+    flat = nz.reshape(*batch, -1)
+    tolerance.assert_same_bits("values", flat[..., index], weight)
+    padding = np.delete(flat, index.reshape(-1), axis=-1)
+    assert not padding.any()
+    tolerance.assert_same_bits("from_nz", weights.from_nz(nz, k, n), weight)
+
+
+def test_nz_refuses_what_has_no_fractals() -> None:
+    with pytest.raises(TypeError, match=r"to_nz: weight must be int8 or uint16 \(bfloat16 bits\), got float32"):
+        weights.to_nz(np.zeros((16, 16), np.float32))
+    with pytest.raises(TypeError, match="from_nz: weight must be int8 or uint16"):
+        weights.from_nz(np.zeros((1, 1, 16, 8), np.float32), 16, 8)
+    with pytest.raises(ValueError, match=r"to_nz: weight has shape \(16,\), expected \(.., k, n\)"):
+        weights.to_nz(np.zeros(16, np.int8))
+    nz = weights.to_nz(np.zeros((17, 40), np.uint16))
+    for k, n in ((16, 40), (33, 40), (17, 32), (17, 49)):
+        with pytest.raises(ValueError, match=rf"from_nz: weight has shape .*, expected .* for k = {k}, n = {n}"):
+            weights.from_nz(nz, k, n)
+
+
+def test_a_prepared_weight_keeps_shape_and_dtype_and_is_restored() -> None:
+    infos = [op_info.load(name) for name in ("mla_prolog_quant", "lightning_indexer_prolog_quant")]
+    args = {a.name: a for info in infos for a in info.inputs}
+    for name, array in {**cases.mla_weights(3), **cases.indexer_weights()}.items():
+        for target, laid_out in (("CPU", args[name].packable), ("Ascend", args[name].format == "NZ")):
+            prepared = weights.prepare(name, array, target)
+            assert (prepared.dtype, prepared.shape) == (array.dtype, array.shape)
+            assert (prepared is array) == (not laid_out)
+            restored = weights.restore(name, prepared, target)
+            assert not np.shares_memory(restored, array)
+            tolerance.assert_same_bits(f"{name} on {target}", restored, array)
+        if args[name].format == "NZ":
+            nz = weights.to_nz(array)
+            tolerance.assert_same_bits(name, weights.prepare(name, array, "Ascend").reshape(nz.shape), nz)
+
+
+def test_every_nz_weight_fills_whole_fractals() -> None:
+    """What lets a prepared weight keep its shape, for any number of heads."""
+    for name in ("mla_prolog_quant", "lightning_indexer_prolog_quant"):
+        for arg in op_info.load(name).inputs:
+            for n_q in range(1, 129) if arg.format == "NZ" else ():
+                k, n = weights.shape_of(arg.name, n_q)
+                assert k % 16 == 0
+                assert n % (16 if arg.dtype == "bf16" else 32) == 0
+
+
+def test_prepare_names_what_is_wrong() -> None:
+    with pytest.raises(ValueError, match="there is no device target 'GPU'; there are 'CPU' and 'Ascend'"):
+        weights.prepare("w_dq", np.zeros((16, 16), np.uint16), "GPU")
+    with pytest.raises(ValueError, match="there is no weight w_dx"):
+        weights.prepare("w_dx", np.zeros((16, 16), np.uint16), "Ascend")
+    text = r"prepare: w_uq_qr has shape \(16, 16\), expected \(k, n\) with k % 16 == 0 and n % 32 == 0"
+    with pytest.raises(ValueError, match=text):
+        weights.prepare("w_uq_qr", np.zeros((16, 16), np.int8), "Ascend")
+
+
+def test_a_cell_for_ascend_holds_nz_and_saves_row_major(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer = {**cases.mla_weights(2), **cases.indexer_weights()}
+    target = {"device_target": "Ascend"}
+    get_context = ms.get_context
+    cell = cells.MLAIndexerProlog(2)
+    with monkeypatch.context() as patch:
+        patch.setattr(ms, "get_context", lambda key: target.get(key) or get_context(key))
+        cell.set_weights(layer)
+    for parameter in cell.get_parameters():
+        name = parameter.name.partition(".")[2]
+        held = weights.to_array(parameter)
+        tolerance.assert_same_bits(name, held, weights.prepare(name, layer[name], "Ascend"))
+    assert (weights.to_array(cell.mla.w_dq) != layer["w_dq"]).any()
+    cell.save(tmp_path / "layer.safetensors")  # by what the cell holds, not by the target of now
+    loaded = cells.MLAIndexerProlog(2)
+    loaded.load(tmp_path / "layer.safetensors")
+    for name, array in layer.items():
+        tolerance.assert_same_bits(name, cell.get_weights()[name], array)
+        tolerance.assert_same_bits(name, loaded.get_weights()[name], array)
 
 
 def test_hadamard_is_the_golden_one() -> None:
