@@ -93,13 +93,10 @@ inline S ReadTiling(const uint8_t* tiling, Loc loc) {
 #define ASCEND_IS_AIV (::ascendc_emulator::t_core->type == ::ascendc_emulator::CoreType::kAiv)
 #define KERNEL_TASK_TYPE_DEFAULT(type) ::ascendc_emulator::CheckKernelType(type, ::ascendc_emulator::Loc::Here())
 #define TILING_KEY_IS(key) (::ascendc_emulator::M().options.tiling_key == (key))
-#define REGISTER_TILING_DEFAULT(type) \
-  namespace ascendc_emulator {        \
-  using DefaultTiling = type;         \
-  }                                   \
-  static_assert(true, "")
+// In the entry, in front of GET_TILING_DATA, as CANN's tools expect them.
+#define REGISTER_TILING_DEFAULT(type) using AscendcEmulatorDefaultTiling = type
 #define GET_TILING_DATA_WITH_STRUCT(type, name, tiling) \
   const type name = ::ascendc_emulator::ReadTiling<type>(tiling, ::ascendc_emulator::Loc::Here())
-#define GET_TILING_DATA(name, tiling) GET_TILING_DATA_WITH_STRUCT(::ascendc_emulator::DefaultTiling, name, tiling)
+#define GET_TILING_DATA(name, tiling) GET_TILING_DATA_WITH_STRUCT(AscendcEmulatorDefaultTiling, name, tiling)
 
 #endif  // ASCENDC_EMULATOR_SYNC_H_

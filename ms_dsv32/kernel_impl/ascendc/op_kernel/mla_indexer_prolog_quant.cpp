@@ -10,11 +10,15 @@ extern "C" __global__ __aicore__ void mla_indexer_prolog_quant(
     GM_ADDR mla_kv_cache, GM_ADDR mla_kr_cache, GM_ADDR mla_k_scale_cache, GM_ADDR ip_w_qb_in, GM_ADDR ip_w_qb_scale_in,
     GM_ADDR ip_wk_in, GM_ADDR ip_w_proj_in, GM_ADDR ip_ln_gamma_k_in, GM_ADDR ip_ln_beta_k_in, GM_ADDR ip_hadamard_q_in,
     GM_ADDR ip_hadamard_k_in, GM_ADDR ip_k_cache, GM_ADDR ip_k_cache_scale, GM_ADDR mla_query_nope_out,
-    GM_ADDR mla_query_rope_out, GM_ADDR ip_q_int8_out, GM_ADDR ip_q_scale_out, GM_ADDR ip_weights_out,
-    GM_ADDR workspace, GM_ADDR tiling) {
+    GM_ADDR mla_query_rope_out, GM_ADDR mla_kv_cache_out, GM_ADDR mla_kr_cache_out, GM_ADDR mla_k_scale_cache_out,
+    GM_ADDR ip_q_int8_out, GM_ADDR ip_q_scale_out, GM_ADDR ip_k_int8_out, GM_ADDR ip_k_scale_out,
+    GM_ADDR ip_weights_out, GM_ADDR workspace, GM_ADDR tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   using namespace ms_dsv32::ascendc;
-  GET_TILING_DATA_WITH_STRUCT(PrologTiling, tiling_data, tiling);
+  REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::PrologTiling);
+  GET_TILING_DATA(tiling_data, tiling);
+  // A cache comes twice, as an input and as the output of the same name: CANN gives both the same address.
+  (void)mla_kv_cache, (void)mla_kr_cache, (void)mla_k_scale_cache, (void)ip_k_cache, (void)ip_k_cache_scale;
   PrologArguments arguments{};
   arguments.x = token_x;
   arguments.w_dq = mla_w_dq;
@@ -27,9 +31,9 @@ extern "C" __global__ __aicore__ void mla_indexer_prolog_quant(
   arguments.cos = cos;
   arguments.sin = sin;
   arguments.cache_index = cache_index;
-  arguments.kv_cache = mla_kv_cache;
-  arguments.kr_cache = mla_kr_cache;
-  arguments.k_scale_cache = mla_k_scale_cache;
+  arguments.kv_cache = mla_kv_cache_out;
+  arguments.kr_cache = mla_kr_cache_out;
+  arguments.k_scale_cache = mla_k_scale_cache_out;
   arguments.w_qb = ip_w_qb_in;
   arguments.w_qb_scale = ip_w_qb_scale_in;
   arguments.wk = ip_wk_in;
@@ -38,8 +42,8 @@ extern "C" __global__ __aicore__ void mla_indexer_prolog_quant(
   arguments.ln_beta_k = ip_ln_beta_k_in;
   arguments.hadamard_q = ip_hadamard_q_in;
   arguments.hadamard_k = ip_hadamard_k_in;
-  arguments.k_cache = ip_k_cache;
-  arguments.k_cache_scale = ip_k_cache_scale;
+  arguments.k_cache = ip_k_int8_out;
+  arguments.k_cache_scale = ip_k_scale_out;
   arguments.query_nope = mla_query_nope_out;
   arguments.query_rope = mla_query_rope_out;
   arguments.q_int8 = ip_q_int8_out;

@@ -97,7 +97,7 @@ class AttentionVector {
       : plan_(plan), tiling_(plan.tiling_), sub_(sub) {
     const uint64_t rows = static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size;
     keys_.Init(Global<int8_t>(key_nope_2d, rows * kKvLoraRank), Global<bfloat16_t>(key_rope_2d, rows * kRopeDim),
-               Global<float>(k_nope_scales, rows * kScaleGroups));
+               Global<float>(k_nope_scales, rows * kKScaleGroups));
     topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.topk);
     block_table_ =
         Global<int32_t>(block_table, static_cast<uint64_t>(tiling_.t / tiling_.s1) * tiling_.max_blocknum_perbatch);
@@ -333,8 +333,8 @@ class AttentionCube {
 
  private:
   // L1: 147456 + 2 * 147456 = 442368 of 524032 bytes. L0A, L0B: 2 * 32768. L0C: 2 * 65536.
-  static constexpr uint32_t kQueryBytes = 128 * kAttentionDim * 2;
-  static constexpr uint32_t kStreamBytes = kKeyTile * kAttentionDim * 2;
+  static constexpr uint32_t kQueryBytes = 128 * kLatentDim * 2;
+  static constexpr uint32_t kStreamBytes = kKeyTile * kLatentDim * 2;
   static constexpr uint32_t kL0Bytes = 32768;
   static constexpr uint32_t kL0CBytes = 65536;
   static constexpr int32_t kQueryFlag = 2;
@@ -366,7 +366,7 @@ class AttentionCube {
       stream_slots_.Take();
       WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(l0c_slot_));
       const LocalTensor<float> c = l0c_.GetWithOffset<float>(kL0CBytes / 4, l0c_slot_ * kL0CBytes);
-      for (uint32_t k = 0; k < kAttentionDim; k += kScoreStep) {
+      for (uint32_t k = 0; k < kLatentDim; k += kScoreStep) {
         const uint32_t l0 = l0_slots_.Acquire();
         LoadA(L0a(l0), query, m16, k, kScoreStep);
         LoadBTransposed(L0b(l0), keys, n, k, kScoreStep, 0, n);
@@ -458,7 +458,8 @@ extern "C" __global__ __aicore__ void sparse_flash_attention_quant(GM_ADDR query
   using namespace AscendC;
   using namespace ms_dsv32::ascendc;
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  GET_TILING_DATA_WITH_STRUCT(SparseFlashAttentionTiling, data, tiling);
+  REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::SparseFlashAttentionTiling);
+  GET_TILING_DATA(data, tiling);
   if (data.t == 0) return;
   TPipe pipe;
   GM_ADDR user = GetUserWorkspace(workspace);
