@@ -128,6 +128,16 @@ class OpInfo:
         return tuple(flat)
 
     @property
+    def ascend_attrs(self) -> tuple[Attr, ...]:
+        """The attributes of the operator in CANN, dots in their names as underscores.
+
+        Not there are layouts and formats (there is one on Ascend, which is checked before a call) and ``return_lse`` (lse
+        is always an output).
+        """
+        kept = (a for a in self.kernel_attrs if a.type != "str" and a.name != "return_lse")
+        return tuple(dataclasses.replace(a, name=a.name.replace(".", "_")) for a in kept)
+
+    @property
     def packable(self) -> tuple[str, ...]:
         """Names of the weights that may be stored packed."""
         return tuple(i.name for i in self.inputs if i.packable)

@@ -1,10 +1,13 @@
-"""The bridge to MindSpore: the only file that knows ``mindspore.ops.Custom``, targets and the in-place rule.
+"""The bridge to MindSpore: the only file that knows ``mindspore.ops.Custom`` and the in-place rule.
+
+What differs between targets is in ``_cpu.py`` and ``_ascend.py``, which have the same functions.
 
 MindSpore has several ways to lose a write into an input tensor, none of which it reports. What is done about each:
 
-- PyNative copies a view before a kernel sees it: caches travel as fresh base tensors on the same memory.
-- PyNative reports a kernel's error at some later statement: a call waits for its kernel and raises in the caller's
-  line.
+- PyNative copies a view before a kernel sees it: on CPU caches travel as fresh base tensors on the same memory, on
+  Ascend such a view is refused.
+- PyNative reports a kernel's error at some later statement: on CPU a call waits for its kernel and raises in the
+  caller's line.
 - A compiled graph prunes and merges calls and turns tensor attributes into constants: ``side_effect_mem``, and
   ``RW_WRITE`` on the caches, prevent it. Views that are passed into a graph are refused by MindSpore because of
   ``RW_WRITE``.
@@ -21,8 +24,6 @@ MindSpore has several ways to lose a write into an input tensor, none of which i
 
 from __future__ import annotations
 
-import ctypes
-import re
 import sys
 import threading
 from collections.abc import Callable, Sequence
@@ -30,8 +31,6 @@ from types import FrameType
 from typing import Any
 
 import mindspore as ms
-import ml_dtypes
-import numpy as np
 from mindspore import Tensor, ops
 from mindspore.common import dtype as mstype
 from mindspore.graph import api as graph_api
@@ -40,15 +39,9 @@ from mindspore.ops import signature
 from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_dsv32 import kernel_impl, op_info
+from ms_dsv32.ops import _ascend, _cpu
 
-_NUMPY = {
-    ms.bfloat16: ml_dtypes.bfloat16,
-    ms.float16: np.float16,
-    ms.float32: np.float32,
-    ms.int8: np.int8,
-    ms.int32: np.int32,
-    ms.int64: np.int64,
-}
+_TARGETS = {"CPU": _cpu, "Ascend": _ascend}
 _UNKNOWN_RANK = -2
 _BYTECODE_CAPTURE = graph_api.PIJitCaptureContext.__call__.__code__.co_filename
 _LAUNCH = threading.Lock()  # MindSpore's PyNative executor does not take calls from several threads at a time
@@ -57,10 +50,10 @@ _LAUNCH = threading.Lock()  # MindSpore's PyNative executor does not take calls 
 class Operator(PrimitiveWithInfer):  # type: ignore[misc]
     """Chooses the kernel of a call.
 
-    ``operator(*attributes, *tensors)`` returns a callable that takes the tensors and returns the kernel's outputs. In
-    Python that is an object which calls the kernel and waits; where a graph is being compiled it is a constant, the
-    ``Custom`` primitive. So a public function has one path for both, and attributes and dtypes are checked when a graph
-    is compiled.
+    ``operator(*attributes, *tensors)`` returns a callable and the constants that it takes behind the tensors; with both
+    it returns the kernel's outputs. In Python the callable is an object which calls the kernel; where a graph is being
+    compiled it is a constant, the ``Custom`` primitive. So a public function has one path for both, and attributes and
+    dtypes are checked when a graph is compiled.
 
     Args:
         name: name of the operator in op_info.
@@ -72,15 +65,14 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         self.set_const_prim(True)  # the arguments of a compiled call are needed for their types only
         self._info = op_info.load(name)
         self._bprop = bprop
-        self._caches = {a.name for a in self._info.inputs if any("block_num" in axis for axis in a.shapes[0])}
         self._customs: dict[tuple[Any, ...], ops.Custom] = {}
         self._kernels: dict[tuple[Any, ...], _Kernel] = {}
 
-    def __call__(self, *args: Any) -> _Kernel:
+    def __call__(self, *args: Any) -> tuple[_Kernel, tuple[()]]:
         count = len(self._info.attrs)
         attrs, tensors = args[:count], args[count:]
         try:
-            # Types count: 1 == True, but an int is no bool.
+            # Types count: 1 == True, but an int is no bool. The device target does not: a process has one.
             key = (attrs, tuple(map(type, attrs)))
             kernel = self._kernels.get(key)
         except TypeError:  # an attribute that is not hashable; `_bind` names it
@@ -89,12 +81,16 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             for arg, tensor in zip(self._info.inputs, tensors, strict=True):
                 _require_tensor(self._info.name, arg.name, tensor)
             bound = self._bind(attrs, [t.shape for t in tensors], [_dtype_name(t.dtype) for t in tensors])
-            kernel = self._kernels[key] = _Kernel(self._info, self._custom(bound), bound, self._caches)
-        return kernel
+            launch = _target(self._info).Launch(self._info, self._custom(bound), bound)
+            kernel = self._kernels[key] = _Kernel(self._info, launch)
+        return kernel, ()
 
     def __infer__(self, *args: dict[str, Any]) -> dict[str, Any]:
         name, count = self._info.name, len(self._info.attrs)
         _refuse_capture(self._info)
+        compilation = _compilation()
+        target = _target(self._info)
+        target.require_graph(self._info, compilation.get("jit_config_dict") or {})
         for attr, value in zip(self._info.attrs, args[:count], strict=True):
             if value["value"] is None and value["dtype"] is not None:
                 raise TypeError(f"{name}: {attr.name} must be a constant where a graph is compiled")
@@ -108,90 +104,83 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             dtypes.append(_dtype_name(tensor["dtype"].element_type()))
             if arg.in_place and not isinstance(tensor["dtype"], mstype.RefType):
                 plain_caches.append(arg.name)
-                if tensor["value"] is None and not _is_argument(dtypes[-1], tensor["shape"]):
+                if tensor["value"] is None and not _is_argument(compilation, dtypes[-1], tensor["shape"]):
                     text = "is computed inside the graph, so the write would be lost: pass the cache itself"
                     raise ValueError(f"{name}: {arg.name} of shape {tuple(tensor['shape'])} {text}")
         bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
-        return {"shape": None, "dtype": None, "value": self._custom(bound, ", ".join(plain_caches))}
+        custom = self._custom(bound, ", ".join(plain_caches))
+        return {"shape": None, "dtype": None, "value": (custom, target.constants(self._info, bound))}
 
     def _bind(self, attrs: Sequence[Any], shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> dict[str, Any]:
         """Checks a call and returns the kernel's attributes."""
-        target = ms.get_context("device_target")
-        if target != "CPU":
-            raise RuntimeError(f"{self._info.name}: no kernel for device target {target}; set_device('CPU')")
         given = {attr.name: value for attr, value in zip(self._info.attrs, attrs, strict=True)}
         bound = op_info.bind_attrs(self._info, given)
         kernel_impl.validate(self._info.name, shapes, dtypes, bound)
+        _target(self._info).require(self._info, bound)
         return bound
 
     def _custom(self, attrs: dict[str, Any], plain_caches: str = "") -> ops.Custom:
         """The primitive for these attributes; a compiled graph would not see a later change of them."""
-        key = (*attrs.items(), plain_caches)
+        info, target = self._info, _target(self._info)
+        key = (target.__name__, *attrs.items(), plain_caches)
         custom = self._customs.get(key)
         if custom is None:
-            info = self._info
             kernel_impl.load()  # a bad MS_DSV32_CPU_ISA is told here; and the library stays when a primitive goes
             path = str(kernel_impl.library_path())
             if ":" in path:
                 raise RuntimeError(f"ms_dsv32: MindSpore cannot load a library whose path has a colon: {path}")
             dtypes = tuple(getattr(ms, o.ms_dtype) for o in info.kernel_outputs)
             several = len(dtypes) > 1
-            out_dtype = dtypes if several else dtypes[0]
-            # The shapes come from the library's <entry>InferShape.
-            custom = ops.Custom(f"{path}:{info.entry}", None, out_dtype, "aot", bprop=self._bprop)
-            prim_attrs = {"reg_op_name": info.entry, "multi_output": several, "side_effect_mem": True, **attrs}
+            constants = target.constants(info, attrs)
+            # MindSpore wants a bprop with a parameter for each argument; without one it refuses a gradient itself.
+            bprop = None if constants else self._bprop
+            with target.building(info):
+                # On every target the shapes come from the library's <entry>InferShape.
+                custom = ops.Custom(
+                    f"{path}:{info.entry}",
+                    None,
+                    dtypes if several else dtypes[0],
+                    "aot",
+                    bprop=bprop,
+                    reg_info=target.reg_info(info),
+                )
+            prim_attrs = {"multi_output": several, "side_effect_mem": True, **attrs}
+            if not constants:  # else the registration tells it
+                prim_attrs["reg_op_name"] = info.entry
             if plain_caches:
                 prim_attrs["plain_caches"] = plain_caches
             for name, value in prim_attrs.items():
                 custom.add_prim_attr(name, value)
             write, read = signature.sig_rw.RW_WRITE, signature.sig_rw.RW_READ
-            custom.set_signatures(tuple(signature.make_sig(a.name, write if a.in_place else read) for a in info.inputs))
+            signatures = [signature.make_sig(a.name, write if a.in_place else read) for a in info.inputs]
+            signatures += [signature.make_sig(f"constant{i}") for i in range(len(constants))]
+            custom.set_signatures(tuple(signatures))
             self._customs[key] = custom
         return custom
 
 
 class _Kernel:
-    """Calls a kernel from Python: caches by address, errors in the caller's line."""
+    """Calls a kernel from Python."""
 
-    def __init__(self, info: op_info.OpInfo, custom: ops.Custom, attrs: dict[str, Any], caches: set[str]) -> None:
+    def __init__(self, info: op_info.OpInfo, launch: Callable[[tuple[Tensor, ...]], Any]) -> None:
         self._info = info
-        self._custom = custom
-        self._attrs = attrs
-        self._caches = [(i, a.name, a.in_place) for i, a in enumerate(info.inputs) if a.name in caches]
+        self._launch = launch
 
     def __call__(self, *tensors: Tensor) -> Any:
         _refuse_capture(self._info)
         for arg, tensor in zip(self._info.inputs, tensors, strict=True):
             _require_tensor(self._info.name, arg.name, tensor)
-        args = list(tensors)
-        for i, name, in_place in self._caches:
-            if tensors[i].is_contiguous():
-                args[i] = _base_alias(tensors[i])
-            elif in_place:
-                raise ValueError(f"{self._info.name}: {name} must be contiguous, as it is updated in place")
-        try:
-            with _LAUNCH:
-                outputs = self._custom(*args)
-                # Wait: an error must not surface elsewhere, and the aliases do not keep the caches' memory alive.
-                graph_api._pynative_executor.sync()
-        except RuntimeError as error:
-            text = re.search(rf"Error message is ({self._info.name}: .*?)(?:\n\n|$)", str(error), re.DOTALL)
-            if text is None:
-                raise
-            # What shapes, dtypes and attributes tell is raised with its type by `validate`; the rest is about values.
-            shapes, dtypes = [t.shape for t in tensors], [_dtype_name(t.dtype) for t in tensors]
-            kernel_impl.validate(self._info.name, shapes, dtypes, self._attrs)
-            raise ValueError(text[1]) from None
-        return outputs
+        with _LAUNCH:
+            return self._launch(tensors)
 
 
-def _base_alias(tensor: Tensor) -> Tensor:
-    """A base tensor on the memory of a contiguous tensor, which may be a view; it does not keep that memory alive."""
-    dtype = _NUMPY.get(tensor.dtype)
-    if dtype is None or tensor.size == 0:
-        return tensor
-    buffer = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())  # waits until the tensor is computed
-    return Tensor.from_numpy(np.frombuffer(buffer, dtype).reshape(tensor.shape))
+def _target(info: op_info.OpInfo) -> Any:
+    """The module of the device target."""
+    name = ms.get_context("device_target")
+    if name not in _TARGETS:
+        names = " or ".join(f"set_device({n!r})" for n in _TARGETS)
+        raise RuntimeError(f"{info.name}: no kernel for device target {name}; {names}")
+    return _TARGETS[name]
 
 
 def _refuse_capture(info: op_info.OpInfo) -> None:
@@ -211,16 +200,21 @@ def _refuse_capture(info: op_info.OpInfo) -> None:
         raise RuntimeError(f"{info.name}: {text}")
 
 
-def _is_argument(dtype: str, shape: Sequence[int]) -> bool:
-    """Whether the graph that is being compiled has an argument of this dtype and shape; True if that cannot be told."""
+def _compilation() -> dict[str, Any]:
+    """The variables of MindSpore's function that compiles the graph; none in a branch, which has its own thread."""
     frame: FrameType | None = sys._getframe(1)
-    while frame is not None and not (
-        frame.f_code.co_name == "compile" and frame.f_code.co_filename == graph_api.__file__
-    ):
+    while frame is not None:
+        if frame.f_code.co_name == "compile" and frame.f_code.co_filename == graph_api.__file__:
+            return frame.f_locals
         frame = frame.f_back
-    if frame is None:  # a branch: compiled on a thread of its own
+    return {}
+
+
+def _is_argument(compilation: dict[str, Any], dtype: str, shape: Sequence[int]) -> bool:
+    """Whether the graph that is being compiled has an argument of this dtype and shape; True if that cannot be told."""
+    if not compilation:
         return True
-    pending = [frame.f_locals.get(name) for name in ("args", "kwargs", "compile_args")]
+    pending = [compilation.get(name) for name in ("args", "kwargs", "compile_args")]
     while pending:
         value = pending.pop()
         if isinstance(value, dict):

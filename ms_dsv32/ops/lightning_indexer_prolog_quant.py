@@ -102,6 +102,6 @@ def lightning_indexer_prolog_quant(
         k_cache_scale,
         k_cache_index,
     )
-    kernel = _operator(layernorm_epsilon_k, layout_query, layout_key, configs, weight_format, *tensors)
-    q_int8, q_scale, weights = kernel(*tensors)
+    kernel, constants = _operator(layernorm_epsilon_k, layout_query, layout_key, configs, weight_format, *tensors)
+    q_int8, q_scale, weights = kernel(*tensors, *constants)
     return q_int8, q_scale, ops.depend(k_cache, q_int8), ops.depend(k_cache_scale, q_int8), weights

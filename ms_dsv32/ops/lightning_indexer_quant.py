@@ -51,5 +51,5 @@ def lightning_indexer_quant(
             visible position. In a compiled graph a wrong value raises RuntimeError with the same text.
     """
     tensors = (q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
-    kernel = _operator(selected_count, *tensors)
-    return kernel(*tensors)
+    kernel, constants = _operator(selected_count, *tensors)
+    return kernel(*tensors, *constants)

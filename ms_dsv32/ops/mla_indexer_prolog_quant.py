@@ -128,8 +128,8 @@ def mla_indexer_prolog_quant(
         ip_k_cache_scale,
     )
     tiles = (mla_tile_config, ip_attrs, ip_configs, rope_cfg)
-    kernel = _operator(mla_epsilon_cq, mla_epsilon_ckv, mla_cache_mode, *tiles, weight_format, *tensors)
-    q_nope, q_rope, q_int8, q_scale, weights = kernel(*tensors)
+    kernel, constants = _operator(mla_epsilon_cq, mla_epsilon_ckv, mla_cache_mode, *tiles, weight_format, *tensors)
+    q_nope, q_rope, q_int8, q_scale, weights = kernel(*tensors, *constants)
     mla_kv_cache = ops.depend(mla_kv_cache, q_nope)
     mla_kr_cache = ops.depend(mla_kr_cache, q_nope)
     mla_k_scale_cache = ops.depend(mla_k_scale_cache, q_nope)

@@ -105,8 +105,8 @@ def mla_prolog_quant(
         kr_cache,
         k_scale_cache,
     )
-    kernel = _operator(epsilon_cq, epsilon_ckv, cache_mode, tile_config, rope_cfg, weight_format, *tensors)
-    q_norm, q_norm_scale, q_nope, q_rope = kernel(*tensors)
+    kernel, constants = _operator(epsilon_cq, epsilon_ckv, cache_mode, tile_config, rope_cfg, weight_format, *tensors)
+    q_norm, q_norm_scale, q_nope, q_rope = kernel(*tensors, *constants)
     kv_cache = ops.depend(kv_cache, q_norm)
     kr_cache = ops.depend(kr_cache, q_norm)
     k_scale_cache = ops.depend(k_scale_cache, q_norm)

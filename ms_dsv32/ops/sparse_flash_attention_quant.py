@@ -84,8 +84,8 @@ def sparse_flash_attention_quant(
         kv_act_seqs,
     )
     attrs = (nq, n_kv, softmax_scale, topk, block_size, max_blocknum_perbatch, tile_config, return_lse)
-    kernel = _operator(*attrs, *tensors)
-    attention_out, lse = kernel(*tensors)
+    kernel, constants = _operator(*attrs, *tensors)
+    attention_out, lse = kernel(*tensors, *constants)
     if return_lse:
         return attention_out, lse
     return attention_out

@@ -278,6 +278,6 @@ def test_the_kernel_for_an_attribute_set_is_made_once() -> None:
     inputs = list(tensors(case).values())
     from ms_dsv32.ops.mla_prolog_quant import _operator
 
-    kernels = [_operator(1e-5, 1e-5, "PA_BSND", config, None, "ND", *inputs) for config in (None, MlaTileConfig())]
-    again = [_operator(1e-5, 1e-5, "PA_BSND", config, None, "ND", *inputs) for config in (None, MlaTileConfig())]
+    kernels = [_operator(1e-5, 1e-5, "PA_BSND", config, None, "ND", *inputs)[0] for config in (None, MlaTileConfig())]
+    again = [_operator(1e-5, 1e-5, "PA_BSND", config, None, "ND", *inputs)[0] for config in (None, MlaTileConfig())]
     assert all(a is b for a, b in zip(kernels, again, strict=True))
