@@ -97,7 +97,7 @@ class IndexerPlan {
   }
 
   __aicore__ inline GlobalTensor<half> Weights() const {
-    return Global<half>(workspace_ + core_ * tiling_.core_bytes, kIdxHeads);
+    return Global<half>(workspace_ + core_ * tiling_.core_bytes, kIdxNHeads);
   }
   __aicore__ inline GlobalTensor<float> Scores(uint32_t slot, uint32_t sub) const {
     return Global<float>(workspace_ + core_ * tiling_.core_bytes + 512 + (slot * 2 + sub) * kSortChunk * 4, kSortChunk);
@@ -130,7 +130,7 @@ class IndexerVector {
   __aicore__ inline IndexerVector(TPipe& pipe, const IndexerPlan& plan, uint32_t sub, GM_ADDR q_scale, GM_ADDR weights,
                                   GM_ADDR k_cache_scale, GM_ADDR topk_indices)
       : plan_(plan), tiling_(plan.tiling_), sub_(sub) {
-    const uint64_t heads = static_cast<uint64_t>(tiling_.t) * kIdxHeads;
+    const uint64_t heads = static_cast<uint64_t>(tiling_.t) * kIdxNHeads;
     q_scale_ = Global<half>(q_scale, heads);
     weights_ = Global<half>(weights, heads);
     k_scale_ = Global<half>(k_cache_scale, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size);
@@ -167,20 +167,20 @@ class IndexerVector {
 
   // (2) one factor for each head, in half.
   __aicore__ inline void MakeWeights(const IndexerTask& task) {
-    const LocalTensor<float> left = scale32_, right = scale32_[kIdxHeads];
+    const LocalTensor<float> left = scale32_, right = scale32_[kIdxNHeads];
     const LocalTensor<half> narrow = scale16_[0];
-    CopyIn(narrow, q_scale_[static_cast<uint64_t>(task.token) * kIdxHeads], kIdxHeads);
-    CopyIn(narrow[kIdxHeads], weights_[static_cast<uint64_t>(task.token) * kIdxHeads], kIdxHeads);
+    CopyIn(narrow, q_scale_[static_cast<uint64_t>(task.token) * kIdxNHeads], kIdxNHeads);
+    CopyIn(narrow[kIdxNHeads], weights_[static_cast<uint64_t>(task.token) * kIdxNHeads], kIdxNHeads);
     WaitPipe<HardEvent::MTE2_V>(kFlag);
-    Cast(left, narrow, RoundMode::CAST_NONE, 2 * kIdxHeads);
+    Cast(left, narrow, RoundMode::CAST_NONE, 2 * kIdxNHeads);
     PipeBarrier<PIPE_V>();
-    Mul(left, left, right, static_cast<int32_t>(kIdxHeads));
+    Mul(left, left, right, static_cast<int32_t>(kIdxNHeads));
     PipeBarrier<PIPE_V>();
-    Muls(left, left, kWeightScale, static_cast<int32_t>(kIdxHeads));
+    Muls(left, left, kWeightScale, static_cast<int32_t>(kIdxNHeads));
     PipeBarrier<PIPE_V>();
-    Cast(narrow, left, RoundMode::CAST_RINT, kIdxHeads);
+    Cast(narrow, left, RoundMode::CAST_RINT, kIdxNHeads);
     WaitPipe<HardEvent::V_MTE3>(kFlag);
-    CopyOut(plan_.Weights(), narrow, kIdxHeads);
+    CopyOut(plan_.Weights(), narrow, kIdxNHeads);
     PipeBarrier<PIPE_V>();
     WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
   }
@@ -311,12 +311,12 @@ class IndexerCube {
  public:
   __aicore__ inline IndexerCube(TPipe& pipe, const IndexerPlan& plan, GM_ADDR q_int8, GM_ADDR k_cache)
       : plan_(plan), tiling_(plan.tiling_) {
-    q_int8_ = Global<int8_t>(q_int8, static_cast<uint64_t>(tiling_.t) * kIdxHeads * kIdxHeadDim);
+    q_int8_ = Global<int8_t>(q_int8, static_cast<uint64_t>(tiling_.t) * kIdxNHeads * kIdxHeadDim);
     k_cache_ = Global<int8_t>(k_cache, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size * kIdxHeadDim);
-    pipe.InitBuffer(query_, kIdxHeads * kIdxHeadDim);
-    pipe.InitBuffer(weights_, kFractal * kIdxHeads * 2);
+    pipe.InitBuffer(query_, kIdxNHeads * kIdxHeadDim);
+    pipe.InitBuffer(weights_, kFractal * kIdxNHeads * 2);
     pipe.InitBuffer(keys_, 2 * kKeyTile * kIdxHeadDim);
-    pipe.InitBuffer(dots_, 2 * kIdxHeads * kKeyTile * 2);
+    pipe.InitBuffer(dots_, 2 * kIdxNHeads * kKeyTile * 2);
     pipe.InitBuffer(l0a_, 2 * kL0Bytes);
     pipe.InitBuffer(l0b_, 2 * kL0Bytes);
     pipe.InitBuffer(l0c_, 2 * (kDotBytes + kScoreBytes));
@@ -345,16 +345,16 @@ class IndexerCube {
  private:
   static constexpr uint32_t kKeyTile = 128;
   static constexpr uint32_t kL0Bytes = 32768;
-  static constexpr uint32_t kDotBytes = kIdxHeads * kKeyTile * 4;
+  static constexpr uint32_t kDotBytes = kIdxNHeads * kKeyTile * 4;
   static constexpr uint32_t kScoreBytes = kFractal * kKeyTile * 4;
   static constexpr int32_t kTaskFlag = 2;  // ids 0 and 1 belong to the slots
 
   __aicore__ inline void Score(const IndexerTask& task) {
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
-    CopyNdToL1(query_.Get<int8_t>(), q_int8_[static_cast<uint64_t>(task.token) * kIdxHeads * kIdxHeadDim], kIdxHeads,
-               kIdxHeadDim, kIdxHeadDim, kIdxHeads);
+    CopyNdToL1(query_.Get<int8_t>(), q_int8_[static_cast<uint64_t>(task.token) * kIdxNHeads * kIdxHeadDim], kIdxNHeads,
+               kIdxHeadDim, kIdxHeadDim, kIdxNHeads);
     AwaitCore(kWeightsReady);
-    CopyNdToL1(weights_.Get<half>(), plan_.Weights(), 1, kIdxHeads, kIdxHeads, kFractal);
+    CopyNdToL1(weights_.Get<half>(), plan_.Weights(), 1, kIdxNHeads, kIdxNHeads, kFractal);
     WaitPipe<HardEvent::MTE2_MTE1>(kTaskFlag);
     for (uint32_t pair = 0; pair < task.Pairs(); ++pair, ++pairs_) {
       if (pairs_ >= kScoreSlots) AwaitCore(kScoresFree);
@@ -393,22 +393,22 @@ class IndexerCube {
     key_slots_.Take();
     const uint32_t l0 = l0_slots_.Acquire();
     const LocalTensor<int8_t> left = L0<int8_t>(l0a_, l0), right = L0<int8_t>(l0b_, l0);
-    LoadA(left, query_.Get<int8_t>(), kIdxHeads, 0, kIdxHeadDim);
+    LoadA(left, query_.Get<int8_t>(), kIdxNHeads, 0, kIdxHeadDim);
     LoadBTransposed(right, keys, kKeyTile, 0, kIdxHeadDim, 0, kKeyTile);
     l0_slots_.Publish();
     key_slots_.Release();
     l0_slots_.Take();
     const LocalTensor<int32_t> c = l0c_.GetWithOffset<int32_t>(kDotBytes / 4, dot_l0c_.Acquire() * kDotBytes);
-    Multiply(c, left, right, kIdxHeads, kKeyTile, kIdxHeadDim, true);
+    Multiply(c, left, right, kIdxNHeads, kKeyTile, kIdxHeadDim, true);
     l0_slots_.Release();
     dot_l0c_.Publish();
     dot_l0c_.Take();
     const LocalTensor<half> dots = Dots(dot_slots_.Acquire());
     FixpipeParamsV220 params;
     params.nSize = kKeyTile;
-    params.mSize = kIdxHeads;
-    params.srcStride = kIdxHeads;
-    params.dstStride = kIdxHeads;  // a column of 16 half is a block of 32 bytes a row
+    params.mSize = kIdxNHeads;
+    params.srcStride = kIdxNHeads;
+    params.dstStride = kIdxNHeads;  // a column of 16 half is a block of 32 bytes a row
     params.quantPre = QuantMode_t::DEQF16;
     params.deqScalar = kDotScaleBits;
     params.reluEn = true;
@@ -422,14 +422,14 @@ class IndexerCube {
     const LocalTensor<half> dots = Dots(dot_slots_.Take());
     const uint32_t l0 = l0_slots_.Acquire();
     const LocalTensor<half> left = L0<half>(l0a_, l0), right = L0<half>(l0b_, l0);
-    LoadA(left, weights_.Get<half>(), kFractal, 0, kIdxHeads);
-    LoadB(right, dots, kIdxHeads, 0, kIdxHeads, 0, kKeyTile);
+    LoadA(left, weights_.Get<half>(), kFractal, 0, kIdxNHeads);
+    LoadB(right, dots, kIdxNHeads, 0, kIdxNHeads, 0, kKeyTile);
     l0_slots_.Publish();
     dot_slots_.Release();
     l0_slots_.Take();
     const LocalTensor<float> c =
         l0c_.GetWithOffset<float>(kScoreBytes / 4, 2 * kDotBytes + score_l0c_.Acquire() * kScoreBytes);
-    Multiply(c, left, right, kFractal, kKeyTile, kIdxHeads, true);
+    Multiply(c, left, right, kFractal, kKeyTile, kIdxNHeads, true);
     l0_slots_.Release();
     score_l0c_.Publish();
     score_l0c_.Take();
@@ -438,7 +438,7 @@ class IndexerCube {
   }
 
   __aicore__ inline LocalTensor<half> Dots(uint32_t slot) {
-    return dots_.GetWithOffset<half>(kIdxHeads * kKeyTile, slot * kIdxHeads * kKeyTile * 2);
+    return dots_.GetWithOffset<half>(kIdxNHeads * kKeyTile, slot * kIdxNHeads * kKeyTile * 2);
   }
   template <typename T, typename Buffer>
   __aicore__ inline LocalTensor<T> L0(Buffer& buffer, uint32_t slot) const {
@@ -470,7 +470,8 @@ extern "C" __global__ __aicore__ void lightning_indexer_quant(GM_ADDR q_int8, GM
   using namespace AscendC;
   using namespace ms_dsv32::ascendc;
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
-  GET_TILING_DATA_WITH_STRUCT(LightningIndexerTiling, data, tiling);
+  REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::LightningIndexerTiling);
+  GET_TILING_DATA(data, tiling);
   if (data.t == 0) return;
   TPipe pipe;
   GM_ADDR user = GetUserWorkspace(workspace);

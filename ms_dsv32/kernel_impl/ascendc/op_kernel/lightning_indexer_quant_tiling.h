@@ -2,12 +2,11 @@
 #ifndef MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_TILING_H_
 #define MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_TILING_H_
 
+#include "dims.h"
 #include "platform.h"
 
 namespace ms_dsv32::ascendc {
 
-constexpr uint32_t kIdxHeads = 64;
-constexpr uint32_t kIdxHeadDim = 128;
 // Keys of one sorted run: Sort32 and three levels of 4-way MrgSort, 32 * 4^3.
 constexpr uint32_t kSortChunk = 2048;
 // MrgSort takes lists of up to 4095 records; two running lists of selected_count + 2048 records of 8 bytes share UB

@@ -2,21 +2,10 @@
 #ifndef MS_DSV32_ASCENDC_PROLOG_TILING_H_
 #define MS_DSV32_ASCENDC_PROLOG_TILING_H_
 
+#include "dims.h"
 #include "platform.h"
 
 namespace ms_dsv32::ascendc {
-
-constexpr uint32_t kH = 7168;
-constexpr uint32_t kQLoraRank = 1536;
-constexpr uint32_t kKvLoraRank = 512;
-constexpr uint32_t kRopeDim = 64;
-constexpr uint32_t kNopeDim = 128;                       // qk_nope_head_dim
-constexpr uint32_t kQHeadDim = kNopeDim + kRopeDim;      // 192
-constexpr uint32_t kLatentDim = kKvLoraRank + kRopeDim;  // columns of w_dkv_kr
-constexpr uint32_t kScaleGroup = 128;                    // values of a latent key that share a scale
-constexpr uint32_t kKScaleGroups = kKvLoraRank / kScaleGroup;
-constexpr uint32_t kIdxNHeads = 64;
-constexpr uint32_t kIdxHeadDim = 128;
 
 // Tokens of one step. 128 x 1536 bytes of quantised latents and two 128 x 128 tiles of bfloat16 are the 256 KiB of L1
 // that a kernel keeps left operands in; an accumulator of 128 x 128 is one half of L0C.

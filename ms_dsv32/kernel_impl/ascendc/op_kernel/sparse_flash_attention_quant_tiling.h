@@ -2,14 +2,10 @@
 #ifndef MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_TILING_H_
 #define MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_TILING_H_
 
+#include "dims.h"
 #include "platform.h"
 
 namespace ms_dsv32::ascendc {
-
-constexpr uint32_t kKvLoraRank = 512;
-constexpr uint32_t kRopeDim = 64;
-constexpr uint32_t kAttentionDim = kKvLoraRank + kRopeDim;
-constexpr uint32_t kScaleGroups = 4;  // scales of a key, one for each 128 values
 
 // Keys of one tile of scores: 128 x 576 bfloat16 are 144 KiB of L1, two of them beside the query's 144 KiB.
 constexpr uint32_t kKeyTile = 128;

@@ -1,0 +1,23 @@
+// Dimensions of the model that tiling functions and kernels share. No AscendC header: host code includes it too.
+#ifndef MS_DSV32_ASCENDC_DIMS_H_
+#define MS_DSV32_ASCENDC_DIMS_H_
+
+#include <cstdint>
+
+namespace ms_dsv32::ascendc {
+
+constexpr uint32_t kH = 7168;
+constexpr uint32_t kQLoraRank = 1536;
+constexpr uint32_t kKvLoraRank = 512;
+constexpr uint32_t kRopeDim = 64;
+constexpr uint32_t kNopeDim = 128;                       // qk_nope_head_dim
+constexpr uint32_t kQHeadDim = kNopeDim + kRopeDim;      // 192
+constexpr uint32_t kLatentDim = kKvLoraRank + kRopeDim;  // 576: columns of w_dkv_kr, values of a key
+constexpr uint32_t kScaleGroup = 128;                    // values of a latent key that share a scale
+constexpr uint32_t kKScaleGroups = kKvLoraRank / kScaleGroup;
+constexpr uint32_t kIdxNHeads = 64;
+constexpr uint32_t kIdxHeadDim = 128;
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_DIMS_H_
