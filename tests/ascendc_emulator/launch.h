@@ -4,27 +4,9 @@
 
 #include <utility>
 
+#include "interface.h"
 #include "kernel_operator.h"
 #include "trace.h"
-
-extern "C" {
-// One argument of the kernel, in its order.
-struct AscendcEmulatorBuffer {
-  const char* name;
-  void* data;  // copied in and, for outputs, out
-  uint64_t size;
-  int role;           // ascendc_emulator::Role
-  uint64_t misalign;  // bytes behind a multiple of 512
-};
-struct AscendcEmulatorOptions {
-  int blocks, kernel_type, workers, hazards, cycles;
-  uint64_t seed;
-  double timeout;
-  int64_t tiling_key;
-  const char* soc;
-  const char* trace;  // file to write, or null
-};
-}
 
 namespace ascendc_emulator {
 
@@ -84,11 +66,12 @@ inline char* Launch(void (*kernel)(A...), AscendcEmulatorBuffer* buffers, int co
 
 }  // namespace ascendc_emulator
 
-#define ASCENDC_EMULATOR_ENTRY(kernel)                                                      \
-  extern "C" __attribute__((visibility("default"))) char* ascendc_emulator_launch_##kernel( \
-      AscendcEmulatorBuffer* buffers, int count, const AscendcEmulatorOptions* options) {   \
-    return ::ascendc_emulator::Launch(&kernel, buffers, count, *options);                   \
-  }                                                                                         \
-  extern "C" __attribute__((visibility("default"))) void ascendc_emulator_free_##kernel(char* text) { std::free(text); }
+#define ASCENDC_EMULATOR_ENTRY(kernel)                                              \
+  ASCENDC_EMULATOR_DECLARE(kernel);                                                 \
+  char* ascendc_emulator_launch_##kernel(AscendcEmulatorBuffer* buffers, int count, \
+                                         const AscendcEmulatorOptions* options) {   \
+    return ::ascendc_emulator::Launch(&kernel, buffers, count, *options);           \
+  }                                                                                 \
+  void ascendc_emulator_free_##kernel(char* text) { std::free(text); }
 
 #endif  // ASCENDC_EMULATOR_LAUNCH_H_

@@ -1,0 +1,75 @@
+"""Builds the AscendC kernels, compiled for the emulator, into a library that replaces the CPU one.
+
+``MS_DSV32_LIBRARY`` names it, or ``python tests/ascendc/kernel_library.py`` prints its path. Its entries and checks are
+those of the CPU library; it takes weights as the CPU does, row-major or PACKED, and lays them out for the kernels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+if __name__ == "__main__":
+    ROOT_TESTS = Path(__file__).resolve().parent.parent
+    sys.path += [str(ROOT_TESTS / "ascendc_emulator")]
+
+from emulator import HERE as EMULATOR
+from emulator import build, cache_directory, compiler
+
+from ms_dsv32 import op_info
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+CPU = ROOT / "ms_dsv32" / "kernel_impl" / "cpu"
+OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
+SHARED = ("custom_ops", "graph_guard", "op_check", "pack", "threading")
+"""Sources of the CPU library that stay as they are."""
+
+
+def _tables() -> str:
+    """C++: of each kernel its GM arguments in order, as indices into a call's inputs and outputs."""
+    text = "#include <vector>\nstruct Argument {\n  int index;\n  bool nz, packable, written;\n};\n"
+    for name in op_info.names():
+        info = op_info.load(name)
+        inputs = [a.name for a in info.inputs]
+        outputs = [*inputs, *(o.name for o in info.kernel_outputs)]
+        rows = [(i, a.format == "NZ", a.packable, False) for i, a in enumerate(info.inputs)]
+        rows += [(outputs.index(o.in_place_of or o.name), False, False, bool(o.in_place_of)) for o in info.outputs]
+        entries = ", ".join(f"{{{i}, {int(nz)}, {int(packable)}, {int(written)}}}" for i, nz, packable, written in rows)
+        text += f"static const std::vector<Argument> k_{name} = {{{entries}}};\n"
+    return text
+
+
+def build_library(sources: Mapping[str, str] | None = None) -> Path:
+    """The library's path. `sources`: other text for the kernels of these operators, to see what becomes of a fault."""
+    kernels = {}
+    for name in op_info.names():
+        source = (sources or {}).get(name, OP_KERNEL / f"{name}.cpp")
+        kernels[name] = build(source, [name], include_dirs=[OP_KERNEL]).path
+    text = _tables() + (HERE / "kernel_library.cc").read_text(encoding="utf-8")
+    flags = [
+        *("-std=c++17", "-O2", "-fPIC", "-pthread", "-shared", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),
+        *("-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
+        *(f"-I{path}" for path in (ROOT, EMULATOR, OP_KERNEL)),
+    ]
+    files = [*(CPU / f"{name}.cc" for name in SHARED), *kernels.values()]
+    digest = hashlib.sha256("\0".join([text, compiler(), *flags, *map(str, files)]).encode())
+    for path in sorted([*CPU.glob("*"), *(ROOT / "ms_dsv32/kernel_impl/generated").glob("*"), *OP_KERNEL.glob("*.h")]):
+        digest.update(path.read_bytes())
+    target = cache_directory() / f"kernel_library-{digest.hexdigest()[:20]}.so"
+    if not target.exists():
+        made = target.with_suffix(".tmp")
+        command = [compiler(), *flags, *map(str, files[: len(SHARED)]), "-x", "c++", "-", "-x", "none"]
+        command += [*map(str, files[len(SHARED) :]), "-o", str(made)]
+        result = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
+        if result.returncode:
+            raise RuntimeError(f"{target.name} does not compile:\n{result.stderr}")
+        made.replace(target)
+    return target
+
+
+if __name__ == "__main__":
+    print(build_library())

@@ -1,0 +1,32 @@
+// What a compiled kernel offers to its host: C, so that callers need neither the emulator's headers nor its ABI.
+#ifndef ASCENDC_EMULATOR_INTERFACE_H_
+#define ASCENDC_EMULATOR_INTERFACE_H_
+
+#include <cstdint>
+
+extern "C" {
+// One argument of the kernel, in its order.
+struct AscendcEmulatorBuffer {
+  const char* name;
+  void* data;  // copied in and, for outputs, out
+  uint64_t size;
+  int role;           // ascendc_emulator::Role
+  uint64_t misalign;  // bytes behind a multiple of 512
+};
+struct AscendcEmulatorOptions {
+  int blocks, kernel_type, workers, hazards, cycles;
+  uint64_t seed;
+  double timeout;
+  int64_t tiling_key;
+  const char* soc;
+  const char* trace;  // file to write, or null
+};
+}
+
+// Runs the kernel and returns the report as JSON, for the other function to free.
+#define ASCENDC_EMULATOR_DECLARE(kernel)                                                    \
+  extern "C" __attribute__((visibility("default"))) char* ascendc_emulator_launch_##kernel( \
+      AscendcEmulatorBuffer* buffers, int count, const AscendcEmulatorOptions* options);    \
+  extern "C" __attribute__((visibility("default"))) void ascendc_emulator_free_##kernel(char* text)
+
+#endif  // ASCENDC_EMULATOR_INTERFACE_H_
