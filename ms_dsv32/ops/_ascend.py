@@ -21,9 +21,9 @@ from mindspore.ops.operations._custom_ops_utils import CustomInfoGenerator
 from ms_dsv32 import cann, op_info, opp
 
 _SEARCH_PATH = "ASCEND_CUSTOM_OPP_PATH"
-_C_TYPES = {"float": "double", "int": "int64_t", "bool": "bool"}
+_C_TYPES = {"float": "double", "int": "int64_t"}
 """An attribute in ``aclnn_<op>.h``. CANN's generator makes a Float attribute a double."""
-_REG_TYPES = {"float": "double", "int": "int", "bool": "bool"}
+_REG_TYPES = {"float": "double", "int": "int"}
 """The same, in the words of ``CustomRegOp``."""
 
 
