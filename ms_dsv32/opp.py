@@ -21,9 +21,12 @@ _SHT_DYNSYM = 11
 
 
 def packages() -> list[Path]:
-    """The package folders in the order in which they are searched: ``ASCEND_CUSTOM_OPP_PATH``, then `cann.VENDOR`."""
+    """The package folders in the order in which they are searched.
+
+    Those of ``ASCEND_CUSTOM_OPP_PATH``; where it does not list `cann.VENDOR`, that one first, as ``ms_dsv32.ops`` does.
+    """
     listed = [Path(entry) for entry in os.environ.get("ASCEND_CUSTOM_OPP_PATH", "").split(":") if entry]
-    return listed if cann.VENDOR in listed else [*listed, cann.VENDOR]
+    return listed if cann.VENDOR in listed else [cann.VENDOR, *listed]
 
 
 def library(package: Path) -> Path:

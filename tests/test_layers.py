@@ -23,8 +23,12 @@ ALLOWED = {
     "kernel_impl": ({"op_info"}, {"numpy"}),
     "opp": ({"cann", "op_info"}, set()),
     "weights": ({"config", "kernel_impl", "op_info"}, {"mindspore", "ml_dtypes", "numpy", "safetensors"}),
-    "ops": ({"config", "kernel_impl", "op_info", "opp", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
+    "ops": ({"cann", "config", "kernel_impl", "op_info", "opp", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
     "cells": ({"config", "op_info", "ops", "weights"}, {"mindspore", "numpy"}),
+    "doctor": (
+        {"cann", "cells", "kernel_impl", "op_info", "opp", "weights"},
+        {"mindspore", "numpy", "packaging", "rich"},
+    ),
 }
 
 

@@ -49,9 +49,9 @@ def test_packages_are_searched_in_order(tmp_path: Path, vendor: Path, monkeypatc
     assert opp.packages() == [vendor]
     first, second = tmp_path / "first", tmp_path / "second"
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{first}::{second}")
-    assert opp.packages() == [first, second, vendor]
-    monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{vendor}:{first}")
-    assert opp.packages() == [vendor, first]
+    assert opp.packages() == [vendor, first, second]
+    monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{first}:{vendor}")
+    assert opp.packages() == [first, vendor]
 
 
 def test_find_takes_the_first_library_that_has_both_entries(
@@ -60,10 +60,10 @@ def test_find_takes_the_first_library_that_has_both_entries(
     with pytest.raises(RuntimeError, match=r"mla_prolog_quant: no Ascend kernel: there is no .*libcust_opapi\.so, and"):
         opp.find("mla_prolog_quant")
     assert opp.entries("mla_prolog_quant") == ("aclnnMlaPrologQuant", "aclnnMlaPrologQuantGetWorkspaceSize")
-    other = make_package(tmp_path / "other", ["aclnnMlaPrologQuant"])
-    make_package(vendor, list(opp.entries("mla_prolog_quant")))
+    other = make_package(tmp_path / "other", list(opp.entries("mla_prolog_quant")))
+    make_package(vendor, ["aclnnMlaPrologQuant"])
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{tmp_path / 'nowhere'}:{other}")
-    assert opp.find("mla_prolog_quant") == opp.library(vendor)
+    assert opp.find("mla_prolog_quant") == opp.library(other)
     for name in set(op_info.names()) - {"mla_prolog_quant"}:
         text = f"{name}: no Ascend kernel: .* has no symbol {opp.entries(name)[0]};.*run python -m ms_dsv32.doctor"
         with pytest.raises(RuntimeError, match=text):

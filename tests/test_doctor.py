@@ -1,0 +1,306 @@
+"""The doctor on this machine, on broken ones, and on Atlas machines that are made of files."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_opp import make_package
+
+from ms_dsv32 import cann, doctor, kernel_impl, op_info, opp
+
+NPU_SMI = """
++------------------------------------------------------------------------------------------------+
+| npu-smi 24.1.rc3                 Version: 24.1.rc3                                             |
++---------------------------+---------------+----------------------------------------------------+
+| NPU   Name                | Health        | Power(W)    Temp(C)           Hugepages-Usage(page)|
+| Chip  Phy-ID              | Bus-Id        | AICore(%)   Memory-Usage(MB)  HBM-Usage(MB)        |
++===========================+===============+====================================================+
+| 0     {name:<20}| {health:<14}| 166.5       38                0    / 0             |
+| 0     0                   | 0000:9D:00.0  | 0           0    / 0          3131 / 65536         |
++------------------------------------------------------------------------------------------------+
+| 1     {name:<20}| OK            | -           37                0    / 0             |
+| 0     1                   | 0000:9F:00.0  | 0           0    / 0          2886 / 65536         |
++===========================+===============+====================================================+
+"""
+"""The table that npu-smi prints: a row with a name for each NPU or die, and a second row below it."""
+
+Result = tuple[dict[str, dict[str, Any]], dict[str, bool], int]
+
+
+def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    """The command as a user gives it."""
+    command = [sys.executable, "-m", "ms_dsv32.doctor", *args]
+    return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
+
+
+def run_json(**environ: str) -> Result:
+    """Checks by name, what is usable, and the exit status; nothing may be on stderr."""
+    result = run("--json", **environ)
+    assert result.stderr == ""
+    told = json.loads(result.stdout)
+    return {c["name"]: c for c in told["checks"]}, told["usable"], result.returncode
+
+
+@pytest.mark.mindspore
+def test_on_this_machine() -> None:
+    checks, usable, status = run_json()
+    assert status == 0
+    assert usable["CPU PyNative"]
+    assert usable["CPU graph"]
+    assert not [c for c in checks.values() if c["state"] == "wrong"]
+    assert checks["Python"]["found"].startswith(platform.python_version())
+    for name in ("mindspore", "numpy", "ml_dtypes", "safetensors"):
+        assert checks[name]["found"].startswith(importlib.metadata.version(name))
+    assert checks["import mindspore"]["found"] == importlib.metadata.version("mindspore")
+    assert checks["instruction set"]["found"].startswith(kernel_impl.isa())
+    assert all(isa in checks["instruction set"]["found"] for isa in kernel_impl.isas())
+    assert checks["threads"]["found"] == str(kernel_impl.thread_count())
+    assert str(kernel_impl.library_path()) in checks["kernel library"]["found"]
+    assert all(c["todo"] for c in checks.values() if c["state"] == "missing")
+
+
+@pytest.mark.parametrize(
+    ("program", "text"),
+    [
+        ("raise ImportError('libgomp.so.1: no such file\\nmore')", "ImportError: libgomp.so.1: no such file"),
+        ("import os; os.kill(os.getpid(), 11)", "the process died of SIGSEGV"),
+        ("import sys; print('noise'); print('noise', file=sys.stderr); sys.exit(3)", "SystemExit: 3"),
+        ("import os; print('noise', flush=True); os._exit(7)", "exit status 7"),
+    ],
+)
+def test_a_broken_mindspore_is_a_line_of_the_result(tmp_path: Path, program: str, text: str) -> None:
+    (tmp_path / "mindspore").mkdir()
+    (tmp_path / "mindspore" / "__init__.py").write_text(program, encoding="utf-8")
+    checks, usable, status = run_json(PYTHONPATH=str(tmp_path))
+    assert status == 1
+    assert not any(usable.values())
+    assert checks["import mindspore"]["state"] == "wrong"
+    assert checks["import mindspore"]["found"] == text
+    assert checks["CPU PyNative"]["found"] == checks["CPU graph"]["found"] == text
+    assert checks["kernel library"]["state"] == "ok"  # what was found before stays
+    assert checks["threads"]["found"] == str(kernel_impl.thread_count())
+
+
+def test_a_broken_kernel_library(tmp_path: Path) -> None:
+    (tmp_path / "mindspore.py").write_text("raise ImportError('left out to be quick')", encoding="utf-8")
+    quick = {"PYTHONPATH": str(tmp_path)}
+    checks, _, status = run_json(MS_DSV32_LIBRARY=str(tmp_path / "none.so"), **quick)
+    assert status == 1
+    assert "none.so is missing; MS_DSV32_LIBRARY names no file" in checks["kernel library"]["found"]
+    checks, _, _ = run_json(MS_DSV32_CPU_ISA="neon_nonsense", **quick)
+    assert checks["kernel library"]["state"] == "wrong"
+    assert "neon_nonsense" in checks["kernel library"]["found"]
+
+
+@pytest.fixture
+def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An Atlas A2 on which everything is in order, made of files; the folder of `npu-smi`, `dev` and the rest."""
+    home, dev = tmp_path / "cann", tmp_path / "dev"
+    dev.mkdir()
+    for name in ("davinci0", "davinci1", "davinci_manager"):
+        (dev / name).touch()
+    (home / "compiler").mkdir(parents=True)
+    (home / "compiler" / "version.info").write_text("Version=8.5.0\n", encoding="utf-8")
+    (tmp_path / "version.info").write_text("Version=24.1.rc3\npackage_version=24.1.rc3\n", encoding="utf-8")
+    npu_smi(tmp_path, NPU_SMI.format(name="910B3", health="OK"))
+    vendor = make_package(tmp_path / "vendor", [entry for op in op_info.names() for entry in opp.entries(op)])
+    monkeypatch.setattr(doctor, "DEVICES", dev)
+    monkeypatch.setattr(doctor, "DRIVER", tmp_path / "version.info")
+    monkeypatch.setattr(cann, "VENDOR", vendor)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setenv("ASCEND_HOME_PATH", str(home))
+    monkeypatch.setenv("ASCEND_OPP_PATH", str(home / "opp"))
+    monkeypatch.delenv("ASCEND_CUSTOM_OPP_PATH", raising=False)
+    report = {
+        "ended": "exit status 0",
+        "library": {"path": str(kernel_impl.library_path()), "isa": "avx2", "supported": ["avx2"], "threads": 2},
+        "mindspore": {"version": "2.10.0"},
+        "PyNative": {},
+        "graph": {},
+        "Ascend": {"devices": 2, "cann": ["8.2", "8.3", "8.5"], "reason": ""},
+    }
+    monkeypatch.setattr(doctor, "_run_probe", lambda: report)
+    return tmp_path
+
+
+def npu_smi(folder: Path, output: str, status: int = 0, seconds: float = 0) -> None:
+    """Puts a program of this name there."""
+    (folder / "output").write_text(output, encoding="utf-8")
+    path = folder / "npu-smi"
+    path.write_text(f"#!/bin/sh\nexec 2>&1\nsleep {seconds}\ncat {folder}/output\nexit {status}\n", encoding="utf-8")
+    path.chmod(0o755)
+
+
+def examine() -> tuple[dict[str, doctor.Check], dict[str, bool]]:
+    checks, usable = doctor.examine()
+    return {c.name: c for c in checks}, usable
+
+
+def test_an_atlas_machine_in_order(atlas: Path) -> None:
+    checks, usable = examine()
+    assert all(usable.values())
+    assert {c.state for c in checks.values() if c.group != "CPU"} == {"ok"}
+    assert checks["driver"].found == "24.1.rc3"
+    assert checks["devices"].found == "2: davinci0, davinci1"
+    assert checks["npu-smi"].found == "2 x 910B3, npu-smi 24.1.rc3 (ascend910b)"
+    assert checks["CANN"].found == f"8.5.0 in {atlas / 'cann'}"
+    for op in op_info.names():
+        assert str(opp.library(atlas / "vendor")) in checks[op].found
+        assert all(entry in checks[op].found for entry in opp.entries(op))
+    assert checks["Ascend graph"].found == "ready; not run"
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "state", "text"),
+    [
+        (NPU_SMI.format(name="Ascend910", health="OK"), 0, "ok", "2 x Ascend910, npu-smi 24.1.rc3 (ascend910_93)"),
+        (NPU_SMI.format(name="310P3", health="OK"), 0, "wrong", "there are kernels for Atlas A2 (910B) and A3"),
+        (NPU_SMI.format(name="910B1", health="Alarm"), 0, "wrong", "health Alarm"),
+        ("dcmi module initialize failed. ret is -8005\n", 245, "wrong", "exit status 245: dcmi module initialize fail"),
+        ("", 0, "wrong", "exit status 0: no output"),
+    ],
+)
+def test_what_npu_smi_says(atlas: Path, output: str, status: int, state: str, text: str) -> None:
+    npu_smi(atlas, output, status)
+    checks, usable = examine()
+    assert checks["npu-smi"].state == state
+    assert text in checks["npu-smi"].found
+    assert usable["Ascend graph"] == (state == "ok")
+
+
+def test_npu_smi_hangs(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    npu_smi(atlas, "", seconds=5)
+    monkeypatch.setattr(doctor, "_NPU_SMI_SECONDS", 0.2)
+    checks, _ = examine()
+    assert checks["npu-smi"].found == "no answer in 0.2 s"
+
+
+def test_devices(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:  # for root every file is open
+        patch.setattr(os, "access", lambda path, mode: Path(path).name != "davinci1")
+        checks, usable = examine()
+        assert checks["devices"].found == f"no permission for {atlas / 'dev' / 'davinci1'}"
+        assert not usable["Ascend PyNative"]
+    for name in ("davinci_manager", "davinci0"):
+        (atlas / "dev" / name).unlink()
+        checks, _ = examine()
+        assert (checks["devices"].state, checks["devices"].found) == ("missing", f"no {atlas / 'dev' / name}")
+        (atlas / "dev" / "davinci1").unlink(missing_ok=True)
+    (atlas / "version.info").unlink()
+    checks, _ = examine()
+    assert checks["driver"].state == "missing"
+
+
+def test_cann_is_missing_old_or_unknown(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    info = atlas / "cann" / "compiler" / "version.info"
+    info.write_text("Version=9.7.T1\n", encoding="utf-8")
+    checks, usable = examine()
+    assert checks["CANN"].state == "info"
+    assert "MindSpore warns about it: it was made for 8.2, 8.3, 8.5" in checks["CANN"].todo
+    assert usable["Ascend graph"]
+    (atlas / "cann" / "version.cfg").write_text("toolkit_running_version=[7.5.0.1:8.0.RC3]\n", encoding="utf-8")
+    checks, usable = examine()
+    assert checks["CANN"].state == "wrong"
+    assert f"is 8.0.RC3, expected {'.'.join(map(str, cann.MINIMUM))} or later" in checks["CANN"].found
+    assert "install the CANN toolkit" in checks["CANN"].todo
+    assert not usable["Ascend graph"]
+    assert usable["CPU graph"]
+    monkeypatch.delenv("ASCEND_HOME_PATH")
+    monkeypatch.setattr(cann, "default_homes", lambda: ())
+    checks, usable = examine()
+    assert checks["CANN"].state == "missing"
+    assert "ASCEND_HOME_PATH is not set" in checks["CANN"].found
+    assert not usable["Ascend PyNative"]
+
+
+def test_what_mindspore_needs_at_run_time(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ASCEND_OPP_PATH")
+    monkeypatch.setenv("PATH", str(atlas))
+    checks, usable = examine()
+    assert checks["ASCEND_OPP_PATH"].todo == f"run `source {atlas / 'cann'}/set_env.sh`"
+    assert checks["g++"].state == "missing"
+    assert not usable["Ascend graph"]
+
+
+def test_operators_are_missing_or_lack_an_entry(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lacking = opp.entries("mla_prolog_quant")[1]
+    every = [entry for op in op_info.names() for entry in opp.entries(op)]
+    part = make_package(atlas / "part", [entry for entry in every if entry != lacking])
+    monkeypatch.setattr(cann, "VENDOR", part)
+    checks, usable = examine()
+    assert checks["mla_prolog_quant"].state == "wrong"
+    assert checks["mla_prolog_quant"].found == f"{opp.library(part)} has no symbol {lacking}"
+    assert checks["lightning_indexer_quant"].state == "ok"
+    assert checks["Ascend graph"].found == "not ready: mla_prolog_quant"
+    assert not usable["Ascend graph"]
+    monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", str(atlas / "vendor"))
+    assert examine()[1]["Ascend graph"]  # the other library has them all
+    opp.library(part).write_bytes(b"no library")
+    monkeypatch.delenv("ASCEND_CUSTOM_OPP_PATH")
+    assert "is no 64-bit little-endian ELF file" in examine()[0]["mla_prolog_quant"].found
+    opp.library(part).unlink()
+    checks, _ = examine()
+    assert (checks["operators"].state, checks["operators"].found) == ("missing", f"no {opp.library(part)}")
+
+
+def test_packages_out_of_their_ranges(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+
+    def other(name: str) -> str:
+        if name == "safetensors":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return {"numpy": "2.1.0"}.get(name) or version(name)
+
+    monkeypatch.setattr(importlib.metadata, "version", other)
+    monkeypatch.setattr(platform, "python_version", lambda: "3.13.1")
+    checks, _ = examine()
+    ranges = {name: checks[name].todo.split("'")[1].removeprefix(name) for name in ("numpy", "safetensors")}
+    for name, specifier in ranges.items():
+        assert any(line.startswith(name + specifier) for line in importlib.metadata.requires("ms_dsv32") or [])
+    assert (checks["numpy"].state, checks["numpy"].found) == ("wrong", f"2.1.0 ({ranges['numpy']})")
+    assert (checks["safetensors"].state, checks["safetensors"].found) == (
+        "wrong",
+        f"not installed ({ranges['safetensors']})",
+    )
+    assert checks["Python"].state == "wrong"
+    assert checks["Python"].found.startswith("3.13.1 (")
+    assert checks["ml_dtypes"].state == "ok"
+
+
+def test_a_check_that_fails_is_a_line(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken() -> None:
+        raise PermissionError("version.info")
+
+    monkeypatch.setattr(cann, "find", broken)
+    checks, usable = examine()
+    assert (checks["CANN"].state, checks["CANN"].found) == ("wrong", "PermissionError: version.info")
+    assert not usable["Ascend graph"]
+
+
+def test_the_table_shows_every_line(
+    atlas: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (atlas / "npu-smi").unlink()
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+    checks, _ = examine()
+    for columns in ("80", "200"):
+        monkeypatch.setenv("COLUMNS", columns)
+        assert doctor.main([]) == 0
+        table = capsys.readouterr()
+        assert table.err == ""
+        for name, check in checks.items():
+            assert any(name in line and f" {check.state} " in line for line in table.out.splitlines()), name
+    assert "for Ascend: install the driver and firmware of your Atlas machine" in table.out
+    monkeypatch.setitem(sys.modules, "rich", None)
+    assert doctor.main([]) == 0
+    plain = capsys.readouterr().out
+    assert "pip install rich" in plain
+    assert all(name in plain and check.found in plain for name, check in checks.items())
