@@ -2,7 +2,8 @@
 
 ``python -m ms_dsv32.op_info --check`` validates the JSON files against their schemas and fails if a generated file is
 out of step; ``--write`` writes the generated files: the C++ tables in ``kernel_impl/generated/`` (argument indices,
-shapes, dtypes and attribute rules, against which every call is checked) and ``docs/ops.md``.
+shapes, dtypes and attribute rules, against which every call is checked), CANN's operator definitions
+``kernel_impl/ascendc/op_host/<op>_def.cpp`` and ``docs/ops.md``.
 
 A shape is written in symbols (``dims.json`` gives their values or ranges), each axis a sum or a product of them. An
 argument may have alternatives, told apart by their rank: the token axis merged, ``(t, h)``, or split, ``(b, s1, h)``.
@@ -20,15 +21,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# contract's dtype -> (MindSpore's name, C++ enumerator)
+# contract's dtype -> (MindSpore's name, C++ enumerator, CANN's name)
 DTYPES = {
-    "bf16": ("bfloat16", "kBFloat16"),
-    "fp16": ("float16", "kFloat16"),
-    "fp32": ("float32", "kFloat32"),
-    "int8": ("int8", "kInt8"),
-    "int32": ("int32", "kInt32"),
-    "int64": ("int64", "kInt64"),
+    "bf16": ("bfloat16", "kBFloat16", "DT_BF16"),
+    "fp16": ("float16", "kFloat16", "DT_FLOAT16"),
+    "fp32": ("float32", "kFloat32", "DT_FLOAT"),
+    "int8": ("int8", "kInt8", "DT_INT8"),
+    "int32": ("int32", "kInt32", "DT_INT32"),
+    "int64": ("int64", "kInt64", "DT_INT64"),
 }
+ASCEND_UNITS = ("ascend910b", "ascend910_93")
+"""The devices that the Ascend operators are built for, by CANN's names: Atlas A2 and Atlas A3."""
 
 
 @dataclass(frozen=True)
@@ -129,13 +132,12 @@ class OpInfo:
 
     @property
     def ascend_attrs(self) -> tuple[Attr, ...]:
-        """The attributes of the operator in CANN, dots in their names as underscores.
+        """The attributes of the operator in CANN: the numbers among the kernel's, by names that are identifiers.
 
-        Not there are layouts and formats (there is one on Ascend, which is checked before a call) and ``return_lse`` (lse
-        is always an output).
+        The others choose among layouts, of which there is one on Ascend, or among outputs, which are all written there.
         """
-        kept = (a for a in self.kernel_attrs if a.type != "str" and a.name != "return_lse")
-        return tuple(dataclasses.replace(a, name=a.name.replace(".", "_")) for a in kept)
+        numbers = (a for a in self.kernel_attrs if a.type in ("float", "int"))
+        return tuple(dataclasses.replace(a, name=a.name.replace(".", "_")) for a in numbers)
 
     @property
     def packable(self) -> tuple[str, ...]:
@@ -328,6 +330,71 @@ def op_header(op: OpInfo) -> str:
     return "\n".join(lines)
 
 
+def op_def(op: OpInfo) -> str:
+    """``kernel_impl/ascendc/op_host/<op>_def.cpp``: the operator's definition for CANN.
+
+    An output that is an input's buffer has that input's name: CANN then makes one parameter of both. The order is that
+    of the kernel's entry. Source: asc-devkit, "算子原型定义".
+    """
+
+    def tensor(kind: str, name: str, a: Arg) -> str:
+        layout = "FORMAT_FRACTAL_NZ" if a.format == "NZ" else "FORMAT_ND"
+        declared = f'this->{kind}("{name}").ParamType(REQUIRED).DataType({{ge::{DTYPES[a.dtype][2]}}})'
+        # CANN makes a tensor contiguous that is not, and copies a cache back.
+        return f"    {declared}.Format({{ge::{layout}}}){'.AutoContiguous()' if kind == 'Input' else ''};"
+
+    def attribute(a: Attr) -> str:
+        kind = {"float": "Float", "int": "Int"}[a.type]
+        value, need = ("", "REQUIRED") if a.required else (repr(a.default), "OPTIONAL")
+        return f'    this->Attr("{a.name}").AttrType({need}).{kind}({value});'
+
+    def output(a: Arg) -> str:
+        index = f"k{camel(a.in_place_of)}" if a.in_place_of else "-1"
+        return f"    {{ge::{DTYPES[a.dtype][2]}, {index}}},  // {a.name}"
+
+    lines = [
+        _notice(op.name, "//"),
+        "// clang-format off",
+        f'#include "ms_dsv32/kernel_impl/generated/{op.name}.h"',
+        "",
+        '#include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"',
+        "",
+        "namespace ms_dsv32::ascendc {",
+        f"ge::graphStatus Tile{op.entry}(gert::TilingContext* context);",
+        "}  // namespace ms_dsv32::ascendc",
+        "",
+        "namespace ops {",
+        "",
+        "using namespace ms_dsv32::ascendc;",
+        f"using namespace ms_dsv32::op_info::{op.name};",
+        "",
+        f"static constexpr OutputInfo k{op.entry}Outputs[] = {{",
+        *map(output, op.outputs),
+        "};",
+        "",
+        f"class {op.entry} : public OpDef {{",
+        " public:",
+        f"  explicit {op.entry}(const char* name) : OpDef(name) {{",
+    ]
+    lines += [tensor("Input", a.name, a) for a in op.inputs]
+    lines += [tensor("Output", a.in_place_of or a.name, a) for a in op.outputs]
+    lines += [
+        *map(attribute, op.ascend_attrs),
+        f"    this->SetInferShape(InferShape<kOp, k{op.entry}Outputs>);",
+        f"    this->SetInferDataType(InferDataType<k{op.entry}Outputs>);",
+        f"    this->AICore().SetTiling(Tile{op.entry});",
+        *(f'    this->AICore().AddConfig("{unit}");' for unit in ASCEND_UNITS),
+        "  }",
+        "};",
+        "",
+        f"OP_ADD({op.entry});",
+        "",
+        "}  // namespace ops",
+        "",
+    ]
+    return "\n".join(lines)
+
+
 def docs() -> str:
     """``docs/ops.md``: the operators' contracts as tables."""
     out = [
@@ -379,8 +446,10 @@ def generated(root: Path) -> Iterator[tuple[Path, str]]:
     """Each generated file of the checkout at ``root``, with the text that it must have."""
     headers = root / "ms_dsv32" / "kernel_impl" / "generated"
     yield headers / "dims.h", dims_header()
+    op_host = root / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_host"
     for name in names():
         yield headers / f"{name}.h", op_header(load(name))
+        yield op_host / f"{name}_def.cpp", op_def(load(name))
     yield root / "docs" / "ops.md", docs()
 
 

@@ -44,7 +44,8 @@ class TilingRefusedError(ValueError):
     """The shape does not fit; the text is the tiling function's reason."""
 
 
-def _library(source: str) -> ctypes.CDLL:
+def library(source: str) -> ctypes.CDLL:
+    """`source`, which may include the headers of op_kernel, as a library."""
     digest = hashlib.sha256(source.encode())
     for path in sorted(OP_KERNEL.glob("*.h")):
         digest.update(path.read_bytes())
@@ -70,17 +71,17 @@ def prolog_tiling(
     l1: int = 0,
 ) -> tuple[bytes, int, int]:
     """Tiling data, AI cores and bytes of workspace of a prolog. `l1`: bytes of L1 instead of the architecture's."""
-    library = _library(_PROLOG_SOURCE)
-    library.make_tiling.restype = ctypes.c_char_p
-    library.make_tiling.argtypes = (
+    prologs = library(_PROLOG_SOURCE)
+    prologs.make_tiling.restype = ctypes.c_char_p
+    prologs.make_tiling.argtypes = (
         [ctypes.c_int, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint64]
         + [ctypes.c_float] * 3
         + [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p]
     )
-    library.tiling_size.restype = ctypes.c_uint64
-    data = ctypes.create_string_buffer(library.tiling_size())
+    prologs.tiling_size.restype = ctypes.c_uint64
+    data = ctypes.create_string_buffer(prologs.tiling_size())
     facts = (ctypes.c_uint64 * 2)()
-    refusal = library.make_tiling(
+    refusal = prologs.make_tiling(
         PROLOGS.index(op), t, n_q, cache_rows, epsilon_cq, epsilon_ckv, epsilon_k, cores, l1, data, facts
     )
     if refusal is not None:

@@ -1,0 +1,17 @@
+// Hands a call of lightning_indexer_prolog_quant to its tiling function.
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/lightning_indexer_prolog_quant_tiling.h"
+
+#include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"
+#include "ms_dsv32/kernel_impl/generated/lightning_indexer_prolog_quant.h"
+
+namespace ms_dsv32::ascendc {
+
+ge::graphStatus TileLightningIndexerPrologQuant(gert::TilingContext* context) {
+  return Tile<PrologTiling>(op_info::lightning_indexer_prolog_quant::kOp, context, Cores::kTogether,
+                            [](const Call& call, const Platform& platform, PrologTiling& tiling) {
+                              return MakeLightningIndexerPrologQuantTiling(
+                                  Dim(call, "t"), CacheRows(call), call.Float("layernorm_epsilon_k"), platform, tiling);
+                            });
+}
+
+}  // namespace ms_dsv32::ascendc

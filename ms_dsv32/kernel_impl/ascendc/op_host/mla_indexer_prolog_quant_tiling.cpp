@@ -1,0 +1,19 @@
+// Hands a call of mla_indexer_prolog_quant to its tiling function.
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/mla_indexer_prolog_quant_tiling.h"
+
+#include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"
+#include "ms_dsv32/kernel_impl/generated/mla_indexer_prolog_quant.h"
+
+namespace ms_dsv32::ascendc {
+
+ge::graphStatus TileMlaIndexerPrologQuant(gert::TilingContext* context) {
+  return Tile<PrologTiling>(op_info::mla_indexer_prolog_quant::kOp, context, Cores::kTogether,
+                            [](const Call& call, const Platform& platform, PrologTiling& tiling) {
+                              return MakeMlaIndexerPrologQuantTiling(
+                                  Dim(call, "t"), Dim(call, "n_q"), CacheRows(call), call.Float("mla_epsilon_cq"),
+                                  call.Float("mla_epsilon_ckv"), call.Float("ip_attrs.layernorm_epsilon_k"), platform,
+                                  tiling);
+                            });
+}
+
+}  // namespace ms_dsv32::ascendc

@@ -1,0 +1,18 @@
+// Hands a call of mla_prolog_quant to its tiling function.
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/mla_prolog_quant_tiling.h"
+
+#include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"
+#include "ms_dsv32/kernel_impl/generated/mla_prolog_quant.h"
+
+namespace ms_dsv32::ascendc {
+
+ge::graphStatus TileMlaPrologQuant(gert::TilingContext* context) {
+  return Tile<PrologTiling>(op_info::mla_prolog_quant::kOp, context, Cores::kTogether,
+                            [](const Call& call, const Platform& platform, PrologTiling& tiling) {
+                              return MakeMlaPrologQuantTiling(Dim(call, "t"), Dim(call, "n_q"), CacheRows(call),
+                                                              call.Float("epsilon_cq"), call.Float("epsilon_ckv"),
+                                                              platform, tiling);
+                            });
+}
+
+}  // namespace ms_dsv32::ascendc

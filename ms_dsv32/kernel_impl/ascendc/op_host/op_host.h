@@ -1,0 +1,179 @@
+// What the operators' host side has in common: a call out of CANN's contexts, checked as on every other path
+// (op_check.h), shape inference, and a launch from a kernel's tiling function. A refusal is printed: CANN reports a
+// number only.
+//
+// The API: CANN, "Basic data structures and interfaces" (gert); asc-devkit, "Host侧Tiling实现" and "PlatformAscendC".
+#ifndef MS_DSV32_ASCENDC_OP_HOST_H_
+#define MS_DSV32_ASCENDC_OP_HOST_H_
+
+#include <algorithm>
+#include <cstdio>
+#include <limits>
+#include <stdexcept>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/platform.h"
+#include "ms_dsv32/kernel_impl/cpu/call.h"
+#include "register/op_def_registry.h"
+#include "tiling/platform/platform_ascendc.h"
+
+namespace ms_dsv32::ascendc {
+
+// An output of an OpDef: its dtype, and the input whose buffer it is or -1.
+struct OutputInfo {
+  ge::DataType dtype;
+  int in_place_of;
+};
+
+// The attributes of an OpDef: the numbers of the table, in their order. Each of the others has one value on Ascend: a
+// layout its first choice, and return_lse none, as lse is an output of every call.
+class Attributes final : public AttrSource {
+ public:
+  Attributes(const op_info::OpInfo& op, const gert::RuntimeAttrs* attrs) : op_(op), attrs_(attrs) {}
+
+  bool Find(const op_info::AttrInfo& info, AttrValue* value) const override {
+    value->type = info.type;
+    if (!IsNumber(info)) {
+      const std::string_view choices(info.choices);
+      value->text = choices.substr(0, choices.find('|'));
+      return true;
+    }
+    if (attrs_ == nullptr) return false;
+    size_t index = 0;
+    for (const op_info::AttrInfo* other = op_.attrs; other != &info; ++other) index += IsNumber(*other) ? 1 : 0;
+    if (info.type == op_info::AttrType::kFloat) {
+      const float* number = attrs_->GetFloat(index);
+      if (number != nullptr) value->number = *number;
+      return number != nullptr;
+    }
+    const int64_t* integer = attrs_->GetInt(index);
+    if (integer != nullptr) value->integer = *integer;
+    return integer != nullptr;
+  }
+
+ private:
+  static bool IsNumber(const op_info::AttrInfo& info) {
+    return info.type == op_info::AttrType::kFloat || info.type == op_info::AttrType::kInt;
+  }
+
+  const op_info::OpInfo& op_;
+  const gert::RuntimeAttrs* attrs_;
+};
+
+// Checks a call, whose input i has the shape `shape_of(i)`. CANN has compared dtypes and formats with the OpDef. Throws
+// OpError.
+template <typename ShapeOf>
+Call CheckedCall(const op_info::OpInfo& op, const Attributes& attrs, const ShapeOf& shape_of) {
+  std::vector<std::vector<int64_t>> shapes(op.input_count);
+  std::vector<TensorView> inputs(op.input_count);
+  for (size_t i = 0; i < op.input_count; ++i) {
+    const gert::Shape* shape = shape_of(i);
+    if (shape == nullptr) throw std::runtime_error(std::string(op.name) + ": " + op.inputs[i].name + " is missing");
+    for (size_t axis = 0; axis < shape->GetDimNum(); ++axis) shapes[i].push_back(shape->GetDim(axis));
+    inputs[i] = {nullptr, static_cast<int>(shapes[i].size()), shapes[i].data()};
+  }
+  return Call(op, nullptr, inputs.data(), attrs);
+}
+
+// Runs `body`, which may throw, as a function that CANN calls.
+template <typename Body>
+ge::graphStatus Guarded(const Body& body) {
+  try {
+    body();
+    return ge::GRAPH_SUCCESS;
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "ms_dsv32: %s\n", error.what());
+    return ge::GRAPH_FAILED;
+  }
+}
+
+// For OpDef::SetInferShape. An axis that is not known yet (-1) leaves unknown what depends on it.
+template <const op_info::OpInfo& kOp, const auto& kOutputs>
+ge::graphStatus InferShape(gert::InferShapeContext* context) {
+  return Guarded([&] {
+    const Attributes attrs(kOp, context->GetAttrs());
+    const Call call = CheckedCall(kOp, attrs, [&](size_t i) { return context->GetInputShape(i); });
+    const op_info::ArgInfo* kernel_output = kOp.outputs;
+    for (size_t i = 0; i < std::size(kOutputs); ++i) {
+      gert::Shape* shape = context->GetOutputShape(i);
+      if (shape == nullptr) throw std::runtime_error(std::string(kOp.name) + ": an output is missing");
+      if (kOutputs[i].in_place_of >= 0) {
+        *shape = *context->GetInputShape(static_cast<size_t>(kOutputs[i].in_place_of));
+        continue;
+      }
+      shape->SetDimNum(0);
+      for (const int64_t size : call.Shape(*kernel_output++)) shape->AppendDim(size);
+    }
+  });
+}
+
+// For OpDef::SetInferDataType.
+template <const auto& kOutputs>
+ge::graphStatus InferDataType(gert::InferDataTypeContext* context) {
+  for (size_t i = 0; i < std::size(kOutputs); ++i) {
+    if (context->SetOutputDataType(i, kOutputs[i].dtype) != ge::GRAPH_SUCCESS) return ge::GRAPH_FAILED;
+  }
+  return ge::GRAPH_SUCCESS;
+}
+
+// What a tiling function may use of the device: no more than it has, and than a MIX kernel is left with.
+inline Platform DevicePlatform(const platform_ascendc::PlatformAscendC& device) {
+  using platform_ascendc::CoreMemType;
+  const auto least = [&](CoreMemType memory, uint32_t usable) {
+    uint64_t bytes = 0;
+    device.GetCoreMemSize(memory, bytes);
+    return static_cast<uint32_t>(std::min<uint64_t>(bytes, usable));
+  };
+  Platform platform = Arch2201(std::min(device.GetCoreNumAic(), device.GetCoreNumAiv() / kVectorsPerCore));
+  platform.ub = least(CoreMemType::UB, platform.ub);
+  platform.l1 = least(CoreMemType::L1, platform.l1);
+  platform.l0a = least(CoreMemType::L0_A, platform.l0a);
+  platform.l0b = least(CoreMemType::L0_B, platform.l0b);
+  platform.l0c = least(CoreMemType::L0_C, platform.l0c);
+  return platform;
+}
+
+// A dim as tiling functions take it. Throws OpError.
+inline uint32_t Dim(const Call& call, std::string_view name) {
+  const int64_t value = call.Dim(name);
+  if (value < 0 || value > std::numeric_limits<uint32_t>::max()) {
+    call.Refuse(std::string(name) + " must be in [0, 4294967295], got " + std::to_string(value));
+  }
+  return static_cast<uint32_t>(value);
+}
+
+// Rows of a paged cache.
+inline uint64_t CacheRows(const Call& call) { return uint64_t{Dim(call, "block_num")} * Dim(call, "block_size"); }
+
+// Whether AIVs of different cores wait for one another. They must then be on the device together, or two such kernels
+// on two streams could each hold cores that the other waits for (asc-devkit, CrossCoreSetFlag, on mode 0).
+enum class Cores : uint32_t { kIndependent = 0, kTogether = 1 };  // values of SetScheduleMode
+
+// Fills a launch: `make(call, platform, tiling)` is the kernel's tiling function, which returns why it refuses or null.
+template <typename Tiling, typename Make>
+ge::graphStatus Tile(const op_info::OpInfo& op, gert::TilingContext* context, Cores cores, const Make& make) {
+  return Guarded([&] {
+    const Attributes attrs(op, context->GetAttrs());
+    const Call call = CheckedCall(op, attrs, [&](size_t i) {
+      const gert::StorageShape* shape = context->GetInputShape(i);
+      return shape == nullptr ? nullptr : &shape->GetOriginShape();  // of a weight in FRACTAL_NZ too: its two axes
+    });
+    const platform_ascendc::PlatformAscendC device(context->GetPlatformInfo());
+    Tiling* tiling = context->GetTilingData<Tiling>();
+    if (tiling == nullptr) call.Refuse("CANN gives no room for " + std::to_string(sizeof(Tiling)) + " bytes of tiling");
+    if (const char* refusal = make(call, DevicePlatform(device), *tiling)) call.Refuse(refusal);
+    // Behind CANN's own part, which GetUserWorkspace skips.
+    size_t* workspace = context->GetWorkspaceSizes(1);
+    if (workspace == nullptr) call.Refuse("CANN gives no workspace");
+    *workspace = device.GetLibApiWorkSpaceSize() + tiling->workspace_bytes;
+    context->SetBlockDim(tiling->cores);
+    context->SetTilingKey(0);  // one kernel for all shapes
+    context->SetScheduleMode(static_cast<uint32_t>(cores));
+  });
+}
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_OP_HOST_H_

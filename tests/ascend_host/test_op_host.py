@@ -1,0 +1,305 @@
+"""CANN's host side of the operators, compiled and run against stubs: definitions, kernel entries, tiling, inference."""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import re
+
+import op_host
+import pytest
+from op_host import ASCENDC, Device, definition, infer_dtypes, infer_shapes, tile
+from tiling import PROLOGS, prolog_tiling
+from tiling import library as tiling_library
+
+from ms_dsv32 import kernel_impl, op_info
+
+# CANN's numbers, written here once more (graph/types.h).
+DTYPES = {"fp32": 0, "fp16": 1, "int8": 2, "int32": 3, "int64": 9, "bf16": 27}
+FORMATS = {"ND": 2, "NZ": 29}
+OPTIONAL, REQUIRED = "1", "2"
+SYSTEM_WORKSPACE = 16 * 1024 * 1024  # GetLibApiWorkSpaceSize on arch 2201
+OPERATORS = op_info.names()
+
+
+def _shapes(name: str, alternative: int = 0, **sizes: int) -> list[tuple[int, ...]]:
+    values = {d.name: d.value for d in op_info.dims().values()} | {
+        "b": 3, "s1": 2, "t": 6, "n_q": 16, "block_num": 10, "max_blocknum_perbatch": 5, "selected_count": 2048, **sizes
+    }  # fmt: skip
+    values["t"] = values["b"] * values["s1"]
+    shapes = [a.shapes[min(alternative, len(a.shapes) - 1)] for a in op_info.load(name).inputs]
+    return [tuple(eval(axis, {}, values) for axis in shape) for shape in shapes]
+
+
+def _attrs(name: str, **given: float | int) -> dict[str, float | int]:
+    """Attributes of the OpDef, in its order; floats distinct, so that mixing them up shows."""
+    chosen: dict[str, float | int] = {
+        "nq": 16, "n_kv": 1, "topk": 2048, "block_size": 128, "max_blocknum_perbatch": 5, "selected_count": 2048,
+    }  # fmt: skip
+    attrs = op_info.load(name).ascend_attrs
+    return {
+        a.name: given.get(a.name, chosen.get(a.name, 0.125 * (i + 1) if a.type == "float" else 0))
+        for i, a in enumerate(attrs)
+    }
+
+
+def _cpu_attrs(name: str, attrs: dict[str, float | int]) -> dict[str, object]:
+    """The same call's attributes as the CPU's check takes them."""
+    info = op_info.load(name)
+    dotted = {a.name.replace(".", "_"): a.name for a in info.kernel_attrs}
+    required = {a.name: 0 for a in info.attrs if a.required}
+    return op_info.bind_attrs(info, required) | {dotted[k]: v for k, v in attrs.items()}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_definition(name: str) -> None:
+    info = op_info.load(name)
+    lines = definition(info.entry)
+    want = [["input", a.name, REQUIRED, f"{DTYPES[a.dtype]},", f"{FORMATS[a.format]},", "1"] for a in info.inputs]
+    want += [["output", a.in_place_of or a.name, REQUIRED, f"{DTYPES[a.dtype]},", "2,", "0"] for a in info.outputs]
+    assert [line for line in lines if line[0] in ("input", "output")] == want
+    attrs = [line for line in lines if line[0] == "attr"]
+    assert [line[1:4] for line in attrs] == [
+        [a.name, REQUIRED if a.required else OPTIONAL, a.type] for a in info.ascend_attrs
+    ]
+    for line, attr in zip(attrs, info.ascend_attrs, strict=True):
+        assert float(line[4]) == pytest.approx(attr.default or 0, rel=1e-6)
+    assert [line[1] for line in lines if line[0] == "unit"] == ["ascend910b", "ascend910_93"]
+
+
+def test_all_operators_are_registered() -> None:
+    assert op_host.library().host_operator_count() == len(OPERATORS)
+
+
+# What reaches CANN, written here once more; the rest is told by layouts and tile configurations.
+ATTRIBUTES = {
+    "mla_prolog_quant": "epsilon_cq epsilon_ckv",
+    "lightning_indexer_prolog_quant": "layernorm_epsilon_k",
+    "mla_indexer_prolog_quant": "mla_epsilon_cq mla_epsilon_ckv ip_attrs_layernorm_epsilon_k",
+    "sparse_flash_attention_quant": "nq n_kv softmax_scale topk block_size max_blocknum_perbatch",
+    "lightning_indexer_quant": "selected_count",
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_attributes(name: str) -> None:
+    assert [line[1] for line in definition(op_info.load(name).entry) if line[0] == "attr"] == ATTRIBUTES[name].split()
+
+
+def _cann_name(op_type: str) -> str:
+    """CANN's file and kernel name of an operator (asc-devkit, "命名转换规则对照表")."""
+    before_word = re.sub(r"(?<=[A-Z])([A-Z])(?=[a-z])", r"_\1", op_type)
+    return re.sub(r"(?<=[^A-Z_])([A-Z])", r"_\1", before_word).lower()
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_entry_of_the_kernel(name: str) -> None:
+    """CANN calls it with inputs, outputs, workspace and tiling, and finds it by its name."""
+    info = op_info.load(name)
+    assert _cann_name(info.entry) == name
+    source = (ASCENDC / "op_kernel" / f"{name}.cpp").read_text(encoding="utf-8")
+    found = re.findall(r'extern "C" __global__ __aicore__ void (\w+)\(([^)]*)\)', source)
+    assert len(found) == 1
+    entry, parameters = found[0]
+    assert entry == name
+    operands = [a.name for a in (*info.inputs, *info.outputs)]
+    assert [p.split() for p in parameters.split(",")] == [["GM_ADDR", p] for p in [*operands, "workspace", "tiling"]]
+    registered = re.findall(r"REGISTER_TILING_DEFAULT\(ms_dsv32::ascendc::(\w+)\);", source)
+    adapter = (ASCENDC / "op_host" / f"{name}_tiling.cpp").read_text(encoding="utf-8")
+    assert registered == re.findall(r"\bTile<(\w+)>", adapter)
+
+
+def test_names_in_cann() -> None:
+    # The document's own examples.
+    for op_type, name in (("AddCustom", "add_custom"), ("Conv2DCustom", "conv2_d_custom"), ("GRUCell", "gru_cell"),
+                          ("GatherV2Custom", "gather_v2_custom"), ("AbcAAc", "abc_a_ac"),
+                          ("HTTPServerCustom", "http_server_custom")):  # fmt: skip
+        assert _cann_name(op_type) == name
+
+
+_REFERENCE = """
+#include <cstring>
+#include "{op}_tiling.h"
+using namespace ms_dsv32::ascendc;
+extern "C" const char* reference({parameters}, uint32_t cores, void* bytes, uint64_t* facts) {{
+  {tiling} out{{}};
+  const char* no = MakeTiling({{{arguments}}}, Arch2201(cores), out);
+  std::memcpy(bytes, &out, sizeof(out));
+  facts[0] = out.cores;
+  facts[1] = out.workspace_bytes;
+  return no;
+}}
+"""
+_ARGUMENTS = {
+    "lightning_indexer_quant": ("LightningIndexerTiling", "t b selected_count block_num block_size max_blocknum"),
+    "sparse_flash_attention_quant": (
+        "SparseFlashAttentionTiling",
+        "t b n_q topk block_num block_size max_blocknum softmax_scale",
+    ),
+}
+
+
+def _reference(name: str, cores: int, **values: float | int) -> tuple[bytes, int, int]:
+    """Tiling data, cores and workspace of the kernel's tiling function, called with these very values."""
+    if name in PROLOGS:
+        return prolog_tiling(
+            name, values["t"], values["n_q"], values["block_num"] * values["block_size"], cores,
+            **{k: v for k, v in values.items() if k.startswith("epsilon")},
+        )  # fmt: skip
+    struct, words = _ARGUMENTS[name]
+    names = words.split()
+    kinds = ["float" if n == "softmax_scale" else "uint32_t" for n in names]
+    parameters = ", ".join(f"{k} {n}" for k, n in zip(kinds, names, strict=True))
+    source = _REFERENCE.format(op=name, parameters=parameters, tiling=struct, arguments=", ".join(names))
+    function = tiling_library(source).reference
+    function.restype = ctypes.c_char_p
+    data = ctypes.create_string_buffer(4096)
+    facts = (ctypes.c_uint64 * 2)()
+    given = [
+        (ctypes.c_float if k == "float" else ctypes.c_uint32)(values[n]) for k, n in zip(kinds, names, strict=True)
+    ]
+    assert function(*given, ctypes.c_uint32(cores), data, facts) is None
+    return data.raw, facts[0], facts[1]
+
+
+EPSILONS = {
+    "mla_prolog_quant": {"epsilon_cq": 0.125, "epsilon_ckv": 0.25, "epsilon_k": 0.0},
+    "lightning_indexer_prolog_quant": {"epsilon_cq": 0.0, "epsilon_ckv": 0.0, "epsilon_k": 0.125},
+    "mla_indexer_prolog_quant": {"epsilon_cq": 0.125, "epsilon_ckv": 0.25, "epsilon_k": 0.375},
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    ("b", "s1", "cores", "alternative"), [(3, 2, 24, 0), (3, 2, 20, 1), (0, 0, 24, 0), (128, 4, 1, 1)]
+)
+def test_tiling(name: str, b: int, s1: int, cores: int, alternative: int) -> None:
+    """The launch is what the kernel's own tiling function says for the dims of the call."""
+    if name == "sparse_flash_attention_quant" and b == 0:
+        alternative = 2  # (t * n_q, 512) does not tell n_q of an empty call; nq does
+    launch = tile(
+        op_info.load(name).entry, _shapes(name, alternative, b=b, s1=s1), _attrs(name), Device(cores, 2 * cores)
+    )
+    assert launch is not None
+    data, blocks, workspace = _reference(
+        name, cores, t=b * s1, b=b, n_q=0 if name == "lightning_indexer_prolog_quant" else 16, selected_count=2048,
+        topk=2048, block_num=10, block_size=128, max_blocknum=5, softmax_scale=0.375, **EPSILONS.get(name, {}),
+    )  # fmt: skip
+    assert launch.tiling == data[: len(launch.tiling)]
+    assert len(launch.tiling) % 8 == 0
+    assert launch.block_dim == blocks
+    assert launch.workspace == workspace + SYSTEM_WORKSPACE
+    assert launch.tiling_key == 0
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_cores_start_together_where_they_wait_for_one_another(name: str) -> None:
+    sources = [(ASCENDC / "op_kernel" / f"{name}.cpp").read_text(encoding="utf-8")]
+    if name in PROLOGS:
+        sources.append((ASCENDC / "op_kernel" / "prolog_vector.h").read_text(encoding="utf-8"))
+    waits = any("AwaitAllVectors(" in source for source in sources)
+    launch = tile(op_info.load(name).entry, _shapes(name), _attrs(name))
+    assert launch is not None
+    assert launch.schedule_mode == int(waits)
+
+
+def test_tiling_uses_the_cores_that_there_are() -> None:
+    entry, shapes, attrs = "MlaPrologQuant", _shapes("mla_prolog_quant"), _attrs("mla_prolog_quant")
+    for device, blocks in ((Device(24, 48), 24), (Device(24, 16), 8), (Device(5, 48), 5)):
+        launch = tile(entry, shapes, attrs, device)
+        assert launch is not None
+        assert launch.block_dim == blocks
+
+
+def _refused(capfd: pytest.CaptureFixture[str], name: str, shapes, attrs=None, device=None, capacity=2048) -> str:
+    capfd.readouterr()
+    assert tile(op_info.load(name).entry, shapes, attrs or _attrs(name), device, capacity) is None
+    return capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ub": 196000}, "UB must hold 196352 bytes"),
+        ({"l1": 400000}, "L1 must hold 458752 bytes: left operands of 128 tokens and two slots of weights"),
+        ({"l0a": 32768}, "L0A and L0B must hold two slots of 32768 bytes"),
+        ({"l0b": 32768}, "L0A and L0B must hold two slots of 32768 bytes"),
+        ({"l0c": 65536}, "L0C must hold two accumulators of 128 x 128"),
+        ({"aic": 0}, "the device has no AI core"),
+    ],
+)
+def test_a_device_that_does_not_fit(capfd: pytest.CaptureFixture[str], change: dict[str, int], message: str) -> None:
+    device = dataclasses.replace(Device(), **change)
+    text = _refused(capfd, "mla_prolog_quant", _shapes("mla_prolog_quant"), device=device)
+    assert text == f"ms_dsv32: mla_prolog_quant: {message}\n"
+
+
+def test_refusals_name_the_argument(capfd: pytest.CaptureFixture[str]) -> None:
+    name = "mla_prolog_quant"
+    shapes = _shapes(name)
+    shapes[1] = (7168, 1535)
+    with pytest.raises(ValueError, match="w_dq has shape") as on_cpu:
+        kernel_impl.validate(
+            name, shapes, [a.ms_dtype for a in op_info.load(name).inputs], _cpu_attrs(name, _attrs(name))
+        )
+    assert _refused(capfd, name, shapes) == f"ms_dsv32: {on_cpu.value}\n"
+    text = _refused(capfd, name, _shapes(name)[:-1])
+    assert text == "ms_dsv32: mla_prolog_quant: k_scale_cache is missing\n"
+    text = _refused(capfd, name, _shapes(name), {"epsilon_cq": -1.0, "epsilon_ckv": 0.5})
+    assert text == "ms_dsv32: mla_prolog_quant: epsilon_cq must be at least 0, got -1\n"
+    text = _refused(capfd, name, _shapes(name), {"epsilon_cq": 1, "epsilon_ckv": 0.5})
+    assert text == "ms_dsv32: mla_prolog_quant: attribute epsilon_cq is missing\n"
+    text = _refused(capfd, name, _shapes(name, block_num=2**32))
+    assert text == "ms_dsv32: mla_prolog_quant: block_num must be in [0, 4294967295], got 4294967296\n"
+    text = _refused(capfd, name, _shapes(name), capacity=64)
+    assert re.fullmatch(r"ms_dsv32: mla_prolog_quant: CANN gives no room for \d+ bytes of tiling\n", text)
+    text = _refused(capfd, "lightning_indexer_quant", _shapes("lightning_indexer_quant"), {"selected_count": 4096})
+    assert text == ("ms_dsv32: lightning_indexer_quant: selected_count must be selected_count in [1, 2048], got 4096\n")
+    text = _refused(
+        capfd, "sparse_flash_attention_quant", _shapes("sparse_flash_attention_quant", max_blocknum_perbatch=8193),
+        _attrs("sparse_flash_attention_quant", max_blocknum_perbatch=8193),
+    )  # fmt: skip
+    assert "max_blocknum_perbatch must be at most 8192" in text
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    ("alternative", "sizes"), [(0, {}), (1, {"b": 4, "s1": 3}), (2, {"n_q": 16}), (1, {"b": 0, "s1": 0})]
+)
+def test_inference(name: str, alternative: int, sizes: dict[str, int]) -> None:
+    """Shapes as the CPU's inference gives them; a cache's output is the cache."""
+    info = op_info.load(name)
+    shapes, attrs = _shapes(name, alternative, **sizes), _attrs(name)
+    got = infer_shapes(info.entry, len(info.outputs), shapes, attrs)
+    assert got is not None
+    dtypes = [a.ms_dtype for a in info.inputs]
+    inferred = dict(
+        zip((o.name for o in info.kernel_outputs),
+            kernel_impl.validate(name, shapes, dtypes, _cpu_attrs(name, attrs)), strict=True)
+    )  # fmt: skip
+    index = {a.name: i for i, a in enumerate(info.inputs)}
+    assert got == [shapes[index[o.in_place_of]] if o.in_place_of else inferred[o.name] for o in info.outputs]
+    assert infer_dtypes(info.entry, len(info.outputs)) == [DTYPES[o.dtype] for o in info.outputs]
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("unknown", ["axis", "rank"])
+def test_inference_of_what_is_not_known_yet(name: str, unknown: str) -> None:
+    info = op_info.load(name)
+    shapes = [(-2,) if unknown == "rank" else (-1, *s[1:]) for s in _shapes(name)]
+    got = infer_shapes(info.entry, len(info.outputs), shapes, _attrs(name))
+    assert got is not None
+    for output, shape in zip(info.outputs, got, strict=True):
+        if output.in_place_of is None:
+            assert len(shape) == len(output.shapes[0])
+            assert shape[0] == -1  # t or b
+            assert all(size == -1 or size > 0 for size in shape)
+
+
+def test_inference_refuses_what_the_contract_refuses(capfd: pytest.CaptureFixture[str]) -> None:
+    shapes = _shapes("lightning_indexer_quant")
+    shapes[0] = (6, 64, 127)
+    assert infer_shapes("LightningIndexerQuant", 1, shapes, {"selected_count": 2048}) is None
+    assert capfd.readouterr().err.startswith(
+        "ms_dsv32: lightning_indexer_quant: q_int8 has shape (6, 64, 127), expected (t, idx_n_heads, idx_head_dim)"
+    )
