@@ -1,0 +1,46 @@
+"""The contract's sizes: chunks of 1024 tokens and of 260, all heads and one, 128K keys, 1 to 4 tokens of a sequence.
+
+The seconds are the emulator's on two cores.
+"""
+
+from __future__ import annotations
+
+import cases
+import numpy as np
+import prologs
+import pytest
+from test_lightning_indexer_quant import check as check_indexer
+from test_sparse_flash_attention_quant import check as check_attention
+
+pytestmark = pytest.mark.slow
+
+
+def test_prologs_of_a_chunk() -> None:
+    """Eight steps of 128 tokens, all heads on all cores; the pair's stages are the same templates (40 s)."""
+    case = cases.fused_prolog_case(1, 1024, 128, 1100)
+    got, _ = prologs.run(case, 24)
+    prologs.assert_as_golden(case, got)
+
+
+@pytest.mark.parametrize("s1", [1, 2, 3, 4])
+def test_prologs_of_many_sequences(s1: int) -> None:
+    """Three steps, the last of 4 tokens or fewer (5 s each)."""
+    case = cases.fused_prolog_case(-(-260 // s1), s1, 8 * s1, s1 + 2)
+    got, _ = prologs.run(case, 20, seed=s1)
+    prologs.assert_as_golden(case, got)
+
+
+@pytest.mark.parametrize(
+    ("b", "s1", "n_q", "kv_len"),
+    [(1, 1024, 1, 1100), (65, 4, 16, 300), (2, 3, 128, 131072)],
+)
+def test_attention(b: int, s1: int, n_q: int, kv_len: int) -> None:
+    """40, 3 and 4 s."""
+    check_attention(cases.attention_case(b, s1, n_q, kv_len, topk=2048, holes=0.01), cores=24)
+
+
+@pytest.mark.parametrize(("b", "s1", "kv_len"), [(1, 1024, 3000), (65, 4, 2300), (2, 3, 131072)])
+def test_indexer(b: int, s1: int, kv_len: int) -> None:
+    """20, 5 and 5 s. Weights of one sign: sums that cancel lose more in half precision than the tolerance grants."""
+    case = cases.indexer_case(b, s1, kv_len)
+    check_indexer(case.copy(weights=np.abs(case.inputs["weights"])), cores=24)
