@@ -12,7 +12,13 @@ import pytest
 
 os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors only
 HERE = Path(__file__).parent
-MARKS = {"ops": "mindspore", "cells": "mindspore", "ascendc": "emulator", "ascend_contract": "mindspore"}
+MARKS = {
+    "ops": "mindspore",
+    "cells": "mindspore",
+    "ascendc": "emulator",
+    "ascend": "mindspore",
+    "ascend_contract": "mindspore",
+}
 """What everything in a folder needs."""
 
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import mindspore as ms
-from mindspore import Tensor, ops
+from mindspore import Parameter, Tensor, ops
 from mindspore.ops.operations._custom_ops_utils import CustomInfoGenerator
 
 from ms_dsv32 import cann, op_info, opp
@@ -90,6 +90,20 @@ def require_graph(info: op_info.OpInfo, jit_config: dict[str, str]) -> None:
         raise RuntimeError(f"{info.name}: cannot run under jit_level O2 (backend GE); set jit_level to O0 or O1")
 
 
+def require_cache(info: op_info.OpInfo, name: str, tensor: Tensor) -> None:
+    """Checks that what a graph writes into an argument will be there afterwards.
+
+    Args:
+        name: of the cache. tensor: the argument of the graph.
+
+    Raises:
+        ValueError: it is a tensor in host memory: the graph works on a copy on the device.
+    """
+    if not isinstance(tensor, Parameter) and -1 not in tensor.shape and not tensor.device.startswith("Ascend"):
+        text = f"is in the memory of {tensor.device}, so the write would be lost: pass {name}.to('Ascend')"
+        raise ValueError(f"{info.name}: {name} of shape {tuple(tensor.shape)} {text}")
+
+
 @contextmanager
 def building(info: op_info.OpInfo) -> Iterator[None]:
     """What the ``Custom`` primitive is made under.
@@ -146,10 +160,13 @@ class Launch:
 
     def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
         for arg, tensor in zip(self._info.inputs, tensors, strict=True):
+            if not arg.in_place:
+                continue
+            require_cache(self._info, arg.name, tensor)
             # MindSpore would hand a copy to the kernel, and the write would be lost.
-            if arg.in_place and not tensor.is_contiguous():
+            if not tensor.is_contiguous():
                 raise ValueError(f"{self._info.name}: {arg.name} must be contiguous, as it is updated in place")
-            if arg.in_place and tensor._need_contiguous():
+            if tensor._need_contiguous():
                 where = f"a view that begins {tensor.storage_offset()} elements into its storage"
                 raise ValueError(f"{self._info.name}: {arg.name} is {where}, expected a tensor with its own memory")
         return self._graph(*tensors)

@@ -33,6 +33,10 @@ def require_graph(info: op_info.OpInfo, jit_config: dict[str, str]) -> None:
     """Every kind of graph works here."""
 
 
+def require_cache(info: op_info.OpInfo, name: str, tensor: Tensor) -> None:
+    """Every argument of a graph may be a cache here."""
+
+
 def building(info: op_info.OpInfo) -> AbstractContextManager[None]:
     """What the ``Custom`` primitive is made under."""
     return nullcontext()

@@ -17,6 +17,7 @@ MindSpore has several ways to lose a write into an input tensor, none of which i
   ``capture_mode="trace"`` goes on with the caches of the first call. Operators that write are refused under both.
 - What a compiled graph computes, a slice of a larger tensor too, is memory of its own: a cache must have come into the
   graph as it is.
+- On Ascend a graph works on a copy of a plain tensor in host memory (a Parameter is moved): such a cache is refused.
 - A branch or loop of a compiled graph whose condition is known only at run time gets a copy of a plain tensor
   (a Parameter is passed as itself): the library's shape inference refuses it there, see ``plain_caches`` in
   ``kernel_impl/cpu/custom_ops.cc``.
@@ -94,7 +95,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         for attr, value in zip(self._info.attrs, args[:count], strict=True):
             if value["value"] is None and value["dtype"] is not None:
                 raise TypeError(f"{name}: {attr.name} must be a constant where a graph is compiled")
-        shapes, dtypes, plain_caches = [], [], []
+        shapes, dtypes, plain_caches, arguments = [], [], [], []
         for arg, tensor in zip(self._info.inputs, args[count:], strict=True):
             if not isinstance(tensor["dtype"], (mstype.TensorType, mstype.RefType)):
                 raise TypeError(f"{name}: {arg.name} must be a Tensor, got {tensor['dtype']}")
@@ -104,10 +105,14 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             dtypes.append(_dtype_name(tensor["dtype"].element_type()))
             if arg.in_place and not isinstance(tensor["dtype"], mstype.RefType):
                 plain_caches.append(arg.name)
-                if tensor["value"] is None and not _is_argument(compilation, dtypes[-1], tensor["shape"]):
+                candidates = _arguments(compilation, dtypes[-1], tensor["shape"])
+                if tensor["value"] is None and compilation and not candidates:
                     text = "is computed inside the graph, so the write would be lost: pass the cache itself"
                     raise ValueError(f"{name}: {arg.name} of shape {tuple(tensor['shape'])} {text}")
+                arguments += [(arg.name, candidate) for candidate in candidates]
         bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
+        for cache, candidate in arguments if not _has_placeholders(compilation) else ():
+            target.require_cache(self._info, cache, candidate)
         custom = self._custom(bound, ", ".join(plain_caches))
         return {"shape": None, "dtype": None, "value": (custom, target.constants(self._info, bound))}
 
@@ -210,10 +215,9 @@ def _compilation() -> dict[str, Any]:
     return {}
 
 
-def _is_argument(compilation: dict[str, Any], dtype: str, shape: Sequence[int]) -> bool:
-    """Whether the graph that is being compiled has an argument of this dtype and shape; True if that cannot be told."""
-    if not compilation:
-        return True
+def _arguments(compilation: dict[str, Any], dtype: str, shape: Sequence[int]) -> list[Tensor]:
+    """The tensors of this dtype and shape among the arguments of the graph that is being compiled."""
+    found = []
     pending = [compilation.get(name) for name in ("args", "kwargs", "compile_args")]
     while pending:
         value = pending.pop()
@@ -223,9 +227,14 @@ def _is_argument(compilation: dict[str, Any], dtype: str, shape: Sequence[int]) 
             pending += value
         elif isinstance(value, Tensor) and _dtype_name(value.dtype) == dtype and len(value.shape) == len(shape):
             same = all(a == b or -1 in (a, b) for a, b in zip(value.shape, shape, strict=True))
-            if same:
-                return True
-    return False
+            found += [value] if same else []
+    return found
+
+
+def _has_placeholders(compilation: dict[str, Any]) -> bool:
+    """Whether the arguments were declared by `nn.Cell.set_inputs`: they are no tensors of the call then."""
+    cell = compilation.get("obj")
+    return isinstance(cell, ms.nn.Cell) and cell.get_inputs() is not None
 
 
 def _dtype_name(dtype: Any) -> str:

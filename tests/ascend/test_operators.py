@@ -1,0 +1,306 @@
+"""The operators through MindSpore on Ascend: golden results at all sizes, equal modes, caches in place, bad input."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Callable
+from typing import Any
+
+import cases
+import mindspore as ms
+import numpy as np
+import pytest
+import tolerance
+from calls import MODES, Call, mode
+from mindspore import Parameter, Tensor, nn
+from runs import assert_golden, assert_same, attributes_of, inputs_of, on_target, run
+from test_ops_results import MAKERS, PROLOGS, make
+
+from ms_dsv32 import op_info, ops, weights
+
+# b, s1, keys of each sequence, n_q
+SMALL = [(0, 1, None, 2), (1, 1, 3, 2), (3, 3, [3, 130, 257], 3)]
+PROLOG_SIZES = [
+    *((t, 1, 4, 16) for t in (15, 16, 17, 33, 127, 128, 129)),  # around the cube's 16 rows and the 128 tokens of a step
+    (1, 1, 4096, 128),
+    (32, 4, 9, 128),  # the largest decode step of the model's heads
+    (1, 1024, 1024, 1),
+]
+READER_SIZES = [
+    (1, 1, 1, 128),
+    (5, 1, [127, 128, 129, 2047, 2048], 16),
+    (2, 4, [2049, 4096], 128),
+    (3, 3, [3, 513, 8191], 1),
+    (1, 257, 300, 1),
+]
+
+
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
+@pytest.mark.parametrize("size", SMALL, ids=str)
+@pytest.mark.parametrize("operator", MAKERS)
+def test_golden_at_small_sizes(operator: str, size: tuple[Any, ...], mode_name: str, target: str) -> None:
+    case = make(operator, *size)
+    assert_golden(case, run(case, mode_name, target), target)
+
+
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
+@pytest.mark.parametrize(
+    ("operator", "size"),
+    [(o, size) for o in MAKERS for size in (PROLOG_SIZES if o in PROLOGS else READER_SIZES)],
+    ids=str,
+)
+def test_golden_at_all_sizes(operator: str, size: tuple[Any, ...], mode_name: str, device: str) -> None:
+    case = make(operator, *size)
+    assert_golden(case, run(case, mode_name, device), device)
+
+
+@pytest.mark.parametrize("operator", MAKERS)
+def test_all_modes_give_the_same_bits(operator: str, target: str) -> None:
+    case = make(operator, 2, 2, [5, 130], n_q=3, split=True)
+    want = run(case, "pynative", target)
+    for mode_name in MODES[1:]:
+        assert_same(run(case, mode_name, target), want)
+    assert_same(run(case, "pynative", target), want)  # nothing is left of the runs before
+
+
+def test_the_fused_operator_has_the_bits_of_the_pair(target: str) -> None:
+    fused = cases.fused_prolog_case(3, 1, 3, [3, 130, 257])
+    mla = cases.mla_prolog_case(3, 1, 3, [3, 130, 257])
+    got, first = run(fused, "pynative", target), run(mla, "pynative", target)
+    second = cases.indexer_prolog_case(3, 1, [3, 130, 257]).copy(
+        x=mla.inputs["token_x"], q_norm=first["q_norm_out"], q_norm_scale=first["q_norm_scale_out"]
+    )
+    pair = {f"mla_{name}": array for name, array in first.items()}
+    pair |= {f"ip_{name}": array for name, array in run(second, "pynative", target).items()}
+    for name in fused.outputs:
+        tolerance.assert_same_bits(name, got[name], pair[name])
+
+
+def test_lse(target: str) -> None:
+    case = cases.with_lse(make("sparse_flash_attention_quant", 2, 2, [1, 140], n_q=2))
+    for mode_name in ("pynative", "graph"):
+        got = run(case, mode_name, target)
+        assert np.isneginf(got["lse"][0, 0]).all()  # a row without a visible key
+        assert_golden(case, got, target)
+
+
+ATTRIBUTES = [
+    ("mla_prolog_quant", {"epsilon_cq": 0.5}, "q_norm_scale_out"),
+    ("mla_prolog_quant", {"epsilon_ckv": 0.5}, "k_scale_cache_out"),
+    ("lightning_indexer_prolog_quant", {"layernorm_epsilon_k": 0.5}, "k_scale_out"),
+    ("mla_indexer_prolog_quant", {"mla_epsilon_ckv": 0.5}, "mla_k_scale_cache_out"),
+    ("sparse_flash_attention_quant", {"softmax_scale": 0.01}, "attention_out"),
+    ("lightning_indexer_quant", {"selected_count": 100}, "topk_indices"),
+]
+
+
+@pytest.mark.parametrize(("operator", "attributes", "output"), ATTRIBUTES)
+def test_attributes_reach_the_kernel(operator: str, attributes: dict[str, Any], output: str, target: str) -> None:
+    plain = make(operator, 1, 2, 140, n_q=2)
+    case = plain.with_attributes(**attributes)
+    default = run(plain, "pynative", target)[output]
+    for mode_name in ("pynative", "graph"):
+        got = run(case, mode_name, target)
+        assert_golden(case, got, target)
+        assert got[output].shape != default.shape or (got[output] != default).any()
+
+
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
+def test_padding_nan_and_equal_rows(mode_name: str, target: str) -> None:
+    case = make("mla_prolog_quant", 4, 1, n_q=2)
+    clean = run(case, mode_name, target)
+    own = case.inputs["cache_index"]
+    index, token_x = own.copy(), case.inputs["token_x"].copy()
+    index[1] = -1  # padding: its cache rows are not written
+    token_x[2] = 0x7FC0  # NaN: only this token's outputs and row may change
+    index[3] = index[0]  # the later token wins
+    got = run(case.copy(cache_index=index, token_x=token_x), mode_name, target)
+    rows = [0, 1, 3]
+    for name in ("q_norm_out", "query_nope_out", "query_rope_out"):
+        tolerance.assert_same_bits(name, got[name][rows], clean[name][rows])
+    for cache, output in cases.IN_PLACE["mla_prolog_quant"].items():
+        after, alone = (r[output].reshape(-1, r[output].shape[-1]) for r in (got, clean))
+        before = case.inputs[cache].reshape(after.shape)
+        written = [own[0], own[2]]
+        tolerance.assert_same_bits(cache, after[own[0]], alone[own[3]])
+        others = np.setdiff1d(np.arange(after.shape[0]), written)
+        tolerance.assert_same_bits(f"{cache} (rows not written)", after[others], before[others])
+
+
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
+def test_a_row_outside_the_cache_is_not_written(mode_name: str, device: str) -> None:
+    case = make("mla_prolog_quant", 3, 1, n_q=2)
+    index = case.inputs["cache_index"].copy()
+    index[1] = case.paging.block_num * 128
+    outside, padding = case.copy(cache_index=index), index.copy()
+    padding[1] = -1
+    if device == "CPU":
+        with pytest.raises((ValueError, RuntimeError), match=r"cache_index\[1\]"):
+            run(outside, mode_name, device)
+    else:
+        assert_same(run(outside, mode_name, device), run(case.copy(cache_index=padding), mode_name, device))
+
+
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
+def test_a_position_outside_the_sequence_is_skipped(mode_name: str, device: str) -> None:
+    case = make("sparse_flash_attention_quant", 2, 1, [130, 140], n_q=2)
+    outside, skipped = case.inputs["topk_indices"].copy(), case.inputs["topk_indices"].copy()
+    outside[1, 17], skipped[1, 17] = 140, -1
+    if device == "CPU":
+        with pytest.raises((ValueError, RuntimeError), match=r"topk_indices\[1, 17\]"):
+            run(case.copy(topk_indices=outside), mode_name, device)
+    else:
+        want = run(case.copy(topk_indices=skipped), mode_name, device)
+        assert_same(run(case.copy(topk_indices=outside), mode_name, device), want)
+
+
+class Twice(nn.Cell):
+    """Two writes and the read after each, in one graph."""
+
+    def __init__(self, attributes: dict[str, Any], reader: dict[str, Any]) -> None:
+        super().__init__()
+        self.attributes = attributes
+        self.reader = reader
+
+    def construct(self, first, second, fixed, query, selection, *caches):
+        ops.mla_prolog_quant(first, *fixed, *caches, **self.attributes)
+        a = ops.sparse_flash_attention_quant(*query, *caches, *selection, **self.reader)
+        ops.mla_prolog_quant(second, *fixed, *caches, **self.attributes)
+        b = ops.sparse_flash_attention_quant(*query, *caches, *selection, **self.reader)
+        return a, b
+
+
+@pytest.mark.parametrize("parameter", [False, True])
+@pytest.mark.parametrize("mode_name", MODES)
+def test_a_read_sees_the_write_before_it(mode_name: str, parameter: bool, target: str) -> None:
+    writer = cases.mla_prolog_case(1, 1, 1, 5)
+    other = writer.copy(token_x=cases.mla_prolog_case(1, 1, 1, 5, seed=1).inputs["token_x"])  # to the same row
+    reader = cases.attention_case(1, 1, 1, 5, topk=8)
+    given, read = inputs_of(writer, target), inputs_of(reader, target)
+    names = list(cases.IN_PLACE["mla_prolog_quant"])
+    want = []
+    caches = {n: writer.inputs[n] for n in names}
+    for step in (writer, other):
+        written = run(step.copy(**caches), "pynative", target)
+        caches = {n: written[f"{n}_out"] for n in names}
+        seen = dict(zip(("key_nope_2d", "key_rope_2d", "k_nope_scales"), caches.values(), strict=True))
+        want.append(run(reader.copy(**seen), "pynative", target)["attention_out"])
+    assert (want[0] != want[1]).any()
+
+    held = [given[n] for n in names]
+    if parameter:
+        held = [Parameter(t, name=f"cache{i}", requires_grad=False) for i, t in enumerate(held)]
+    fixed = [t for n, t in given.items() if n not in ("token_x", *names)]
+    values = list(read.values())
+    call: Any = Twice(attributes_of(writer), attributes_of(reader))
+    call = ms.jit(call) if mode_name == "jit" else call
+    with mode(mode_name):
+        got = call(
+            given["token_x"],
+            inputs_of(other, target)["token_x"],
+            ms.mutable(tuple(fixed)),
+            ms.mutable(tuple(values[:2])),
+            ms.mutable(tuple(values[5:])),
+            *held,
+        )
+    for i, (result, array) in enumerate(zip(got, want, strict=True)):
+        tolerance.assert_same_bits(f"read {i}", weights.to_array(result), array)
+    for name, tensor_ in zip(names, held, strict=True):
+        tolerance.assert_same_bits(name, weights.to_array(tensor_), caches[name])
+
+
+def refused(case: cases.Case, mode_name: str, target: str, error: Any, text: str, **changed: Any) -> None:
+    """A call with changed inputs or attributes raises, and leaves the caches as they were."""
+    given: dict[str, Any] = {**inputs_of(case, target), **attributes_of(case)}
+    caches = {n: given[n] for n in cases.IN_PLACE[case.operator]}
+    given |= {n: change(given.get(n)) if callable(change) else change for n, change in changed.items()}
+    attributes = {n: v for n, v in given.items() if n not in case.inputs}
+    inputs = [given[n] for n in case.inputs]
+    call: Any = functools.partial(getattr(ops, case.operator), **attributes)
+    if mode_name == "graph":
+        call = Call(case.operator, attributes)
+    with mode(mode_name), pytest.raises(error, match=re.escape(f"{case.operator}: {text}")):
+        call(*inputs)
+    for name, tensor_ in caches.items():
+        tolerance.assert_same_bits(name, weights.to_array(tensor_), case.inputs[name])
+
+
+def zeros(shape: tuple[int, ...], dtype: Any) -> Callable[[Any], Tensor]:
+    return lambda _: weights.to_tensor(np.zeros(shape, dtype))
+
+
+BAD: list[tuple[str, Any, str, dict[str, Any]]] = [
+    (
+        "mla_prolog_quant",
+        ValueError,
+        "w_dq has shape (7169, 1536), expected ",
+        {"w_dq": zeros((7169, 1536), "u2")},
+    ),
+    ("mla_prolog_quant", TypeError, "kv_cache must be int8, got float16", {"kv_cache": zeros((4, 128, 1, 512), "f2")}),
+    ("mla_prolog_quant", TypeError, "cos must be a Tensor, got ", {"cos": None}),
+    ("mla_prolog_quant", ValueError, "cache_mode must be 'PA_BSND', got 'BNSD'", {"cache_mode": "BNSD"}),
+    ("lightning_indexer_prolog_quant", ValueError, "w_proj has shape ", {"w_proj": zeros((7168, 65), "u2")}),
+    ("mla_indexer_prolog_quant", ValueError, "ip_wk_in has shape ", {"ip_wk_in": zeros((7169, 128), "u2")}),
+    ("sparse_flash_attention_quant", TypeError, "nq must be int", {"nq": 2.0}),
+    ("sparse_flash_attention_quant", ValueError, "query_rope has shape ", {"query_rope": zeros((2, 65), "u2")}),
+    ("lightning_indexer_quant", ValueError, "selected_count ", {"selected_count": 2049}),
+    ("lightning_indexer_quant", TypeError, "kv_act_seqs must be int32, got int64", {"kv_act_seqs": zeros((2,), "i8")}),
+]
+
+
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
+@pytest.mark.parametrize(("operator", "error", "text", "changed"), BAD)
+def test_bad_input(operator: str, error: Any, text: str, changed: dict[str, Any], mode_name: str, target: str) -> None:
+    refused(make(operator, 2, 1, [3, 130], n_q=1), mode_name, target, error, text, **changed)
+
+
+@pytest.mark.parametrize("cache", cases.IN_PLACE["mla_prolog_quant"])
+def test_caches_of_which_mindspore_would_write_a_copy(cache: str, target: str) -> None:
+    case = make("mla_prolog_quant", 2, 1, [3, 130], n_q=1)
+    width = case.inputs[cache].shape[-1]
+
+    def strided(tensor_: Tensor) -> Tensor:
+        array = np.ascontiguousarray(weights.to_array(tensor_).transpose(3, 2, 1, 0))
+        return on_target(weights.to_tensor(array), target).permute(3, 2, 1, 0)
+
+    def part(tensor_: Tensor) -> Tensor:
+        pool = np.stack([weights.to_array(tensor_)] * 2)
+        return on_target(weights.to_tensor(pool), target)[1]
+
+    refused(case, "pynative", target, ValueError, f"{cache} must be contiguous", **{cache: strided})
+    text = f"{cache} is a view that begins {case.paging.block_num * 128 * width} elements into its storage"
+    refused(case, "pynative", target, ValueError, text, **{cache: part})
+
+
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
+@pytest.mark.parametrize("cache", cases.IN_PLACE["mla_prolog_quant"])
+def test_a_cache_in_host_memory(cache: str, mode_name: str, device: str) -> None:
+    case = make("mla_prolog_quant", 2, 1, [3, 130], n_q=1)
+    if device == "CPU":
+        pytest.skip("a CPU has no other memory")
+    text = f"{cache} of shape {case.inputs[cache].shape} is in the memory of CPU"
+    host = weights.to_tensor(case.inputs[cache].copy())
+    refused(case, mode_name, device, ValueError, text, **{cache: host})
+
+
+class Loss(nn.Cell):
+    def __init__(self, operator: str, attributes: dict[str, Any]) -> None:
+        super().__init__()
+        self.function = getattr(ops, operator)
+        self.attributes = attributes
+
+    def construct(self, *inputs):
+        results = self.function(*inputs, **self.attributes)
+        return (results[0] if isinstance(results, tuple) else results).astype(ms.float32)
+
+
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
+def test_gradients_are_refused(mode_name: str, target: str) -> None:
+    case = make("sparse_flash_attention_quant", 1, 1, 3, n_q=1)
+    with mode(mode_name), pytest.raises((RuntimeError, NotImplementedError), match="bprop"):
+        ms.grad(Loss(case.operator, case.attributes))(*inputs_of(case, target).values())
+
+
+def test_every_operator_is_tested() -> None:
+    assert set(MAKERS) == set(op_info.names())
