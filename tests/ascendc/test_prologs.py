@@ -23,13 +23,13 @@ MAKERS: dict[str, Callable[..., Case]] = {
 CACHE_INDEX = {"lightning_indexer_prolog_quant": "k_cache_index"}
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)  # caches of many sequences are large
 def case_of(op: str, b: int, s1: int, n_q: int) -> Case:
     # Short sequences: the caches of many long ones would take longer than the kernel.
     return MAKERS[op](b, s1, n_q, [s1 + n * 61 % 150 for n in range(b)], seed=b)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=1)
 def golden_of(op: str, b: int, s1: int, n_q: int) -> dict[str, np.ndarray]:
     return case_of(op, b, s1, n_q).golden()
 
