@@ -47,7 +47,7 @@ _FEATURES = {
     "x86_64": ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"),
     "aarch64": ("asimd", "asimdhp", "asimddp", "i8mm", "bf16"),
 }
-_BUILD = "build them: docs/ascend.md, Build"
+_BUILD = "build them, see docs/ascend.md, Build"
 _DRIVER_TODO = "for Ascend: install the driver and firmware of your Atlas machine"
 
 
@@ -93,7 +93,7 @@ def examine() -> tuple[list[Check], dict[str, bool]]:
             *_guarded("NPU", "devices", _devices),
             *npus.result(),
             *_guarded("CANN", "CANN", lambda: _cann(report)),
-            *_guarded("CANN", "operators", _operators),
+            *_guarded("CANN", "operators", lambda: _operators(report)),
             *_guarded("CANN", "MindSpore's Ascend plugin", lambda: _plugin(report)),
         ]
     usable = {}
@@ -288,20 +288,26 @@ def _cann(report: dict[str, Any]) -> Iterator[Check]:
         yield Check("CANN", "g++", "missing", "not on PATH", "install g++: MindSpore compiles the operators' callbacks")
 
 
-def _operators() -> Iterator[Check]:
+def _operators(report: dict[str, Any]) -> Iterator[Check]:
     libraries = [path for path in map(opp.library, opp.packages()) if path.is_file()]
     if not libraries:
         places = ", ".join(str(opp.library(p)) for p in opp.packages())
         yield Check("CANN", "operators", "missing", f"no {places}", f"for Ascend: {_BUILD}")
         return
+    refused = report.get("Ascend", {}).get("refused", {})
     for name in op_info.names():
         try:
-            yield Check("CANN", name, "ok", f"{' and '.join(opp.entries(name))} in {opp.find(name)}")
+            library = opp.find(name)
         except RuntimeError as error:
             reason = (
                 str(error).removeprefix(f"{name}: no Ascend kernel: ").removesuffix("; run python -m ms_dsv32.doctor")
             )
             yield Check("CANN", name, "wrong", reason, f"for Ascend: {_BUILD}")
+            continue
+        if name in refused:
+            yield Check("CANN", name, "wrong", refused[name].removeprefix(f"{name}: "), f"for Ascend: {_BUILD}")
+        else:
+            yield Check("CANN", name, "ok", f"{' and '.join(opp.entries(name))} in {library}")
 
 
 def _plugin(report: dict[str, Any]) -> Iterator[Check]:
@@ -403,7 +409,16 @@ def _probe_ascend() -> dict[str, Any]:
     import mindspore as ms
     from mindspore.run_check._check_version import AscendEnvChecker
 
-    found: dict[str, Any] = {"devices": 0, "cann": AscendEnvChecker(None).version}
+    from ms_dsv32.ops import _ascend
+
+    found: dict[str, Any] = {"devices": 0, "cann": AscendEnvChecker(None).version, "refused": {}}
+    # Without these every operator is refused for a reason that has a line of its own.
+    ready = os.environ.get("ASCEND_OPP_PATH") and shutil.which("g++")
+    for name in op_info.names() if ready else ():
+        try:
+            _ascend.require(op_info.load(name), {})
+        except RuntimeError as error:
+            found["refused"][name] = str(error)
     if ms.device_context.ascend.is_available():
         found["devices"] = ms.device_context.ascend.device_count()
         found["reason"] = "it loads, but there are no devices"

@@ -100,6 +100,16 @@ def test_a_broken_kernel_library(tmp_path: Path) -> None:
     assert "neon_nonsense" in checks["kernel library"]["found"]
 
 
+@pytest.mark.mindspore
+def test_a_library_without_its_header_is_told_by_mindspores_own_search(tmp_path: Path) -> None:
+    vendor = make_package(tmp_path / "vendor", [entry for op in op_info.names() for entry in opp.entries(op)])
+    checks, _, status = run_json(ASCEND_CUSTOM_OPP_PATH=str(vendor), ASCEND_OPP_PATH=str(tmp_path))
+    assert status == 0
+    for op in op_info.names():
+        assert checks[op]["state"] == "wrong"
+        assert checks[op]["found"].startswith(f"aclnn_{op}.h is not in ASCEND_CUSTOM_OPP_PATH")
+
+
 @pytest.fixture
 def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An Atlas A2 on which everything is in order, made of files; the folder of `npu-smi`, `dev` and the rest."""
@@ -125,7 +135,7 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "mindspore": {"version": "2.10.0"},
         "PyNative": {},
         "graph": {},
-        "Ascend": {"devices": 2, "cann": ["8.2", "8.3", "8.5"], "reason": ""},
+        "Ascend": {"devices": 2, "cann": ["8.2", "8.3", "8.5"], "refused": {}, "reason": ""},
     }
     monkeypatch.setattr(doctor, "_run_probe", lambda: report)
     return tmp_path

@@ -26,7 +26,7 @@ ALLOWED = {
     "ops": ({"cann", "config", "kernel_impl", "op_info", "opp", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
     "cells": ({"config", "op_info", "ops", "weights"}, {"mindspore", "numpy"}),
     "doctor": (
-        {"cann", "cells", "kernel_impl", "op_info", "opp", "weights"},
+        {"cann", "cells", "kernel_impl", "op_info", "opp", "ops", "weights"},
         {"mindspore", "numpy", "packaging", "rich"},
     ),
 }
