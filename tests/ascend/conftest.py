@@ -48,9 +48,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     """Registers the operators on CPU as for Ascend."""
-    import mindspore as ms
+    from calls import forget_kernels
 
-    from ms_dsv32 import ops
     from ms_dsv32.ops import _ascend, _custom
 
     if not _ON_CPU and not missing():
@@ -60,12 +59,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_ascend, "require_cache", lambda info, name, tensor: None)
     monkeypatch.setattr(_ascend, "building", lambda info: nullcontext())
     monkeypatch.setattr(_ascend, "reg_info", functools.partial(_ascend.reg_info, target="CPU"))
-    for name in ("attr_dict", "registered_func"):  # what MindSpore remembers of Custom operators
-        monkeypatch.setattr(ms.ops.Custom, name, {})
-    for name in op_info.names():
-        operator = getattr(ops, name).__globals__["_operator"]
-        monkeypatch.setattr(operator, "_customs", {})
-        monkeypatch.setattr(operator, "_kernels", {})
+    forget_kernels(monkeypatch)
 
 
 _DEVICE = pytest.param("Ascend", marks=pytest.mark.ascend)

@@ -22,7 +22,8 @@ def _weight_name(name: str) -> str:
 
 
 @functools.cache
-def _prepared(name: str, n_q: int, target: str) -> Array:
+def prepared(name: str, n_q: int, target: str) -> Array:
+    """A weight of `cases`, laid out for the target; made once, read-only."""
     known = cases.mla_weights(n_q) if name in weights.MLA_WEIGHTS else cases.indexer_weights()
     array = weights.prepare(name, known[name], target)
     array.flags.writeable = False
@@ -35,7 +36,7 @@ def packed(case: Case, target: str) -> Case:
         return case
     all_weights = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS)
     names = [n for n in case.inputs if _weight_name(n) in all_weights]
-    changed = {n: _prepared(_weight_name(n), case.n_q, target) for n in names}
+    changed = {n: prepared(_weight_name(n), case.n_q, target) for n in names}
     return case.copy(**changed).with_attributes(weight_format="PACKED")
 
 

@@ -18,7 +18,7 @@ import cases
 import fake_cann
 import mindspore as ms
 import pytest
-from calls import Call, mode, tensors
+from calls import Call, forget_kernels, mode, tensors
 from fake_cann import FakeCann, Parameter
 from mindspore.ops.operations._custom_ops_utils import CustomCodeGenerator
 
@@ -63,8 +63,7 @@ def on_ascend(cann_folder: FakeCann, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ms.context, "get_context", get_context)
     monkeypatch.setenv("ASCEND_OPP_PATH", str(cann_folder.opp))
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", str(cann_folder.package))
-    for name in ("attr_dict", "registered_func", "compiled_bin"):  # what MindSpore remembers of Custom operators
-        monkeypatch.setattr(ms.ops.Custom, name, type(getattr(ms.ops.Custom, name))())
+    forget_kernels(monkeypatch)
 
 
 @pytest.fixture

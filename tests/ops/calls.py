@@ -10,11 +10,12 @@ from typing import Any
 import mindspore as ms
 import ml_dtypes
 import numpy as np
+import pytest
 from cases import IN_PLACE, Case
 from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
-from ms_dsv32 import kernel_impl, ops, weights
+from ms_dsv32 import kernel_impl, op_info, ops, weights
 
 Array = NDArray[Any]
 MODES = ("pynative", "graph", "jit")
@@ -82,6 +83,16 @@ def run(case: Case, mode_name: str) -> dict[str, Array]:
     for cache, output in IN_PLACE[case.operator].items():
         named[output] = weights.to_array(inputs[cache]).copy()
     return named
+
+
+def forget_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For the time of a test no operator has been called yet, and MindSpore knows no registration."""
+    for name in op_info.names():
+        operator = getattr(ops, name).__globals__["_operator"]
+        monkeypatch.setattr(operator, "_customs", {})
+        monkeypatch.setattr(operator, "_kernels", {})
+    for name in ("attr_dict", "registered_func", "compiled_bin"):
+        monkeypatch.setattr(ms.ops.Custom, name, type(getattr(ms.ops.Custom, name))())
 
 
 def bare(case: Case) -> dict[str, Array]:
