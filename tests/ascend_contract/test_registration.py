@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import cases
-import fake_cann
+import fake_opapi
 import mindspore as ms
 import pytest
 from calls import Call, forget_kernels, mode, tensors
-from fake_cann import FakeCann, Parameter
+from fake_opapi import FakeCann, Parameter
 from mindspore.ops.operations._custom_ops_utils import CustomCodeGenerator
 
 from ms_dsv32 import cann, op_info, ops
@@ -48,7 +48,7 @@ ATTRIBUTES: dict[str, dict[str, Any]] = {
 
 @pytest.fixture(scope="module")
 def cann_folder(tmp_path_factory: pytest.TempPathFactory) -> FakeCann:
-    return fake_cann.make(tmp_path_factory.mktemp("cann"))
+    return fake_opapi.make(tmp_path_factory.mktemp("cann"))
 
 
 @pytest.fixture(autouse=True)
@@ -67,11 +67,11 @@ def on_ascend(cann_folder: FakeCann, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def header(cann_folder: FakeCann) -> Iterator[Callable[[op_info.OpInfo, fake_cann.Change], None]]:
+def header(cann_folder: FakeCann) -> Iterator[Callable[[op_info.OpInfo, fake_opapi.Change], None]]:
     """Replaces the header of an operator for one test."""
     changed: list[op_info.OpInfo] = []
 
-    def replace(info: op_info.OpInfo, change: fake_cann.Change) -> None:
+    def replace(info: op_info.OpInfo, change: fake_opapi.Change) -> None:
         changed.append(info)
         cann_folder.write_header(info, change)
 
@@ -137,7 +137,7 @@ def test_mindspore_passes_every_argument_to_its_parameter(name: str, cann_folder
 
     library.Calls.restype = ctypes.c_char_p
     noted = [line.split() for line in library.Calls().decode().splitlines()]
-    assert [n for n, _ in noted] == [p.name for p in fake_cann.parameters(info)]
+    assert [n for n, _ in noted] == [p.name for p in fake_opapi.parameters(info)]
     for n, (_, text) in zip(names, noted, strict=True):
         if n in values:
             assert (float.fromhex(text) if "x" in text else int(text)) == values[n], n
@@ -173,7 +173,7 @@ def test_one_primitive_for_each_attribute_set() -> None:
     assert {c.get_attr_dict()["reg_op_name"] for c in customs} == {"aclnnMlaPrologQuant"}
 
 
-def swapped(first: int, second: int) -> fake_cann.Change:
+def swapped(first: int, second: int) -> fake_opapi.Change:
     def change(found: list[Parameter]) -> list[Parameter]:
         found[first], found[second] = found[second], found[first]
         return found
@@ -195,7 +195,7 @@ WRONG = [
 
 
 @pytest.mark.parametrize(("name", "change"), WRONG)
-def test_a_library_with_another_interface_is_refused(name: str, change: fake_cann.Change, header: Any) -> None:
+def test_a_library_with_another_interface_is_refused(name: str, change: fake_opapi.Change, header: Any) -> None:
     info = op_info.load(name)
     header(info, change)
     text = f"{name}: aclnn_{name}.h takes (aclTensor*, "
@@ -220,7 +220,7 @@ def test_what_is_missing_is_named(cann_folder: FakeCann, tmp_path: Path, monkeyp
     attrs = kernel_attributes(info.name)
     header_file = cann_folder.package / "op_api" / "include" / "aclnn_lightning_indexer_quant.h"
 
-    other = fake_cann.make(tmp_path / "other", ["mla_prolog_quant"])
+    other = fake_opapi.make(tmp_path / "other", ["mla_prolog_quant"])
     with monkeypatch.context() as patch:
         patch.setenv("ASCEND_CUSTOM_OPP_PATH", str(other.package))
         text = f"lightning_indexer_quant: no Ascend kernel: {other.library} has no symbol aclnnLightningIndexerQuant"
