@@ -75,8 +75,8 @@ def mla_prolog_quant(
         cache_mode: "PA_BSND".
         tile_config, rope_cfg: tiles for Ascend; None for the target's own choice. They do not change results beyond
             float32 summation order, and on CPU they change nothing.
-        weight_format: "ND", row-major weights, or "PACKED", w_dq, w_uq_qr, w_uk and w_dkv_kr as `ms_dsv32.weights.pack`
-            lays them out. The results are the same, bit for bit.
+        weight_format: "ND", row-major weights (CPU only), or "PACKED", w_dq, w_uq_qr, w_uk and w_dkv_kr as
+            `ms_dsv32.weights.prepare` lays them out for the device target. The results are the same, bit for bit.
 
     Returns:
         q_norm int8 [t, 1536]; q_norm_scale fp32 [t, 1]; q_nope bf16 [t, n_q, 512]; q_rope bf16 [t, n_q, 64]; kv_cache,
