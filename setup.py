@@ -1,7 +1,10 @@
-"""Builds the native CPU kernels into the package; everything else is in pyproject.toml.
+"""Builds the native CPU kernels into the package, and the Ascend operators; everything else is in pyproject.toml.
 
-The kernels are a plain shared library, loaded by MindSpore and by ctypes, so one wheel serves every Python version of a
-platform. Each ``<op>.cc`` is compiled once for every instruction set; the library chooses among them at run time.
+The CPU kernels are a plain shared library, loaded by MindSpore and by ctypes, so one wheel serves every Python version
+of a platform. Each ``<op>.cc`` is compiled once for every instruction set; the library chooses among them at run time.
+
+``python setup.py build_ascend`` builds the Ascend operators with CANN into ``ms_dsv32/vendors`` of the checkout. Where
+``ASCEND_HOME_PATH`` is set, as CANN's ``set_env.sh`` does, every build and every installation does so too.
 
 Environment: ``CXX`` (default g++), ``CXXFLAGS`` (appended), ``MS_DSV32_BUILD_JOBS`` (parallel compiler processes),
 ``MS_DSV32_SANITIZE`` (value of -fsanitize=), ``MS_DSV32_SIMDE=1`` (compile the AVX-512 sources to AVX2 through SIMDe's
@@ -11,22 +14,28 @@ compiler).
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import platform
+import re
 import shlex
 import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
+from typing import ClassVar
 
-from setuptools import Extension, setup
+from setuptools import Command, Extension, setup
 from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build import build
 from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
 CPU = Path("ms_dsv32/kernel_impl/cpu")
+ASCENDC = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc"
 
 # MindSpore passes std::string and std::vector through its ahead-of-time interface with the old ABI. Contraction is off
 # because the contract rounds after each named step; fused multiply-add is written out where a kernel wants it.
@@ -101,8 +110,7 @@ class BuildLibrary(build_ext):
                 Path(f"{target}.cmd").write_text(shlex.join(command))
             return target
 
-        jobs = int(os.environ.get("MS_DSV32_BUILD_JOBS", 0)) or len(os.sched_getaffinity(0))
-        with ThreadPoolExecutor(jobs) as pool:
+        with ThreadPoolExecutor(_jobs()) as pool:
             objects = list(pool.map(compile_unit, units))
         library = Path(self.get_ext_fullpath(ext.name))
         library.parent.mkdir(parents=True, exist_ok=True)
@@ -119,6 +127,141 @@ def _up_to_date(target: Path, command: list[str]) -> bool:
     made = target.stat().st_mtime
     sources = depends.read_text().replace("\\\n", " ").partition(":")[2].split()
     return all(Path(s).is_file() and Path(s).stat().st_mtime <= made for s in sources)
+
+
+def _jobs() -> int:
+    """How many compiler processes run at a time."""
+    return int(os.environ.get("MS_DSV32_BUILD_JOBS", 0)) or len(os.sched_getaffinity(0))
+
+
+def _load_cann() -> ModuleType:
+    """``ms_dsv32/cann.py``, by its path: the package cannot be imported while it is built."""
+    spec = importlib.util.spec_from_file_location("cann", ROOT / "ms_dsv32" / "cann.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["cann"] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+class BuildAscend(Command):
+    """Builds the Ascend operators with CANN, and keeps what MindSpore needs in ``ms_dsv32/vendors/ms_dsv32``.
+
+    CANN 9 and later bring CMake functions (``find_package(ASC)``) for ``kernel_impl/ascendc/CMakeLists.txt``. Older
+    ones bring a project template, of which a copy is filled with the same sources.
+    """
+
+    description = "build the Ascend operators with CANN (needs ASCEND_HOME_PATH)"
+    user_options: ClassVar = [("compute-unit=", "u", "devices to build for, by CANN's names, separated by ';'")]
+    editable_mode = False
+
+    def initialize_options(self) -> None:
+        self.compute_unit = "ascend910b;ascend910_93"
+        self.build_lib: str | None = None  # set by `build`; without it the checkout is what is filled
+
+    def finalize_options(self) -> None:
+        pass
+
+    def run(self) -> None:
+        cann = _load_cann()
+        try:
+            found = cann.require()
+        except cann.CannError as error:
+            without = "; or unset ASCEND_HOME_PATH to do without them" if os.environ.get("ASCEND_HOME_PATH") else ""
+            raise SystemExit(f"ms_dsv32: cannot build the Ascend operators: {error}{without}") from None
+        if shutil.which("cmake") is None:
+            raise SystemExit("ms_dsv32: cannot build the Ascend operators: no cmake; install CMake 3.19 or later")
+        work = ROOT / "build" / "ascend"
+        shutil.rmtree(work, ignore_errors=True)
+        work.mkdir(parents=True)
+        source = ASCENDC if found.version >= (9, 0) else self._fill_template(found.home, work / "project")
+        print(f"building the Ascend operators for {self.compute_unit} with CANN {found.version_text}", flush=True)
+        definitions = {
+            "ASCEND_CANN_PACKAGE_PATH": found.home,
+            "ASCEND_COMPUTE_UNIT": self.compute_unit,
+            "ASCEND_PYTHON_EXECUTABLE": sys.executable,
+            "CMAKE_BUILD_TYPE": "Release",
+            "CMAKE_INSTALL_PREFIX": work / "install",
+            "ENABLE_BINARY_PACKAGE": "True",
+            "ENABLE_SOURCE_PACKAGE": "True",
+            "vendor_name": "ms_dsv32",
+        }
+        environment = dict(os.environ)
+        # The host sources name headers by their path from here, and the template has no place for an option.
+        given = os.environ.get("CPLUS_INCLUDE_PATH")
+        environment["CPLUS_INCLUDE_PATH"] = f"{ROOT}{os.pathsep}{given}" if given else str(ROOT)
+        # CANN's compiler is in part Python. What set_env.sh adds is missing in pip's build environment, whose own
+        # path in turn would hide the packages that CANN needs (numpy and others).
+        python = (found.home / "python" / "site-packages", found.home / "opp/built-in/op_impl/ai_core/tbe")
+        environment["PYTHONPATH"] = os.pathsep.join(map(str, python))
+
+        def cmake(*arguments: str | Path) -> None:
+            command = ["cmake", *map(str, arguments)]
+            if subprocess.run(command, env=environment, check=False).returncode:
+                raise SystemExit(f"ms_dsv32: could not build the Ascend operators: {shlex.join(command)} failed")
+
+        tree = work / "tree"
+        cmake("-S", source, "-B", tree, "-G", "Unix Makefiles", *(f"-D{k}={v}" for k, v in definitions.items()))
+        cmake("--build", tree, "--target", "binary", f"-j{_jobs()}")
+        cmake("--build", tree, f"-j{_jobs()}")
+        cmake("--install", tree)
+        made = work / "install" / "packages" / "vendors" / "ms_dsv32"
+        if not (made / cann.OP_API).is_file():
+            raise SystemExit(f"ms_dsv32: CANN's build ended without {made / cann.OP_API}")
+        target = self._vendor()
+        shutil.rmtree(target, ignore_errors=True)
+        for part in ("op_api", "op_impl", "op_proto"):
+            shutil.copytree(made / part, target / part, symlinks=True)
+        print(f"the Ascend operators are in {target}", flush=True)
+
+    def _vendor(self) -> Path:
+        base = ROOT if self.build_lib is None or self.editable_mode else Path(self.build_lib)
+        return base / "ms_dsv32" / "vendors" / "ms_dsv32"
+
+    @staticmethod
+    def _fill_template(cann: Path, project: Path) -> Path:
+        """A copy of CANN 8's project template (what ``msopgen`` starts from), with our sources instead of its own."""
+        template = cann / "tools" / "op_project_templates" / "ascendc" / "customize"
+        if not template.is_dir():
+            raise SystemExit(f"ms_dsv32: no {template}; install CANN's toolkit package as a whole")
+        shutil.copytree(template, project)  # links are followed: some lead out of the template
+        for folder in ("op_host", "op_kernel"):
+            for example in [*(project / folder).glob("*.cpp"), *(project / folder).glob("*.h")]:
+                example.unlink()
+            for file in [*(ASCENDC / folder).glob("*.cpp"), *(ASCENDC / folder).glob("*.h")]:
+                shutil.copy2(file, project / folder)
+        shutil.copy2(ROOT / CPU / "op_check.cc", project / "op_host" / "op_check.cpp")
+        # The template compiles host sources as C++11, with no option to change it.
+        for file in [*(project / "cmake").glob("*.cmake"), *project.glob("**/CMakeLists.txt")]:
+            text = file.read_text(encoding="utf-8")
+            changed = re.sub(r"-std=(?:c|gnu)\+\+11\b", "-std=c++17", text)
+            if changed != text:
+                file.write_text(changed, encoding="utf-8")
+        return project
+
+    def get_source_files(self) -> list[str]:
+        files = [*ASCENDC.glob("CMake*"), *ASCENDC.glob("op_*/*")]
+        return [str(file.relative_to(ROOT)) for file in files if file.is_file()]
+
+    def get_outputs(self) -> list[str]:
+        return [str(file) for file in self._vendor().rglob("*") if file.is_file()]
+
+    def get_output_mapping(self) -> dict[str, str]:
+        return {}
+
+
+class Build(build):
+    """Builds the Ascend operators too where there is CANN."""
+
+    sub_commands: ClassVar = [
+        *build.sub_commands,
+        ("build_ascend", lambda self: bool(os.environ.get("ASCEND_HOME_PATH"))),
+    ]
+
+    def run(self) -> None:
+        self.get_finalized_command("build_ascend").build_lib = self.build_lib
+        super().run()
 
 
 class BuildPackage(build_py):
@@ -144,5 +287,11 @@ if sys.platform != "linux":
     )
 setup(
     ext_modules=[Extension("ms_dsv32.kernel_impl.libms_dsv32_cpu", sources=[])],
-    cmdclass={"build_ext": BuildLibrary, "build_py": BuildPackage, "bdist_wheel": PlatformWheel},
+    cmdclass={
+        "build": Build,
+        "build_ascend": BuildAscend,
+        "build_ext": BuildLibrary,
+        "build_py": BuildPackage,
+        "bdist_wheel": PlatformWheel,
+    },
 )

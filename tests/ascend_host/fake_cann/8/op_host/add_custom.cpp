@@ -1,0 +1,1 @@
+#error "an example of the template, which must not be compiled"
