@@ -11,7 +11,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import tolerance
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
@@ -55,6 +55,7 @@ def test_unpack_undoes_pack(shape: tuple[int, ...], dtype: type[np.generic]) -> 
 sizes = st.sampled_from([1, 2, 15, 16, 17, 31, 32, 33, 47, 48, 49, 63, 64, 65, 100])
 
 
+@settings(deadline=None)
 @given(batch=st.sampled_from([(), (1,), (3,), (2, 2)]), k=sizes, n=sizes, dtype=st.sampled_from([np.int8, np.uint16]))
 def test_nz_puts_every_value_where_the_format_says(
     batch: tuple[int, ...], k: int, n: int, dtype: type[np.generic]
