@@ -47,6 +47,7 @@ _FEATURES = {
     "x86_64": ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"),
     "aarch64": ("asimd", "asimdhp", "asimddp", "i8mm", "bf16"),
 }
+_INSTALL = "pip install --force-reinstall --no-deps . (needs g++ or clang)"
 _BUILD = "build them, see docs/ascend.md, Build"
 _DRIVER_TODO = "for Ascend: install the driver and firmware of your Atlas machine"
 
@@ -83,7 +84,8 @@ def examine() -> tuple[list[Check], dict[str, bool]]:
     """All checks, and for each target and mode whether it is usable (Ascend: whether nothing is missing)."""
     with ThreadPoolExecutor(2) as pool:
         probe, npus = pool.submit(_run_probe), pool.submit(lambda: [*_guarded("NPU", "npu-smi", _npu_smi)])
-        report = probe.result()
+        broken = probe.exception()
+        report = {"ended": _describe(broken)} if broken else probe.result()
         checks = [
             *_guarded("software", "packages", _packages),
             *_guarded("software", "MindSpore", lambda: _mindspore(report)),
@@ -184,15 +186,16 @@ def _processor() -> Iterator[Check]:
 def _library(report: dict[str, Any]) -> Iterator[Check]:
     error = _failure(report, "library")
     if error:
-        yield Check("CPU", "kernel library", "wrong", error, "build it: pip install . (needs g++ or clang)")
+        absent = error.startswith(("FileNotFoundError", "OSError"))
+        yield Check("CPU", "kernel library", "wrong", error, f"build it: {_INSTALL}" if absent else "")
         return
     library = report["library"]
     path = Path(library["path"])
     wanted = {f"{op_info.load(op).entry}{suffix}" for op in op_info.names() for suffix in ("", "InferShape")}
-    absent = sorted(wanted - opp.dynamic_symbols(path))
-    if absent:
-        text = f"{path} has no {', '.join(absent)}"
-        yield Check("CPU", "kernel library", "wrong", text, "build it again: pip install --force-reinstall --no-deps .")
+    lacking = sorted(wanted - opp.dynamic_symbols(path))
+    if lacking:
+        text = f"{path} has no {', '.join(lacking)}"
+        yield Check("CPU", "kernel library", "wrong", text, f"build it again: {_INSTALL}")
     else:
         yield Check("CPU", "kernel library", "ok", f"{path}, {len(op_info.names())} operators")
     others = ", ".join(isa for isa in library["supported"] if isa != library["isa"])

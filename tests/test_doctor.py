@@ -95,6 +95,7 @@ def test_a_broken_kernel_library(tmp_path: Path) -> None:
     checks, _, status = run_json(MS_DSV32_LIBRARY=str(tmp_path / "none.so"), **quick)
     assert status == 1
     assert "none.so is missing; MS_DSV32_LIBRARY names no file" in checks["kernel library"]["found"]
+    assert checks["kernel library"]["todo"].startswith("build it: pip install")
     checks, _, _ = run_json(MS_DSV32_CPU_ISA="neon_nonsense", **quick)
     assert checks["kernel library"]["state"] == "wrong"
     assert "neon_nonsense" in checks["kernel library"]["found"]
@@ -191,6 +192,15 @@ def test_npu_smi_hangs(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_NPU_SMI_SECONDS", 0.2)
     checks, _ = examine()
     assert checks["npu-smi"].found == "no answer in 0.2 s"
+
+
+def test_a_kernel_library_of_another_version(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = doctor._run_probe()
+    entries = [op_info.load(op).entry for op in op_info.names()]
+    report["library"]["path"] = str(opp.library(make_package(atlas / "old", entries)))
+    checks, _ = examine()
+    assert checks["kernel library"].state == "wrong"
+    assert f"has no {entries[0]}InferShape" in checks["kernel library"].found
 
 
 def test_devices(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +303,13 @@ def test_a_check_that_fails_is_a_line(atlas: Path, monkeypatch: pytest.MonkeyPat
     checks, usable = examine()
     assert (checks["CANN"].state, checks["CANN"].found) == ("wrong", "PermissionError: version.info")
     assert not usable["Ascend graph"]
+    assert usable["CPU graph"]
+    monkeypatch.setattr(doctor, "_run_probe", broken)
+    checks, usable = examine()
+    assert {checks[name].found for name in ("kernel library", "import mindspore", "CPU graph")} == {
+        "PermissionError: version.info"
+    }
+    assert not any(usable.values())
 
 
 def test_the_table_shows_every_line(
