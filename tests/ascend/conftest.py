@@ -10,31 +10,12 @@ from __future__ import annotations
 import functools
 import os
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import pytest
-
-from ms_dsv32 import cann, op_info, opp
+from device import missing
 
 _ON_CPU = os.environ.get("MS_DSV32_TEST_TARGET") == "CPU"
-
-
-@functools.cache
-def missing() -> str:
-    """What keeps the tests from running on a device, and what to do about it; empty if nothing does."""
-    if not list(Path("/dev").glob("davinci[0-9]*")):
-        return "no Ascend device: run on an Atlas A2 or A3 machine with the driver (in a container, pass /dev/davinci*)"
-    try:
-        cann.find()
-    except cann.CannError as error:
-        return f"no CANN: {error}"
-    try:
-        for name in op_info.names():
-            opp.find(name)
-    except RuntimeError as error:
-        return f"the Ascend operators are not built: {error}; build them as docs/ascend.md says"
-    return ""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -71,7 +52,8 @@ def _use(target: str, request: pytest.FixtureRequest) -> str:
     else:
         import mindspore as ms
 
-        ms.set_device("Ascend")
+        if ms.get_context("device_target") != "Ascend":
+            ms.set_device("Ascend")
     return target
 
 

@@ -1,0 +1,184 @@
+"""Achieved against modelled time on an Atlas A2 or A3: MindSpore's profiler, beside the emulator's cycle model.
+
+python -m benchmarks.ascend                 every row of the table "Modelled time" in docs/ascend.md
+python -m benchmarks.ascend --hot           weights and caches may stay in the L2 cache
+python -m benchmarks.ascend --parse FOLDER  the table again, from what the profiler wrote there
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import re
+import statistics
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.shapes import ATTENTION, INDEXER, Shape, make_case
+from ms_dsv32 import op_info
+
+DOCS = Path(__file__).resolve().parent.parent / "docs" / "ascend.md"
+L2_BYTES = 192 << 20  # of an Ascend 910B1, the largest of the family
+
+
+@dataclass(frozen=True)
+class Modelled:
+    """A row of the table: the call, its label, and what the emulator's cycle model and the roofline say in µs."""
+
+    shape: Shape
+    label: str
+    modelled: float
+    roofline: float
+
+
+def modelled() -> list[Modelled]:
+    """The rows of docs/ascend.md. Tokens of an indexer's call are those of one sequence, others one a sequence."""
+    row = r"^\| `(\w+)`, (t = (\d+)(?:, (\d+)K keys)?) \| \d+ \| ([\d.]+) \| ([\d.]+) \|"
+    found = []
+    for op, label, t, keys, time, roofline in re.findall(row, DOCS.read_text(encoding="utf-8"), re.MULTILINE):
+        kv = int(keys) * 1024 if keys else 4096 if op == ATTENTION else 128
+        shape = Shape(op, 1, int(t), kv) if op == INDEXER else Shape(op, int(t), 1, kv)
+        found.append(Modelled(shape, label, float(time), float(roofline)))
+    return found
+
+
+def durations(folder: Path, op: str) -> list[float]:
+    """Times of an operator's kernel on the device in µs, from the ``kernel_details.csv`` below a folder.
+
+    Raises:
+        FileNotFoundError: the profiler wrote no such file.
+    """
+    files = sorted(folder.rglob("kernel_details.csv"))
+    if not files:
+        raise FileNotFoundError(f"no kernel_details.csv below {folder}: the profiler's analysis failed, see its output")
+    entry = op_info.load(op).entry
+    found = []
+    for file in files:
+        with file.open(newline="", encoding="utf-8") as lines:
+            found += [float(r["Duration(us)"]) for r in csv.DictReader(lines) if r["Type"].strip() == entry]
+    return found
+
+
+def profile(row: Modelled, folder: Path, repeats: int, cold: bool) -> None:
+    """Runs the operator `repeats` times under the profiler, which writes below `folder`."""
+    import mindspore as ms
+    from mindspore import profiler
+
+    call = _call(row.shape)
+    flush = ms.ops.zeros((2 * L2_BYTES,), ms.int8)
+    for _ in range(3):
+        call()
+    ms.runtime.synchronize()
+    with profiler.profile(
+        activities=[profiler.ProfilerActivity.NPU],
+        on_trace_ready=profiler.tensorboard_trace_handler(str(folder)),
+        experimental_config=profiler._ExperimentalConfig(profiler_level=profiler.ProfilerLevel.Level0),
+    ):
+        for _ in range(repeats):
+            if cold:
+                flush = flush + 1
+            call()
+        ms.runtime.synchronize()
+
+
+def _call(shape: Shape) -> Any:
+    """The operator as a graph of its own, on inputs that are on the device."""
+    import mindspore as ms
+
+    from benchmarks.contender import weight_name
+    from ms_dsv32 import ops, weights
+
+    case = make_case(shape)
+    known = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS)
+    inputs = []
+    for name, array in case.inputs.items():
+        if weight_name(name) in known:
+            array = weights.prepare(weight_name(name), array, "Ascend")
+        inputs.append(weights.to_tensor(array).to("Ascend"))
+    attributes = {**case.attributes, **({"weight_format": "PACKED"} if op_info.load(shape.op).packable else {})}
+    function = getattr(ops, shape.op)
+
+    def graph(*tensors: Any) -> Any:
+        return function(*tensors, **attributes)[0] if shape.op != INDEXER else function(*tensors, **attributes)
+
+    compiled = ms.jit(graph, jit_level="O0")
+    return lambda: compiled(*inputs)
+
+
+def table(rows: Sequence[tuple[Modelled, list[float]]], console: Console) -> None:
+    """Prints median and best time of each row beside the modelled ones."""
+    printed = Table(title="µs on the device; modelled and roofline are no measurements")
+    for column in (
+        "operator",
+        "shape",
+        "calls",
+        "median",
+        "best",
+        "modelled",
+        "median / modelled",
+        "median / roofline",
+    ):
+        printed.add_column(column, justify="left" if column in ("operator", "shape") else "right")
+    for row, times in rows:
+        cells = ["-"] * 4
+        if times:
+            median = statistics.median(times)
+            cells = [
+                f"{median:.1f}",
+                f"{min(times):.1f}",
+                f"{median / row.modelled:.2f}",
+                f"{median / row.roofline:.2f}",
+            ]
+        values = (row.shape.op, row.label, str(len(times)), *cells[:2], f"{row.modelled:g}", *cells[2:])
+        printed.add_row(*values)
+    console.print(printed)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Command line; returns the exit status."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ascend", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--repeats", type=int, default=20, help="calls of each row")
+    parser.add_argument("--hot", action="store_true", help="do not flush the L2 cache between calls")
+    parser.add_argument("--output", type=Path, help="where the profiler writes; by default a folder that is removed")
+    parser.add_argument("--parse", type=Path, metavar="FOLDER", help="an --output of before")
+    args = parser.parse_args(argv)
+    console = Console()
+    rows = modelled()
+    if args.parse is None:
+        import mindspore as ms
+
+        from ms_dsv32 import opp
+
+        try:
+            for row in rows:
+                opp.find(row.shape.op)
+            ms.set_device("Ascend")
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            print(reason if "doctor" in reason else f"{reason}; run python -m ms_dsv32.doctor", file=sys.stderr)
+            return 1
+    with tempfile.TemporaryDirectory() as scratch:
+        root = args.parse or args.output or Path(scratch)
+
+        def measured() -> Iterator[tuple[Modelled, list[float]]]:
+            for index, row in enumerate(rows):
+                folder = root / f"{index}_{row.shape.op}"
+                if args.parse is None:
+                    profile(row, folder, args.repeats, cold=not args.hot)
+                yield row, durations(folder, row.shape.op)[-args.repeats :]
+
+        table(list(measured()), console)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

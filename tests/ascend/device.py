@@ -1,0 +1,25 @@
+"""Whether there is a device to test on. Without MindSpore, so that nothing is loaded to tell that there is none."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+from ms_dsv32 import cann, op_info, opp
+
+
+@functools.cache
+def missing() -> str:
+    """What keeps the tests from running on a device, and what to do about it; empty if nothing does."""
+    if not list(Path("/dev").glob("davinci[0-9]*")):
+        return "no Ascend device: run on an Atlas A2 or A3 machine with the driver (in a container, pass /dev/davinci*)"
+    try:
+        cann.find()
+    except cann.CannError as error:
+        return f"no CANN: {error}"
+    try:
+        for name in op_info.names():
+            opp.find(name)
+    except RuntimeError as error:
+        return f"the Ascend operators are not built: {error}; build them as docs/ascend.md says"
+    return ""

@@ -1,0 +1,58 @@
+"""The benchmark of the device reads its table and the profiler's files; on a device it measures."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from device import missing
+
+from ms_dsv32 import op_info
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # `import benchmarks`, which is not installed
+
+from benchmarks import ascend
+
+# As MindSpore's profiler writes it at level 0, some columns left out.
+CSV = """Name,Type,Accelerator Core,Start Time(us),Duration(us),Wait Time(us),Block Num
+aclnnX_MlaPrologQuant_1,MlaPrologQuant,MIX_AIC,1\t,{a},0.1,24
+aclnnAdd_AddAiCore_Add,Add,AI_VECTOR_CORE,2\t,5.5,0.1,48
+aclnnX_MlaPrologQuant_2,MlaPrologQuant,MIX_AIC,3\t,{b},0.1,24
+"""
+
+
+def test_every_operator_has_a_modelled_time() -> None:
+    rows = ascend.modelled()
+    assert {row.shape.op for row in rows} == set(op_info.names())
+    assert all(row.modelled >= row.roofline > 0 for row in rows)
+    assert len({row.shape for row in rows}) == len(rows)
+
+
+def test_times_are_those_of_the_operators_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(FileNotFoundError, match=r"no kernel_details\.csv below"):
+        ascend.durations(tmp_path, "mla_prolog_quant")
+    for index, row in enumerate(ascend.modelled()):
+        folder = tmp_path / f"{index}_{row.shape.op}" / "host_ascend_ms" / "ASCEND_PROFILER_OUTPUT"
+        folder.mkdir(parents=True)
+        (folder / "kernel_details.csv").write_text(CSV.format(a=row.modelled * 2, b=row.modelled * 4))
+    first = next(tmp_path.glob("*_mla_prolog_quant"))
+    time = next(row.modelled for row in ascend.modelled() if row.shape.op == "mla_prolog_quant")
+    assert ascend.durations(first, "mla_prolog_quant") == [pytest.approx(2 * time), pytest.approx(4 * time)]
+    assert ascend.durations(first, "lightning_indexer_quant") == []
+    assert ascend.main(["--parse", str(tmp_path)]) == 0
+    assert "3.00" in capsys.readouterr().out  # the median of twice and four times the modelled time
+
+
+def test_without_a_device_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    if not missing():
+        pytest.skip("there is a device")
+    assert ascend.main([]) == 1
+    assert "run python -m ms_dsv32.doctor" in capsys.readouterr().err
+
+
+@pytest.mark.ascend
+def test_a_measurement(tmp_path: Path) -> None:
+    assert ascend.main(["--repeats", "3", "--output", str(tmp_path)]) == 0
+    for index, row in enumerate(ascend.modelled()):
+        assert len(ascend.durations(tmp_path / f"{index}_{row.shape.op}", row.shape.op)) >= 3
