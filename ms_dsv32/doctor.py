@@ -82,8 +82,10 @@ def main(argv: list[str] | None = None) -> int:
 
 def examine() -> tuple[list[Check], dict[str, bool]]:
     """All checks, and for each target and mode whether it is usable (Ascend: whether nothing is missing)."""
+    units: set[str] = set()  # of this machine's NPUs
     with ThreadPoolExecutor(2) as pool:
-        probe, npus = pool.submit(_run_probe), pool.submit(lambda: [*_guarded("NPU", "npu-smi", _npu_smi)])
+        probe = pool.submit(_run_probe)
+        npus = pool.submit(lambda: [*_guarded("NPU", "npu-smi", lambda: _npu_smi(units))])
         broken = probe.exception()
         report = {"ended": _describe(broken)} if broken else probe.result()
         checks = [
@@ -95,7 +97,7 @@ def examine() -> tuple[list[Check], dict[str, bool]]:
             *_guarded("NPU", "devices", _devices),
             *npus.result(),
             *_guarded("CANN", "CANN", lambda: _cann(report)),
-            *_guarded("CANN", "operators", lambda: _operators(report)),
+            *_guarded("CANN", "operators", lambda: _operators(report, units)),
             *_guarded("CANN", "MindSpore's Ascend plugin", lambda: _plugin(report)),
         ]
     usable = {}
@@ -106,8 +108,11 @@ def examine() -> tuple[list[Check], dict[str, bool]]:
         todo = "see the lines above" if error else ""
         checks.append(Check("usable", f"CPU {mode}", "wrong" if error else "ok", found, todo))
     # In a container the driver's version file and npu-smi may be missing while MindSpore sees the devices.
+    # The kernel library checks the calls on Ascend too.
     lacking = [
-        c.name for c in checks if (c.group, c.state) in (("CANN", "missing"), ("CANN", "wrong"), ("NPU", "wrong"))
+        c.name
+        for c in checks
+        if (c.group in ("CPU", "NPU", "CANN") and c.state == "wrong") or (c.group == "CANN" and c.state == "missing")
     ]
     for mode in MODES:
         usable[f"Ascend {mode}"] = not lacking
@@ -229,7 +234,8 @@ def _devices() -> Iterator[Check]:
         yield Check("NPU", "devices", "ok", f"{len(devices)}: {', '.join(p.name for p in devices)}")
 
 
-def _npu_smi() -> Iterator[Check]:
+def _npu_smi(units: set[str]) -> Iterator[Check]:
+    """Adds CANN's compute units of the NPUs to ``units``."""
     if shutil.which("npu-smi") is None:
         yield Check("NPU", "npu-smi", "missing", "not on PATH", _DRIVER_TODO)
         return
@@ -249,6 +255,7 @@ def _npu_smi() -> Iterator[Check]:
         yield Check("NPU", "npu-smi", "wrong", text, "repair the driver: run npu-smi info")
         return
     names = sorted({name for name, _ in npus})
+    units |= set(filter(None, map(_unit, names)))
     ill = [health for _, health in npus if health != "OK"]
     version = re.search(r"Version: (\S+)", result.stdout)
     text = f"{len(npus)} x {', '.join(names)}, npu-smi {version[1] if version else 'of unknown version'}"
@@ -258,7 +265,7 @@ def _npu_smi() -> Iterator[Check]:
     elif ill:
         yield Check("NPU", "npu-smi", "wrong", f"{text}; health {', '.join(ill)}", "see npu-smi info -t health")
     else:
-        yield Check("NPU", "npu-smi", "ok", f"{text} ({', '.join(sorted(set(map(_unit, names))))})")
+        yield Check("NPU", "npu-smi", "ok", f"{text} ({', '.join(sorted(units))})")
 
 
 def _unit(name: str) -> str:
@@ -291,26 +298,30 @@ def _cann(report: dict[str, Any]) -> Iterator[Check]:
         yield Check("CANN", "g++", "missing", "not on PATH", "install g++: MindSpore compiles the operators' callbacks")
 
 
-def _operators(report: dict[str, Any]) -> Iterator[Check]:
-    libraries = [path for path in map(opp.library, opp.packages()) if path.is_file()]
-    if not libraries:
+def _operators(report: dict[str, Any], units: set[str]) -> Iterator[Check]:
+    if not any(opp.library(package).is_file() for package in opp.packages()):
         places = ", ".join(str(opp.library(p)) for p in opp.packages())
         yield Check("CANN", "operators", "missing", f"no {places}", f"for Ascend: {_BUILD}")
         return
     refused = report.get("Ascend", {}).get("refused", {})
+    packages = set()
     for name in op_info.names():
+        reason = refused.get(name, "")
         try:
-            library = opp.find(name)
+            packages.add(opp.find(name).parents[len(cann.OP_API.parts) - 1])
         except RuntimeError as error:
-            reason = (
-                str(error).removeprefix(f"{name}: no Ascend kernel: ").removesuffix("; run python -m ms_dsv32.doctor")
-            )
+            reason = str(error).removesuffix("; run python -m ms_dsv32.doctor")
+        if reason:
+            reason = reason.removeprefix(f"{name}: ").removeprefix("no Ascend kernel: ")
             yield Check("CANN", name, "wrong", reason, f"for Ascend: {_BUILD}")
-            continue
-        if name in refused:
-            yield Check("CANN", name, "wrong", refused[name].removeprefix(f"{name}: "), f"for Ascend: {_BUILD}")
         else:
-            yield Check("CANN", name, "ok", f"{' and '.join(opp.entries(name))} in {library}")
+            yield Check("CANN", name, "ok", ", ".join(opp.entries(name)))
+    for package in sorted(packages):
+        built = sorted(p.name for p in (package / "op_impl/ai_core/tbe/config").glob("*"))
+        fits = built and units <= set(built)
+        todo = "" if fits else f"for Ascend: {_BUILD}, for {', '.join(sorted(units)) or 'your device'}"
+        text = f"{opp.library(package)}, for {', '.join(built) or 'no device'}"
+        yield Check("CANN", "operators", "ok" if fits else "wrong", text, todo)
 
 
 def _plugin(report: dict[str, Any]) -> Iterator[Check]:

@@ -123,6 +123,8 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "version.info").write_text("Version=24.1.rc3\npackage_version=24.1.rc3\n", encoding="utf-8")
     npu_smi(tmp_path, NPU_SMI.format(name="910B3", health="OK"))
     vendor = make_package(tmp_path / "vendor", [entry for op in op_info.names() for entry in opp.entries(op)])
+    for unit in ("ascend910b", "ascend910_93"):
+        (vendor / "op_impl/ai_core/tbe/config" / unit).mkdir(parents=True)
     monkeypatch.setattr(doctor, "DEVICES", dev)
     monkeypatch.setattr(doctor, "DRIVER", tmp_path / "version.info")
     monkeypatch.setattr(cann, "VENDOR", vendor)
@@ -163,8 +165,8 @@ def test_an_atlas_machine_in_order(atlas: Path) -> None:
     assert checks["devices"].found == "2: davinci0, davinci1"
     assert checks["npu-smi"].found == "2 x 910B3, npu-smi 24.1.rc3 (ascend910b)"
     assert checks["CANN"].found == f"8.5.0 in {atlas / 'cann'}"
+    assert checks["operators"].found == f"{opp.library(atlas / 'vendor')}, for ascend910_93, ascend910b"
     for op in op_info.names():
-        assert str(opp.library(atlas / "vendor")) in checks[op].found
         assert all(entry in checks[op].found for entry in opp.entries(op))
     assert checks["Ascend graph"].found == "ready; not run"
 
@@ -198,9 +200,10 @@ def test_a_kernel_library_of_another_version(atlas: Path, monkeypatch: pytest.Mo
     report = doctor._run_probe()
     entries = [op_info.load(op).entry for op in op_info.names()]
     report["library"]["path"] = str(opp.library(make_package(atlas / "old", entries)))
-    checks, _ = examine()
+    checks, usable = examine()
     assert checks["kernel library"].state == "wrong"
     assert f"has no {entries[0]}InferShape" in checks["kernel library"].found
+    assert not usable["Ascend graph"]  # it checks the calls there too
 
 
 def test_devices(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -254,6 +257,7 @@ def test_operators_are_missing_or_lack_an_entry(atlas: Path, monkeypatch: pytest
     lacking = opp.entries("mla_prolog_quant")[1]
     every = [entry for op in op_info.names() for entry in opp.entries(op)]
     part = make_package(atlas / "part", [entry for entry in every if entry != lacking])
+    (part / "op_impl/ai_core/tbe/config/ascend910b").mkdir(parents=True)
     monkeypatch.setattr(cann, "VENDOR", part)
     checks, usable = examine()
     assert checks["mla_prolog_quant"].state == "wrong"
@@ -262,13 +266,31 @@ def test_operators_are_missing_or_lack_an_entry(atlas: Path, monkeypatch: pytest
     assert checks["Ascend graph"].found == "not ready: mla_prolog_quant"
     assert not usable["Ascend graph"]
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", str(atlas / "vendor"))
-    assert examine()[1]["Ascend graph"]  # the other library has them all
+    checks, usable = examine()  # the other library has them all
+    assert checks["mla_prolog_quant"].state == "ok"
+    assert usable["Ascend graph"]
+    other = make_package(atlas / "other", ["aclnnOfSomebodyElse"])  # and what holds none does not matter
+    monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{other}:{atlas / 'vendor'}")
+    assert examine()[1]["Ascend graph"]
     opp.library(part).write_bytes(b"no library")
     monkeypatch.delenv("ASCEND_CUSTOM_OPP_PATH")
     assert "is no 64-bit little-endian ELF file" in examine()[0]["mla_prolog_quant"].found
     opp.library(part).unlink()
     checks, _ = examine()
     assert (checks["operators"].state, checks["operators"].found) == ("missing", f"no {opp.library(part)}")
+
+
+def test_operators_built_for_another_device(atlas: Path) -> None:
+    config = atlas / "vendor/op_impl/ai_core/tbe/config"
+    (config / "ascend910b").rmdir()
+    checks, usable = examine()
+    assert (checks["operators"].state, usable["Ascend graph"]) == ("wrong", False)
+    assert checks["operators"].found.endswith(", for ascend910_93")
+    assert checks["operators"].todo.endswith(", for ascend910b")
+    npu_smi(atlas, NPU_SMI.format(name="Ascend910", health="OK"))
+    assert examine()[1]["Ascend graph"]
+    (config / "ascend910_93").rmdir()
+    assert examine()[0]["operators"].found.endswith(", for no device")
 
 
 def test_packages_out_of_their_ranges(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
