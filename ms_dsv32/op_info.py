@@ -334,14 +334,14 @@ def op_def(op: OpInfo) -> str:
     """``kernel_impl/ascendc/op_host/<op>_def.cpp``: the operator's definition for CANN.
 
     An output that is an input's buffer has that input's name: CANN then makes one parameter of both. The order is that
-    of the kernel's entry. Source: asc-devkit, "算子原型定义".
+    of the kernel's entry. All formats are ND, as MindSpore marks every tensor and CANN takes the declared formats only;
+    the bytes of an NZ weight are laid out before (``ms_dsv32.weights.prepare``). Source: asc-devkit, "算子原型定义".
     """
 
     def tensor(kind: str, name: str, a: Arg) -> str:
-        layout = "FORMAT_FRACTAL_NZ" if a.format == "NZ" else "FORMAT_ND"
         declared = f'this->{kind}("{name}").ParamType(REQUIRED).DataType({{ge::{DTYPES[a.dtype][2]}}})'
         # CANN makes a tensor contiguous that is not, and copies a cache back.
-        return f"    {declared}.Format({{ge::{layout}}}){'.AutoContiguous()' if kind == 'Input' else ''};"
+        return f"    {declared}.Format({{ge::FORMAT_ND}}){'.AutoContiguous()' if kind == 'Input' else ''};"
 
     def attribute(a: Attr) -> str:
         kind = {"float": "Float", "int": "Int"}[a.type]

@@ -16,7 +16,7 @@ from ms_dsv32 import kernel_impl, op_info
 
 # CANN's numbers, written here once more (graph/types.h).
 DTYPES = {"fp32": 0, "fp16": 1, "int8": 2, "int32": 3, "int64": 9, "bf16": 27}
-FORMATS = {"ND": 2, "NZ": 29}
+FORMAT_ND = 2  # of NZ weights too: MindSpore marks every tensor ND
 OPTIONAL, REQUIRED = "1", "2"
 SYSTEM_WORKSPACE = 16 * 1024 * 1024  # GetLibApiWorkSpaceSize on arch 2201
 OPERATORS = op_info.names()
@@ -55,8 +55,8 @@ def _cpu_attrs(name: str, attrs: dict[str, float | int]) -> dict[str, object]:
 def test_definition(name: str) -> None:
     info = op_info.load(name)
     lines = definition(info.entry)
-    want = [["input", a.name, REQUIRED, f"{DTYPES[a.dtype]},", f"{FORMATS[a.format]},", "1"] for a in info.inputs]
-    want += [["output", a.in_place_of or a.name, REQUIRED, f"{DTYPES[a.dtype]},", "2,", "0"] for a in info.outputs]
+    want = [["input", a.name, REQUIRED, f"{DTYPES[a.dtype]},", f"{FORMAT_ND},", "1"] for a in info.inputs]
+    want += [["output", a.in_place_of or a.name, REQUIRED, f"{DTYPES[a.dtype]},", f"{FORMAT_ND},", "0"] for a in info.outputs]
     assert [line for line in lines if line[0] in ("input", "output")] == want
     attrs = [line for line in lines if line[0] == "attr"]
     assert [line[1:4] for line in attrs] == [
