@@ -16,9 +16,14 @@ from ms_dsv32 import op_info
 
 ACL_BASE = """#pragma once
 #include <cstdint>
-typedef int32_t aclnnStatus;
 typedef int32_t aclDataType;
 typedef void* aclrtStream;
+"""
+ACL_META = """#pragma once
+#include "acl/acl_base.h"
+typedef int32_t aclnnStatus;
+typedef struct aclTensor aclTensor;
+typedef struct aclOpExecutor aclOpExecutor;
 """
 DRIVER = """// Calls a callback as MindSpore's kernel of a Custom operator does (custom_v2_aclnn_kernel.cc).
 #include <cstdint>
@@ -61,7 +66,9 @@ def parameters(info: op_info.OpInfo) -> list[Parameter]:
             found.append(Parameter("const aclTensor *", _mixed(arg.name)))
     types = {"float": "double", "int": "int64_t"}
     found += [Parameter(types[a.type], _mixed(a.name)) for a in info.ascend_attrs]
-    return [*found, *(Parameter("const aclTensor *", f"{_mixed(o.name)}Out") for o in info.kernel_outputs)]
+    several = len(info.kernel_outputs) > 1
+    outputs = (f"{_mixed(o.name)}Out" if several else "out" for o in info.kernel_outputs)
+    return [*found, *(Parameter("const aclTensor *", name) for name in outputs)]
 
 
 def _declarations(info: op_info.OpInfo, change: Change) -> tuple[str, str]:
@@ -73,20 +80,21 @@ def _declarations(info: op_info.OpInfo, change: Change) -> tuple[str, str]:
 
 
 def header(info: op_info.OpInfo, change: Change = lambda found: found) -> str:
-    """``aclnn_<op>.h``, in the layout in which CANN's generator writes it."""
+    """``aclnn_<op>.h``: a comment that names the parameters, then the declarations, a line each parameter."""
     first, second = _declarations(info, change)
     visible = '__attribute__((visibility("default")))\n'
+    names = "\n".join(f" * {p.name}" for p in change(parameters(info)))
     return f"""#ifndef ACLNN_{info.name.upper()}_H_
 #define ACLNN_{info.name.upper()}_H_
-#include "acl/acl_base.h"
-typedef struct aclTensor aclTensor;
-typedef struct aclOpExecutor aclOpExecutor;
+
+#include "aclnn/acl_meta.h"
+
 #ifdef __cplusplus
 extern "C" {{
 #endif
 
-/* funtion: aclnn{info.entry}GetWorkspaceSize
- * workspaceSize : size of workspace(output).
+/* aclnn{info.entry}GetWorkspaceSize
+{names}
  */
 {visible}{first};
 
@@ -95,13 +103,14 @@ extern "C" {{
 #ifdef __cplusplus
 }}
 #endif
+
 #endif
 """
 
 
 def _source(infos: Sequence[op_info.OpInfo]) -> str:
     """The functions: each writes "name value" of every argument, pointers and floats in hexadecimal."""
-    lines = ['#include <cstdarg>\n#include <cstdio>\n#include "acl/acl_base.h"']
+    lines = ["#include <cstdarg>\n#include <cstdio>"]
     lines += [f'#include "aclnn_{info.name}.h"' for info in infos]
     lines.append("static char calls[1 << 14];\nstatic int used;")
     lines.append("static void Note(const char* format, ...) {\n  va_list list;\n  va_start(list, format);")
@@ -144,14 +153,16 @@ def make(root: Path, names: Sequence[str] = op_info.names()) -> FakeCann:
     """Builds a fake CANN with a package of these operators."""
     opp, package = root / "cann" / "opp", root / "vendors" / "ms_dsv32"
     include, lib = package / "op_api" / "include", package / "op_api" / "lib"
-    for folder in (opp, root / "cann" / "include" / "acl", include, lib):
+    headers = root / "cann" / "include"
+    for folder in (opp, headers / "acl", headers / "aclnn", include, lib):
         folder.mkdir(parents=True)
-    (root / "cann" / "include" / "acl" / "acl_base.h").write_text(ACL_BASE)
+    (headers / "acl" / "acl_base.h").write_text(ACL_BASE)
+    (headers / "aclnn" / "acl_meta.h").write_text(ACL_META)
     infos = [op_info.load(name) for name in names]
     for info in infos:
         (include / f"aclnn_{info.name}.h").write_text(header(info))
     (root / "opapi.cc").write_text(_source(infos))
-    _compile(root / "opapi.cc", lib / "libcust_opapi.so", f"-I{root / 'cann' / 'include'}", f"-I{include}")
+    _compile(root / "opapi.cc", lib / "libcust_opapi.so", f"-I{headers}", f"-I{include}")
     (root / "driver.cc").write_text(DRIVER)
     _compile(root / "driver.cc", root / "driver.so")
     return FakeCann(opp, package, lib / "libcust_opapi.so", root / "driver.so")

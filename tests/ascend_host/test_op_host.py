@@ -55,8 +55,9 @@ def _cpu_attrs(name: str, attrs: dict[str, float | int]) -> dict[str, object]:
 def test_definition(name: str) -> None:
     info = op_info.load(name)
     lines = definition(info.entry)
-    want = [["input", a.name, REQUIRED, f"{DTYPES[a.dtype]},", f"{FORMAT_ND},", "1"] for a in info.inputs]
-    want += [["output", a.in_place_of or a.name, REQUIRED, f"{DTYPES[a.dtype]},", f"{FORMAT_ND},", "0"] for a in info.outputs]
+    nd = f"{FORMAT_ND},"
+    want = [["input", a.name, REQUIRED, f"{DTYPES[a.dtype]},", nd, "1"] for a in info.inputs]
+    want += [["output", a.in_place_of or a.name, REQUIRED, f"{DTYPES[a.dtype]},", nd, "0"] for a in info.outputs]
     assert [line for line in lines if line[0] in ("input", "output")] == want
     attrs = [line for line in lines if line[0] == "attr"]
     assert [line[1:4] for line in attrs] == [
