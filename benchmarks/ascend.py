@@ -13,7 +13,7 @@ import re
 import statistics
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,31 +21,39 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.shapes import ATTENTION, INDEXER, Shape, make_case
 from ms_dsv32 import op_info
 
-DOCS = Path(__file__).resolve().parent.parent / "docs" / "ascend.md"
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = ROOT / "docs" / "ascend.md"
 L2_BYTES = 192 << 20  # of an Ascend 910B1, the largest of the family
 
 
 @dataclass(frozen=True)
 class Modelled:
-    """A row of the table: the call, its label, and what the emulator's cycle model and the roofline say in µs."""
+    """A row of the table: an operator, its tokens and the row's label; µs by the cycle model and the roofline."""
 
-    shape: Shape
+    op: str
+    t: int
     label: str
     modelled: float
     roofline: float
 
 
 def modelled() -> list[Modelled]:
-    """The rows of docs/ascend.md. Tokens of an indexer's call are those of one sequence, others one a sequence."""
-    row = r"^\| `(\w+)`, (t = (\d+)(?:, (\d+)K keys)?) \| \d+ \| ([\d.]+) \| ([\d.]+) \|"
+    """The rows of docs/ascend.md, which tests/ascendc/modelled_time.py prints.
+
+    Raises:
+        ValueError: there is no such table.
+    """
+    table = DOCS.read_text(encoding="utf-8").partition("| operator, shape |")[2].partition("\n\n")[0]
+    titles, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines() or [""])
+    if not {"modelled µs", "roofline µs"} <= set(titles):
+        raise ValueError(f"{DOCS} has no table of modelled times")
     found = []
-    for op, label, t, keys, time, roofline in re.findall(row, DOCS.read_text(encoding="utf-8"), re.MULTILINE):
-        kv = int(keys) * 1024 if keys else 4096 if op == ATTENTION else 128
-        shape = Shape(op, 1, int(t), kv) if op == INDEXER else Shape(op, int(t), 1, kv)
-        found.append(Modelled(shape, label, float(time), float(roofline)))
+    for shape, *figures in rows:
+        op, t = re.fullmatch(r"`(\w+)`, t = (\d+).*", shape).groups()  # type: ignore[union-attr]
+        of = dict(zip(titles, figures, strict=True))
+        found.append(Modelled(op, int(t), shape.partition(", ")[2], float(of["modelled µs"]), float(of["roofline µs"])))
     return found
 
 
@@ -71,7 +79,7 @@ def profile(row: Modelled, folder: Path, repeats: int, cold: bool) -> None:
     import mindspore as ms
     from mindspore import profiler
 
-    call = _call(row.shape)
+    call = operator(row)
     flush = ms.ops.zeros((2 * L2_BYTES,), ms.int8)
     for _ in range(3):
         call()
@@ -88,25 +96,30 @@ def profile(row: Modelled, folder: Path, repeats: int, cold: bool) -> None:
         ms.runtime.synchronize()
 
 
-def _call(shape: Shape) -> Any:
-    """The operator as a graph of its own, on inputs that are on the device."""
+def operator(row: Modelled, target: str = "Ascend") -> Callable[[], Any]:
+    """The operator as a graph of its own, on the inputs that were modelled, in the memory of the device target."""
     import mindspore as ms
 
     from benchmarks.contender import weight_name
     from ms_dsv32 import ops, weights
 
-    case = make_case(shape)
+    sys.path += [str(ROOT / "tests" / folder) for folder in ("ascendc", "ascendc_emulator")]
+    from modelled_time import case_of
+
+    case = case_of(row.op, row.t)
     known = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS)
     inputs = []
     for name, array in case.inputs.items():
         if weight_name(name) in known:
-            array = weights.prepare(weight_name(name), array, "Ascend")
-        inputs.append(weights.to_tensor(array).to("Ascend"))
-    attributes = {**case.attributes, **({"weight_format": "PACKED"} if op_info.load(shape.op).packable else {})}
-    function = getattr(ops, shape.op)
+            array = weights.prepare(weight_name(name), array, target)
+        tensor = weights.to_tensor(array)
+        inputs.append(tensor.to("Ascend") if target == "Ascend" else tensor)
+    attributes = {**case.attributes, **({"weight_format": "PACKED"} if op_info.load(row.op).packable else {})}
+    function = getattr(ops, row.op)
 
     def graph(*tensors: Any) -> Any:
-        return function(*tensors, **attributes)[0] if shape.op != INDEXER else function(*tensors, **attributes)
+        results = function(*tensors, **attributes)
+        return results[0] if isinstance(results, tuple) else results  # not the caches: MindSpore would copy them
 
     compiled = ms.jit(graph, jit_level="O0")
     return lambda: compiled(*inputs)
@@ -115,29 +128,17 @@ def _call(shape: Shape) -> Any:
 def table(rows: Sequence[tuple[Modelled, list[float]]], console: Console) -> None:
     """Prints median and best time of each row beside the modelled ones."""
     printed = Table(title="µs on the device; modelled and roofline are no measurements")
-    for column in (
-        "operator",
-        "shape",
-        "calls",
-        "median",
-        "best",
-        "modelled",
-        "median / modelled",
-        "median / roofline",
-    ):
-        printed.add_column(column, justify="left" if column in ("operator", "shape") else "right")
+    for column in ("operator", "shape"):
+        printed.add_column(column)
+    for column in ("calls", "median", "best", "modelled", "median / modelled", "median / roofline"):
+        printed.add_column(column, justify="right")
     for row, times in rows:
         cells = ["-"] * 4
         if times:
             median = statistics.median(times)
-            cells = [
-                f"{median:.1f}",
-                f"{min(times):.1f}",
-                f"{median / row.modelled:.2f}",
-                f"{median / row.roofline:.2f}",
-            ]
-        values = (row.shape.op, row.label, str(len(times)), *cells[:2], f"{row.modelled:g}", *cells[2:])
-        printed.add_row(*values)
+            ratios = (median / row.modelled, median / row.roofline)
+            cells = [f"{median:.1f}", f"{min(times):.1f}", *(f"{ratio:.2f}" for ratio in ratios)]
+        printed.add_row(row.op, row.label, str(len(times)), *cells[:2], f"{row.modelled:g}", *cells[2:])
     console.print(printed)
 
 
@@ -160,7 +161,7 @@ def main(argv: list[str] | None = None) -> int:
 
         try:
             for row in rows:
-                opp.find(row.shape.op)
+                opp.find(row.op)
             ms.set_device("Ascend")
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
@@ -171,10 +172,10 @@ def main(argv: list[str] | None = None) -> int:
 
         def measured() -> Iterator[tuple[Modelled, list[float]]]:
             for index, row in enumerate(rows):
-                folder = root / f"{index}_{row.shape.op}"
+                folder = root / f"{index}_{row.op}"
                 if args.parse is None:
                     profile(row, folder, args.repeats, cold=not args.hot)
-                yield row, durations(folder, row.shape.op)[-args.repeats :]
+                yield row, durations(folder, row.op)[-args.repeats :]
 
         table(list(measured()), console)
     return 0

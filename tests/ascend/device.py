@@ -8,10 +8,14 @@ from pathlib import Path
 from ms_dsv32 import cann, op_info, opp
 
 
+DEVICES = Path("/dev")
+"""Where the driver shows davinci0, davinci1, ..."""
+
+
 @functools.cache
 def missing() -> str:
     """What keeps the tests from running on a device, and what to do about it; empty if nothing does."""
-    if not list(Path("/dev").glob("davinci[0-9]*")):
+    if not list(DEVICES.glob("davinci[0-9]*")):
         return "no Ascend device: run on an Atlas A2 or A3 machine with the driver (in a container, pass /dev/davinci*)"
     try:
         cann.find()

@@ -24,24 +24,32 @@ aclnnX_MlaPrologQuant_2,MlaPrologQuant,MIX_AIC,3\t,{b},0.1,24
 
 def test_every_operator_has_a_modelled_time() -> None:
     rows = ascend.modelled()
-    assert {row.shape.op for row in rows} == set(op_info.names())
+    assert {row.op for row in rows} == set(op_info.names())
     assert all(row.modelled >= row.roofline > 0 for row in rows)
-    assert len({row.shape for row in rows}) == len(rows)
+    assert len({(row.op, row.label) for row in rows}) == len(rows)
 
 
 def test_times_are_those_of_the_operators_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FileNotFoundError, match=r"no kernel_details\.csv below"):
         ascend.durations(tmp_path, "mla_prolog_quant")
     for index, row in enumerate(ascend.modelled()):
-        folder = tmp_path / f"{index}_{row.shape.op}" / "host_ascend_ms" / "ASCEND_PROFILER_OUTPUT"
+        folder = tmp_path / f"{index}_{row.op}" / "host_ascend_ms" / "ASCEND_PROFILER_OUTPUT"
         folder.mkdir(parents=True)
         (folder / "kernel_details.csv").write_text(CSV.format(a=row.modelled * 2, b=row.modelled * 4))
     first = next(tmp_path.glob("*_mla_prolog_quant"))
-    time = next(row.modelled for row in ascend.modelled() if row.shape.op == "mla_prolog_quant")
+    time = next(row.modelled for row in ascend.modelled() if row.op == "mla_prolog_quant")
     assert ascend.durations(first, "mla_prolog_quant") == [pytest.approx(2 * time), pytest.approx(4 * time)]
     assert ascend.durations(first, "lightning_indexer_quant") == []
     assert ascend.main(["--parse", str(tmp_path)]) == 0
     assert "3.00" in capsys.readouterr().out  # the median of twice and four times the modelled time
+
+
+@pytest.mark.parametrize("op", op_info.names())
+def test_the_call_that_is_measured(op: str, target: str) -> None:
+    row = next(row for row in ascend.modelled() if row.op == op)
+    result = ascend.operator(row, target)()
+    tokens = result.shape[0] * (result.shape[1] if op == "sparse_flash_attention_quant" else 1)
+    assert tokens == row.t
 
 
 def test_without_a_device_it_says_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -55,4 +63,4 @@ def test_without_a_device_it_says_what_is_missing(capsys: pytest.CaptureFixture[
 def test_a_measurement(tmp_path: Path) -> None:
     assert ascend.main(["--repeats", "3", "--output", str(tmp_path)]) == 0
     for index, row in enumerate(ascend.modelled()):
-        assert len(ascend.durations(tmp_path / f"{index}_{row.shape.op}", row.shape.op)) >= 3
+        assert len(ascend.durations(tmp_path / f"{index}_{row.op}", row.op)) >= 3
