@@ -139,7 +139,7 @@ def test_key_counts(count: int) -> None:
 def test_heads_are_split_between_cores(cores: int) -> None:
     case = cases.attention_case(n_q=128, topk=300, kv_lens=400, holes=0.1)
     tiling = shape_tiling(case, cores)
-    assert (tiling.groups, tiling.group_heads) == ((1, 128) if cores == 1 else (4, 32))
+    assert (tiling.groups, tiling.group_heads) == ((1, 128) if cores == 1 else (8, 16))
     check(case, cores=cores, seed=1)
 
 

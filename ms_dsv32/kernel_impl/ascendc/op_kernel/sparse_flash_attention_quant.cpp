@@ -3,7 +3,8 @@
 // A task is one token and a group of its heads, on one AI core. The AIVs gather and dequantise the keys to the
 // workspace, the AIC multiplies them with the query, the AIVs make probabilities of the scores, and the AIC multiplies
 // those with the same keys. Two tasks are under way at a time, so that the AIVs gather the keys of one while the AIC
-// works on the other.
+// works on the other. Where the heads of a token are several tasks, each core has one of them, and the cores of a token
+// gather its keys together.
 #include "copy.h"
 #include "cube_tile.h"
 #include "gather.h"
@@ -21,6 +22,7 @@ constexpr int64_t kKeysReady = 0;           // AIV to AIC, for each chunk of key
 constexpr int64_t kScoresReady = 1;         // AIC to AIV
 constexpr int64_t kProbabilitiesReady = 2;  // AIV to AIC
 constexpr int64_t kSlotFree = 3;            // AIC to AIV: the task's part of the workspace is read
+constexpr int64_t kChunkGathered = 4;       // all AIVs, for each chunk of keys that cores share
 
 struct AttentionTask {
   uint32_t token, sequence, head0, heads;
@@ -54,29 +56,37 @@ class AttentionPlan {
     return task;
   }
 
+  // AIVs that gather the keys of a task, and the number of AIV `sub` of this core among them.
+  __aicore__ inline uint32_t Gatherers() const { return tiling_.groups * kVectorsPerCore; }
+  __aicore__ inline uint32_t Gatherer(uint32_t sub) const { return core_ % tiling_.groups * kVectorsPerCore + sub; }
+  // Chunks of the longest possible task.
+  __aicore__ inline uint32_t MaxChunks() const { return DivUp(tiling_.key_rows, tiling_.key_chunk); }
+
   template <typename T>
-  __aicore__ inline GlobalTensor<T> Slot(uint32_t slot, uint64_t offset, uint64_t elements) const {
-    return Global<T>(workspace_ + (core_ * kTaskSlots + slot) * tiling_.slot_bytes + offset, elements);
+  __aicore__ inline GlobalTensor<T> Slot(uint32_t core, uint32_t slot, uint64_t offset, uint64_t elements) const {
+    return Global<T>(workspace_ + (core * kTaskSlots + slot) * tiling_.slot_bytes + offset, elements);
   }
+  // The keys are in the workspace of the first of the cores that share them.
+  __aicore__ inline uint32_t KeyCore() const { return core_ - core_ % tiling_.groups; }
   __aicore__ inline GlobalTensor<bfloat16_t> Latent(uint32_t slot) const {
-    return Slot<bfloat16_t>(slot, 0, tiling_.key_rows * kKvLoraRank);
+    return Slot<bfloat16_t>(KeyCore(), slot, 0, tiling_.key_rows * kKvLoraRank);
   }
   __aicore__ inline GlobalTensor<bfloat16_t> Rope(uint32_t slot) const {
-    return Slot<bfloat16_t>(slot, tiling_.rope_offset, tiling_.key_rows * kRopeDim);
-  }
-  __aicore__ inline GlobalTensor<float> Scores(uint32_t slot) const {
-    return Slot<float>(slot, tiling_.score_offset, tiling_.key_rows * tiling_.group_heads);
-  }
-  __aicore__ inline GlobalTensor<bfloat16_t> Probabilities(uint32_t slot) const {
-    return Slot<bfloat16_t>(slot, tiling_.probability_offset, tiling_.key_rows * tiling_.group_heads);
+    return Slot<bfloat16_t>(KeyCore(), slot, tiling_.rope_offset, tiling_.key_rows * kRopeDim);
   }
   // 0 for a key that counts, kMasked for one that is skipped.
   __aicore__ inline GlobalTensor<float> Mask(uint32_t slot) const {
-    return Slot<float>(slot, tiling_.mask_offset, tiling_.key_rows);
+    return Slot<float>(KeyCore(), slot, tiling_.mask_offset, tiling_.key_rows);
   }
-  // Keys that count among those that each of the two AIVs gathered, on a block of 8 each.
+  // Keys that count among those that each AIV gathered, on a block of 8 each.
   __aicore__ inline GlobalTensor<int32_t> Valid(uint32_t slot) const {
-    return Slot<int32_t>(slot, tiling_.valid_offset, 16);
+    return Slot<int32_t>(KeyCore(), slot, tiling_.valid_offset, Gatherers() * 8);
+  }
+  __aicore__ inline GlobalTensor<float> Scores(uint32_t slot) const {
+    return Slot<float>(core_, slot, tiling_.score_offset, tiling_.key_rows * tiling_.group_heads);
+  }
+  __aicore__ inline GlobalTensor<bfloat16_t> Probabilities(uint32_t slot) const {
+    return Slot<bfloat16_t>(core_, slot, tiling_.probability_offset, tiling_.key_rows * tiling_.group_heads);
   }
 
   const SparseFlashAttentionTiling& tiling_;
@@ -113,6 +123,9 @@ class AttentionVector {
       const AttentionTask task = plan_.Task(index);
       if (task.count == 0) {
         Empty(task);
+        if (tiling_.groups > 1) {
+          for (uint32_t chunk = 0; chunk < plan_.MaxChunks(); ++chunk) AwaitAllVectors(kChunkGathered);
+        }
         continue;
       }
       if (started >= kTaskSlots) AwaitCore(kSlotFree);
@@ -152,7 +165,7 @@ class AttentionVector {
   }
 
   // (1) the valid entries of the token and their cache rows, (2) the keys, dequantised and rounded to bf16. Each AIV
-  // takes one half of every chunk.
+  // takes its share of every chunk.
   __aicore__ inline void Gather(const AttentionTask& task, uint32_t slot) {
     PipeBarrier<PIPE_ALL>();
     arena_.Reset();
@@ -177,12 +190,14 @@ class AttentionVector {
 
     const GlobalTensor<bfloat16_t> latent = plan_.Latent(slot), rope = plan_.Rope(slot);
     const GlobalTensor<float> mask_out = plan_.Mask(slot);
+    const uint32_t own = plan_.Gatherer(sub_);
     int32_t valid_count = 0;
+    uint32_t gathered = 0;
     keys_.Begin();
     for (uint32_t chunk = 0; chunk < task.keys; chunk += tiling_.key_chunk) {
       const uint32_t blocks = Smaller(tiling_.key_chunk, task.keys - chunk) / kFractal;
-      const uint32_t begin = chunk + ShareBegin(blocks, sub_, 2) * kFractal;
-      const uint32_t end = chunk + ShareBegin(blocks, sub_ + 1, 2) * kFractal;
+      const uint32_t begin = chunk + ShareBegin(blocks, own, plan_.Gatherers()) * kFractal;
+      const uint32_t end = chunk + ShareBegin(blocks, own + 1, plan_.Gatherers()) * kFractal;
       for (uint32_t key = begin; key < end; key += KeyGather::kBatch) {
         int32_t rows[KeyGather::kBatch];
         for (uint32_t i = 0; i < KeyGather::kBatch; ++i) {
@@ -200,11 +215,29 @@ class AttentionVector {
       if (chunk + tiling_.key_chunk >= task.keys) {
         valid.SetValue(0, valid_count);
         WaitPipe<HardEvent::S_MTE3>(kFlag);
-        CopyOut(plan_.Valid(slot)[sub_ * 8], valid, 8);
+        CopyOut(plan_.Valid(slot)[own * 8], valid, 8);
       }
-      NotifyCube(kKeysReady);
+      if (tiling_.groups == 1) {
+        NotifyCube(kKeysReady);
+      } else {
+        // All AIVs come here as often, whatever the length of their tasks. A chunk is waited for behind the copies of
+        // the next one.
+        CrossCoreSetFlag<0, PIPE_MTE3>(kChunkGathered);
+        if (chunk > 0) ShareChunk();
+      }
+      ++gathered;
+    }
+    if (tiling_.groups > 1) {
+      ShareChunk();
+      for (; gathered < plan_.MaxChunks(); ++gathered) AwaitAllVectors(kChunkGathered);
     }
     keys_.End();
+  }
+
+  // The AIC may begin with the oldest chunk that it was not told of.
+  __aicore__ inline void ShareChunk() {
+    AwaitCore(kChunkGathered);
+    NotifyCube(kKeysReady);
   }
 
   // (4) softmax over the valid entries, normalised in float32, then rounded to bf16.
@@ -216,7 +249,8 @@ class AttentionVector {
       arena_.Reset();
       const uint32_t width = RoundUp(task.keys, 64);
       const uint32_t step = Smaller(RowSoftmax::kRows, kScoreBytes / 4 / width);
-      const LocalTensor<int32_t> valid = arena_.Take<int32_t>(16);
+      const uint32_t gatherers = plan_.Gatherers();
+      const LocalTensor<int32_t> valid = arena_.Take<int32_t>(gatherers * 8);
       const LocalTensor<float> mask = arena_.Take<float>(width);
       const LocalTensor<float> log_sum = arena_.Take<float>(((end - begin) / step + 1) * RowSoftmax::kRows);
       LocalTensor<float> scores[2];
@@ -227,11 +261,12 @@ class AttentionVector {
       }
       softmax_.Place(arena_);
       softmax_.Begin();
-      CopyIn(valid, plan_.Valid(slot), 16);
+      CopyIn(valid, plan_.Valid(slot), gatherers * 8);
       CopyIn(mask, plan_.Mask(slot), task.keys);
       WaitPipe<HardEvent::MTE2_S>(kFlag);
       WaitPipe<HardEvent::MTE2_V>(kFlag);
-      const uint32_t valid_count = static_cast<uint32_t>(valid.GetValue(0) + valid.GetValue(8));
+      uint32_t valid_count = 0;
+      for (uint32_t i = 0; i < gatherers; ++i) valid_count += static_cast<uint32_t>(valid.GetValue(i * 8));
 
       in_.Begin();
       out_.Begin();

@@ -57,25 +57,30 @@ constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const P
   out.block_size = shape.block_size;
   out.max_blocknum_perbatch = shape.max_blocknum_perbatch;
   out.softmax_scale = shape.softmax_scale;
-  // Fewer tokens than cores: split the heads. Each part gathers all keys again, so parts below 32 heads, where the
-  // gather takes far longer than the cube, gain nothing.
+  // Fewer tokens than cores: split the heads, in whole fractals. The cores of a token share the gather of its keys.
   out.group_heads = shape.n_q;
-  while (out.group_heads > 32 &&
-         shape.t * tiling::CeilDiv(shape.n_q, tiling::RoundUp(out.group_heads / 2, 16)) <= platform.cores) {
-    out.group_heads = tiling::RoundUp(out.group_heads / 2, 16);
+  for (uint32_t heads = tiling::RoundUp(shape.n_q, 16); heads >= 16; heads -= 16) {
+    if (shape.t * tiling::CeilDiv(shape.n_q, heads) <= platform.cores) {
+      out.group_heads = tiling::Smaller(heads, shape.n_q);
+    }
   }
   out.groups = tiling::CeilDiv(shape.n_q, out.group_heads);
   const uint32_t tasks = shape.t * out.groups;
   out.cores = tasks == 0 ? 1 : tiling::Smaller(tasks, platform.cores);
   out.key_rows = tiling::RoundUp(shape.topk, 64);
-  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(out.key_rows, kMaxChunks), kKeyTile);
+  // A chunk is whole tiles, and whole fractals for each AIV that gathers.
+  uint32_t unit = kKeyTile;
+  while (unit % (2 * out.groups * 16) != 0) {
+    unit += kKeyTile;
+  }
+  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(out.key_rows, kMaxChunks), unit);
   const uint64_t keys = out.key_rows;
   out.rope_offset = keys * kKvLoraRank * 2;
   out.score_offset = out.rope_offset + keys * kRopeDim * 2;
   out.probability_offset = out.score_offset + keys * out.group_heads * 4;
   out.mask_offset = out.probability_offset + keys * out.group_heads * 2;
   out.valid_offset = out.mask_offset + keys * 4;
-  out.slot_bytes = (out.valid_offset + 64 + 511) / 512 * 512;
+  out.slot_bytes = (out.valid_offset + out.groups * 64 + 511) / 512 * 512;
   out.workspace_bytes = out.slot_bytes * kTaskSlots * out.cores;
   return nullptr;
 }
