@@ -7,6 +7,7 @@ done here are in docs/ascend.md, "MindSpore on Ascend".
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import tempfile
@@ -112,7 +113,7 @@ def building(info: op_info.OpInfo) -> Iterator[None]:
     remember a relative path. A folder of this process survives a change of directory, and no other rank writes there.
     """
     before = os.environ.get("MS_COMPILER_CACHE_PATH")
-    os.environ["MS_COMPILER_CACHE_PATH"] = _SCRATCH.name
+    os.environ["MS_COMPILER_CACHE_PATH"] = _scratch().name
     try:
         yield
     finally:
@@ -122,7 +123,9 @@ def building(info: op_info.OpInfo) -> Iterator[None]:
             os.environ["MS_COMPILER_CACHE_PATH"] = before
 
 
-_SCRATCH = tempfile.TemporaryDirectory(prefix="ms_dsv32_")
+@functools.cache
+def _scratch() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="ms_dsv32_")
 
 
 def reg_info(info: op_info.OpInfo, target: str = "Ascend") -> dict[str, Any]:

@@ -34,7 +34,19 @@ def require_graph(info: op_info.OpInfo, jit_config: dict[str, str]) -> None:
 
 
 def require_cache(info: op_info.OpInfo, name: str, tensor: Tensor) -> None:
-    """Every argument of a graph may be a cache here."""
+    """Checks that what a graph writes into an argument will be there afterwards.
+
+    Args:
+        name: of the cache. tensor: the argument of the graph.
+
+    Raises:
+        ValueError: MindSpore would hand a copy to the kernel, and refuse the argument when the kernel has run.
+    """
+    if tensor._need_contiguous():
+        text = (
+            f"must be contiguous and begin its storage, as it is updated in place in a graph; pass {name}.contiguous()"
+        )
+        raise ValueError(f"{info.name}: {name} {text}")
 
 
 def building(info: op_info.OpInfo) -> AbstractContextManager[None]:

@@ -30,8 +30,8 @@ def lightning_indexer_quant(
 ) -> Tensor:
     """Scores all visible keys of each token and returns the positions of the largest.
 
-    Source: PyPTO, ``models/deepseek_v32_exp``, ``lightning_indexer_quant``; DeepSeek-V3.2-Exp's indexer. The steps are
-    in ``ms_dsv32.golden.lightning_indexer_quant``. Inference only.
+    Source: PyPTO, ``models/deepseek_v32_exp``, ``lightning_indexer_decode_compute``. The steps are in
+    ``ms_dsv32.golden.lightning_indexer_quant``. Inference only.
 
     Args:
         q_int8: int8 [t, 64, 128] or [b, s1, 64, 128]. q_scale: fp16, likewise with 1. weights: fp16 [t, 64] or
@@ -47,8 +47,8 @@ def lightning_indexer_quant(
         the smaller position wins.
 
     Raises:
-        TypeError, ValueError: a wrong dtype, shape or attribute, or a block_table entry outside the cache behind a
-            visible position. In a compiled graph a wrong value raises RuntimeError with the same text.
+        TypeError, ValueError: a wrong dtype, shape or attribute, a kv_act_seqs entry outside
+            [0, max_blocknum_perbatch * 128], or a block_table entry outside the cache behind a visible position. In a compiled graph a wrong value raises RuntimeError with the same text.
     """
     tensors = (q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
     kernel, constants = _operator(selected_count, *tensors)

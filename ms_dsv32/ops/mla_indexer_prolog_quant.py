@@ -79,7 +79,7 @@ def mla_indexer_prolog_quant(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     """`mla_prolog_quant` and `lightning_indexer_prolog_quant` in one call, with the same bits.
 
-    Source: PyPTO, ``models/deepseek_v32_exp``, ``mla_indexer_prolog_quant_compute``, with its parameter list.
+    Source: PyPTO, ``models/deepseek_v32_exp``, ``mla_indexer_prolog_quant_d``, with its parameter list.
     ``cos``, ``sin`` and ``cache_index`` serve both halves. Inference only.
 
     Args:

@@ -69,9 +69,10 @@ def sparse_flash_attention_quant(
         the scaled scores. A token without a valid entry gives zeros, and -inf.
 
     Raises:
-        TypeError, ValueError: a wrong dtype, shape or attribute, a topk_indices entry outside its sequence, or a
-            block_table entry outside the cache behind a selected position. In a compiled graph a wrong value raises
-            RuntimeError with the same text.
+        TypeError, ValueError: a wrong dtype, shape or attribute, a kv_act_seqs entry outside
+            [0, max_blocknum_perbatch * 128], a topk_indices entry outside its sequence, or a block_table entry outside
+            the cache behind a selected position. In a compiled graph a wrong value raises RuntimeError with the same
+            text.
     """
     tensors = (
         query_nope,

@@ -7,7 +7,6 @@ from pathlib import Path
 
 from ms_dsv32 import cann, op_info, opp
 
-
 DEVICES = Path("/dev")
 """Where the driver shows davinci0, davinci1, ..."""
 
