@@ -185,8 +185,9 @@ class BuildAscend(Command):
             "CMAKE_INSTALL_PREFIX": work / "install",
             "ENABLE_BINARY_PACKAGE": "True",
             "ENABLE_SOURCE_PACKAGE": "True",
-            "vendor_name": "ms_dsv32",
         }
+        if source != ASCENDC:  # the name of the package is in CMakeLists.txt there
+            definitions["vendor_name"] = "ms_dsv32"
         environment = dict(os.environ)
         # The host sources name headers by their path from here, and the template has no place for an option.
         given = os.environ.get("CPLUS_INCLUDE_PATH")

@@ -173,6 +173,62 @@ def test_a_build_that_fails(checkout: Path, tmp_path: Path) -> None:
     assert not (checkout / "build/ascend/install").exists()
 
 
+# A twin that turns every byte around: what reaches it, and what comes back, shows in the files.
+TWIN = """#pragma once
+#include <cstdint>
+#include <cstdlib>
+enum class KernelMode { MIX_MODE };
+namespace AscendC {
+inline size_t g_sizes[64], g_count = 0;
+inline void* GmAlloc(size_t size) { return g_sizes[g_count++] = size, std::malloc(size); }
+inline void GmFree(void* memory) { std::free(memory); }
+inline void SetKernelMode(KernelMode) {}
+template <typename... Pointers>
+void TurnAround(uint32_t cores, Pointers... pointers) {
+  size_t i = 0;
+  auto turn = [&](uint8_t* bytes) {
+    for (size_t k = 0; k + 1 < g_sizes[i]; ++k) bytes[k] = static_cast<uint8_t>(bytes[k] ^ cores);
+    ++i;
+  };
+  (turn(pointers), ...);
+}
+}  // namespace AscendC
+#define ICPU_RUN_KF(kernel, cores, ...) AscendC::TurnAround(cores, __VA_ARGS__)
+"""
+TWIN_CMAKE = """add_library(tikicpulib::ascend910B1 INTERFACE IMPORTED)
+target_include_directories(tikicpulib::ascend910B1 INTERFACE {folders})
+target_link_libraries(tikicpulib::ascend910B1 INTERFACE pthread)
+"""
+
+
+def test_cpu_twin(tmp_path: Path) -> None:
+    """The preset builds the kernels' programs, which take a file for each parameter, and write it back."""
+    cmake = tmp_path / "cann" / "tools" / "tikicpulib" / "lib" / "cmake"
+    cmake.mkdir(parents=True)
+    (cmake.parent / "tikicpulib.h").write_text(TWIN)
+    emulator = ROOT / "tests" / "ascendc_emulator"  # CANN's kernel_operator.h
+    (cmake / "tikicpulib-config.cmake").write_text(TWIN_CMAKE.format(folders=f"{cmake.parent} {emulator}"))
+    environment = {**os.environ, "ASCEND_HOME_PATH": str(tmp_path / "cann")}
+    tree, source = tmp_path / "tree", ROOT / "ms_dsv32/kernel_impl/ascendc"
+    for command in (
+        ["cmake", "--preset", "cpu-twin", "-B", str(tree)],
+        ["cmake", "--build", str(tree), "--target", "twin_lightning_indexer_quant"],
+    ):
+        done = subprocess.run(command, cwd=source, env=environment, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+    info = op_info.load("lightning_indexer_quant")
+    files = [tmp_path / a.name for a in (*info.inputs, *info.outputs)] + [tmp_path / "workspace", tmp_path / "tiling"]
+    for i, file in enumerate(files):
+        file.write_bytes(bytes(range(i)))
+    program = [str(tree / "twin_lightning_indexer_quant"), "5", *map(str, files)]
+    subprocess.run(program, check=True)
+    for i, file in enumerate(files):
+        assert file.read_bytes() == bytes(k ^ 5 for k in range(i))
+    short = subprocess.run(program[:-1], capture_output=True, text=True, check=False)
+    assert short.returncode == 2
+    assert f"<AI cores> and {len(files)} files" in short.stderr
+
+
 _WHEEL = "import sys; from setuptools import build_meta; print('made', build_meta.build_wheel(sys.argv[1]))"
 _SDIST = "import sys; from setuptools import build_meta; print('made', build_meta.build_sdist(sys.argv[1]))"
 
