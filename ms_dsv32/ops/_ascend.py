@@ -98,11 +98,20 @@ def require_cache(info: op_info.OpInfo, name: str, tensor: Tensor) -> None:
         name: of the cache. tensor: the argument of the graph.
 
     Raises:
-        ValueError: it is a tensor in host memory: the graph works on a copy on the device.
+        ValueError: MindSpore would hand a copy to the kernel.
     """
-    if not isinstance(tensor, Parameter) and -1 not in tensor.shape and not tensor.device.startswith("Ascend"):
+    if not isinstance(tensor, Parameter) and -1 not in tensor.shape and _is_on_host(tensor):
         text = f"is in the memory of {tensor.device}, so the write would be lost: pass {name}.to('Ascend')"
         raise ValueError(f"{info.name}: {name} of shape {tuple(tensor.shape)} {text}")
+    if not tensor.is_contiguous():
+        raise ValueError(f"{info.name}: {name} must be contiguous, as it is updated in place")
+    if tensor._need_contiguous():
+        where = f"a view that begins {tensor.storage_offset()} elements into its storage"
+        raise ValueError(f"{info.name}: {name} is {where}, expected a tensor with its own memory")
+
+
+def _is_on_host(tensor: Tensor) -> bool:
+    return not tensor.device.startswith("Ascend")
 
 
 @contextmanager
@@ -163,15 +172,8 @@ class Launch:
 
     def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
         for arg, tensor in zip(self._info.inputs, tensors, strict=True):
-            if not arg.in_place:
-                continue
-            require_cache(self._info, arg.name, tensor)
-            # MindSpore would hand a copy to the kernel, and the write would be lost.
-            if not tensor.is_contiguous():
-                raise ValueError(f"{self._info.name}: {arg.name} must be contiguous, as it is updated in place")
-            if tensor._need_contiguous():
-                where = f"a view that begins {tensor.storage_offset()} elements into its storage"
-                raise ValueError(f"{self._info.name}: {arg.name} is {where}, expected a tensor with its own memory")
+            if arg.in_place:
+                require_cache(self._info, arg.name, tensor)
         return self._graph(*tensors)
 
 

@@ -37,7 +37,7 @@ def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("the tests run on the device")
     monkeypatch.setitem(_custom._TARGETS, "CPU", _ascend)
     monkeypatch.setattr(_ascend, "require", lambda info, attrs: None)
-    monkeypatch.setattr(_ascend, "require_cache", lambda info, name, tensor: None)
+    monkeypatch.setattr(_ascend, "_is_on_host", lambda tensor: False)
     monkeypatch.setattr(_ascend, "building", lambda info: nullcontext())
     monkeypatch.setattr(_ascend, "reg_info", functools.partial(_ascend.reg_info, target="CPU"))
     forget_kernels(monkeypatch)

@@ -255,8 +255,9 @@ def test_bad_input(operator: str, error: Any, text: str, changed: dict[str, Any]
     refused(make(operator, 2, 1, [3, 130], n_q=1), mode_name, target, error, text, **changed)
 
 
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
 @pytest.mark.parametrize("cache", cases.IN_PLACE["mla_prolog_quant"])
-def test_caches_of_which_mindspore_would_write_a_copy(cache: str, target: str) -> None:
+def test_caches_of_which_mindspore_would_write_a_copy(cache: str, mode_name: str, target: str) -> None:
     case = make("mla_prolog_quant", 2, 1, [3, 130], n_q=1)
     width = case.inputs[cache].shape[-1]
 
@@ -268,9 +269,9 @@ def test_caches_of_which_mindspore_would_write_a_copy(cache: str, target: str) -
         pool = np.stack([weights.to_array(tensor_)] * 2)
         return on_target(weights.to_tensor(pool), target)[1]
 
-    refused(case, "pynative", target, ValueError, f"{cache} must be contiguous", **{cache: strided})
+    refused(case, mode_name, target, ValueError, f"{cache} must be contiguous", **{cache: strided})
     text = f"{cache} is a view that begins {case.paging.block_num * 128 * width} elements into its storage"
-    refused(case, "pynative", target, ValueError, text, **{cache: part})
+    refused(case, mode_name, target, ValueError, text, **{cache: part})
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
