@@ -192,10 +192,13 @@ class BuildAscend(Command):
         # The host sources name headers by their path from here, and the template has no place for an option.
         given = os.environ.get("CPLUS_INCLUDE_PATH")
         environment["CPLUS_INCLUDE_PATH"] = f"{ROOT}{os.pathsep}{given}" if given else str(ROOT)
-        # CANN's compiler is in part Python. What set_env.sh adds is missing in pip's build environment, whose own
-        # path in turn would hide the packages that CANN needs (numpy and others).
-        python = (found.home / "python" / "site-packages", found.home / "opp/built-in/op_impl/ai_core/tbe")
-        environment["PYTHONPATH"] = os.pathsep.join(map(str, python))
+        # CANN's compiler is in part Python, and needs numpy and others of this environment: set_env.sh's entries come
+        # back, which pip's build environment drops, and its own go, which would hide the environment's packages.
+        python = [found.home / "python" / "site-packages", found.home / "opp/built-in/op_impl/ai_core/tbe"]
+        given_python = [
+            p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and "pip-build-env-" not in p
+        ]
+        environment["PYTHONPATH"] = os.pathsep.join([*map(str, python), *given_python])
 
         def cmake(*arguments: str | Path) -> None:
             command = ["cmake", *map(str, arguments)]
