@@ -291,9 +291,12 @@ def _cann(report: dict[str, Any]) -> Iterator[Check]:
         yield Check("CANN", "CANN", "info", text, todo)
     else:
         yield Check("CANN", "CANN", "ok", text)
-    # MindSpore compiles a small file for each Custom operator on Ascend, and looks up CANN's operators.
-    if not os.environ.get("ASCEND_OPP_PATH"):
-        yield Check("CANN", "ASCEND_OPP_PATH", "missing", "not set", f"run `source {found.home}/set_env.sh`")
+    # MindSpore compiles a small function for each Custom operator on Ascend, with a header that it finds from here.
+    operators = os.environ.get("ASCEND_OPP_PATH", "")
+    header = Path(operators.split("opp")[0], "include/acl/acl_base.h")  # as MindSpore's custom_ops.py does
+    if not operators or not header.is_file():
+        text = f"no {header}" if operators else "not set"
+        yield Check("CANN", "ASCEND_OPP_PATH", "missing", text, f"run `source {found.home}/set_env.sh`")
     if shutil.which("g++") is None:
         yield Check("CANN", "g++", "missing", "not on PATH", "install g++: MindSpore compiles the operators' callbacks")
 

@@ -120,6 +120,8 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         (dev / name).touch()
     (home / "compiler").mkdir(parents=True)
     (home / "compiler" / "version.info").write_text("Version=8.5.0\n", encoding="utf-8")
+    (home / "include" / "acl").mkdir(parents=True)
+    (home / "include" / "acl" / "acl_base.h").touch()
     (tmp_path / "version.info").write_text("Version=24.1.rc3\npackage_version=24.1.rc3\n", encoding="utf-8")
     npu_smi(tmp_path, NPU_SMI.format(name="910B3", health="OK"))
     vendor = make_package(tmp_path / "vendor", [entry for op in op_info.names() for entry in opp.entries(op)])
@@ -245,6 +247,10 @@ def test_cann_is_missing_old_or_unknown(atlas: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_what_mindspore_needs_at_run_time(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ASCEND_OPP_PATH", str(atlas / "opp"))
+    checks, usable = examine()
+    assert checks["ASCEND_OPP_PATH"].found == f"no {atlas / 'include/acl/acl_base.h'}"
+    assert not usable["Ascend graph"]
     monkeypatch.delenv("ASCEND_OPP_PATH")
     monkeypatch.setenv("PATH", str(atlas))
     checks, usable = examine()
