@@ -2,6 +2,7 @@
 // entry: inputs, outputs, workspace, tiling. Each is read into the twin's memory and written back after the run.
 //
 // The API: asc-devkit, "ICPU_RUN_KF". The preset cpu-twin builds it; MS_DSV32_ENTRY is the kernel's name.
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
