@@ -158,7 +158,7 @@ ge::graphStatus Tile(const op_info::OpInfo& op, gert::TilingContext* context, Co
     const Attributes attrs(op, context->GetAttrs());
     const Call call = CheckedCall(op, attrs, [&](size_t i) {
       const gert::StorageShape* shape = context->GetInputShape(i);
-      return shape == nullptr ? nullptr : &shape->GetOriginShape();  // of a weight in FRACTAL_NZ too: its two axes
+      return shape == nullptr ? nullptr : &shape->GetOriginShape();  // the logical one
     });
     const platform_ascendc::PlatformAscendC device(context->GetPlatformInfo());
     Tiling* tiling = context->GetTilingData<Tiling>();
