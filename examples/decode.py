@@ -2,8 +2,9 @@
 
 One layer's weights are made from a seed. Sequences of different lengths share a paged int8 cache; each is prefilled in
 chunks, then all are decoded together, `--s1` tokens of each a step (s1 > 1 is multi-token prediction). The hidden
-states are random: this is one layer, not a model. At the end the last step is computed again by the golden reference in
-NumPy, and the exit status says whether the two agree.
+states are random: this is one layer, not a model. At the end the last step and some tokens of the prompts are computed
+again by the golden reference in NumPy, and the exit status says whether the two agree and no other row of a cache has
+changed.
 
     python examples/decode.py                                   4 sequences of up to 4096 keys, graph mode
     python examples/decode.py --mode pynative --kv-len 131072 --batch 1
@@ -34,10 +35,11 @@ from ms_dsv32 import cells, golden, kernel_impl, op_info, weights
 
 Array = NDArray[Any]
 CACHES = ("mla_kv_cache", "mla_kr_cache", "mla_k_scale_cache", "ip_k_cache", "ip_k_cache_scale")
-NUMPY = {"int8": np.int8, "bf16": np.uint16, "fp32": np.float32, "fp16": np.float16}
 # How far a step may be from the golden reference, as the relative RMS error: some roundings of bfloat16 (2^-8) or int8
-# (1/127) fall the other way, each a small part of the values.
+# (1/127) fall the other way, each a small part of the values. A lost row alone is 1 over the root of the rows compared.
 LIMIT = 0.01
+CHECKED_TOKENS = 4  # of each sequence, the last ones of the last step
+CHECKED_PROMPT_TOKENS = 16  # of all prompts: a lost row would be 0.25
 
 
 def parse() -> argparse.Namespace:
@@ -55,8 +57,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--mode", choices=("graph", "pynative"), default="graph")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
-    limits = {"batch": (1, 128), "s1": (1, 4), "steps": (0, args.kv_len // max(args.s1, 1)), "chunk": (1, 1024)}
-    limits |= {"kv_len": (1, 131072), "heads": (1, 128)}
+    limits = {"batch": (1, 128), "kv_len": (1, 131072), "s1": (1, 4), "chunk": (1, 1024), "heads": (1, 128)}
+    limits["steps"] = (0, args.kv_len // max(args.s1, 1))
     for name, (low, high) in limits.items():
         if not low <= getattr(args, name) <= high:
             parser.error(f"--{name.replace('_', '-')} must be in [{low}, {high}], got {getattr(args, name)}")
@@ -77,13 +79,12 @@ class Batch:
         # Every sequence is 7 % shorter than the one before it, so that their ends fall on different places of a block.
         lengths = np.maximum(args.kv_len * 0.93 ** np.arange(args.batch), decoded).astype(np.int32)
         block_num = golden.block_num_of(lengths)
+        widths = {"1": 1} | {name: dim.min for name, dim in op_info.dims().items()}
         caches = {}
         for arg in op_info.load("mla_indexer_prolog_quant").inputs:
             if arg.name in CACHES:
-                widths = {"kv_lora_rank": 512, "rope_dim": 64, "k_scale_groups": 4, "idx_head_dim": 128, "1": 1}
-                caches[arg.name] = np.zeros(
-                    (block_num, golden.BLOCK_SIZE, 1, widths[arg.shapes[0][-1]]), NUMPY[arg.dtype]
-                )
+                width = arg.shapes[0][-1]
+                caches[arg.name] = np.zeros((block_num, golden.BLOCK_SIZE, 1, widths[width]), arg.np_dtype)
         table = golden.make_block_table(lengths, rng=np.random.default_rng(args.seed))
         return cls(lengths, table, caches)
 
@@ -110,15 +111,17 @@ def run(step: cells.SparseAttentionStep, call: dict[str, Array], caches: dict[st
     return out, time.perf_counter() - start
 
 
+def golden_prolog(call: dict[str, Array], caches: dict[str, Array], layer: dict[str, Array]) -> tuple[Array, ...]:
+    """The fused prolog by the golden reference; updates `caches`."""
+    inputs = {**call, **caches, **layer}
+    return golden.mla_indexer_prolog_quant(*(inputs[a.name] for a in op_info.load("mla_indexer_prolog_quant").inputs))
+
+
 def golden_step(
     args: argparse.Namespace, call: dict[str, Array], caches: dict[str, Array], layer: dict[str, Array]
 ) -> Array:
-    """The same step by the golden reference; updates `caches`."""
-    inputs = {**call, **caches, **layer}
-    outputs = golden.mla_indexer_prolog_quant(
-        *(inputs[a.name] for a in op_info.load("mla_indexer_prolog_quant").inputs)
-    )
-    q_nope, q_rope, kv_cache, kr_cache, k_scale_cache, *indexer = outputs
+    """A step by the golden reference; updates `caches`."""
+    q_nope, q_rope, kv_cache, kr_cache, k_scale_cache, *indexer = golden_prolog(call, caches, layer)
     q_int8, q_scale, k_cache, k_cache_scale, head_weights = indexer
     paging = (call["block_table"], call["kv_act_seqs"])
     topk_indices = golden.lightning_indexer_quant(q_int8, q_scale, head_weights, k_cache, k_cache_scale, *paging)
@@ -133,6 +136,69 @@ def golden_step(
     return golden.sparse_flash_attention_quant(
         q_nope, q_rope, kv_cache, kr_cache, k_scale_cache, topk_indices, *paging, **attributes
     )
+
+
+def tokens_of(call: dict[str, Array], chosen: Array) -> dict[str, Array]:
+    """The inputs of some tokens of a call."""
+    return {n: a[chosen] if n in ("token_x", "cos", "sin", "cache_index") else a for n, a in call.items()}
+
+
+def cache_errors(got: dict[str, Array], want: dict[str, Array], index: Array) -> dict[str, float]:
+    """The relative error of each cache in the rows `index`."""
+
+    def rows(cache: Array) -> Array:
+        return cache.reshape(-1, cache.shape[-1])[index]
+
+    return {
+        name.removeprefix("mla_").removeprefix("ip_"): relative_error(rows(got[name]), rows(want[name]))
+        for name in want
+    }
+
+
+def changed_rows(before: dict[str, Array], after: dict[str, Array], index: Array) -> int:
+    """Rows that differ, those in `index` left out, of all caches."""
+    count = 0
+    for name, old in before.items():
+        differs = (
+            (old.view(np.uint8) != after[name].view(np.uint8)).reshape(-1, old.shape[-1] * old.itemsize).any(axis=1)
+        )
+        differs[index] = False
+        count += int(differs.sum())
+    return count
+
+
+def check_step(
+    args: argparse.Namespace,
+    call: dict[str, Array],
+    out: Array,
+    before: dict[str, Array],
+    after: dict[str, Array],
+    layer: dict[str, Array],
+) -> tuple[dict[str, float], int]:
+    """The errors of a step's last tokens, and how many rows of the caches have changed that should not.
+
+    The rows of those tokens are taken out of the caches before the golden reference writes them, so that a row that the
+    step did not write is seen.
+    """
+    batch, s1 = len(call["kv_act_seqs"]), len(call["token_x"]) // len(call["kv_act_seqs"])
+    tail = np.arange(batch * s1).reshape(batch, s1)[:, -CHECKED_TOKENS:].reshape(-1)
+    checked = tokens_of(call, tail)
+    want_caches = {name: cache.copy() for name, cache in after.items()}
+    for cache in want_caches.values():
+        cache.reshape(-1, cache.shape[-1])[checked["cache_index"]] = 0
+    want = golden_step(args, checked, want_caches, layer)
+    errors = {"attention_out": relative_error(out.reshape(batch * s1, -1)[tail], want.reshape(len(tail), -1))}
+    errors |= cache_errors(after, want_caches, checked["cache_index"])
+    return errors, changed_rows(before, after, call["cache_index"])
+
+
+def check_prompt(samples: list[dict[str, Array]], after: dict[str, Array], layer: dict[str, Array]) -> dict[str, float]:
+    """The errors of the cache rows of some tokens of the prompts. A row depends on its own token alone."""
+    chosen = [samples[i] for i in np.unique(np.linspace(0, len(samples) - 1, CHECKED_PROMPT_TOKENS).astype(int))]
+    call = {name: np.concatenate([sample[name] for sample in chosen]) for name in chosen[0]}
+    want = {name: np.zeros_like(cache) for name, cache in after.items()}
+    golden_prolog(call, want, layer)
+    return cache_errors(after, want, call["cache_index"])
 
 
 def relative_error(got: Array, want: Array) -> float:
@@ -194,14 +260,19 @@ def main() -> int:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     prompts = batch.lengths - args.steps * args.s1
     prefill_seconds, decode_seconds = 0.0, list[float]()
+    samples = []  # one token of each chunk
     with Progress(*columns, console=console) as progress:
         task = progress.add_task("prefill (tokens)", total=int(prompts.sum()))
         for n, prompt in enumerate(prompts):
             for begin in range(0, int(prompt), args.chunk):
                 end = min(begin + args.chunk, int(prompt))
                 call = batch.call(rng, slice(n, n + 1), np.array([end]), end - begin)
+                if args.steps == 0 and n == args.batch - 1 and end == prompt:
+                    before = {name: a.copy() for name, a in batch.caches.items()}
                 out, seconds = run(step, call, caches)
                 prefill_seconds += seconds
+                sample = tokens_of(call, rng.integers(end - begin, size=1))
+                samples.append({name: sample[name] for name in ("token_x", "cos", "sin", "cache_index")})
                 progress.advance(task, end - begin)
         task = progress.add_task("decode (steps)", total=args.steps)
         for i in range(args.steps):
@@ -211,37 +282,36 @@ def main() -> int:
             out, seconds = run(step, call, caches)
             decode_seconds.append(seconds)
             progress.advance(task)
+    after = {name: a.copy() for name, a in batch.caches.items()}
 
     table = Table(title="time", title_justify="left")
     for heading, justify in (("", "left"), ("median ms", "right"), ("min ms", "right"), ("tokens/s", "right")):
         table.add_column(heading, justify=justify)  # type: ignore[arg-type]
     if prompts.sum():
         table.add_row("prefill", "", "", f"{prompts.sum() / prefill_seconds:.0f}")
-    if args.steps == 0:
-        console.print(table)
-        return 0
-    tokens = args.batch * args.s1
-    rows = {f"decode step, {tokens} tokens": decode_seconds[1:] or decode_seconds}
-    rows |= {f"  {name}": times for name, times in operator_times(step, call, caches).items()}
-    for name, times in rows.items():
-        median = float(np.median(times))
-        rate = "" if name.startswith(" ") else f"{tokens / median:.0f}"
-        table.add_row(name, f"{1e3 * median:.2f}", f"{1e3 * min(times):.2f}", rate)
+    if args.steps:
+        tokens = args.batch * args.s1
+        rows = {f"decode step, {tokens} tokens": decode_seconds[1:] or decode_seconds}
+        rows |= {f"  {name}": times for name, times in operator_times(step, call, caches).items()}
+        for name, times in rows.items():
+            median = float(np.median(times))
+            rate = "" if name.startswith(" ") else f"{tokens / median:.0f}"
+            table.add_row(name, f"{1e3 * median:.2f}", f"{1e3 * min(times):.2f}", rate)
     console.print(table)
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
     cache_mib, weight_mib = (sum(a.nbytes for a in d.values()) / 2**20 for d in (batch.caches, layer))
     console.print(f"memory: peak {peak:.0f} MiB, of it caches {cache_mib:.0f} MiB and weights {weight_mib:.0f} MiB")
 
-    want = golden_step(args, call, before, layer)
-    errors = {"attention_out": relative_error(out, want)}
-    errors |= {name: relative_error(batch.caches[name], a) for name, a in before.items()}
+    errors, changed = check_step(args, call, out, before, after, layer)
+    prompt_errors = check_prompt(samples, after, layer) if samples else {}
     table = Table(title=f"relative error against the golden reference (limit {LIMIT})", title_justify="left")
-    table.add_column("")
-    table.add_column("last step", justify="right")
+    for heading in ("", "last step", "prompts"):
+        table.add_column(heading, justify="right" if heading else "left")
     for name, error in errors.items():
-        table.add_row(name.removeprefix("mla_"), f"{error:.1e}")
+        table.add_row(name, f"{error:.1e}", f"{prompt_errors[name]:.1e}" if name in prompt_errors else "")
     console.print(table)
-    passed = all(error <= LIMIT for error in errors.values())
+    console.print(f"cache rows that the last step changed and should not have: {changed}")
+    passed = changed == 0 and all(error <= LIMIT for error in (*errors.values(), *prompt_errors.values()))
     console.print("check passed" if passed else "[bold]check FAILED[/]")
     return 0 if passed else 1
 
