@@ -43,8 +43,6 @@ from ms_dsv32.config import (
 
 Array = NDArray[Any]
 
-_NUMPY = {"bf16": np.uint16, "fp32": np.float32, "int8": np.int8}
-
 
 class _Weighted(nn.Cell):  # type: ignore[misc]
     """A cell that owns the weights of one operator: Parameters, zero until they are set."""
@@ -56,7 +54,7 @@ class _Weighted(nn.Cell):  # type: ignore[misc]
         self._target = ms.get_context("device_target")
         for arg in op_info.load(operator).inputs:
             if arg.name in names:
-                zeros = np.zeros(weights.shape_of(arg.name, n_q), _NUMPY[arg.dtype])
+                zeros = np.zeros(weights.shape_of(arg.name, n_q), arg.np_dtype)
                 self.insert_param_to_cell(
                     arg.name, Parameter(weights.to_tensor(zeros), name=arg.name, requires_grad=False)
                 )
@@ -65,7 +63,7 @@ class _Weighted(nn.Cell):  # type: ignore[misc]
         """Sets all weights, laid out for the device target (`weights.prepare`).
 
         Args:
-            arrays: the weights under the contract's names, row-major, bfloat16 as bits in uint16.
+            arrays: the weights under the contract's names, row-major, bfloat16 as bits in uint16. They are copied.
 
         Raises:
             TypeError, ValueError: a weight is missing or unknown, or its dtype or shape is wrong; nothing is set then.
@@ -74,6 +72,8 @@ class _Weighted(nn.Cell):  # type: ignore[misc]
         self._target = ms.get_context("device_target")
         for name in self._names:
             array = weights.prepare(name, arrays[name], self._target)
+            if array is arrays[name]:
+                array = array.copy()  # the Parameter would live on the caller's memory
             getattr(self, name).set_data(weights.to_tensor(array))
 
     def get_weights(self) -> dict[str, Array]:

@@ -21,14 +21,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-# contract's dtype -> (MindSpore's name, C++ enumerator, CANN's name)
+# contract's dtype -> (MindSpore's name, C++ enumerator, CANN's name, NumPy's, which has no bfloat16: its bits)
 DTYPES = {
-    "bf16": ("bfloat16", "kBFloat16", "DT_BF16"),
-    "fp16": ("float16", "kFloat16", "DT_FLOAT16"),
-    "fp32": ("float32", "kFloat32", "DT_FLOAT"),
-    "int8": ("int8", "kInt8", "DT_INT8"),
-    "int32": ("int32", "kInt32", "DT_INT32"),
-    "int64": ("int64", "kInt64", "DT_INT64"),
+    "bf16": ("bfloat16", "kBFloat16", "DT_BF16", "uint16"),
+    "fp16": ("float16", "kFloat16", "DT_FLOAT16", "float16"),
+    "fp32": ("float32", "kFloat32", "DT_FLOAT", "float32"),
+    "int8": ("int8", "kInt8", "DT_INT8", "int8"),
+    "int32": ("int32", "kInt32", "DT_INT32", "int32"),
+    "int64": ("int64", "kInt64", "DT_INT64", "int64"),
 }
 ASCEND_UNITS = ("ascend910b", "ascend910_93")
 """The devices that the Ascend operators are built for, by CANN's names: Atlas A2 and Atlas A3."""
@@ -74,6 +74,11 @@ class Arg:
     def ms_dtype(self) -> str:
         """MindSpore's name of the dtype."""
         return DTYPES[self.dtype][0]
+
+    @property
+    def np_dtype(self) -> str:
+        """NumPy's name of the dtype; bfloat16 travels as its bits in ``uint16``."""
+        return DTYPES[self.dtype][3]
 
 
 @dataclass(frozen=True)
@@ -265,7 +270,8 @@ def _notice(op: str, comment: str) -> str:
 
 def dims_header() -> str:
     """``generated/dims.h``: the symbols and their values or ranges."""
-    lines = [_notice("dims", "//"), "#pragma once", "", "#include <cstdint>", "", "namespace ms_dsv32::op_info {", ""]
+    head = [_notice("dims", "//"), "// clang-format off", "#pragma once", "", "#include <cstdint>", ""]
+    lines = [*head, "namespace ms_dsv32::op_info {", ""]
     for d in dims().values():
         if d.value is not None:
             lines.append(f"inline constexpr int64_t k{camel(d.name)} = {d.value};  // {d.doc}")
@@ -302,6 +308,7 @@ def op_header(op: OpInfo) -> str:
 
     lines = [
         _notice(op.name, "//"),
+        "// clang-format off",
         "#pragma once",
         "",
         '#include "ms_dsv32/kernel_impl/cpu/op_info.h"',

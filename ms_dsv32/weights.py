@@ -39,7 +39,6 @@ _OPERATORS = {
     **dict.fromkeys(MLA_WEIGHTS, "mla_prolog_quant"),
     **dict.fromkeys(INDEXER_WEIGHTS, "lightning_indexer_prolog_quant"),
 }
-_NUMPY = {"bf16": np.uint16, "fp32": np.float32, "int8": np.int8}
 _AMAX_FLOOR = 1e-30  # as the contract's Quant: a column of zeros gives zeros and a harmless scale
 _PANEL = 64  # columns of a packed panel, see kernel_impl/cpu/pack.h
 # A fractal of FRACTAL_NZ is 16 rows of 32 bytes.
@@ -194,7 +193,7 @@ def check(weights: Mapping[str, Array], names: Sequence[str], n_q: int = config.
         )
     for name in names:
         arg, shape = _argument(name), shape_of(name, n_q)
-        dtype = np.dtype(_NUMPY[arg.dtype])
+        dtype = np.dtype(arg.np_dtype)
         if weights[name].dtype != dtype:
             expected = "uint16 (bfloat16 bits)" if arg.dtype == "bf16" else dtype.name
             raise TypeError(f"weights: {name} must be {expected}, got {weights[name].dtype}")

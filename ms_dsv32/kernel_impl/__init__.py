@@ -20,16 +20,7 @@ from ms_dsv32 import op_info
 
 _MAX_RANK = 8
 _MESSAGE_BYTES = 2048
-# NumPy has no bfloat16: its bits travel as uint16.
-_NUMPY = {
-    "bf16": np.uint16,
-    "fp16": np.float16,
-    "fp32": np.float32,
-    "int8": np.int8,
-    "int32": np.int32,
-    "int64": np.int64,
-}
-_MS_DTYPES = {np.dtype(v): op_info.DTYPES[k][0] for k, v in _NUMPY.items()}
+_MS_DTYPES = {np.dtype(names[3]): names[0] for names in op_info.DTYPES.values()}
 
 
 class _Attr(ctypes.Structure):
@@ -135,18 +126,29 @@ def call(op: str, inputs: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) 
         All outputs in the contract's order; in-place ones are the arrays that were passed.
 
     Raises:
-        TypeError, ValueError: as ``validate``, and for an index outside its cache; nothing has been written then.
+        TypeError, ValueError: as ``validate``; a missing or unknown input, an array that is not contiguous, not in the
+            machine's byte order, or read-only where it is updated; an index outside its cache. Nothing has been written
+            then.
     """
     info = op_info.load(op)
-    arrays = [inputs[a.name] for a in info.inputs]
+    names = [a.name for a in info.inputs]
+    missing, unknown = [n for n in names if n not in inputs], [n for n in inputs if n not in names]
+    if missing or unknown:
+        raise TypeError(f"{op}: " + (f"{missing[0]} is missing" if missing else f"there is no input {unknown[0]}"))
+    arrays = [inputs[name] for name in names]
     for arg, array in zip(info.inputs, arrays, strict=True):
         if not array.flags.c_contiguous:
             raise ValueError(f"{op}: {arg.name} must be contiguous")
+        if not array.dtype.isnative:
+            text = f"must be {arg.ms_dtype} in the machine's byte order, got {array.dtype.str}"
+            raise TypeError(f"{op}: {arg.name} {text}")
+        if arg.in_place and not array.flags.writeable:
+            raise ValueError(f"{op}: {arg.name} must be writeable, as it is updated in place")
     shapes = [a.shape for a in arrays]
     dtypes = [_MS_DTYPES.get(a.dtype, a.dtype.name) for a in arrays]
     kernel_attrs = op_info.bind_attrs(info, attrs)
     out_shapes = validate(op, shapes, dtypes, kernel_attrs)
-    outs = {o.name: np.empty(s, _NUMPY[o.dtype]) for o, s in zip(info.kernel_outputs, out_shapes, strict=True)}
+    outs = {o.name: np.empty(s, o.np_dtype) for o, s in zip(info.kernel_outputs, out_shapes, strict=True)}
     data = [a.ctypes.data for a in (*arrays, *outs.values())]
     pointers = (ctypes.c_void_p * len(data))(*data)
     _invoke("ms_dsv32_call", info, len(arrays), shapes, dtypes, kernel_attrs, pointers)
@@ -221,6 +223,8 @@ def _attr(op: str, name: str, value: Any) -> _Attr:
     if isinstance(value, (float, np.floating)):
         return _Attr(name.encode(), 0, float(value), 0, None)
     if isinstance(value, (int, np.integer)):
+        if not -(2**63) <= value < 2**63:
+            raise ValueError(f"{op}: {name} = {value} does not fit 64 bits")
         return _Attr(name.encode(), 1, 0.0, int(value), None)
     if isinstance(value, str):
         return _Attr(name.encode(), 2, 0.0, 0, value.encode())

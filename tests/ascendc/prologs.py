@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-import numpy as np
 from cases import IN_PLACE, Case
 from emulator import Arg, In, InOut, Library, Out, Report, Tiling, Workspace, build
 from numpy.typing import NDArray
@@ -17,7 +16,6 @@ from ms_dsv32.weights import to_nz
 
 Array = NDArray[Any]
 
-_DTYPES: dict[str, type[np.generic]] = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32, "int8": np.int8}
 _CACHE_INDEX = {"lightning_indexer_prolog_quant": "k_cache_index"}
 # Weights in NZ by the id of their row-major array, which is kept alive beside it: they are made once per process.
 _nz: dict[int, tuple[Array, Array]] = {}
@@ -64,7 +62,7 @@ def run(case: Case, blocks: int = 1, **options: Any) -> tuple[dict[str, Array], 
     for output in info.outputs:
         if output.in_place_of is None:
             shape = tuple(_extent(axis, case) for axis in output.shapes[0])
-            args.append(Out(output.name, shape, _DTYPES[output.dtype]))
+            args.append(Out(output.name, shape, output.np_dtype))
         else:
             args.append(InOut(output.name, mutable.inputs[output.in_place_of]))
         results[output.name] = args[-1].array

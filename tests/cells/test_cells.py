@@ -312,6 +312,18 @@ def test_weights_set_after_compilation_count() -> None:
         same("query_nope_out", result, bare(case.copy(**arrays))["query_nope_out"])
 
 
+def test_weights_are_copied() -> None:
+    arrays = {name: array.copy() for name, array in cases.mla_weights(1).items()}
+    cell = cells.MLAProlog(1)
+    cell.set_weights(arrays)
+    want = cell.get_weights()
+    for array in arrays.values():
+        array[:] = 0
+    for name, array in cell.get_weights().items():
+        tolerance.assert_same_bits(name, array, want[name])
+        assert array.any(), name
+
+
 def test_bad_weights_set_nothing() -> None:
     cell = cells.MLAIndexerProlog(2)
     layer = layer_weights(2)

@@ -1,4 +1,5 @@
 // Generated from op_info/dims.json by `python -m ms_dsv32.op_info --write`. Do not edit.
+// clang-format off
 #pragma once
 
 #include <cstdint>

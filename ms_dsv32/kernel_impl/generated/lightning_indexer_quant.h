@@ -1,4 +1,5 @@
 // Generated from op_info/lightning_indexer_quant.json by `python -m ms_dsv32.op_info --write`. Do not edit.
+// clang-format off
 #pragma once
 
 #include "ms_dsv32/kernel_impl/cpu/op_info.h"
