@@ -5,7 +5,8 @@ are its defaults; where it gives none (`RopeTileShapeConfig`, `IndexerPrologQuan
 the values of its decode example. A configuration is immutable and hashable, so that one compiled operator can be kept
 for each: lists become tuples, and the ``*_setting`` mappings sorted tuples of (key, value) pairs.
 
-Tile configurations steer Ascend kernels. The CPU kernels choose their own tiles and only validate them.
+Tile configurations are checked, against the buffers of an Atlas A2/A3 core too, and change nothing: every target's
+kernels choose their tiles by the shapes of the call. So a script written for the source runs as it is.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from ms_dsv32 import op_info
+
+# Bytes of a core's buffers: CANN, NPU architecture 2201.
+_BUFFERS = {"L0A": 65536, "L0B": 65536, "L0C": 131072, "L1": 524288, "UB": 196608}
 
 Setting = Mapping[int, int] | Sequence[tuple[int, int]]
 
@@ -86,13 +90,29 @@ def _check_tile(config: Any, field: str, length: int) -> None:
         _refuse(config, field, f"{length} positive ints")
 
 
-def _check_cube_tiles(config: Any, *fields: str) -> None:
-    # [m, m, k, k, n, n]: for each axis the tile in L0, then the tile in L1 that it is cut from.
-    for field in fields:
-        _check_tile(config, field, 6)
-        value = getattr(config, field)
-        if any(value[i + 1] % value[i] for i in (0, 2, 4)):
-            _refuse(config, field, "[m_L0, m_L1, k_L0, k_L1, n_L0, n_L1] with each L1 tile a multiple of its L0 tile")
+def _check_cube_tile(config: Any, field: str, item: int, k: int, n: int) -> None:
+    """A tile of a product [m, k] @ [k, n] with elements of `item` bytes; a tile larger than an axis is cut to it."""
+    _check_tile(config, field, 6)
+    m_l0, m_l1, k_l0, k_l1, n_l0, n_l1 = getattr(config, field)
+    if m_l1 % m_l0 or k_l1 % k_l0 or n_l1 % n_l0:
+        _refuse(config, field, "[m_L0, m_L1, k_L0, k_L1, n_L0, n_L1] with each L1 tile a multiple of its L0 tile")
+    k_l0, k_l1, n_l0, n_l1 = min(k_l0, k), min(k_l1, k), min(n_l0, n), min(n_l1, n)
+    needs = {
+        "L0A": m_l0 * k_l0 * item,
+        "L0B": k_l0 * n_l0 * item,
+        "L0C": m_l0 * n_l0 * 4,  # float32 or int32 sums
+        "L1": (m_l1 + n_l1) * k_l1 * item,
+    }
+    for buffer, size in _BUFFERS.items():
+        if needs.get(buffer, 0) > size:
+            _refuse(config, field, f"a tile that fits {buffer} ({size} bytes; this one needs {needs[buffer]})")
+
+
+def _check_vector_tile(config: Any, field: str) -> None:
+    _check_tile(config, field, 2)
+    needs = math.prod(getattr(config, field)) * 4  # as float32
+    if needs > _BUFFERS["UB"]:
+        _refuse(config, field, f"a tile that fits UB ({_BUFFERS['UB']} bytes; this one needs {needs})")
 
 
 def _check_unroll_list(config: Any) -> None:
@@ -109,7 +129,7 @@ def _check_unroll_list(config: Any) -> None:
 def _check_setting(config: Any, field: str) -> None:
     value = getattr(config, field)
     if isinstance(value, Mapping):
-        _set(config, field, tuple(sorted(value.items())))
+        _set(config, field, tuple(value.items()))
     elif isinstance(value, Sequence) and not isinstance(value, str):
         _set(config, field, tuple(tuple(pair) if isinstance(pair, Sequence) else pair for pair in value))
     value = getattr(config, field)
@@ -118,6 +138,7 @@ def _check_setting(config: Any, field: str) -> None:
         _refuse(config, field, "a mapping of ints to ints")
     if any(key < -1 or count < 1 for key, count in value) or len(dict(value)) != len(value):
         _refuse(config, field, "a mapping of graph numbers (-1 for all others) to positive counts")
+    _set(config, field, tuple(sorted(value)))
 
 
 @dataclass(frozen=True)
@@ -126,7 +147,7 @@ class MlaTileConfig:
 
     Raises:
         TypeError, ValueError: a field is not what its type below says, tile sizes are not positive, an L1 tile is not a
-            multiple of its L0 tile, or ``unroll_list`` does not descend to 1.
+            multiple of its L0 tile, a tile does not fit a core's buffers, or ``unroll_list`` does not descend to 1.
     """
 
     tile_b: int = 8
@@ -149,7 +170,9 @@ class MlaTileConfig:
     def __post_init__(self) -> None:
         _check_ints(self, "tile_b", "tile_s", "tile_bs", "m_tile", "mv_tile")
         _check_ints(self, "q_vec_tile0", "q_vec_tile1", "k_vec_tile0", "k_vec_tile1")
-        _check_cube_tiles(self, "pre_quant_cube_tile", "cube_qb_tile", "cube_wuk_tile")
+        _check_cube_tile(self, "pre_quant_cube_tile", 2, H, Q_LORA_RANK)
+        _check_cube_tile(self, "cube_qb_tile", 1, Q_LORA_RANK, N_Q * Q_HEAD_DIM)
+        _check_cube_tile(self, "cube_wuk_tile", 2, QK_NOPE_HEAD_DIM, KV_LORA_RANK)
         _check_unroll_list(self)
         _check_setting(self, "cube_l1_reuse_setting")
         _check_setting(self, "cube_nbuffer_setting")
@@ -195,12 +218,15 @@ class IndexerPrologQuantConfigs:
     vec_nbuffer_setting: Setting = ((-1, 1),)
 
     def __post_init__(self) -> None:
-        _check_cube_tiles(self, "q_linear", "q_hd", "k_linear", "w_linear")
+        _check_cube_tile(self, "q_linear", 1, Q_LORA_RANK, IDX_N_HEADS * IDX_HEAD_DIM)
+        _check_cube_tile(self, "q_hd", 2, IDX_HEAD_DIM, IDX_HEAD_DIM)
+        _check_cube_tile(self, "k_linear", 2, H, IDX_HEAD_DIM)
+        _check_cube_tile(self, "w_linear", 2, H, IDX_N_HEADS)
         _check_unroll_list(self)
         _check_setting(self, "cube_l1_reuse_setting")
         _check_setting(self, "vec_nbuffer_setting")
         _check_ints(self, "t_sub_tile", "chunk_size")
-        if isinstance(self.block_size, bool) or self.block_size != BLOCK_SIZE:
+        if type(self.block_size) is not int or self.block_size != BLOCK_SIZE:
             _refuse(self, "block_size", str(BLOCK_SIZE))
 
 
@@ -222,10 +248,11 @@ class SaTileShapeConfig:
 
     def __post_init__(self) -> None:
         _check_ints(self, "g_tile", "s_kv_tile")
-        _check_tile(self, "gather_vec_tile_shape", 2)
-        _check_tile(self, "v1_tile_shape", 2)
-        _check_tile(self, "v2_tile_shape", 2)
-        _check_cube_tiles(self, "c1_tile_shape", "c2_tile_shape")
+        _check_vector_tile(self, "gather_vec_tile_shape")
+        _check_vector_tile(self, "v1_tile_shape")
+        _check_vector_tile(self, "v2_tile_shape")
+        _check_cube_tile(self, "c1_tile_shape", 2, KV_LORA_RANK + ROPE_DIM, SELECTED_COUNT)
+        _check_cube_tile(self, "c2_tile_shape", 2, SELECTED_COUNT, KV_LORA_RANK)
 
 
 @dataclass(frozen=True)

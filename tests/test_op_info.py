@@ -4,6 +4,7 @@ written."""
 from __future__ import annotations
 
 import dataclasses
+import importlib
 import inspect
 import json
 import shutil
@@ -122,6 +123,23 @@ def test_golden_has_the_signature(name: str) -> None:
     assert list(keywords) == list(expected)
     for attr, default in keywords.items():
         assert default == (inspect.Parameter.empty if expected[attr].required else expected[attr].default)
+
+
+@pytest.mark.mindspore
+@pytest.mark.parametrize("name", sorted(CONTRACT))
+def test_the_function_has_the_signature(name: str) -> None:
+    from ms_dsv32 import ops
+
+    op = op_info.load(name)
+    function = getattr(ops, name)
+    parameters = inspect.signature(function).parameters.values()
+    assert [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD] == [a.name for a in op.inputs]
+    keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
+    assert keywords == {a.name: inspect.Parameter.empty if a.required else a.default for a in op.attrs}
+    assert list(keywords) == [a.name for a in op.attrs]
+    refusal = importlib.import_module(f"ms_dsv32.ops.{name}")._no_gradient
+    assert list(inspect.signature(refusal).parameters) == [*(a.name for a in op.inputs), "out", "dout"]
+    assert op.source.split(": ")[1].split(".")[0] in inspect.getdoc(function)
 
 
 def test_the_fused_operator_takes_what_its_parts_take() -> None:

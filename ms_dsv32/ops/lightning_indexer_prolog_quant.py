@@ -74,7 +74,7 @@ def lightning_indexer_prolog_quant(
         k_cache_index: int64 [t] or [b, s1], as `mla_prolog_quant`'s cache_index.
         layernorm_epsilon_k: of the LayerNorm.
         layout_query: "TND". layout_key: "PA_BSND".
-        configs: tiles for Ascend; None for the target's own choice. On CPU they change nothing.
+        configs: the source's tile sizes; they change nothing, every target chooses its own.
         weight_format: "ND" or "PACKED", of w_qb, wk and w_proj; see `mla_prolog_quant`.
 
     Returns:

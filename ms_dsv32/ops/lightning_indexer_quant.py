@@ -48,7 +48,8 @@ def lightning_indexer_quant(
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or attribute, a kv_act_seqs entry outside
-            [0, max_blocknum_perbatch * 128], or a block_table entry outside the cache behind a visible position. In a compiled graph a wrong value raises RuntimeError with the same text.
+            [0, max_blocknum_perbatch * 128], or a block_table entry outside the cache behind a visible position. In a
+            compiled graph a wrong value raises RuntimeError with the same text.
     """
     tensors = (q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
     kernel, constants = _operator(selected_count, *tensors)

@@ -73,8 +73,7 @@ def mla_prolog_quant(
             k_scale_cache: fp32 [block_num, 128, 1, 4]. All three are updated in place.
         epsilon_cq, epsilon_ckv: of the two RmsNorms.
         cache_mode: "PA_BSND".
-        tile_config, rope_cfg: tiles for Ascend; None for the target's own choice. They do not change results beyond
-            float32 summation order, and on CPU they change nothing.
+        tile_config, rope_cfg: the source's tile sizes; they change nothing, every target chooses its own.
         weight_format: "ND", row-major weights (CPU only), or "PACKED", w_dq, w_uq_qr, w_uk and w_dkv_kr as
             `ms_dsv32.weights.prepare` lays them out for the device target. The results are the same, bit for bit.
 

@@ -61,7 +61,7 @@ def sparse_flash_attention_quant(
             ``max(kv_act_seqs[b] - s1 + 1 + j, 0)``.
         nq: query heads, 1..128. n_kv: 1. softmax_scale: factor on the scores, see `ms_dsv32.config.SOFTMAX_SCALE`.
         topk: columns of topk_indices, 1..2048. block_size: 128. max_blocknum_perbatch: columns of block_table.
-        tile_config: tiles for Ascend; None for the target's own choice. On CPU it changes nothing.
+        tile_config: the source's tile sizes; they change nothing, every target chooses its own.
         return_lse: also return the log-sum-exp.
 
     Returns:

@@ -67,6 +67,18 @@ def test_defaults_of_the_source() -> None:
         (MlaTileConfig, {"cube_qb_tile": [16] * 5}, ValueError, "cube_qb_tile must be 6 positive ints"),
         (MlaTileConfig, {"cube_qb_tile": 16}, TypeError, "cube_qb_tile must be 6 positive ints"),
         (MlaTileConfig, {"cube_wuk_tile": [32, 48, 1, 1, 1, 1]}, ValueError, "each L1 tile a multiple of its L0 tile"),
+        (
+            MlaTileConfig,
+            {"cube_qb_tile": [16, 16, 1024, 1024, 128, 128]},
+            ValueError,
+            r"cube_qb_tile must be a tile that fits L0B \(65536 bytes; this one needs 131072\)",
+        ),
+        (MlaTileConfig, {"cube_wuk_tile": [512, 512, 128, 128, 64, 64]}, ValueError, "that fits L0A"),
+        (MlaTileConfig, {"pre_quant_cube_tile": [256, 256, 16, 16, 256, 256]}, ValueError, "that fits L0C"),
+        (SaTileShapeConfig, {"c1_tile_shape": [16, 512, 64, 512, 64, 512]}, ValueError, "that fits L1"),
+        (SaTileShapeConfig, {"v1_tile_shape": [32, 2048]}, ValueError, "v1_tile_shape must be a tile that fits UB"),
+        (MlaTileConfig, {"cube_l1_reuse_setting": {1: 3, "a": 2}}, ValueError, "must be a mapping of ints to ints"),
+        (IndexerPrologQuantConfigs, {"block_size": 128.0}, TypeError, "block_size must be 128, got 128.0"),
         (MlaTileConfig, {"unroll_list": [4, 2]}, ValueError, "unroll_list must be ints in descending order that end"),
         (MlaTileConfig, {"unroll_list": []}, ValueError, "unroll_list must be ints in descending order that end"),
         (
