@@ -196,6 +196,24 @@ def test_a_prompt_in_chunks_is_the_prompt() -> None:
         tolerance.assert_same_bits(name, parts[-1] if name in caches else np.concatenate(parts), want[name])
 
 
+@pytest.mark.parametrize("operator", ["lightning_indexer_quant", "sparse_flash_attention_quant"])
+def test_tokens_of_a_sequence_one_by_one(operator: str) -> None:
+    whole = make(operator, 2, 4, [70, 300], n_q=3)
+    want = bare(whole)
+    queries = [name for name, array in whole.inputs.items() if array.shape[0] in (8, 24)]
+    assert len(queries) == 3
+    for token in range(4):
+        part = dict(whole.inputs)
+        for name in queries:
+            array = whole.inputs[name]
+            part[name] = np.ascontiguousarray(array.reshape(2, 4, -1)[:, token]).reshape(-1, *array.shape[1:])
+        part["kv_act_seqs"] = (whole.inputs["kv_act_seqs"] - 3 + token).astype(np.int32)
+        results = getattr(ops, operator)(*map(weights.to_tensor, part.values()), **whole.attributes)
+        got = weights.to_array(results).reshape(2, -1)
+        name = whole.outputs[0]
+        tolerance.assert_same_bits(name, got, np.ascontiguousarray(want[name].reshape(2, 4, -1)[:, token]))
+
+
 def test_padding_nan_and_equal_rows() -> None:
     case = make("mla_prolog_quant", 4, 1, n_q=1)
     index = case.inputs["cache_index"].copy()
