@@ -191,17 +191,7 @@ def test_tiling(name: str, b: int, s1: int, cores: int, alternative: int) -> Non
     assert launch.block_dim == blocks
     assert launch.workspace == workspace + SYSTEM_WORKSPACE
     assert launch.tiling_key == 0
-
-
-@pytest.mark.parametrize("name", OPERATORS)
-def test_cores_start_together_where_they_wait_for_one_another(name: str) -> None:
-    sources = [(ASCENDC / "op_kernel" / f"{name}.cpp").read_text(encoding="utf-8")]
-    if name in PROLOGS:
-        sources.append((ASCENDC / "op_kernel" / "prolog_vector.h").read_text(encoding="utf-8"))
-    waits = any("AwaitAllVectors(" in source for source in sources)
-    launch = tile(op_info.load(name).entry, _shapes(name), _attrs(name))
-    assert launch is not None
-    assert launch.schedule_mode == int(waits)
+    assert launch.schedule_mode == 1  # all cores start together
 
 
 def test_tiling_uses_the_cores_that_there_are() -> None:

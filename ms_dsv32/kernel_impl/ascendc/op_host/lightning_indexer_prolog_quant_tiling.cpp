@@ -7,7 +7,7 @@
 namespace ms_dsv32::ascendc {
 
 ge::graphStatus TileLightningIndexerPrologQuant(gert::TilingContext* context) {
-  return Tile<PrologTiling>(op_info::lightning_indexer_prolog_quant::kOp, context, Cores::kTogether,
+  return Tile<PrologTiling>(op_info::lightning_indexer_prolog_quant::kOp, context,
                             [](const Call& call, const Platform& platform, PrologTiling& tiling) {
                               return MakeLightningIndexerPrologQuantTiling(
                                   Dim(call, "t"), CacheRows(call), call.Float("layernorm_epsilon_k"), platform, tiling);

@@ -8,7 +8,7 @@ namespace ms_dsv32::ascendc {
 
 ge::graphStatus TileLightningIndexerQuant(gert::TilingContext* context) {
   return Tile<LightningIndexerTiling>(
-      op_info::lightning_indexer_quant::kOp, context, Cores::kTogether,
+      op_info::lightning_indexer_quant::kOp, context,
       [](const Call& call, const Platform& platform, LightningIndexerTiling& tiling) {
         const LightningIndexerShape shape{
             Dim(call, "t"),         Dim(call, "b"),          Dim(call, "selected_count"),

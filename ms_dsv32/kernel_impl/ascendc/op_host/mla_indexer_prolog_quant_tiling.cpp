@@ -7,7 +7,7 @@
 namespace ms_dsv32::ascendc {
 
 ge::graphStatus TileMlaIndexerPrologQuant(gert::TilingContext* context) {
-  return Tile<PrologTiling>(op_info::mla_indexer_prolog_quant::kOp, context, Cores::kTogether,
+  return Tile<PrologTiling>(op_info::mla_indexer_prolog_quant::kOp, context,
                             [](const Call& call, const Platform& platform, PrologTiling& tiling) {
                               return MakeMlaIndexerPrologQuantTiling(
                                   Dim(call, "t"), Dim(call, "n_q"), CacheRows(call), call.Float("mla_epsilon_cq"),

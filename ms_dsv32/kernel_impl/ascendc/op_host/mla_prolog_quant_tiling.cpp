@@ -7,12 +7,11 @@
 namespace ms_dsv32::ascendc {
 
 ge::graphStatus TileMlaPrologQuant(gert::TilingContext* context) {
-  return Tile<PrologTiling>(op_info::mla_prolog_quant::kOp, context, Cores::kTogether,
-                            [](const Call& call, const Platform& platform, PrologTiling& tiling) {
-                              return MakeMlaPrologQuantTiling(Dim(call, "t"), Dim(call, "n_q"), CacheRows(call),
-                                                              call.Float("epsilon_cq"), call.Float("epsilon_ckv"),
-                                                              platform, tiling);
-                            });
+  return Tile<PrologTiling>(
+      op_info::mla_prolog_quant::kOp, context, [](const Call& call, const Platform& platform, PrologTiling& tiling) {
+        return MakeMlaPrologQuantTiling(Dim(call, "t"), Dim(call, "n_q"), CacheRows(call), call.Float("epsilon_cq"),
+                                        call.Float("epsilon_ckv"), platform, tiling);
+      });
 }
 
 }  // namespace ms_dsv32::ascendc

@@ -147,13 +147,9 @@ inline uint32_t Dim(const Call& call, std::string_view name) {
 // Rows of a paged cache.
 inline uint64_t CacheRows(const Call& call) { return uint64_t{Dim(call, "block_num")} * Dim(call, "block_size"); }
 
-// Whether AIVs of different cores wait for one another. They must then be on the device together, or two such kernels
-// on two streams could each hold cores that the other waits for (asc-devkit, CrossCoreSetFlag, on mode 0).
-enum class Cores : uint32_t { kIndependent = 0, kTogether = 1 };  // values of SetScheduleMode
-
 // Fills a launch: `make(call, platform, tiling)` is the kernel's tiling function, which returns why it refuses or null.
 template <typename Tiling, typename Make>
-ge::graphStatus Tile(const op_info::OpInfo& op, gert::TilingContext* context, Cores cores, const Make& make) {
+ge::graphStatus Tile(const op_info::OpInfo& op, gert::TilingContext* context, const Make& make) {
   return Guarded([&] {
     const Attributes attrs(op, context->GetAttrs());
     const Call call = CheckedCall(op, attrs, [&](size_t i) {
@@ -170,7 +166,9 @@ ge::graphStatus Tile(const op_info::OpInfo& op, gert::TilingContext* context, Co
     *workspace = device.GetLibApiWorkSpaceSize() + tiling->workspace_bytes;
     context->SetBlockDim(tiling->cores);
     context->SetTilingKey(0);  // one kernel for all shapes
-    context->SetScheduleMode(static_cast<uint32_t>(cores));
+    // All cores start together, as AIVs of different cores wait for one another: else two such kernels on two streams
+    // could each hold cores that the other waits for (asc-devkit, "CrossCoreSetFlag", on mode 0).
+    context->SetScheduleMode(1);
   });
 }
 

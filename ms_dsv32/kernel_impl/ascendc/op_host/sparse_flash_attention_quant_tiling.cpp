@@ -8,7 +8,7 @@ namespace ms_dsv32::ascendc {
 
 ge::graphStatus TileSparseFlashAttentionQuant(gert::TilingContext* context) {
   return Tile<SparseFlashAttentionTiling>(
-      op_info::sparse_flash_attention_quant::kOp, context, Cores::kIndependent,
+      op_info::sparse_flash_attention_quant::kOp, context,
       [](const Call& call, const Platform& platform, SparseFlashAttentionTiling& tiling) {
         const SparseFlashAttentionShape shape{Dim(call, "t"),
                                               Dim(call, "b"),
