@@ -41,7 +41,7 @@ class TilingData(ctypes.Structure):
             (name, ctypes.c_uint32)
             for name in (
                 "cores", "t", "s1", "n_q", "topk", "block_num", "block_size", "max_blocknum", "group_heads", "groups",
-                "key_rows", "key_chunk", "reserved",
+                "key_rows", "key_chunk", "softmax_offset",
             )
         ),
         ("softmax_scale", ctypes.c_float),

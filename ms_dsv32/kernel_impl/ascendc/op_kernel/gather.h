@@ -56,7 +56,11 @@ class KeyGather {
     rope_ = rope;
     scales_ = scales;
   }
-  // Takes 4 * (8 + 2 + 0.5) + 2 * 16 + 4 + 16 + 32 = 126 KiB of UB.
+  static constexpr uint32_t kHalf = kBatch / 2;  // rows that are dequantised at a time
+  static constexpr uint32_t kBytes = kInSlots * kBatch * (kLatent + kRope * 2 + kScaleStride * 4) +
+                                     2 * kBatch * kLatent * 2 + kBatch * kScaleStride * 8 * 4 + kHalf * kLatent * 4;
+
+  // Takes kBytes of UB.
   __aicore__ inline void Place(UbArena& arena) {
     for (uint32_t slot = 0; slot < kInSlots; ++slot) {
       k8_[slot] = arena.Take<int8_t>(kBatch * kLatent);
@@ -65,8 +69,7 @@ class KeyGather {
     }
     for (uint32_t slot = 0; slot < 2; ++slot) k_[slot] = arena.Take<bfloat16_t>(kBatch * kLatent);
     spread_ = arena.Take<float>(kBatch * kScaleStride * 8);
-    k16_ = arena.Take<half>(kBatch * kLatent);
-    k32_ = arena.Take<float>(kBatch * kLatent);
+    k32_ = arena.Take<float>(kHalf * kLatent);
   }
   __aicore__ inline void Begin() {
     for (uint32_t slot = 0; slot < kInSlots; ++slot) SetFlag<HardEvent::MTE3_MTE2>(static_cast<int32_t>(slot));
@@ -82,18 +85,19 @@ class KeyGather {
   // neighbouring rows may change places: in ascending order one copy fetches both.
   __aicore__ inline void Batch(const int32_t* rows, uint32_t count, const GlobalTensor<bfloat16_t>& latent_out,
                                const GlobalTensor<bfloat16_t>& rope_out) {
-    bool any = false;
+    bool any[2] = {false, false};  // of each half
     const uint32_t in = in_slot_;
     const int32_t flag = static_cast<int32_t>(in);
     in_slot_ = (in_slot_ + 1) % kInSlots;
     WaitFlag<HardEvent::MTE3_MTE2>(flag);
     for (uint32_t i = 0; i < count; ++i) {
       if (rows[i] == kNoRow) continue;
-      any = true;
+      any[i / kHalf] = true;
       if (i + 1 < count && rows[i + 1] != kNoRow && rows[i + 1] != rows[i]) {
         const bool ascend = rows[i + 1] > rows[i];
         CopyRows(in, i, ascend ? rows[i] : rows[i + 1], ascend ? rows[i + 1] : rows[i]);
         ++i;
+        any[i / kHalf] = true;
       } else {
         CopyRows(in, i, rows[i], kNoRow);
       }
@@ -101,20 +105,26 @@ class KeyGather {
     SetFlag<HardEvent::MTE2_V>(flag);
     const uint32_t out = out_.Acquire();
     WaitFlag<HardEvent::MTE2_V>(flag);
-    // int8 reaches float through half, which holds it exactly.
-    if (any) {
-      Cast(k16_, k8_[in], RoundMode::CAST_NONE, count * kLatent);
+    // int8 reaches float through half, which holds it exactly and lies where the result will.
+    if (any[0] || any[1]) {
+      const LocalTensor<half> k16 = k_[out].template ReinterpretCast<half>();
+      Cast(k16, k8_[in], RoundMode::CAST_NONE, count * kLatent);
       Brcb(spread_, scale_[in], static_cast<uint8_t>(count), BrcbRepeatParams(1, 8));
       PipeBarrier<PIPE_V>();
-      Cast(k32_, k16_, RoundMode::CAST_NONE, count * kLatent);
-      PipeBarrier<PIPE_V>();
-      for (uint32_t c = 0; c < kLatent / 64; ++c) {
-        Mul(k32_[c * 64], k32_[c * 64], spread_[c * 64 / kGroup * 8], static_cast<uint64_t>(64),
-            static_cast<uint8_t>(count), BinaryRepeatParams(1, 1, 0, kLatent / 8, kLatent / 8, kScaleStride));
+      for (uint32_t row = 0; row < count; row += kHalf) {
+        if (!any[row / kHalf]) continue;
+        const uint32_t part = Smaller(kHalf, count - row);
+        Cast(k32_, k16[row * kLatent], RoundMode::CAST_NONE, part * kLatent);
+        PipeBarrier<PIPE_V>();
+        for (uint32_t c = 0; c < kLatent / 64; ++c) {
+          Mul(k32_[c * 64], k32_[c * 64], spread_[row * kScaleStride * 8 + c * 64 / kGroup * 8],
+              static_cast<uint64_t>(64), static_cast<uint8_t>(part),
+              BinaryRepeatParams(1, 1, 0, kLatent / 8, kLatent / 8, kScaleStride));
+        }
+        PipeBarrier<PIPE_V>();
+        Cast(k_[out][row * kLatent], k32_, RoundMode::CAST_RINT, part * kLatent);
+        PipeBarrier<PIPE_V>();
       }
-      PipeBarrier<PIPE_V>();
-      Cast(k_[out], k32_, RoundMode::CAST_RINT, count * kLatent);
-      PipeBarrier<PIPE_V>();
     }
     for (uint32_t i = 0; i < count; ++i) {
       if (rows[i] != kNoRow) continue;
@@ -144,7 +154,6 @@ class KeyGather {
   LocalTensor<int8_t> k8_[kInSlots];
   LocalTensor<bfloat16_t> kr_[kInSlots], k_[2];
   LocalTensor<float> scale_[kInSlots], spread_, k32_;
-  LocalTensor<half> k16_;
   uint32_t in_slot_ = 0;
   PingPong<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_;
 };

@@ -17,7 +17,9 @@ class RowSoftmax {
  public:
   static constexpr uint32_t kRows = 8;  // Brcb spreads 8 scalars at a time
 
-  // Takes 4.5 KiB of UB.
+  static constexpr uint32_t kBytes = (kRows * 64 + 2 * kRows * 8 + 4 * kRows) * 4;
+
+  // Takes kBytes of UB.
   __aicore__ inline void Place(UbArena& arena) {
     lanes_ = arena.Take<float>(kRows * 64);
     max_ = arena.Take<float>(kRows);

@@ -118,7 +118,6 @@ class AttentionVector {
 
   __aicore__ inline void Run() {
     uint32_t started = 0;
-    AttentionTask previous;
     for (uint32_t index = plan_.core_; index < plan_.Tasks(); index += tiling_.cores) {
       const AttentionTask task = plan_.Task(index);
       if (task.count == 0) {
@@ -129,20 +128,23 @@ class AttentionVector {
         continue;
       }
       if (started >= kTaskSlots) AwaitCore(kSlotFree);
-      Gather(task, started % kTaskSlots);
-      if (started > 0) Softmax(previous, (started - 1) % kTaskSlots);
-      previous = task;
+      const bool together = tiling_.softmax_offset > 0 && started > 0;
+      Gather(task, started % kTaskSlots, together);
+      if (!together && started > 0) Softmax();
+      softmax_task_ = task;
+      softmax_slot_ = started % kTaskSlots;
       ++started;
     }
-    if (started > 0) Softmax(previous, (started - 1) % kTaskSlots);
+    if (started > 0) Softmax();
     for (uint32_t i = 0; i < Smaller(started, kTaskSlots); ++i) AwaitCore(kSlotFree);
   }
 
  private:
-  // The stages use UB one after another: each begins when the one before has left it.
+  // Empty, Gather and a Softmax that is not part of a Gather begin when UB is no longer in use.
   static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
-  static constexpr uint32_t kScoreBytes = 32 * 1024;  // a batch of rows of scores, two of them
-  static constexpr int32_t kFlag = 2;                 // ids 0 and 1 belong to the slots
+  // Flags 0 to 3 belong to the gather's slots, 4 and 5 to the softmax's, kFlag to events that neither uses with it.
+  static constexpr int32_t kFlag = 2;
+  static_assert(KeyGather::kBytes == kKeyGatherBytes && RowSoftmax::kBytes == kRowSoftmaxBytes);
 
   // Heads of the task that are this AIV's.
   __aicore__ inline uint32_t HeadBegin(const AttentionTask& task) const { return ShareBegin(task.heads, sub_, 2); }
@@ -166,7 +168,9 @@ class AttentionVector {
 
   // (1) the valid entries of the token and their cache rows, (2) the keys, dequantised and rounded to bf16. Each AIV
   // takes its share of every chunk.
-  __aicore__ inline void Gather(const AttentionTask& task, uint32_t slot) {
+  // `together`: with the softmax of softmax_task_, batch by batch, from the second chunk on: until then the cube is
+  // busy with the scores.
+  __aicore__ inline void Gather(const AttentionTask& task, uint32_t slot, bool together) {
     PipeBarrier<PIPE_ALL>();
     arena_.Reset();
     const LocalTensor<int32_t> entries = arena_.Take<int32_t>(tiling_.key_rows);
@@ -192,7 +196,7 @@ class AttentionVector {
     const GlobalTensor<float> mask_out = plan_.Mask(slot);
     const uint32_t own = plan_.Gatherer(sub_);
     int32_t valid_count = 0;
-    uint32_t gathered = 0;
+    uint32_t gathered = 0, batches = 0;
     keys_.Begin();
     for (uint32_t chunk = 0; chunk < task.keys; chunk += tiling_.key_chunk) {
       const uint32_t blocks = Smaller(tiling_.key_chunk, task.keys - chunk) / kFractal;
@@ -209,7 +213,9 @@ class AttentionVector {
           }
         }
         keys_.Batch(rows, KeyGather::kBatch, latent[key * kKvLoraRank], rope[key * kRopeDim]);
+        if (together && gathered > 0 && ++batches % 2 == 0) StepSoftmax();
       }
+      if (together && gathered == 0) BeginSoftmax();
       WaitPipe<HardEvent::S_MTE3>(kFlag);
       if (begin < end) CopyOut(mask_out[begin], mask[begin], end - begin);
       if (chunk + tiling_.key_chunk >= task.keys) {
@@ -231,6 +237,7 @@ class AttentionVector {
       ShareChunk();
       for (; gathered < plan_.MaxChunks(); ++gathered) AwaitAllVectors(kChunkGathered);
     }
+    if (together) FinishSoftmax();
     keys_.End();
   }
 
@@ -240,75 +247,88 @@ class AttentionVector {
     NotifyCube(kKeysReady);
   }
 
-  // (4) softmax over the valid entries, normalised in float32, then rounded to bf16.
-  __aicore__ inline void Softmax(const AttentionTask& task, uint32_t slot) {
-    AwaitCore(kScoresReady);
-    const uint32_t begin = HeadBegin(task), end = HeadEnd(task);
-    if (begin < end) {
-      PipeBarrier<PIPE_ALL>();
-      arena_.Reset();
-      const uint32_t width = RoundUp(task.keys, 64);
-      const uint32_t step = Smaller(RowSoftmax::kRows, kScoreBytes / 4 / width);
-      const uint32_t gatherers = plan_.Gatherers();
-      const LocalTensor<int32_t> valid = arena_.Take<int32_t>(gatherers * 8);
-      const LocalTensor<float> mask = arena_.Take<float>(width);
-      const LocalTensor<float> log_sum = arena_.Take<float>(((end - begin) / step + 1) * RowSoftmax::kRows);
-      LocalTensor<float> scores[2];
-      LocalTensor<bfloat16_t> probabilities[2];
-      for (uint32_t i = 0; i < 2; ++i) {
-        scores[i] = arena_.Take<float>(kScoreBytes / 4);
-        probabilities[i] = arena_.Take<bfloat16_t>(kScoreBytes / 4);
-      }
-      softmax_.Place(arena_);
-      softmax_.Begin();
-      CopyIn(valid, plan_.Valid(slot), gatherers * 8);
-      CopyIn(mask, plan_.Mask(slot), task.keys);
-      WaitPipe<HardEvent::MTE2_S>(kFlag);
-      WaitPipe<HardEvent::MTE2_V>(kFlag);
-      uint32_t valid_count = 0;
-      for (uint32_t i = 0; i < gatherers; ++i) valid_count += static_cast<uint32_t>(valid.GetValue(i * 8));
+  // (4) softmax over the valid entries, normalised in float32, then rounded to bf16, a batch of rows at a time.
+  __aicore__ inline void Softmax() {
+    PipeBarrier<PIPE_ALL>();
+    BeginSoftmax();
+    FinishSoftmax();
+  }
 
-      in_.Begin();
-      out_.Begin();
-      uint32_t batch = 0;
-      for (uint32_t head = begin; head < end; head += step, ++batch) {
-        const uint32_t rows = Smaller(step, end - head);
-        const LocalTensor<float> batch_log_sum = log_sum[batch * RowSoftmax::kRows];
-        const uint32_t in = in_.Acquire();
-        CopyRowsIn(scores[in], plan_.Scores(slot)[static_cast<uint64_t>(head) * tiling_.key_rows], rows, task.keys,
-                   tiling_.key_rows, width);
-        in_.Publish();
-        in_.Take();
-        const uint32_t out = out_.Acquire();
-        if (valid_count == 0) {
-          Duplicate(probabilities[out].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
-                    static_cast<int32_t>(rows * width));
-          Duplicate(batch_log_sum.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
-        } else {
-          softmax_.Run(scores[in], rows, width, task.count, tiling_.softmax_scale, mask, valid_count != task.count,
-                       batch_log_sum);
-          Cast(probabilities[out], scores[in], RoundMode::CAST_RINT, rows * width);
-        }
-        PipeBarrier<PIPE_V>();
-        in_.Release();
-        out_.Publish();
-        out_.Take();
-        CopyRowsOut(plan_.Probabilities(slot)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities[out], rows,
-                    task.keys, tiling_.key_rows, width);
-        out_.Release();
-      }
-      in_.End();
-      out_.End();
+  __aicore__ inline void BeginSoftmax() {
+    AwaitCore(kScoresReady);
+    head_ = HeadBegin(softmax_task_);
+    batch_ = 0;
+    if (head_ == HeadEnd(softmax_task_)) return;
+    arena_.Reset(tiling_.softmax_offset);
+    const uint32_t gatherers = plan_.Gatherers();
+    width_ = RoundUp(softmax_task_.keys, 64);
+    step_ = Smaller(RowSoftmax::kRows, kScoreBatchBytes / 4 / width_);
+    const LocalTensor<int32_t> valid = arena_.Take<int32_t>(gatherers * 8);
+    score_mask_ = arena_.Take<float>(width_);
+    log_sum_ = arena_.Take<float>((DivUp(HeadEnd(softmax_task_) - head_, step_) + 1) * RowSoftmax::kRows);
+    for (uint32_t i = 0; i < 2; ++i) scores_[i] = arena_.Take<float>(kScoreBatchBytes / 4);
+    softmax_.Place(arena_);
+    softmax_.Begin();
+    CopyIn(valid, plan_.Valid(softmax_slot_), gatherers * 8);
+    CopyIn(score_mask_, plan_.Mask(softmax_slot_), softmax_task_.keys);
+    WaitPipe<HardEvent::MTE2_S>(kFlag);
+    WaitPipe<HardEvent::MTE2_V>(kSoftmaxFlag);
+    valid_count_ = 0;
+    for (uint32_t i = 0; i < gatherers; ++i) valid_count_ += static_cast<uint32_t>(valid.GetValue(i * 8));
+    rows_.Begin();
+    LoadScores();
+  }
+
+  // Copies the next batch of scores, so that it arrives while the batch before it is worked on.
+  __aicore__ inline void LoadScores() {
+    const uint32_t slot = rows_.Acquire();
+    CopyRowsIn(scores_[slot], plan_.Scores(softmax_slot_)[static_cast<uint64_t>(head_) * tiling_.key_rows],
+               Smaller(step_, HeadEnd(softmax_task_) - head_), softmax_task_.keys, tiling_.key_rows, width_);
+    rows_.Publish();
+  }
+
+  // One batch; nothing if there is none left.
+  __aicore__ inline void StepSoftmax() {
+    const uint32_t end = HeadEnd(softmax_task_), head = head_;
+    if (head == end) return;
+    const uint32_t rows = Smaller(step_, end - head);
+    head_ = head + rows;
+    if (head_ < end) LoadScores();
+    const LocalTensor<float> scores = scores_[rows_.Take()];
+    const LocalTensor<bfloat16_t> probabilities = scores.ReinterpretCast<bfloat16_t>();
+    const LocalTensor<float> batch_log_sum = log_sum_[batch_ * RowSoftmax::kRows];
+    ++batch_;
+    if (valid_count_ == 0) {
+      Duplicate(probabilities.ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(rows * width_));
+      Duplicate(batch_log_sum.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
+    } else {
+      softmax_.Run(scores, rows, width_, softmax_task_.count, tiling_.softmax_scale, score_mask_,
+                   valid_count_ != softmax_task_.count, batch_log_sum);
+      Cast(probabilities, scores, RoundMode::CAST_RINT, rows * width_);
+    }
+    PipeBarrier<PIPE_V>();
+    WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
+    CopyRowsOut(plan_.Probabilities(softmax_slot_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities, rows,
+                softmax_task_.keys, tiling_.key_rows, width_);
+    rows_.Release();
+  }
+
+  __aicore__ inline void FinishSoftmax() {
+    const uint32_t begin = HeadBegin(softmax_task_), end = HeadEnd(softmax_task_);
+    while (head_ < end) StepSoftmax();
+    if (begin < end) {
+      rows_.End();
       // Whole batches lie on blocks of 8; the last one may be shorter.
-      const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.n_q + task.head0 + begin;
-      const uint32_t whole = (end - begin) / step, rest = (end - begin) % step;
-      WaitPipe<HardEvent::V_MTE3>(kFlag);
-      if (whole > 0) CopyRowsOut(lse_[row], log_sum, whole, step, step, RowSoftmax::kRows);
-      if (rest > 0) CopyOut(lse_[row + whole * step], log_sum[whole * RowSoftmax::kRows], rest);
+      const uint64_t row = static_cast<uint64_t>(softmax_task_.token) * tiling_.n_q + softmax_task_.head0 + begin;
+      const uint32_t whole = (end - begin) / step_, rest = (end - begin) % step_;
+      WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
+      if (whole > 0) CopyRowsOut(lse_[row], log_sum_, whole, step_, step_, RowSoftmax::kRows);
+      if (rest > 0) CopyOut(lse_[row + whole * step_], log_sum_[whole * RowSoftmax::kRows], rest);
     }
     NotifyCube(kProbabilitiesReady);
   }
 
+  static constexpr int32_t kSoftmaxFlag = 4;
   static constexpr int32_t kMinusInfinity = static_cast<int32_t>(0xff800000u);  // bits of the float
 
   const AttentionPlan& plan_;
@@ -319,9 +339,13 @@ class AttentionVector {
   GlobalTensor<float> lse_;
   UbArena arena_;
   KeyGather keys_;
+
+  // The softmax that is under way: its task, the next head, and the batches of rows so far.
+  AttentionTask softmax_task_;
+  uint32_t softmax_slot_ = 0, head_ = 0, batch_ = 0, width_ = 0, step_ = 0, valid_count_ = 0;
   RowSoftmax softmax_;
-  PingPong<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> in_;
-  PingPong<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_;
+  LocalTensor<float> score_mask_, log_sum_, scores_[2];
+  PingPong<HardEvent::MTE2_V, HardEvent::MTE3_MTE2, 4> rows_;
 };
 
 // ---------------------------------------------------------------- AIC

@@ -16,6 +16,11 @@ constexpr uint32_t kMaxChunks = 7;
 constexpr uint32_t kTaskSlots = 2;
 // Longest list of positions. A row of scores is 4 bytes a position, and two batches of rows share UB with the mask.
 constexpr uint32_t kMaxTopk = 4096;
+// Bytes of UB of the gather and of the softmax apart from what depends on the shape: see KeyGather and RowSoftmax. The
+// softmax has two batches of scores, and a block of 32 bytes for the log-sums of each and the counts of each AIV.
+constexpr uint32_t kKeyGatherBytes = 96256;
+constexpr uint32_t kRowSoftmaxBytes = 2688;
+constexpr uint32_t kScoreBatchBytes = 24576;
 // Columns of block_table that fit into UB beside the gather's buffers.
 constexpr uint32_t kMaxTableColumns = 8192;
 
@@ -27,11 +32,11 @@ struct SparseFlashAttentionShape {
 struct SparseFlashAttentionTiling {
   uint32_t cores;  // AI cores of the launch
   uint32_t t, s1, n_q, topk, block_num, block_size, max_blocknum_perbatch;
-  uint32_t group_heads;  // heads of one task
-  uint32_t groups;       // tasks of one token
-  uint32_t key_rows;     // topk in whole blocks of 64: rows of keys and columns of scores in the workspace
-  uint32_t key_chunk;    // keys that are gathered before the cube may begin with them, whole tiles
-  uint32_t reserved;
+  uint32_t group_heads;     // heads of one task
+  uint32_t groups;          // tasks of one token
+  uint32_t key_rows;        // topk in whole blocks of 64: rows of keys and columns of scores in the workspace
+  uint32_t key_chunk;       // keys that are gathered before the cube may begin with them, whole tiles
+  uint32_t softmax_offset;  // where the softmax has its part of UB; 0 if it takes turns with the gather
   float softmax_scale;
   // Byte offsets within one slot of the workspace; slot_bytes leads to the next, kTaskSlots of them to the next core's.
   uint64_t rope_offset, score_offset, probability_offset, mask_offset, valid_offset, slot_bytes;
@@ -74,6 +79,12 @@ constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const P
     unit += kKeyTile;
   }
   out.key_chunk = tiling::RoundUp(tiling::CeilDiv(out.key_rows, kMaxChunks), unit);
+  // With several tasks a core, the gather of a task and the softmax of the one before it share the time, if they fit
+  // into UB together.
+  const uint32_t gather_bytes =
+      2 * out.key_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4 + 32 + kKeyGatherBytes;
+  const uint32_t softmax_bytes = out.key_rows * 4 + 2 * kScoreBatchBytes + kRowSoftmaxBytes + 65 * 32 + 2 * 32;
+  out.softmax_offset = out.groups == 1 && gather_bytes + softmax_bytes <= platform.ub ? gather_bytes : 0;
   const uint64_t keys = out.key_rows;
   out.rope_offset = keys * kKvLoraRank * 2;
   out.score_offset = out.rope_offset + keys * kRopeDim * 2;
