@@ -3,7 +3,7 @@
 python -m benchmarks                  all contenders at all shapes: table, JSON, roofline and bar plot
 python -m benchmarks overhead         MindSpore's calls over the bare kernels
 python -m benchmarks scaling          cost against tokens, keys, sequences and threads
-python -m benchmarks plot             the plots again, from the JSON files
+python -m benchmarks plot             plots and tables again, from the JSON files
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def _save(found: dict[str, Any], path: Path) -> None:
 
 
 def _plot(folder: Path, console: Console) -> None:
-    """Draws what there are results of."""
-    from benchmarks import plots
+    """Draws and tabulates what there are results of."""
+    from benchmarks import plots, report
 
     drawn = {
         "roofline.png": (plots.roofline, "benchmarks.json"),
@@ -90,6 +90,11 @@ def _plot(folder: Path, console: Console) -> None:
         if (folder / source).is_file():
             draw(json.loads((folder / source).read_text()), folder / name)
             console.print(folder / name)
+    for source in ("benchmarks.json", "benchmarks_hot.json"):
+        if (folder / source).is_file():
+            page = (folder / source).with_suffix(".md")
+            page.write_text(report.markdown(json.loads((folder / source).read_text())))
+            console.print(page)
 
 
 if __name__ == "__main__":

@@ -59,12 +59,18 @@ def roofline(work: Work, limits: Limits, *, cached: bool = False) -> float:
 
 
 def l3_bytes() -> int:
-    """Size of the last-level cache, at least 32 MiB."""
-    sizes = []
-    for path in Path("/sys/devices/system/cpu/cpu0/cache").glob("index*/size"):
-        text = path.read_text().strip()
-        sizes.append(int(text.rstrip("KM")) * {"K": 2**10, "M": 2**20}.get(text[-1], 1))
-    return max(sizes, default=0) or 2**25
+    """Size of all last-level caches that the process's CPUs have together; 32 MiB if the system does not tell."""
+    sizes: dict[str, int] = {}  # by the CPUs that share one
+    for cpu in os.sched_getaffinity(0):
+        caches = Path(f"/sys/devices/system/cpu/cpu{cpu}/cache").glob("index*")
+        last = max(
+            (p for p in caches if (p / "size").is_file()), key=lambda p: int((p / "level").read_text()), default=None
+        )
+        if last is not None:
+            text = (last / "size").read_text().strip()
+            size = int(text.rstrip("KM")) * {"K": 2**10, "M": 2**20}.get(text[-1], 1)
+            sizes[(last / "shared_cpu_list").read_text().strip()] = size
+    return sum(sizes.values()) or 2**25
 
 
 class Probe:

@@ -14,7 +14,7 @@ from rich.progress import Progress
 
 from benchmarks import report
 from benchmarks.limits import Limits, Probe, compute_seconds, l3_bytes, machine, memory_seconds, roofline
-from benchmarks.shapes import Shape, shapes, work
+from benchmarks.shapes import Shape, Work, shapes, work
 from benchmarks.worker import FAMILIES, PAGES, Worker
 
 
@@ -60,6 +60,8 @@ def run(settings: Settings, console: Console, save: Callable[[dict[str, Any]], N
                     progress.advance(bar)
                 found["results"] += results
                 found["peak_gmacs"] = peak
+                for result in found["results"]:
+                    _set_bounds(result, peak, settings.cold)
                 save(found)
                 report.table(op, results, console)
     finally:
@@ -115,19 +117,26 @@ def _shape(
         }
         contenders[name].pop("seconds")
         slowness[name] = min(values) / bound
-    best, typical = (Limits(pick(reads["huge"]), peak["bf16"], peak["int8"]) for pick in (max, statistics.median))
-    cached = not settings.cold and needed.bytes <= l3_bytes()
     return {
         **asdict(shape),
         "t": shape.t,
         "label": shape.label,
         "work": asdict(needed),
         "read_gbps": {pages: {"max": max(r), "median": statistics.median(r)} for pages, r in reads.items()},
+        "contenders": contenders,
+    }
+
+
+def _set_bounds(result: dict[str, Any], peak: dict[str, float], cold: bool) -> None:
+    """Adds what the machine allows at a shape. Peaks are the best of the run: the last one serves all shapes."""
+    needed = Work(**result["work"])
+    best, typical = (Limits(result["read_gbps"]["huge"][k], peak["bf16"], peak["int8"]) for k in ("max", "median"))
+    cached = not cold and needed.bytes <= l3_bytes()
+    result |= {
         "memory_ms": 1e3 * memory_seconds(needed, best),
         "compute_ms": 1e3 * compute_seconds(needed, best),
         "roofline_ms": 1e3 * roofline(needed, best, cached=cached),
         "roofline_median_ms": 1e3 * roofline(needed, typical, cached=cached),
-        "contenders": contenders,
     }
 
 
