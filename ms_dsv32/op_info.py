@@ -245,8 +245,10 @@ def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | 
         if attr.type != "config":
             bound[attr.name] = float(value) if attr.type == "float" and type(value) is int else value
             continue
-        if value is not None and type(value).__name__ != attr.config:
-            raise TypeError(f"{op.name}: {attr.name} must be {attr.config} or None, got {type(value).__name__}")
+        kind = type(value)
+        if value is not None and (kind.__module__, kind.__name__) != ("ms_dsv32.config", attr.config):
+            got = kind.__name__ if kind.__name__ != attr.config else f"that of {kind.__module__}"
+            raise TypeError(f"{op.name}: {attr.name} must be {attr.config} or None, got {got}")
         if attr.carries:
             for carried in op.kernel_attrs:
                 holder, _, field = carried.name.partition(".")

@@ -83,9 +83,15 @@ def pack(weight: Array) -> Array:
 
 
 def unpack(weight: Array) -> Array:
-    """Undoes `pack`."""
+    """Undoes `pack`. Argument and errors as of `pack`."""
+    if weight.dtype not in (np.int8, np.uint16) or weight.ndim not in (2, 3):
+        got = f"{weight.dtype} {weight.shape}"
+        raise TypeError(f"unpack: weight must be int8 or uint16 (bfloat16 bits) of rank 2 or 3, got {got}")
     *batch, k, n = weight.shape
     group = 4 // weight.dtype.itemsize  # values of one column that are adjacent, 32 bits
+    if n % _PANEL or k % group:
+        expected = f"(.., K, N) with K % {group} == 0 and N % {_PANEL} == 0"
+        raise ValueError(f"unpack: weight has shape {weight.shape}, expected {expected}")
     panels = weight.reshape(-1, n // _PANEL, k // group, _PANEL, group)
     return np.ascontiguousarray(panels.transpose(0, 2, 4, 1, 3)).reshape(*batch, k, n)
 

@@ -3,7 +3,6 @@ written."""
 
 from __future__ import annotations
 
-import dataclasses
 import importlib
 import inspect
 import json
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from ms_dsv32 import golden, kernel_impl, op_info
+from ms_dsv32.config import IndexerPrologQuantAttr
 
 ROOT = Path(__file__).resolve().parent.parent
 # The contract's order; written here once more, because what generates everything else cannot check itself.
@@ -168,16 +168,19 @@ def test_bind_attrs() -> None:
         op_info.bind_attrs(op_info.load("sparse_flash_attention_quant"), {})
 
 
-def test_bind_attrs_flattens_what_an_attribute_carries() -> None:
-    @dataclasses.dataclass(frozen=True)
-    class IndexerPrologQuantAttr:
-        layernorm_epsilon_k: float = 1e-3
-        layout_query: str = "TND"
-        layout_key: str = "PA_BSND"
+def test_a_class_of_the_same_name_is_no_configuration() -> None:
+    class MlaTileConfig:
+        pass
 
+    with pytest.raises(TypeError, match="tile_config must be MlaTileConfig or None, got that of "):
+        op_info.bind_attrs(op_info.load("mla_prolog_quant"), {"tile_config": MlaTileConfig()})
+
+
+def test_bind_attrs_flattens_what_an_attribute_carries() -> None:
     op = op_info.load("mla_indexer_prolog_quant")
     assert op_info.bind_attrs(op, {})["ip_attrs.layernorm_epsilon_k"] == 1e-6
-    assert op_info.bind_attrs(op, {"ip_attrs": IndexerPrologQuantAttr()})["ip_attrs.layernorm_epsilon_k"] == 1e-3
+    attributes = {"ip_attrs": IndexerPrologQuantAttr(layernorm_epsilon_k=1e-3)}
+    assert op_info.bind_attrs(op, attributes)["ip_attrs.layernorm_epsilon_k"] == 1e-3
 
 
 def _signature(name: str, **sizes: int) -> tuple[list[tuple[int, ...]], list[str]]:

@@ -15,7 +15,7 @@ IDX_HEAD_DIM = 128
 _KEYS = 4096
 
 
-def _scores(
+def lightning_indexer_scores(
     q_int8: Int8,
     q_scale: Float16,
     weights: Float16,
@@ -24,7 +24,10 @@ def _scores(
     block_table: Int32,
     kv_act_seqs: Int32,
 ) -> list[Float32]:
-    """Checks the arguments and returns, for each token, the float32 scores of its visible keys."""
+    """The scores that `lightning_indexer_quant` ranks: for each token a float32 array over its visible positions.
+
+    Arguments and errors as `lightning_indexer_quant`. Tests compare selections by these scores.
+    """
     checker = Checker(OPERATOR)
     head_count = ("idx_n_heads", IDX_N_HEADS)
     head_dim = ("idx_head_dim", IDX_HEAD_DIM)
@@ -91,22 +94,6 @@ def select_topk(scores: Array, selected_count: int) -> Int32:
     return out
 
 
-def lightning_indexer_scores(
-    q_int8: Int8,
-    q_scale: Float16,
-    weights: Float16,
-    k_cache: Int8,
-    k_cache_scale: Float16,
-    block_table: Int32,
-    kv_act_seqs: Int32,
-) -> list[Float32]:
-    """The scores that `lightning_indexer_quant` ranks: for each token a float32 array over its visible positions.
-
-    Arguments and errors as `lightning_indexer_quant`. Tests compare selections by these scores.
-    """
-    return _scores(q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
-
-
 def lightning_indexer_quant(
     q_int8: Int8,
     q_scale: Float16,
@@ -140,7 +127,7 @@ def lightning_indexer_quant(
     """
     if selected_count < 1:
         raise ValueError(f"{OPERATOR}: selected_count must be at least 1, got {selected_count}")
-    scores = _scores(q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
+    scores = lightning_indexer_scores(q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
 
     # (5) the largest scores of each token
     topk_indices = np.full((len(scores), selected_count), -1, np.int32)

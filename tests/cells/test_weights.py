@@ -291,3 +291,16 @@ def test_check_names_what_is_wrong() -> None:
             weights.check(changed, weights.MLA_WEIGHTS, 1)
     with pytest.raises(ValueError, match="there is no weight w_dx"):
         weights.save("nowhere", {"w_dx": good["w_dq"]})
+
+
+@pytest.mark.parametrize(
+    ("weight", "error"),
+    [
+        (np.zeros((4, 64), np.float32), TypeError),
+        (np.zeros(256, np.int8), TypeError),
+        (np.zeros((3, 64), np.int8), ValueError),
+    ],
+)
+def test_unpack_refuses_what_pack_does_not_make(weight: np.ndarray, error: type[Exception]) -> None:
+    with pytest.raises(error, match="unpack: weight "):
+        weights.unpack(weight)
