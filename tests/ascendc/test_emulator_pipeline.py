@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
 import pytest
-from emulator import HERE, In, Library, Out, Report, Tiling, Workspace, build, compiler
+from emulator import HERE, In, Library, Out, Report, Tiling, Workspace, build
 
 from ms_dsv32 import op_info
 
@@ -83,38 +80,6 @@ def test_modelled_time_follows_the_work(library: Library, tmp_path: Path) -> Non
     bars = [event for event in events if event["ph"] == "X" and event["name"] == "Mmad"]
     assert len(bars) == 4
     assert all(early["ts"] + early["dur"] <= late["ts"] + 1e-2 for early, late in pairwise(bars))
-
-
-SANITIZED = """
-import sys
-sys.path[:0] = [{emulator!r}, {tests!r}]
-import emulator
-plain = emulator.build
-emulator.build = lambda *args, **options: plain(*args, **{{**options, "sanitize": True}})
-import pytest
-sys.exit(pytest.main(["-q", "-s", "-p", "no:cacheprovider", "--rootdir", {tests!r}, {file!r}, "-k", {select!r}]))
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("file", ["test_emulator_cube.py", "test_emulator_faults.py"])
-def test_sanitizers_find_nothing(file: str) -> None:
-    """The emulator itself, also while it reports faults, has no memory errors and no undefined behaviour."""
-    here = Path(__file__).resolve().parent
-    select = "outputs or k_tail or copies or m_of_one or fault_is_found"
-    program = SANITIZED.format(emulator=str(HERE), tests=str(here), file=str(here / file), select=select)
-    # Python has no C++ runtime of its own: without libstdc++ AddressSanitizer finds no __cxa_throw to wrap.
-    preload = [
-        subprocess.run(
-            [compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("libasan.so", "libstdc++.so.6")
-    ]
-    environment = {**os.environ, "LD_PRELOAD": " ".join(preload), "ASAN_OPTIONS": "detect_leaks=0"}
-    result = subprocess.run(
-        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=False, cwd=here
-    )
-    assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-3000:]
 
 
 def test_the_emulator_and_the_kernels_do_not_know_each_other() -> None:

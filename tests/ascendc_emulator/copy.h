@@ -227,7 +227,7 @@ inline void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, c
   const bool is_pad = pad.isPad;
   T value = pad.paddingValue;
   M().Issue(PIPE_MTE2, api, loc, ranges.list(), {kGmIssue + ranges.gm_cycles(kL2Read), kGmLatency},
-            [to, from, count, len, src_gap, dst_gap, left, row, size, is_pad, value] {
+            [=] {
               for (int64_t i = 0; i < count; ++i) {
                 const View line = to + i * (row + dst_gap);
                 const View source = from + i * (len + src_gap);

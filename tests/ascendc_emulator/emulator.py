@@ -33,7 +33,7 @@ FLAGS = (
     "-pthread",
 )
 # Overflow of pointer arithmetic, misalignment and the like; kernels are run with these in one test.
-SANITIZE = ("-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")
+SANITIZE = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")  # compiling takes longest
 KERNEL_TYPES = {"AIV_ONLY": 0, "AIC_ONLY": 1, "MIX_AIV_1_0": 2, "MIX_AIC_1_0": 3, "MIX_AIC_1_1": 4, "MIX_AIC_1_2": 5}
 _ROLES = {"in": 0, "out": 1, "inout": 2, "workspace": 3, "tiling": 4}
 
@@ -156,11 +156,13 @@ def compiler() -> str:
     return os.environ.get("CXX", "g++")
 
 
-def syntax_check(source: str, include_dirs: Iterable[Path] = ()) -> subprocess.CompletedProcess[str]:
+def syntax_check(
+    source: str, include_dirs: Iterable[Path] = (), flags: Iterable[str] = (), cxx: str = ""
+) -> subprocess.CompletedProcess[str]:
     """Compiles kernel text without making code: for what must and what must not compile."""
     includes = [f"-I{path}" for path in (HERE, *include_dirs)]
     return subprocess.run(
-        [compiler(), "-std=c++17", "-fsyntax-only", "-x", "c++", *includes, "-"],
+        [cxx or compiler(), "-std=c++17", "-fsyntax-only", *flags, "-x", "c++", *includes, "-"],
         input=source,
         text=True,
         capture_output=True,
@@ -173,12 +175,15 @@ def build(
     kernels: Sequence[str],
     include_dirs: Iterable[Path] = (),
     defines: Mapping[str, str] | None = None,
-    sanitize: bool = False,
+    sanitize: bool | None = None,
 ) -> Library:
     """Compiles `source` (a file, or text if it has a line break) with launchers for `kernels`, or finds it compiled.
 
     The key is the content of the source, of the headers beside it and in `include_dirs`, the emulator, and the flags.
+    `sanitize`: with ASan and UBSan; None for what MS_DSV32_EMULATOR_SANITIZE=1 says.
     """
+    if sanitize is None:
+        sanitize = os.environ.get("MS_DSV32_EMULATOR_SANITIZE") == "1"
     text = str(source) if "\n" in str(source) else Path(source).read_text(encoding="utf-8")
     directories = [Path(path) for path in include_dirs]
     if "\n" not in str(source):
