@@ -65,8 +65,7 @@ def to_array(tensor: Tensor) -> Array:
     For a CPU Tensor the array may share its memory: copy it before the Tensor is written again.
     """
     array: Array = tensor.asnumpy()
-    # MindSpore and ml_dtypes each bring a NumPy type of this name.
-    return array.view(np.uint16) if array.dtype.name == "bfloat16" else array
+    return array.view(np.uint16) if _is_bfloat16(array) else array
 
 
 def pack(weight: Array) -> Array:
@@ -333,12 +332,12 @@ class _Files:
         if self._prefix + names[0] not in self._where:
             return None
         arrays = {name: self._get(name) for name in names}
-        return {k: v.view(np.uint16) if v.dtype == ml_dtypes.bfloat16 else v for k, v in arrays.items()}
+        return {k: v.view(np.uint16) if _is_bfloat16(v) else v for k, v in arrays.items()}
 
     def bf16(self, name: str) -> Array:
         """A weight as bfloat16 bits."""
         array = self._get(name)
-        if array.dtype == ml_dtypes.bfloat16:
+        if _is_bfloat16(array):
             return array.view(np.uint16)
         if array.dtype in (np.float32, np.float16):
             return _bits(array)
@@ -388,6 +387,10 @@ def _argument(name: str) -> op_info.Arg:
     if name not in _OPERATORS:
         raise ValueError(f"weights: there is no weight {name}; there are {', '.join(_OPERATORS)}")
     return next(a for a in op_info.load(_OPERATORS[name]).inputs if a.name == name)
+
+
+def _is_bfloat16(array: Array) -> bool:
+    return array.dtype.name == "bfloat16"  # MindSpore and ml_dtypes each bring a NumPy type of this name
 
 
 def _bits(values: Array) -> Array:

@@ -304,3 +304,22 @@ def test_check_names_what_is_wrong() -> None:
 def test_unpack_refuses_what_pack_does_not_make(weight: np.ndarray, error: type[Exception]) -> None:
     with pytest.raises(error, match="unpack: weight "):
         weights.unpack(weight)
+
+
+def test_mindspores_bfloat16_in_a_file_counts_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which of the NumPy types of this name safetensors hands out depends on what was imported before."""
+    other = weights.to_tensor(np.zeros(1, np.uint16)).asnumpy().dtype
+    assert other.name == "bfloat16"
+    assert other != ml_dtypes.bfloat16
+    weights.save(tmp_path / "mla.safetensors", cases.mla_weights(1))
+    want = weights.load_mla(tmp_path / "mla.safetensors")
+    get = weights._Files._get
+
+    def hand_out_other(files: Any, name: str) -> np.ndarray:
+        array = get(files, name)
+        return array.view(np.uint16).view(other) if array.dtype.name == "bfloat16" else array
+
+    monkeypatch.setattr(weights._Files, "_get", hand_out_other)
+    got = weights.load_mla(tmp_path / "mla.safetensors")
+    for name, array in want.items():
+        tolerance.assert_same_bits(name, got[name], array)
