@@ -54,6 +54,7 @@ VECTOR = {
     "cast_mode": ("argument", "float to bfloat16_t does not exist with RoundMode 0"),
     "integer_overflow": ("argument", "int32_t overflows"),
     "scalar_read_without_flag": ("hazard", "no flag MTE2_S"),
+    "index_without_flag": ("hazard", "write after write in UB .* no flag V_S"),
     "scalar_write_without_flag": ("hazard", "no flag S_V"),
     "stale_cache_line": ("dcache", "stale cache line of out"),
     "cache_line_not_written_back": ("dcache", "no DataCacheCleanAndInvalid wrote back"),

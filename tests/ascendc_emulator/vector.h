@@ -500,22 +500,28 @@ inline void Duplicate(const LocalTensor<T>& dst, const T& scalar, Mask mask, int
       [scalar] { return scalar; }, Strided("Duplicate", loc, "dst", dst, dst_blk, dst_rep, 65535, 255));
 }
 
-// CreateVecIndex.md
+// CreateVecIndex.md. On arch 2201 the scalar unit writes the first block, whole whatever `count` is, and the vector
+// pipe goes on from there behind a flag. Nothing makes the scalar unit wait for the vector pipe.
 template <class T>
 inline void CreateVecIndex(const LocalTensor<T>& dst, const T& first, uint32_t count, Loc loc = Loc::Here()) {
   using namespace ascendc_emulator;
   static_assert(kArithmetic<T>, "CreateVecIndex does not exist for this type on arch 2201");
+  constexpr uint32_t kBlock = 32 / sizeof(T);
   const char* api = "CreateVecIndex";
   CheckKind(api, loc, "dst", dst, Kind::kUb);
   CheckAlign(api, loc, "dst", dst, 32);
-  if (count == 0) return;
+  for (uint32_t i = 0; i < kBlock; ++i) dst.SetValue(i, static_cast<T>(first + static_cast<T>(i)), loc);
+  M().SetFlag(static_cast<int>(HardEvent::S_V), 0, loc);
+  M().WaitFlag(static_cast<int>(HardEvent::S_V), 0, loc);
+  if (count <= kBlock) return;
   Ranges ranges(api, loc);
   const auto bytes = static_cast<int64_t>(count * sizeof(T));
-  ranges.Local("dst", dst, true, 0, bytes);
+  ranges.Local("dst", dst, false, 0, 32);
+  ranges.Local("dst", dst, true, 32, bytes - 32);
   const View to = dst.view();
   M().Issue(PIPE_V, api, loc, ranges.list(), {kVectorIssue + count / 64.0, kVectorHead}, [to, first, count, bytes] {
     auto* d = reinterpret_cast<T*>(to.data);
-    for (uint32_t i = 0; i < count; ++i) d[i] = static_cast<T>(first + static_cast<T>(i));
+    for (uint32_t i = kBlock; i < count; ++i) d[i] = static_cast<T>(first + static_cast<T>(i));
     std::memset(to.valid, 1, static_cast<size_t>(bytes));
   });
 }

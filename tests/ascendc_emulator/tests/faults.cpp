@@ -213,6 +213,11 @@ __aicore__ inline void VectorFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR ou
     DataCopy(x, in_gm, 64);
     (void)x.GetValue(0);  // here
   }
+  FAULT(index_without_flag) {  // the first block is written by the scalar unit
+    Duplicate(z.ReinterpretCast<int32_t>(), -1, 64);
+    PipeBarrier<PIPE_V>();
+    CreateVecIndex(z.ReinterpretCast<int32_t>(), 0, 64);  // here
+  }
   FAULT(scalar_write_without_flag) {
     load();
     x.SetValue(0, 1.0f);

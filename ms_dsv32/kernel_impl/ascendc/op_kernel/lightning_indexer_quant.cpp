@@ -240,19 +240,23 @@ class IndexerVector {
       PipeBarrier<PIPE_V>();
     }
     if (count < kSortChunk) {
-      const LocalTensor<int32_t> bits = scores.ReinterpretCast<int32_t>();
-      const uint32_t whole = RoundUp(count, 64);
-      if (count % 64 != 0) {
-        uint64_t lanes[2] = {~uint64_t{0} << (count % 64), 0};
-        Duplicate(bits[whole - 64], kPadding, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1),
-                  static_cast<uint8_t>(8));
-      }
-      if (whole < kSortChunk) Duplicate(bits[whole], kPadding, static_cast<int32_t>(kSortChunk - whole));
+      FillFrom(scores.ReinterpretCast<int32_t>(), count, kSortChunk, kPadding);
       PipeBarrier<PIPE_V>();
     }
     // (5) the largest scores of the token
     topk_.Add(scores, first);
     in_.Release();
+  }
+
+  // Elements [from, to) of x become `value`, and perhaps others behind `to` in the 64 that `from` lies in.
+  static __aicore__ inline void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to, int32_t value) {
+    const uint32_t whole = RoundUp(from, 64);
+    if (from % 64 != 0) {
+      uint64_t lanes[2] = {~uint64_t{0} << (from % 64), 0};
+      Duplicate(x[whole - 64], value, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1),
+                static_cast<uint8_t>(8));
+    }
+    if (whole < to) Duplicate(x[whole], value, static_cast<int32_t>(to - whole));
   }
 
   // Merges up to kMergeWidth lists of a token, `span` apart, into the first of them. The last round writes
@@ -262,9 +266,10 @@ class IndexerVector {
     const uint32_t visible = plan_.Visible(token);
     if (visible <= tiling_.selected_count) {
       if (!last) return;
-      Duplicate(positions_, -1, static_cast<int32_t>(tiling_.selected_count));
+      // The scalar unit writes the first block of a CreateVecIndex, whole and at once: -1 comes behind it.
+      CreateVecIndex(positions_, int32_t{0}, tiling_.selected_count);
       PipeBarrier<PIPE_V>();
-      CreateVecIndex(positions_, 0, visible);
+      FillFrom(positions_, visible, tiling_.selected_count, -1);
     } else {
       uint32_t found = 0;
       for (uint32_t list = first; list < Smaller(first + kMergeWidth * span, 2 * tiling_.parts); list += span) {

@@ -39,13 +39,19 @@ class RunningTopK {
  public:
   static constexpr uint32_t kChunk = 2048;
 
-  // Takes 2 * 16 + 8 KiB and two lists of keep + 2048 records of UB. Must begin at a multiple of 256 bytes.
+  // Takes 2 * 16 + 8 KiB and two lists of keep + 2048 records of UB. Must begin at a multiple of 256 bytes, while
+  // nothing uses UB.
   __aicore__ inline void Place(UbArena& arena, uint32_t keep) {
     keep_ = keep;
     runs_[0] = arena.Take<float>(kChunk * 2);
     runs_[1] = arena.Take<float>(kChunk * 2);
     for (uint32_t i = 0; i < 2; ++i) lists_[i] = arena.Take<float>((keep + kChunk) * 2);
     positions_ = arena.Take<int32_t>(kChunk);
+    // On arch 2201 the scalar unit writes the first block of a CreateVecIndex, whatever the vector pipe is at: the
+    // positions are made once and moved from chunk to chunk.
+    CreateVecIndex(positions_, int32_t{0}, kChunk);
+    PipeBarrier<PIPE_V>();
+    first_ = 0;
   }
   __aicore__ inline void Begin() {
     empty_ = true;
@@ -53,7 +59,8 @@ class RunningTopK {
   }
   // 2048 scores of positions from `first` on, which follow all positions so far.
   __aicore__ inline void Add(const LocalTensor<float>& scores, uint32_t first) {
-    CreateVecIndex(positions_, static_cast<int32_t>(first), kChunk);
+    Adds(positions_, positions_, static_cast<int32_t>(first - first_), static_cast<int32_t>(kChunk));
+    first_ = first;
     PipeBarrier<PIPE_V>();
     Sort32(runs_[0], scores, positions_.ReinterpretCast<uint32_t>(), static_cast<int32_t>(kChunk / 32));
     PipeBarrier<PIPE_V>();
@@ -85,6 +92,7 @@ class RunningTopK {
   uint32_t keep_ = 0;
   LocalTensor<float> runs_[2], lists_[2];
   LocalTensor<int32_t> positions_;
+  uint32_t first_ = 0;  // of positions_
   bool empty_ = true;
   uint32_t current_ = 0;
 };
