@@ -76,7 +76,10 @@ def isas(*, supported: bool = True) -> list[str]:
 
 
 def thread_count() -> int:
-    """How many threads the kernels use: ``MS_DSV32_NUM_THREADS``, or the CPUs that the process may run on."""
+    """How many threads the kernels use: ``MS_DSV32_NUM_THREADS``, or the CPUs that the process may run on.
+
+    A control group's CPU quota counts as so many CPUs, rounded up.
+    """
     return int(load().ms_dsv32_thread_count())
 
 
@@ -164,6 +167,10 @@ def pack(weight: NDArray[Any]) -> NDArray[Any]:
 
     Returns:
         An array of the same shape and dtype whose bytes are in the order of ``cpu/pack.h``.
+
+    Raises:
+        TypeError, ValueError: the weight is not one of those.
+        RuntimeError: the threads cannot be started.
     """
     if weight.dtype not in (np.int8, np.uint16) or weight.ndim not in (2, 3):
         raise TypeError(
@@ -178,10 +185,16 @@ def pack(weight: NDArray[Any]) -> NDArray[Any]:
     weight = np.ascontiguousarray(weight)
     packed = np.empty_like(weight)
     batch = weight.shape[0] if weight.ndim == 3 else 1
-    args = (ctypes.c_int64(batch), ctypes.c_int64(k), ctypes.c_int64(n))
-    load().ms_dsv32_pack(
-        ctypes.c_void_p(weight.ctypes.data), ctypes.c_void_p(packed.ctypes.data), weight.dtype.itemsize, *args
-    )
+    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
+    if load().ms_dsv32_pack(
+        ctypes.c_void_p(weight.ctypes.data),
+        ctypes.c_void_p(packed.ctypes.data),
+        weight.dtype.itemsize,
+        *(ctypes.c_int64(batch), ctypes.c_int64(k), ctypes.c_int64(n)),
+        message,
+        ctypes.c_size_t(_MESSAGE_BYTES),
+    ):
+        raise RuntimeError(message.value.decode())
     return packed
 
 

@@ -305,6 +305,32 @@ void CheckScratch() {
   Expect(ScratchBytes() == 0, "%zu bytes of scratch after the release", ScratchBytes());
 }
 
+void CheckQuotas() {
+  const struct {
+    const char* cpu_max;
+    int cpus;
+  } cases[] = {
+      {"max 100000", 0},
+      {"-1 100000", 0},
+      {"150000 100000", 2},
+      {"100000 100000", 1},
+      {"1000 100000", 1},
+      {"400000 100000", 4},
+      {"400001 100000", 5},
+      {"", 0},
+      {" ", 0},
+      {" 100000", 0},
+      {"100000", 0},
+      {"0 100000", 0},
+      {"100000 0", 0},
+      {"9223372036854775807 1", 1024},
+  };
+  for (const auto& c : cases) {
+    Expect(CpusOfQuota(c.cpu_max) == c.cpus, "CpusOfQuota(\"%s\") = %d, want %d", c.cpu_max, CpusOfQuota(c.cpu_max),
+           c.cpus);
+  }
+}
+
 int Run() {
   CheckConversions();
   CheckVectors();
@@ -314,6 +340,7 @@ int Run() {
   CheckProducts(64, 17);  // more panels than share a converted tile
   CheckCacheRows();
   CheckThreads();
+  CheckQuotas();
   CheckScratch();
   return failures;
 }

@@ -1,9 +1,12 @@
 // The library's entry points: for MindSpore's ahead-of-time Custom operators, and a C interface for everybody else
 // (tests, benchmarks, Python's validation). Both check a call completely, values included, before a kernel writes
 // anything.
+#include <pthread.h>
+
 #include <algorithm>
 #include <cstring>
 #include <mutex>
+#include <new>
 #include <shared_mutex>
 #include <string>
 #include <vector>
@@ -39,7 +42,8 @@ template <int index>
 void CheckCacheIndex(const Call& call) {
   const int64_t rows = call.Dim("block_num") * kBlockSize;
   const auto* cache_index = call.Data<const int64_t>(index);
-  for (int64_t i = 0; i < call.Dim("t"); ++i) {
+  const int64_t t = call.Dim("t");
+  for (int64_t i = 0; i < t; ++i) {
     if (cache_index[i] >= -1 && cache_index[i] < rows) continue;
     call.Refuse(At(call.Name(index), i) + " = " + std::to_string(cache_index[i]) +
                 " is outside [0, block_num * block_size) = " + Half(rows) + " and is not -1 (padding)");
@@ -52,8 +56,9 @@ std::vector<bool> CheckSequences(const Call& call, int block_table_index, int kv
   const auto* kv_act_seqs = call.Data<const int32_t>(kv_act_seqs_index);
   const int64_t columns = call.Dim("max_blocknum_perbatch");
   const int64_t block_num = call.Dim("block_num");
+  const int64_t sequences = call.Dim("b");
   std::vector<bool> complete;
-  for (int64_t b = 0; b < call.Dim("b"); ++b) {
+  for (int64_t b = 0; b < sequences; ++b) {
     if (kv_act_seqs[b] < 0 || kv_act_seqs[b] > columns * kBlockSize) {
       call.Refuse(At(call.Name(kv_act_seqs_index), b) + " = " + std::to_string(kv_act_seqs[b]) +
                   " is outside [0, max_blocknum_perbatch * block_size] = [0, " + std::to_string(columns * kBlockSize) +
@@ -81,8 +86,11 @@ void CheckSelection(const Call& call) {
   const auto* block_table = call.Data<const int32_t>(kBlockTable);
   const auto* kv_act_seqs = call.Data<const int32_t>(kKvActSeqs);
   const int64_t topk = call.Dim("selected_count");
+  const int64_t t = call.Dim("t");
   const int64_t s1 = call.Dim("s1");
-  for (int64_t i = 0; i < call.Dim("t"); ++i) {
+  const int64_t columns = call.Dim("max_blocknum_perbatch");
+  const int64_t block_num = call.Dim("block_num");
+  for (int64_t i = 0; i < t; ++i) {
     const int64_t b = i / s1;
     const int32_t* row = topk_indices + i * topk;
     const int64_t visible = std::max<int64_t>(kv_act_seqs[b] - s1 + 1 + i % s1, 0);
@@ -102,8 +110,8 @@ void CheckSelection(const Call& call) {
                     "] = " + std::to_string(p) + " is outside [0, kv_act_seqs[" + std::to_string(b) +
                     "]) = " + Half(kv_act_seqs[b]) + " and is not -1");
       }
-      const int32_t block = block_table[b * call.Dim("max_blocknum_perbatch") + p / kBlockSize];
-      if (block < 0 || block >= call.Dim("block_num")) RefuseBlock(call, kBlockTable, b, p / kBlockSize);
+      const int32_t block = block_table[b * columns + p / kBlockSize];
+      if (block < 0 || block >= block_num) RefuseBlock(call, kBlockTable, b, p / kBlockSize);
     }
   }
 }
@@ -113,12 +121,13 @@ void CheckBlocks(const Call& call) {
   using namespace op_info::lightning_indexer_quant;
   const std::vector<bool> complete = CheckSequences(call, kBlockTable, kKvActSeqs);
   const int64_t columns = call.Dim("max_blocknum_perbatch");
-  for (int64_t b = 0; b < call.Dim("b"); ++b) {
+  const int64_t block_num = call.Dim("block_num");
+  for (size_t b = 0; b < complete.size(); ++b) {
     if (complete[b]) continue;
-    const int32_t* row = call.Data<const int32_t>(kBlockTable) + b * columns;
+    const int32_t* row = call.Data<const int32_t>(kBlockTable) + static_cast<int64_t>(b) * columns;
     const int32_t* bad =
-        std::find_if(row, row + columns, [&](int32_t block) { return block < 0 || block >= call.Dim("block_num"); });
-    RefuseBlock(call, kBlockTable, b, bad - row);
+        std::find_if(row, row + columns, [&](int32_t block) { return block < 0 || block >= block_num; });
+    RefuseBlock(call, kBlockTable, static_cast<int64_t>(b), bad - row);
   }
 }
 
@@ -201,6 +210,11 @@ class MindSporeAttrs : public AttrSource {
 
 // A kernel sizes its scratch by the number of threads: that must not change until the kernel is done.
 std::shared_mutex thread_count_mutex;
+
+// A child of fork() would inherit the mutex as held by calls whose threads it does not have. It cannot be unlocked
+// there either: glibc takes the caller's thread id, another one in the child, for that of the writer. So the child
+// makes a fresh one.
+const int at_fork = pthread_atfork(nullptr, nullptr, [] { new (&thread_count_mutex) std::shared_mutex; });
 
 void Run(const Operator& op, const Call& call) {
   const std::shared_lock lock(thread_count_mutex);
@@ -317,7 +331,7 @@ MS_DSV32_OPERATOR_ONE_OUTPUT(LightningIndexerQuant, "lightning_indexer_quant")
 // The C interface. Functions that can fail return 0, or a status and a text (see Guard).
 extern "C" {
 
-// Chooses the kernels and starts the threads; fails if the environment asks for what is not there.
+// Chooses the kernels and reads the number of threads; fails if the environment asks for what is not there.
 MS_DSV32_EXPORT int ms_dsv32_init(char* message, size_t message_size) {
   return ms_dsv32::Guard(message, message_size, [] {
     ms_dsv32::cpu::Kernels();
@@ -364,13 +378,15 @@ MS_DSV32_EXPORT int ms_dsv32_call(const char* name, const int* ranks, const int6
 }
 
 // Packs `batch` row-major [k, n] weights of 1-byte or 2-byte elements, see pack.h.
-MS_DSV32_EXPORT void ms_dsv32_pack(const void* weight, void* packed, int element_size, int64_t batch, int64_t k,
-                                   int64_t n) {
-  if (element_size == 1) {
-    ms_dsv32::cpu::PackInt8(static_cast<const int8_t*>(weight), batch, k, n, static_cast<int8_t*>(packed));
-  } else {
-    ms_dsv32::cpu::PackBf16(static_cast<const uint16_t*>(weight), batch, k, n, static_cast<uint16_t*>(packed));
-  }
+MS_DSV32_EXPORT int ms_dsv32_pack(const void* weight, void* packed, int element_size, int64_t batch, int64_t k,
+                                  int64_t n, char* message, size_t message_size) {
+  return ms_dsv32::Guard(message, message_size, [&] {
+    if (element_size == 1) {
+      ms_dsv32::cpu::PackInt8(static_cast<const int8_t*>(weight), batch, k, n, static_cast<int8_t*>(packed));
+    } else {
+      ms_dsv32::cpu::PackBf16(static_cast<const uint16_t*>(weight), batch, k, n, static_cast<uint16_t*>(packed));
+    }
+  });
 }
 
 }  // extern "C"

@@ -12,7 +12,7 @@
 namespace ms_dsv32::cpu {
 
 // weight [batch, k, n] row-major -> packed; the two must not overlap. k is a multiple of 2 (bf16) or 4 (int8), n of 64.
-// Parallel.
+// Parallel; throws as ParallelFor.
 void PackBf16(const uint16_t* weight, int64_t batch, int64_t k, int64_t n, uint16_t* packed);
 void PackInt8(const int8_t* weight, int64_t batch, int64_t k, int64_t n, int8_t* packed);
 

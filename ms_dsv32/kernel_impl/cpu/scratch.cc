@@ -1,5 +1,6 @@
 #include "scratch.h"
 
+#include <pthread.h>
 #include <sys/mman.h>
 
 #include <cstdlib>
@@ -23,8 +24,18 @@ struct Cache {
   std::vector<Block> blocks;
 
   static Cache& Get() {
-    static Cache* cache = new Cache;  // never destroyed: a kernel may still run while statics are being destroyed
+    static Cache* cache = Create();  // never destroyed: a kernel may still run while statics are being destroyed
     return *cache;
+  }
+
+  static Cache* Create() {
+    pthread_atfork([] { Get().mutex.lock(); }, [] { Get().mutex.unlock(); },
+                   [] {
+                     // The calls that hold blocks run on threads that do not exist in the child.
+                     for (Block& block : Get().blocks) block.leased = false;
+                     Get().mutex.unlock();
+                   });
+    return new Cache;
   }
 
   size_t Bytes(bool leased) const {

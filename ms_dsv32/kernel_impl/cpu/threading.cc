@@ -4,11 +4,13 @@
 #include <sched.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <condition_variable>
 #include <cstdlib>
+#include <fstream>
 #include <memory>
 #include <mutex>
 #include <stdexcept>
@@ -32,18 +34,7 @@ inline void Pause() {
 #endif
 }
 
-int CountFromEnvironment() {
-  const char* text = std::getenv("MS_DSV32_NUM_THREADS");
-  if (text != nullptr && *text != '\0') {
-    char* end = nullptr;
-    errno = 0;
-    const long value = std::strtol(text, &end, 10);
-    if (errno != 0 || *end != '\0' || value < 1 || value > kMaxThreads) {
-      throw std::invalid_argument("MS_DSV32_NUM_THREADS is '" + std::string(text) + "', expected an integer in [1, " +
-                                  std::to_string(kMaxThreads) + "]");
-    }
-    return static_cast<int>(value);
-  }
+int CpusOfAffinity() {
   // The mask may need more than the 1024 bits of cpu_set_t on large machines.
   for (int bits = CPU_SETSIZE; bits <= (1 << 20); bits *= 2) {
     cpu_set_t* set = CPU_ALLOC(bits);
@@ -52,11 +43,52 @@ int CountFromEnvironment() {
     const bool known = sched_getaffinity(0, size, set) == 0;
     const int count = known ? CPU_COUNT_S(size, set) : 0;
     CPU_FREE(set);
-    if (known) return count < 1 ? 1 : (count > kMaxThreads ? kMaxThreads : count);
+    if (known) return std::clamp(count, 1, kMaxThreads);
     if (errno != EINVAL) break;
   }
-  const long online = sysconf(_SC_NPROCESSORS_ONLN);
-  return online < 1 ? 1 : (online > kMaxThreads ? kMaxThreads : static_cast<int>(online));
+  return static_cast<int>(std::clamp<int64_t>(sysconf(_SC_NPROCESSORS_ONLN), 1, kMaxThreads));
+}
+
+// "" if the file cannot be read.
+std::string FirstLine(const std::string& path) {
+  std::ifstream file(path);
+  std::string line;
+  std::getline(file, line);
+  return line;
+}
+
+// The least quota of the process's control groups, see "CPU" in the kernel's cgroup-v2.rst.
+int CpusOfCgroups() {
+  const std::string root = "/sys/fs/cgroup";
+  int cpus = kMaxThreads;
+  const auto limit = [&](const std::string& cpu_max) {
+    if (const int quota = CpusOfQuota(cpu_max.c_str()); quota > 0) cpus = std::min(cpus, quota);
+  };
+  // Version 1, as a container sees it: its own group at the root.
+  limit(FirstLine(root + "/cpu/cpu.cfs_quota_us") + " " + FirstLine(root + "/cpu/cpu.cfs_period_us"));
+  // Version 2 names the group 0::/a/b; the quotas of /a/b, /a and / all hold.
+  std::ifstream file("/proc/self/cgroup");
+  for (std::string line; std::getline(file, line);) {
+    if (line.compare(0, 4, "0::/") != 0) continue;
+    for (std::string path = line.substr(3);; path.resize(path.rfind('/'))) {
+      limit(FirstLine(root + path + "/cpu.max"));
+      if (path.empty()) break;
+    }
+  }
+  return cpus;
+}
+
+int CountFromEnvironment() {
+  const char* text = std::getenv("MS_DSV32_NUM_THREADS");
+  if (text == nullptr || *text == '\0') return std::min(CpusOfAffinity(), CpusOfCgroups());
+  char* end = nullptr;
+  errno = 0;
+  const long value = std::strtol(text, &end, 10);
+  if (errno != 0 || *end != '\0' || value < 1 || value > kMaxThreads) {
+    throw std::invalid_argument("MS_DSV32_NUM_THREADS is '" + std::string(text) + "', expected an integer in [1, " +
+                                std::to_string(kMaxThreads) + "]");
+  }
+  return static_cast<int>(value);
 }
 
 // The thread number of the body that this thread is running, or -1.
@@ -69,19 +101,19 @@ thread_local int current_thread = -1;
 class Workers {
  public:
   explicit Workers(int count) {
-    threads_.reserve(static_cast<size_t>(count) - 1);
-    for (int id = 1; id < count; ++id) threads_.emplace_back([this, id] { Loop(id); });
+    try {
+      threads_.reserve(static_cast<size_t>(count) - 1);
+      for (int id = 1; id < count; ++id) threads_.emplace_back([this, id] { Loop(id); });
+    } catch (const std::exception& e) {
+      const size_t started = threads_.size();
+      Stop();
+      throw std::runtime_error("ms_dsv32: the system refuses thread " + std::to_string(started + 2) + " of " +
+                               std::to_string(count) + " (" + e.what() +
+                               "); set MS_DSV32_NUM_THREADS to fewer, or raise the limits of the process (ulimit)");
+    }
   }
 
-  ~Workers() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stop_.store(true);
-      round_.fetch_add(1);
-    }
-    wake_.notify_all();
-    for (std::thread& thread : threads_) thread.join();
-  }
+  ~Workers() { Stop(); }
 
   void Run(int64_t n, ParallelBody call, const void* body) {
     n_ = n;
@@ -105,6 +137,16 @@ class Workers {
   }
 
  private:
+  void Stop() {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      stop_.store(true);
+      round_.fetch_add(1);
+    }
+    wake_.notify_all();
+    for (std::thread& thread : threads_) thread.join();
+  }
+
   void Take(int id) {
     const int outer = current_thread;
     current_thread = id;
@@ -193,6 +235,14 @@ struct Pool {
 };
 
 }  // namespace
+
+int CpusOfQuota(const char* cpu_max) {
+  char* end = nullptr;
+  const long long quota = std::strtoll(cpu_max, &end, 10);
+  if (end == cpu_max || quota <= 0) return 0;  // "max" (version 2), -1 (version 1), or no such file
+  const long long period = std::strtoll(end, &end, 10);
+  return period <= 0 ? 0 : static_cast<int>(std::min<long long>((quota - 1) / period + 1, kMaxThreads));
+}
 
 int NumThreads() {
   if (current_thread >= 0) return Pool::Get().count;  // inside a body: fixed, and the host mutex is taken

@@ -4,11 +4,11 @@
 // the next index when they are free. The caller takes part and returns when all calls have returned. `thread` is in [0,
 // NumThreads()) and no two calls of one ParallelFor run at once with the same `thread`, so it may select scratch. A
 // body must not throw. A ParallelFor inside a body runs its calls on the spot, with the outer `thread`. Calls from
-// different host threads run one after the other.
+// different host threads run one after the other. Throws std::runtime_error if the threads cannot be started.
 //
 // The number of threads is MS_DSV32_NUM_THREADS (an integer in [1, 1024]); by default the CPUs in the process's
-// affinity mask. Idle threads spin for some 50 us, which bridges the gaps between the stages of one kernel, then sleep.
-// A child of fork() starts its own threads.
+// affinity mask, or fewer where its control group's CPU quota is less. Idle threads spin for some 50 us, which bridges
+// the gaps between the stages of one kernel, then sleep. A child of fork() starts its own threads.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_THREADING_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_THREADING_H_
 
@@ -22,6 +22,10 @@ __attribute__((visibility("hidden"))) int NumThreads();
 
 // Changes the number of threads (1..1024; 0: back to the environment's). Waits for a running ParallelFor.
 __attribute__((visibility("hidden"))) void SetNumThreads(int count);
+
+// The CPUs that a cgroup's cpu.max ("QUOTA PERIOD" in us, or "max PERIOD") gives time for, rounded up; 0 if it sets no
+// quota.
+__attribute__((visibility("hidden"))) int CpusOfQuota(const char* cpu_max);
 
 using ParallelBody = void (*)(const void* body, int64_t index, int thread);
 __attribute__((visibility("hidden"))) void ParallelForErased(int64_t n, ParallelBody call, const void* body);
