@@ -36,18 +36,7 @@ def test_operators_on_the_other_instruction_sets(isa: str) -> None:
 
 
 def _test_operators(**environment: str) -> None:
-    arguments = (
-        "-m",
-        "pytest",
-        "-q",
-        "-x",
-        "-p",
-        "no:cacheprovider",
-        "-m",
-        "not slow",
-        str(HERE / "test_operators.py"),
-    )
-    result = _python(*arguments, **environment)
+    result = _python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *TESTS, **environment)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
 
 

@@ -75,6 +75,18 @@ def pack(case: cases.Case) -> cases.Case:
     return case.copy(**packed).with_attributes(weight_format="PACKED")
 
 
+def check_part(case: cases.Case, whole: dict[str, Array], part: slice) -> None:
+    """Some tokens of a prolog's case on their own get the bits that they have in the whole."""
+    index = case.inputs[CACHE_INDEX[case.operator]]
+    alone = run(case.copy(**{n: v[part] for n, v in case.inputs.items() if v.shape[:1] == index.shape}))
+    for output, value in alone.items():
+        if output in cases.IN_PLACE[case.operator].values():
+            got, want = (v.reshape(-1, v.shape[-1])[index[part]] for v in (value, whole[output]))
+        else:
+            got, want = value, whole[output][part]
+        tolerance.assert_same_bits(output, got, want)
+
+
 @pytest.mark.parametrize("name", PROLOGS)
 @pytest.mark.parametrize(("b", "s1"), [(0, 1), (1, 0), (1, 1), (3, 1), (2, 2), (7, 1), (1, 33)])
 def test_prolog(name: str, b: int, s1: int) -> None:
@@ -141,18 +153,34 @@ def test_a_tokens_bits_do_not_depend_on_threads_or_batch_mates(name: str) -> Non
         kernel_impl.set_thread_count(0)
     for other in results[1:]:
         assert_same(other, results[0])
-    whole = results[0]
-    index = case.inputs[CACHE_INDEX[name]]
     for i in (0, 4, 20):
-        rows = {n: v[i : i + 1] for n, v in case.inputs.items() if v.shape[:1] == (21,)}
-        alone = run(case.copy(**rows))
-        for output, value in alone.items():
-            if value.shape[:1] == (1,):
-                tolerance.assert_same_bits(output, value, whole[output][i : i + 1])
-        for out in cases.IN_PLACE[name].values():
-            row = index[i]
-            flat_alone, flat_whole = (r[out].reshape(-1, r[out].shape[-1]) for r in (alone, whole))
-            tolerance.assert_same_bits(out, flat_alone[row], flat_whole[row])
+        check_part(case, results[0], slice(i, i + 1))
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+def test_a_tokens_bits_do_not_depend_on_blocks(name: str) -> None:
+    """130 tokens are two blocks of rows; up to 64 are computed in another order of tasks."""
+    case = prolog(name, 1, 130, seed=4)
+    whole = run(case)
+    assert_same(run(pack(case)), whole)
+    for part in (slice(0, 1), slice(60, 124), slice(129, 130)):
+        check_part(case, whole, part)
+
+
+@pytest.mark.slow
+def test_more_tokens_than_a_prolog_works_on_at_a_time() -> None:
+    """1024 and the rest: the bits of the rest, and a cache row that a token of each part writes."""
+    case = pack(prolog("mla_indexer_prolog_quant", 1, 1027, 1, seed=6))
+    whole = run(case)
+    check_part(case, whole, slice(1020, 1027))
+    index = case.inputs["cache_index"]
+    row = index[3]
+    shared = run(case.copy(cache_index=np.where(np.arange(1027) == 3, index[1026], index)))
+    for name, out in cases.IN_PLACE[case.operator].items():
+        want = whole[out].copy().reshape(-1, whole[out].shape[-1])
+        want[row] = case.inputs[name].reshape(want.shape)[row]  # written by nobody
+        tolerance.assert_same_bits(out, shared[out].reshape(want.shape), want)
+    assert_same(shared, {n: v for n, v in whole.items() if n not in cases.IN_PLACE[case.operator].values()})
 
 
 @pytest.mark.parametrize("name", PROLOGS)
