@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cases
 import numpy as np
 import pytest
@@ -17,11 +19,10 @@ from ms_dsv32 import kernel_impl
         (cases.fused_prolog_case, "cache_index"),
     ],
 )
-@pytest.mark.parametrize("bad", [-2, 512, 2**40])
+@pytest.mark.parametrize("bad", [-2, 384, 2**40])
 def test_cache_index(maker, argument: str, bad: int) -> None:
     case = maker(1, 3, kv_lens=200)
     assert case.paging.block_num == 3
-    bad = bad if bad < 0 else max(bad, 3 * 128)
     index = case.inputs[argument].copy()
     index[1] = bad
     inputs = case.copy(**{argument: index}).inputs
@@ -33,6 +34,25 @@ def test_cache_index(maker, argument: str, bad: int) -> None:
     assert "[0, 384) and is not -1 (padding)" in str(error.value)
     for name, before in caches.items():
         assert inputs[name].tobytes() == before.tobytes()
+    index[1] = 383  # the last row
+    kernel_impl.call(case.operator, inputs, case.attributes)
+    for name, before in caches.items():
+        rows, rows_before = (v.reshape(384, -1) for v in (inputs[name], before))
+        assert (rows[383] != rows_before[383]).any(), name
+
+
+@pytest.mark.parametrize(
+    ("maker", "attribute"),
+    [
+        (lambda: cases.attention_case(2, 1, 4, 300), "softmax_scale"),
+        (lambda: cases.mla_prolog_case(1, 1), "epsilon_cq"),
+    ],
+)
+def test_a_number_that_float32_cannot_hold(maker: Callable[[], cases.Case], attribute: str) -> None:
+    case = maker()
+    kernel_impl.call(case.operator, case.copy().inputs, {**case.attributes, attribute: 3e38})
+    with pytest.raises(ValueError, match=rf"^{case.operator}: {attribute} must be finite as float32, got 1e\+300$"):
+        kernel_impl.call(case.operator, case.inputs, {**case.attributes, attribute: 1e300})
 
 
 @pytest.mark.parametrize(

@@ -1,9 +1,11 @@
 #include "ms_dsv32/kernel_impl/cpu/op_check.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
+#include <deque>
+#include <functional>
 #include <sstream>
 
 #include "ms_dsv32/kernel_impl/generated/dims.h"
@@ -44,23 +46,62 @@ std::string Join(const std::vector<std::string>& parts) {
   return out + (parts.size() == 1 ? ",)" : ")");  // as Python writes a tuple
 }
 
-// An axis: terms of one operator, '+' or '*' (also for a single term).
-struct Axis {
-  explicit Axis(std::string_view text) : sum(text.find('+') != text.npos), terms(Split(text, sum ? '+' : '*')) {}
-  bool sum;
-  std::vector<std::string_view> terms;
+// A dim, or the integer `number` where `dim` is kDimCount.
+struct Term {
+  explicit Term(std::string_view text) {
+    if (text[0] >= '0' && text[0] <= '9') {
+      number = std::strtoll(std::string(text).c_str(), nullptr, 10);
+    } else {
+      dim = DimIndex(text);
+    }
+  }
+  int64_t Value(const int64_t* values) const { return dim == kDimCount ? number : values[dim]; }
+  std::string Symbol() const { return dim == kDimCount ? std::to_string(number) : kDims[dim].name; }
+
+  size_t dim = kDimCount;
+  int64_t number = 0;
 };
 
-bool IsNumber(std::string_view term) { return term[0] >= '0' && term[0] <= '9'; }
+// Terms of one operator, '+' or '*' (also for a single term).
+struct Axis {
+  explicit Axis(std::string_view text) : sum(text.find('+') != text.npos) {
+    for (const std::string_view term : Split(text, sum ? '+' : '*')) terms.emplace_back(term);
+  }
+  bool sum;
+  std::vector<Term> terms;
+};
 
-int64_t Value(std::string_view term, const std::vector<int64_t>& values) {
-  return IsNumber(term) ? std::strtoll(std::string(term).c_str(), nullptr, 10) : values[DimIndex(term)];
+using Axes = std::vector<Axis>;
+
+// The alternatives of an argument.
+std::vector<Axes> ParseShapes(const ArgInfo& arg) {
+  std::vector<Axes> shapes;
+  for (const std::string_view shape : Split(arg.shapes, '|')) {
+    Axes& axes = shapes.emplace_back();
+    for (const std::string_view axis : Split(shape, ',')) axes.emplace_back(axis);
+  }
+  return shapes;
 }
 
-int64_t Evaluate(const Axis& axis, const std::vector<int64_t>& values) {
+// A dim that is the product of two others.
+struct Product {
+  size_t dim;
+  size_t first;
+  size_t second;
+};
+
+std::vector<Product> ParseProducts() {
+  std::vector<Product> products;
+  for (size_t i = 0; i < kDimCount; ++i) {
+    if (kDims[i].equals[0]) products.push_back({i, DimIndex(kDims[i].equals[0]), DimIndex(kDims[i].equals[1])});
+  }
+  return products;
+}
+
+int64_t Evaluate(const Axis& axis, const int64_t* values) {
   int64_t result = axis.sum ? 0 : 1;
-  for (const std::string_view term : axis.terms) {
-    const int64_t value = Value(term, values);
+  for (const Term& term : axis.terms) {
+    const int64_t value = term.Value(values);
     if (value == kUnknown) return kUnknown;
     result = axis.sum ? result + value : result * value;
   }
@@ -68,23 +109,27 @@ int64_t Evaluate(const Axis& axis, const std::vector<int64_t>& values) {
 }
 
 // The axis as a reader wants it: its value if that is known, else the product with its known parts filled in.
-std::string Text(const Axis& axis, const std::vector<int64_t>& values) {
+std::string Text(const Axis& axis, const int64_t* values) {
   if (const int64_t value = Evaluate(axis, values); value != kUnknown) return std::to_string(value);
   std::string out;
-  for (const std::string_view term : axis.terms) {
-    const int64_t value = Value(term, values);
+  for (const Term& term : axis.terms) {
+    const int64_t value = term.Value(values);
     out += (out.empty() ? "" : axis.sum ? " + " : " * ");
-    out += value == kUnknown ? std::string(term) : std::to_string(value);
+    out += value == kUnknown ? term.Symbol() : std::to_string(value);
   }
   return out;
 }
 
 std::string Symbols(const Axis& axis) {
   std::string out;
-  for (const std::string_view term : axis.terms) {
-    out += (out.empty() ? "" : axis.sum ? " + " : " * ") + std::string(term);
-  }
+  for (const Term& term : axis.terms) out += (out.empty() ? "" : axis.sum ? " + " : " * ") + term.Symbol();
   return out;
+}
+
+std::string Number(double value) {
+  std::ostringstream out;
+  out << value;
+  return out.str();
 }
 
 std::string Bounds(const op_info::DimInfo& dim) {
@@ -129,7 +174,38 @@ const char* DTypeName(op_info::DType dtype) {
   return "?";
 }
 
-Dims::Dims(const OpInfo& op) : op_(op), values_(kDimCount, kUnknown) {
+// An operator's tables with their texts parsed, which costs more than the checks themselves.
+struct Dims::Tables {
+  explicit Tables(const OpInfo& op) : op(op) {
+    for (size_t i = 0; i < op.input_count; ++i) inputs.push_back(ParseShapes(op.inputs[i]));
+    for (size_t i = 0; i < op.output_count; ++i) outputs.push_back(ParseShapes(op.outputs[i]));
+    for (size_t i = 0; i < op.attr_count; ++i) {
+      binds.push_back(*op.attrs[i].binds ? DimIndex(op.attrs[i].binds) : kDimCount);
+    }
+  }
+
+  // Parsed once by each thread: nothing to lock, nor to inherit locked in a child of fork().
+  static const Tables& Of(const OpInfo& op) {
+    static thread_local std::deque<Tables> parsed;
+    for (const Tables& tables : parsed) {
+      if (&tables.op == &op) return tables;
+    }
+    return parsed.emplace_back(op);
+  }
+
+  const std::vector<Axes>& Shapes(const ArgInfo& arg) const {
+    const std::less<const ArgInfo*> before;
+    const bool input = !before(&arg, op.inputs) && before(&arg, op.inputs + op.input_count);
+    return input ? inputs[static_cast<size_t>(&arg - op.inputs)] : outputs[static_cast<size_t>(&arg - op.outputs)];
+  }
+
+  const OpInfo& op;
+  std::vector<std::vector<Axes>> inputs, outputs;
+  std::vector<size_t> binds;  // kDimCount: none
+  std::vector<Product> products = ParseProducts();
+};
+
+Dims::Dims(const OpInfo& op) : op_(op), tables_(Tables::Of(op)), values_(kDimCount, kUnknown) {
   for (size_t i = 0; i < kDimCount; ++i) {
     if (kDims[i].min == kDims[i].max) values_[i] = kDims[i].min;
   }
@@ -139,8 +215,8 @@ int64_t Dims::operator[](std::string_view dim) const { return values_[DimIndex(d
 
 std::vector<int64_t> Dims::Shape(const ArgInfo& arg, int alternative) const {
   std::vector<int64_t> shape;
-  for (const std::string_view axis : Split(Split(arg.shapes, '|')[static_cast<size_t>(alternative)], ',')) {
-    shape.push_back(Evaluate(Axis(axis), values_));
+  for (const Axis& axis : tables_.Shapes(arg)[static_cast<size_t>(alternative)]) {
+    shape.push_back(Evaluate(axis, values_.data()));
   }
   return shape;
 }
@@ -148,13 +224,12 @@ std::vector<int64_t> Dims::Shape(const ArgInfo& arg, int alternative) const {
 // "(t, h) = (t, 7168) or (b, s1, h) = (b, s1, 7168)"
 std::string Dims::Describe(const ArgInfo& arg) const {
   std::string out;
-  for (const std::string_view shape : Split(arg.shapes, '|')) {
+  for (const Axes& axes : tables_.Shapes(arg)) {
     std::vector<std::string> symbols;
     std::vector<std::string> values;
-    for (const std::string_view text : Split(shape, ',')) {
-      const Axis axis(text);
+    for (const Axis& axis : axes) {
       symbols.push_back(Symbols(axis));
-      values.push_back(Text(axis, values_));
+      values.push_back(Text(axis, values_.data()));
     }
     out += (out.empty() ? "" : " or ") + Join(symbols);
     if (symbols != values) out += " = " + Join(values);
@@ -163,20 +238,17 @@ std::string Dims::Describe(const ArgInfo& arg) const {
 }
 
 void Dims::BindAttr(const AttrInfo& attr, const AttrValue& value) {
-  const std::string name = std::string(op_.name) + ": " + attr.name;
+  const auto name = [&] { return std::string(op_.name) + ": " + attr.name; };
   if (value.type != attr.type) {
-    throw OpError(OpError::Kind::kType, name + " must be " + TypeName(attr.type) + ", got " + TypeName(value.type));
+    throw OpError(OpError::Kind::kType, name() + " must be " + TypeName(attr.type) + ", got " + TypeName(value.type));
   }
   const auto refuse = [&](const std::string& expected, const std::string& got) {
-    throw OpError(OpError::Kind::kValue, name + " must be " + expected + ", got " + got);
+    throw OpError(OpError::Kind::kValue, name() + " must be " + expected + ", got " + got);
   };
   if (attr.type == AttrType::kFloat) {
-    std::ostringstream got;
-    got << value.number;
-    if (!std::isfinite(value.number)) refuse("finite", got.str());
-    std::ostringstream minimum;
-    minimum << "at least " << attr.minimum;
-    if (value.number < attr.minimum) refuse(minimum.str(), got.str());
+    if (!std::isfinite(value.number)) refuse("finite", Number(value.number));
+    if (!std::isfinite(static_cast<float>(value.number))) refuse("finite as float32", Number(value.number));
+    if (value.number < attr.minimum) refuse("at least " + Number(attr.minimum), Number(value.number));
   }
   if (*attr.choices) {
     std::string choices;
@@ -186,41 +258,41 @@ void Dims::BindAttr(const AttrInfo& attr, const AttrValue& value) {
     }
     refuse(choices, "'" + value.text + "'");
   }
-  if (*attr.binds) {
-    const size_t i = DimIndex(attr.binds);
-    const bool fixed = kDims[i].min == kDims[i].max;
-    const std::string got = std::to_string(value.integer);
+  if (const size_t i = tables_.binds[static_cast<size_t>(&attr - op_.attrs)]; i != kDimCount) {
     if (!InBounds(kDims[i], value.integer)) {
-      refuse(std::string(attr.binds) + (fixed ? " = " + std::to_string(kDims[i].min) : " in " + Bounds(kDims[i])), got);
+      const bool fixed = kDims[i].min == kDims[i].max;
+      refuse(std::string(attr.binds) + (fixed ? " = " + std::to_string(kDims[i].min) : " in " + Bounds(kDims[i])),
+             std::to_string(value.integer));
     }
     values_[i] = value.integer;
   }
 }
 
 void Dims::BindInput(const ArgInfo& arg, const TensorView& tensor) {
-  const std::string name = std::string(op_.name) + ": " + arg.name;
+  const auto name = [&] { return std::string(op_.name) + ": " + arg.name; };
   if (tensor.dtype != nullptr && std::strcmp(tensor.dtype, DTypeName(arg.dtype)) != 0) {
-    throw OpError(OpError::Kind::kType, name + " must be " + DTypeName(arg.dtype) + ", got " + tensor.dtype);
+    throw OpError(OpError::Kind::kType, name() + " must be " + DTypeName(arg.dtype) + ", got " + tensor.dtype);
   }
   const auto refuse = [&](const std::string& why = "") {
     std::vector<std::string> got;
     for (int i = 0; i < tensor.rank; ++i) got.push_back(std::to_string(tensor.shape[i]));
-    throw OpError(OpError::Kind::kValue, name + " has shape " + Join(got) + ", expected " + Describe(arg) + why);
+    throw OpError(OpError::Kind::kValue, name() + " has shape " + Join(got) + ", expected " + Describe(arg) + why);
   };
 
   if (tensor.rank == 1 && tensor.shape[0] == kUnknownRank) return;
-  std::vector<std::string_view> axes;
-  for (const std::string_view shape : Split(arg.shapes, '|')) {
-    if (auto candidate = Split(shape, ','); candidate.size() == static_cast<size_t>(tensor.rank)) axes = candidate;
+  const Axes* axes = nullptr;
+  for (const Axes& shape : tables_.Shapes(arg)) {
+    if (shape.size() == static_cast<size_t>(tensor.rank)) axes = &shape;
   }
-  if (axes.empty()) refuse();
+  if (axes == nullptr) return refuse();
 
-  std::vector<int64_t> bound =
-      values_;  // this argument's own bindings; kept apart so that an error shows the earlier ones
-  for (size_t i = 0; i < axes.size(); ++i) {
+  // This argument's own bindings; kept apart so that an error shows the earlier ones.
+  int64_t bound[kDimCount];
+  std::copy(values_.begin(), values_.end(), bound);
+  for (size_t i = 0; i < axes->size(); ++i) {
     const int64_t size = tensor.shape[i];
     if (size == kUnknown) continue;
-    const Axis axis(axes[i]);
+    const Axis& axis = (*axes)[i];
     if (const int64_t want = Evaluate(axis, bound); want != kUnknown) {
       if (want != size) refuse();
       continue;
@@ -229,10 +301,10 @@ void Dims::BindInput(const ArgInfo& arg, const TensorView& tensor) {
     int64_t known = 1;
     size_t unknown = kDimCount;
     int unknown_count = 0;
-    for (const std::string_view term : axis.terms) {
-      const int64_t value = Value(term, bound);
+    for (const Term& term : axis.terms) {
+      const int64_t value = term.Value(bound);
       if (value == kUnknown) {
-        unknown = DimIndex(term);
+        unknown = term.dim;
         ++unknown_count;
       } else {
         known *= value;
@@ -246,27 +318,26 @@ void Dims::BindInput(const ArgInfo& arg, const TensorView& tensor) {
     }
     bound[unknown] = size / known;
   }
-  values_.swap(bound);
+  std::copy(bound, bound + kDimCount, values_.begin());
   DeriveProducts(arg, tensor);
 }
 
 // t = b * s1: derives the one that is missing.
 void Dims::DeriveProducts(const ArgInfo& arg, const TensorView& tensor) {
-  for (size_t i = 0; i < kDimCount; ++i) {
-    if (kDims[i].equals[0] == nullptr) continue;
-    int64_t& product = values_[i];
-    int64_t& first = values_[DimIndex(kDims[i].equals[0])];
-    int64_t& second = values_[DimIndex(kDims[i].equals[1])];
+  for (const Product& p : tables_.products) {
+    int64_t& product = values_[p.dim];
+    int64_t& first = values_[p.first];
+    int64_t& second = values_[p.second];
     if (first == kUnknown || (product == kUnknown && second == kUnknown)) continue;
     if (product == kUnknown) product = first * second;
     if (second == kUnknown && (first == 0 ? product == 0 : product % first == 0)) second = first ? product / first : 0;
     if (second != kUnknown && product == first * second) continue;
     std::vector<std::string> got;
     for (int axis = 0; axis < tensor.rank; ++axis) got.push_back(std::to_string(tensor.shape[axis]));
-    throw OpError(OpError::Kind::kValue, std::string(op_.name) + ": " + arg.name + " has shape " + Join(got) + ", so " +
-                                             kDims[i].equals[0] + " = " + std::to_string(first) + "; expected " +
-                                             kDims[i].name + " = " + kDims[i].equals[0] + " * " + kDims[i].equals[1] +
-                                             ", but " + kDims[i].name + " = " + std::to_string(product));
+    throw OpError(OpError::Kind::kValue,
+                  std::string(op_.name) + ": " + arg.name + " has shape " + Join(got) + ", so " + kDims[p.first].name +
+                      " = " + std::to_string(first) + "; expected " + kDims[p.dim].name + " = " + kDims[p.first].name +
+                      " * " + kDims[p.second].name + ", but " + kDims[p.dim].name + " = " + std::to_string(product));
   }
 }
 

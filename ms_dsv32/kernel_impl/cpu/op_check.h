@@ -44,6 +44,8 @@ struct TensorView {
 };
 
 // The values of the dims that a call's shapes and attributes determine.
+// Attributes and arguments are given as the entries of that operator's tables; an object belongs to the thread that
+// made it.
 class Dims {
  public:
   explicit Dims(const op_info::OpInfo& op);
@@ -59,10 +61,13 @@ class Dims {
   std::vector<int64_t> Shape(const op_info::ArgInfo& arg, int alternative = 0) const;
 
  private:
+  struct Tables;  // of the operator, parsed
+
   std::string Describe(const op_info::ArgInfo& arg) const;
   void DeriveProducts(const op_info::ArgInfo& arg, const TensorView& tensor);
 
   const op_info::OpInfo& op_;
+  const Tables& tables_;
   std::vector<int64_t> values_;  // by index into op_info::kDims
 };
 
