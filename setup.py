@@ -56,7 +56,7 @@ ISAS: dict[str, dict[str, list[str]]] = {
     "aarch64": {
         "portable": [],
         "neon_dotprod": ["-march=armv8.2-a+dotprod+fp16"],
-        "neon_bf16": ["-march=armv8.2-a+dotprod+fp16+bf16+i8mm"],
+        "neon_bf16": ["-march=armv8.2-a+dotprod+fp16+bf16"],
     },
 }
 KERNELS = [
@@ -83,7 +83,8 @@ class BuildLibrary(build_ext):
         if isas is None:
             raise SystemExit(f"ms_dsv32: no CPU kernels for {machine}; there are {', '.join(ISAS)}")
         flags = [*FLAGS, f"-I{ROOT}"]
-        link = ["-shared", "-pthread", "-Wl,-z,nodelete", "-Wl,--no-undefined"]
+        exports = f"-Wl,--version-script={ROOT / CPU / 'exports.map'}"
+        link = ["-shared", "-pthread", "-Wl,-z,nodelete", "-Wl,--no-undefined", exports]
         if sanitize := os.environ.get("MS_DSV32_SANITIZE"):
             flags += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g"]
             link = [f"-fsanitize={sanitize}", *(o for o in link if o != "-Wl,--no-undefined")]

@@ -74,13 +74,13 @@ bool HasNeonDotprod() {
   return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
 }
 bool HasNeonBf16() {
-  constexpr unsigned long kI8mm = 1UL << 13, kBf16 = 1UL << 14;
-  return HasNeonDotprod() && (getauxval(AT_HWCAP2) & (kI8mm | kBf16)) == (kI8mm | kBf16);
+  constexpr unsigned long kBf16 = 1UL << 14;
+  return HasNeonDotprod() && (getauxval(AT_HWCAP2) & kBf16) != 0;
 }
 #endif
 
+// Best first.
 constexpr KernelTable kTables[] = {
-    // best first
 #if defined(__x86_64__)
     MS_DSV32_TABLE(avx512_bf16, HasAvx512Bf16),
     MS_DSV32_TABLE(avx512, HasAvx512),

@@ -138,7 +138,6 @@ MS_DSV32_INLINE void IndexDots(const IndexKey* keys, const IndexQuery* q, VecI (
 #undef MS_DSV32_INDEX_LANE
   }
 #else
-#pragma GCC unroll 4
   for (int d = 0; d < kIndexDim; d += kDotDepth) {
     VecI b[kPassVecs];
 #pragma GCC unroll 4

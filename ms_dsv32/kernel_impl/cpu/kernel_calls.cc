@@ -1,4 +1,7 @@
 // The CPU kernel of a call: its arguments as the kernel's parameters.
+#include <stdexcept>
+#include <string>
+
 #include "ms_dsv32/kernel_impl/cpu/call.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_prolog_quant.h"
@@ -160,8 +163,9 @@ constexpr Kernel kKernels[] = {
 
 void RunKernel(const Call& call) {
   for (const Kernel& kernel : kKernels) {
-    if (&kernel.op == &call.Op()) kernel.run(call);
+    if (&kernel.op == &call.Op()) return kernel.run(call);
   }
+  throw std::logic_error(std::string("ms_dsv32: no kernel for ") + call.Op().name);
 }
 
 }  // namespace ms_dsv32

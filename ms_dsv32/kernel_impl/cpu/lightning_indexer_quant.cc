@@ -128,10 +128,9 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
     for (; next < t && count < wave_tokens; ++next) {
       const int64_t visible = Visible(p, next);
       if (visible <= k) continue;
-      Group* last = groups + group_count - 1;
-      if (count > 0 && last->count < group_tokens && tokens[count - 1] / p.s1 == next / p.s1) {
-        ++last->count;
-        last->visible = visible;
+      if (count > 0 && groups[group_count - 1].count < group_tokens && tokens[count - 1] / p.s1 == next / p.s1) {
+        ++groups[group_count - 1].count;
+        groups[group_count - 1].visible = visible;
       } else {
         groups[group_count++] = {count, 1, visible};
       }

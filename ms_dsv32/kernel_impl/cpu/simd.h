@@ -7,7 +7,7 @@
 //
 //   VecF, VecI, VecU   kLanes x float32 / int32 / uint32 in one vector of kVecBytes (64, 32 or 16 by ISA)
 //   LoadF/StoreF, LoadBf16/StoreBf16 (round to nearest even), LoadInt8/StoreInt8, LoadFp16     all unaligned
-//   Set1, Fma (explicit; fused on every ISA but portable), Select, Abs, Max, ReduceAdd, ReduceMax, Rint, Exp, AnyNan
+//   Set1, Fma (explicit; fused on every ISA but portable), Select, Abs, Max, ReduceAdd, ReduceMax, AnySet, Rint
 //   Bf16ToF32, F32ToBf16, Fp16ToF32, F32ToFp16   scalar, any ISA, same bits everywhere
 //
 // bf16 and fp16 are uint16_t bit patterns. No function here contracts a*b+c unless it says Fma.
@@ -89,10 +89,8 @@ typedef uint32_t VecU __attribute__((vector_size(kVecBytes), may_alias));
 // kLanes narrow elements.
 typedef uint16_t VecU16 __attribute__((vector_size(kVecBytes / 2), may_alias));
 typedef int8_t VecI8 __attribute__((vector_size(kVecBytes / 4), may_alias));
-typedef uint8_t VecU8 __attribute__((vector_size(kVecBytes / 4), may_alias));
 // kVecBytes of narrow elements.
 typedef int16_t VecI16Full __attribute__((vector_size(kVecBytes), may_alias));
-typedef int8_t VecI8Full __attribute__((vector_size(kVecBytes), may_alias));
 
 template <typename V>
 MS_DSV32_INLINE V LoadAs(const void* p) {
@@ -240,7 +238,6 @@ MS_DSV32_INLINE VecF Fma(VecF a, VecF b, VecF c) {  // a * b + c
 MS_DSV32_INLINE VecF Abs(VecF v) { return (VecF)((VecU)v & 0x7fffffffu); }
 // Lanes where a comparison with NaN is false keep `a`.
 MS_DSV32_INLINE VecF Max(VecF a, VecF b) { return Select((VecI)(b > a), b, a); }
-MS_DSV32_INLINE VecF Min(VecF a, VecF b) { return Select((VecI)(b < a), b, a); }
 MS_DSV32_INLINE VecI NanMask(VecF v) { return (VecI)(v != v); }
 
 // Sum of the lanes by halving: lane i + lane i + n/2, for n = kLanes, kLanes/2, .., 2. A fixed order.
@@ -274,30 +271,6 @@ MS_DSV32_INLINE bool AnySet(VecI mask) {  // any lane not 0
 // Nearest integer, ties to even, for |v| <= 2^22: adding 1.5 * 2^23 puts the integer into the low mantissa bits. NaN
 // stays NaN.
 MS_DSV32_INLINE VecF Rint(VecF v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
-
-// e^v for any v: 0 below -87.33 (no subnormal results), +inf above 88.72, NaN for NaN. Relative error below 2e-7.
-// v = n ln2 + r, |r| <= ln2/2; e^r by its Taylor polynomial of degree 7 (remainder r^8/8! <= 5.2e-9); times 2^n in two
-// halves.
-MS_DSV32_INLINE VecF Exp(VecF v) {
-  const VecF x = Max(Min(v, Set1(89.0f)), Set1(-88.0f));
-  const VecF n = Rint(x * 1.44269504088896341f);
-  // ln2 as 0x1.62e4p-1 (its 15-bit head, exact times n) and the rest.
-  const VecF r = Fma(n, Set1(-0x1.7f7d1cp-20f), Fma(n, Set1(-0x1.62e4p-1f), x));
-  VecF p = Set1(1.0f / 5040.0f);
-  p = Fma(p, r, Set1(1.0f / 720.0f));
-  p = Fma(p, r, Set1(1.0f / 120.0f));
-  p = Fma(p, r, Set1(1.0f / 24.0f));
-  p = Fma(p, r, Set1(1.0f / 6.0f));
-  p = Fma(p, r, Set1(0.5f));
-  p = Fma(p, r, Set1(1.0f));
-  p = Fma(p, r, Set1(1.0f));
-  const VecI exponent = __builtin_convertvector(Select(NanMask(v), Set1(0.0f), n), VecI);
-  const VecI half = exponent >> 1;
-  const VecF scaled = p * (VecF)((half + 127) << 23) * (VecF)((exponent - half + 127) << 23);
-  const VecF result =
-      Select((VecI)(v < -0x1.5d58ap6f), Set1(0.0f), scaled);  // e^-87.336 = 2^-126, the least normal number
-  return Select(NanMask(v), v, result);
-}
 
 // bf16(v) in the upper half of each lane, garbage in the lower half; v is not NaN. Half the work of BitsToBf16.
 MS_DSV32_INLINE VecU RoundToUpperHalf(VecF v) { return (VecU)v + 0x7fffu + (((VecU)v >> 16) & 1u); }

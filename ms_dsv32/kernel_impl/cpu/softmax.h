@@ -6,11 +6,13 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// e^v for v <= 0, as Exp: 0 below -87.33, NaN for NaN.
+// e^v for v <= 0: 0 below -87.33 (no subnormal results), NaN for NaN. Relative error below 2e-7.
+// v = n ln2 + r, |r| <= ln2/2; e^r by its Taylor polynomial of degree 7 (remainder r^8/8! <= 5.2e-9); times 2^n.
 MS_DSV32_INLINE VecF ExpNonPositive(VecF v) {
   const VecI small = (VecI)(v < -0x1.5d58ap6f);  // e^-87.336 = 2^-126, the least normal number
   const VecF x = (VecF)((VecI)v & ~small);       // whatever becomes 0 in the end
   const VecF n = Rint(x * 1.44269504088896341f);
+  // ln2 as 0x1.62e4p-1 (its 15-bit head, exact times n) and the rest.
   const VecF r = Fma(n, Set1(-0x1.7f7d1cp-20f), Fma(n, Set1(-0x1.62e4p-1f), x));
   VecF p = Set1(1.0f / 5040.0f);
   p = Fma(p, r, Set1(1.0f / 720.0f));

@@ -124,7 +124,7 @@ void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
         if (token.count > 0) {
           lse = SoftmaxRow(scores + (w * p.n_q + h) * score_stride, token.count, token.padded, p.softmax_scale);
         }
-        if (p.lse != nullptr) p.lse[(first + w) * p.n_q + h] = lse;
+        p.lse[(first + w) * p.n_q + h] = lse;
       }
     });
 

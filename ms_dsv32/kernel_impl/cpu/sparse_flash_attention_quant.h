@@ -19,7 +19,7 @@ struct SparseFlashAttentionQuantParams {
   const int32_t* block_table;   // [b, max_blocknum_perbatch]
   const int32_t* kv_act_seqs;   // [b]
   uint16_t* attention_out;      // bf16 [b * s1, n_q, 512]
-  float* lse;                   // [b * s1, n_q], or null
+  float* lse;                   // [b * s1, n_q]
   int64_t b;
   int64_t s1;
   int64_t n_q;

@@ -12,7 +12,7 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// Tokens that a prolog works on at a time. It bounds the scratch: 9.4 MiB of sums, and less than 0.8 MiB for each
+// Tokens that a prolog works on at a time. It bounds the scratch: 9.0 MiB of sums, and less than 0.8 MiB for each
 // thread.
 constexpr int64_t kPrologTokens = 1024;
 constexpr int64_t kProjectionDepth = 1024;  // of one part: 128 KiB of a panel, a fraction of any L2
