@@ -27,7 +27,7 @@ struct PagedSequence {
 };
 
 // Rows `row0` and, unless it is kNoRow, `row1` (> row0) of a cache of `width` columns to UB, each on whole blocks of 32
-// bytes.
+// bytes. The bytes between them must fit in 32 bits.
 template <typename T>
 __aicore__ inline void CopyCacheRows(const LocalTensor<T>& dst, const GlobalTensor<T>& cache, uint32_t width,
                                      int32_t row0, int32_t row1) {
@@ -93,7 +93,7 @@ class KeyGather {
     for (uint32_t i = 0; i < count; ++i) {
       if (rows[i] == kNoRow) continue;
       any[i / kHalf] = true;
-      if (i + 1 < count && rows[i + 1] != kNoRow && rows[i + 1] != rows[i]) {
+      if (i + 1 < count && rows[i + 1] != kNoRow && rows[i + 1] != rows[i] && Near(rows[i], rows[i + 1])) {
         const bool ascend = rows[i + 1] > rows[i];
         CopyRows(in, i, ascend ? rows[i] : rows[i + 1], ascend ? rows[i + 1] : rows[i]);
         ++i;
@@ -142,6 +142,10 @@ class KeyGather {
   }
 
  private:
+  // Whether one copy can fetch both rows.
+  static __aicore__ inline bool Near(int32_t a, int32_t b) {
+    return (a < b ? b - a : a - b) <= static_cast<int32_t>(0xffffffffu / kLatent);
+  }
   __aicore__ inline void CopyRows(uint32_t slot, uint32_t i, int32_t row0, int32_t row1) {
     CopyCacheRows(k8_[slot][i * kLatent], latent_, kLatent, row0, row1);
     CopyCacheRows(kr_[slot][i * kRope], rope_, kRope, row0, row1);
