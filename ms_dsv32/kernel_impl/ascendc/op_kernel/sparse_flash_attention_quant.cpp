@@ -2,9 +2,9 @@
 //
 // A task is one token and a group of its heads, on one AI core. The AIVs gather and dequantise the keys to the
 // workspace, the AIC multiplies them with the query, the AIVs make probabilities of the scores, and the AIC multiplies
-// those with the same keys. Two tasks are under way at a time, so that the AIVs gather the keys of one while the AIC
-// works on the other. Where the heads of a token are several tasks, each core has one of them, and the cores of a token
-// gather its keys together.
+// those with the same keys. Several tasks are under way at a time, so that the AIVs gather the keys of one while
+// the AIC works on another. Where the heads of a token are several tasks, each core has one of them, and the cores of a
+// token gather its keys together.
 #include "copy.h"
 #include "cube_tile.h"
 #include "gather.h"

@@ -12,8 +12,9 @@ constexpr uint32_t kKeyTile = 128;
 // The cube begins with the keys of a task chunk by chunk. Two tasks of 7 chunks stay below the 15 that a cross-core
 // counter holds.
 constexpr uint32_t kMaxChunks = 7;
-// Tasks whose keys, scores and probabilities are in the workspace at one time.
-constexpr uint32_t kTaskSlots = 2;
+// Tasks whose keys, scores and probabilities are in the workspace at one time: the cube turns the probabilities of one
+// into its output after the scores of the next, while the gather is at the one behind that.
+constexpr uint32_t kTaskSlots = 3;
 // Longest list of positions. A row of scores is 4 bytes a position, and two batches of rows share UB with the mask.
 constexpr uint32_t kMaxTopk = 4096;
 // Bytes of UB of the gather and of the softmax apart from what depends on the shape: see KeyGather and RowSoftmax. The
