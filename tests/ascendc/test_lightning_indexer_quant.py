@@ -37,7 +37,7 @@ class TilingData(ctypes.Structure):
     """LightningIndexerTiling."""
 
     _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("cores", "t", "s1", *SHAPE, "parts", "list_records", "reserved")),
+        *((name, ctypes.c_uint32) for name in ("cores", "t", "s1", *SHAPE, "parts", "list_records", "part_lists")),
         *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "workspace_bytes")),
     )
 
@@ -101,6 +101,13 @@ def test_one_token(seed: int) -> None:
 def test_block_counts(cores: int, seed: int) -> None:
     """Several tokens of each sequence; tokens that see no key, few keys, one chunk and several."""
     check(cases.indexer_case(b=3, s1=2, kv_lens=[1, 700, 4500], selected_count=512), cores=cores, seed=seed)
+
+
+@pytest.mark.parametrize("cores", [1, 5])
+@pytest.mark.parametrize(("s1", "kv_len"), [(2, 4097), (2, 65), (3, 4098), (4, 6147), (5, 2100)])
+def test_tokens_of_a_sequence(s1: int, kv_len: int, cores: int) -> None:
+    """Pairs, with a single token left over or without; chunks and whole lists that only the second of a pair has."""
+    check(cases.indexer_case(s1=s1, kv_lens=kv_len, selected_count=64), cores=cores, seed=cores % 2)
 
 
 @pytest.mark.parametrize("count", [64, 65, 127, 129, 2047, 2048, 2049, 2111, 4096, 4097, 6145])

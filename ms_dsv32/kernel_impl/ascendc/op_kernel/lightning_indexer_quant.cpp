@@ -1,9 +1,10 @@
 // lightning_indexer_quant: scores of all visible keys of each token, and the positions of the largest.
 //
-// A task is one token and a part of its keys, on one AI core. The AIC scores a chunk of 2048 keys for each of its AIVs,
-// and while the AIVs sort those into their running lists it scores the next. The first AIV takes the lower half of the
-// task's chunks, so that positions ascend from list to list. When all lists are in the workspace, the AIVs merge those
-// of a token by fours.
+// A task is a unit of two tokens of a sequence, or of one, and a part of its keys, on one AI core. The AIC scores a
+// chunk of 2048 keys for each of its AIVs, and while the AIVs sort those into their running lists it scores the next.
+// Of two tokens each AIV has one, and a tile of keys is read once for both. Of a single token the first AIV takes the
+// lower half of the task's chunks, so that positions ascend from list to list. When all lists are in the workspace, the
+// AIVs merge those of a token by fours.
 #include "copy.h"
 #include "cube_tile.h"
 #include "kernel_operator.h"
@@ -32,14 +33,24 @@ constexpr float kUnscored = -3.0e38f;
 constexpr int32_t kPadding = static_cast<int32_t>(0xff800000u);  // bits of minus infinity
 
 struct IndexerTask {
-  uint32_t token, sequence, part;
-  uint32_t visible;
-  // Chunks of the first AIV are [begin[0], begin[1]), of the second [begin[1], begin[2]).
+  uint32_t token, tokens;  // the first of one or two
+  uint32_t sequence, part;
+  uint32_t visible[2];  // of the token of each AIV
+  // Chunks [begin[0], begin[2]) of two tokens; of one token, the first AIV's end and the second one's begin at
+  // begin[1].
   uint32_t begin[3];
-  __aicore__ inline uint32_t Chunks(uint32_t sub) const { return begin[sub + 1] - begin[sub]; }
+  __aicore__ inline uint32_t Token(uint32_t sub) const { return tokens == 2 ? token + sub : token; }
+  __aicore__ inline uint32_t First(uint32_t sub) const { return tokens == 2 ? begin[0] : begin[sub]; }
+  __aicore__ inline uint32_t Chunks(uint32_t sub) const {
+    return tokens == 2 ? begin[2] - begin[0] : begin[sub + 1] - begin[sub];
+  }
   __aicore__ inline uint32_t Pairs() const { return Chunks(1) > Chunks(0) ? Chunks(1) : Chunks(0); }
-  // Keys of a chunk.
-  __aicore__ inline uint32_t Keys(uint32_t chunk) const { return Smaller(kSortChunk, visible - chunk * kSortChunk); }
+  // Keys of an AIV's chunk. The last chunk of two tokens may hold one key, which only the second one sees.
+  __aicore__ inline uint32_t Keys(uint32_t chunk, uint32_t sub) const {
+    const uint32_t first = chunk * kSortChunk;
+    return visible[sub] > first ? Smaller(kSortChunk, visible[sub] - first) : 0;
+  }
+  __aicore__ inline bool HasList(uint32_t sub) const { return Chunks(sub) > 0 && Keys(First(sub), sub) > 0; }
 };
 
 // A run of keys within one block of the cache.
@@ -57,25 +68,31 @@ class IndexerPlan {
     lengths_ = Global<int32_t>(kv_act_seqs, b);
     block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(b) * tiling.max_blocknum_perbatch);
   }
-  __aicore__ inline uint32_t Tasks() const { return tiling_.t * tiling_.parts; }
+  __aicore__ inline uint32_t Tasks() const { return tiling_.t / tiling_.s1 * SequenceUnits() * tiling_.parts; }
+  __aicore__ inline uint32_t SequenceUnits() const { return DivUp(tiling_.s1, 2); }
+  // Lists of a token, if none is missing.
+  __aicore__ inline uint32_t Lists() const { return tiling_.parts * tiling_.part_lists; }
 
   __aicore__ inline uint32_t Visible(uint32_t token) const {
     const int32_t length = lengths_.GetValue(token / tiling_.s1);
     const int32_t visible = length - static_cast<int32_t>(tiling_.s1) + 1 + static_cast<int32_t>(token % tiling_.s1);
     return visible > 0 ? static_cast<uint32_t>(visible) : 0;
   }
-  // A token that sees no more keys than it may select needs no scores: it has no chunks.
-  __aicore__ inline IndexerTask Task(uint32_t token, uint32_t part) const {
+  // A unit that sees no more keys than it may select needs no scores: it has no chunks.
+  __aicore__ inline IndexerTask Task(uint32_t unit, uint32_t part) const {
     IndexerTask task;
-    task.token = token;
-    task.sequence = token / tiling_.s1;
+    task.sequence = unit / SequenceUnits();
+    const uint32_t within = unit % SequenceUnits() * 2;
+    task.token = task.sequence * tiling_.s1 + within;
+    task.tokens = Smaller(2, tiling_.s1 - within);
     task.part = part;
-    task.visible = Visible(token);
-    const uint32_t chunks = task.visible > tiling_.selected_count ? RoundUp(task.visible, kSortChunk) / kSortChunk : 0;
+    for (uint32_t sub = 0; sub < 2; ++sub) task.visible[sub] = Visible(task.Token(sub));
+    const uint32_t visible = task.visible[1];
+    const uint32_t chunks = visible > tiling_.selected_count ? DivUp(visible, kSortChunk) : 0;
     const uint32_t begin = ShareBegin(chunks, part, tiling_.parts);
     const uint32_t count = ShareBegin(chunks, part + 1, tiling_.parts) - begin;
     task.begin[0] = begin;
-    task.begin[1] = begin + RoundUp(count, 2) / 2;
+    task.begin[1] = begin + DivUp(count, 2);
     task.begin[2] = begin + count;
     return task;
   }
@@ -96,21 +113,27 @@ class IndexerPlan {
     return run;
   }
 
-  __aicore__ inline GlobalTensor<half> Weights() const {
-    return Global<half>(workspace_ + core_ * tiling_.core_bytes, kIdxNHeads);
+  __aicore__ inline GlobalTensor<half> Weights(uint32_t sub) const {
+    return Global<half>(workspace_ + core_ * tiling_.core_bytes + sub * kIdxNHeads * 2, kIdxNHeads);
   }
   __aicore__ inline GlobalTensor<float> Scores(uint32_t slot, uint32_t sub) const {
     return Global<float>(workspace_ + core_ * tiling_.core_bytes + 512 + (slot * 2 + sub) * kSortChunk * 4, kSortChunk);
   }
-  // Sorted lists of a token, two of each part, in the order of the positions that they hold.
+  // Sorted lists of a token, part by part, in the order of the positions that they hold.
+  __aicore__ inline uint32_t ListIndex(const IndexerTask& task, uint32_t sub) const {
+    return task.part * tiling_.part_lists + (task.tokens == 2 ? 0 : sub);
+  }
   __aicore__ inline GlobalTensor<float> List(uint32_t token, uint32_t list) const {
-    const uint64_t index = static_cast<uint64_t>(token) * tiling_.parts * 2 + list;
+    const uint64_t index = static_cast<uint64_t>(token) * Lists() + list;
     return Global<float>(workspace_ + tiling_.list_offset + index * tiling_.list_records * 8, tiling_.list_records * 2);
   }
   // Whether any of `span` lists has been made.
   __aicore__ inline bool HasList(uint32_t token, uint32_t list, uint32_t span) const {
-    for (uint32_t i = list; i < Smaller(list + span, 2 * tiling_.parts); ++i) {
-      if (Task(token, i / 2).Chunks(i % 2) > 0) return true;
+    const uint32_t unit = token / tiling_.s1 * SequenceUnits() + token % tiling_.s1 / 2;
+    for (uint32_t i = list; i < Smaller(list + span, Lists()); ++i) {
+      const IndexerTask task = Task(unit, i / tiling_.part_lists);
+      const uint32_t which = i % tiling_.part_lists;
+      if (task.tokens == 1 ? task.HasList(which) : which == 0 && task.HasList(token - task.token)) return true;
     }
     return false;
   }
@@ -151,8 +174,10 @@ class IndexerVector {
       const IndexerTask task = plan_.Task(index / tiling_.parts, index % tiling_.parts);
       if (task.Pairs() > 0) Score(task);
     }
-    for (uint32_t span = 1; span < 2 * tiling_.parts; span *= kMergeWidth) {
-      const uint32_t groups = (2 * tiling_.parts + span * kMergeWidth - 1) / (span * kMergeWidth);
+    // One list has to become positions, too: there is a round at least.
+    const uint32_t lists = plan_.Lists();
+    for (uint32_t span = 1; span == 1 || span < lists; span *= kMergeWidth) {
+      const uint32_t groups = DivUp(lists, span * kMergeWidth);
       AwaitAllVectors(kListsReady);
       for (uint32_t index = vector; index < tiling_.t * groups; index += vectors) {
         Merge(index / groups, index % groups * span * kMergeWidth, span, groups == 1);
@@ -169,8 +194,9 @@ class IndexerVector {
   __aicore__ inline void MakeWeights(const IndexerTask& task) {
     const LocalTensor<float> left = scale32_, right = scale32_[kIdxNHeads];
     const LocalTensor<half> narrow = scale16_[0];
-    CopyIn(narrow, q_scale_[static_cast<uint64_t>(task.token) * kIdxNHeads], kIdxNHeads);
-    CopyIn(narrow[kIdxNHeads], weights_[static_cast<uint64_t>(task.token) * kIdxNHeads], kIdxNHeads);
+    const uint64_t head = static_cast<uint64_t>(task.Token(sub_)) * kIdxNHeads;
+    CopyIn(narrow, q_scale_[head], kIdxNHeads);
+    CopyIn(narrow[kIdxNHeads], weights_[head], kIdxNHeads);
     WaitPipe<HardEvent::MTE2_V>(kFlag);
     Cast(left, narrow, RoundMode::CAST_NONE, 2 * kIdxNHeads);
     PipeBarrier<PIPE_V>();
@@ -180,35 +206,34 @@ class IndexerVector {
     PipeBarrier<PIPE_V>();
     Cast(narrow, left, RoundMode::CAST_RINT, kIdxNHeads);
     WaitPipe<HardEvent::V_MTE3>(kFlag);
-    CopyOut(plan_.Weights(), narrow, kIdxNHeads);
+    CopyOut(plan_.Weights(sub_), narrow, kIdxNHeads);
     PipeBarrier<PIPE_V>();
     WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
   }
 
   __aicore__ inline void Score(const IndexerTask& task) {
     PipeBarrier<PIPE_ALL>();
-    if (sub_ == 0) MakeWeights(task);
+    if (sub_ < task.tokens) MakeWeights(task);
     NotifyCube(kWeightsReady);
     topk_.Begin();
     in_.Begin();
     for (uint32_t pair = 0; pair < task.Pairs(); ++pair, ++pairs_) {
       AwaitCore(kScoresReady);
-      if (pair < task.Chunks(sub_)) {
-        Chunk(task, task.begin[sub_] + pair);
-      }
+      const uint32_t chunk = task.First(sub_) + pair;
+      if (pair < task.Chunks(sub_) && task.Keys(chunk, sub_) > 0) Chunk(task, chunk);
       // Scores are read by MTE2 alone.
       CrossCoreSetFlag<2, PIPE_MTE2>(kScoresFree);
     }
     in_.End();
-    if (task.Chunks(sub_) > 0) {
+    if (task.HasList(sub_)) {
       WaitPipe<HardEvent::V_MTE3>(kFlag);
-      DataCopy(plan_.List(task.token, task.part * 2 + sub_), topk_.List(), tiling_.list_records * 2);
+      DataCopy(plan_.List(task.Token(sub_), plan_.ListIndex(task, sub_)), topk_.List(), tiling_.list_records * 2);
     }
   }
 
   // The scores of a chunk times the keys' scales, into the running list.
   __aicore__ inline void Chunk(const IndexerTask& task, uint32_t chunk) {
-    const uint32_t first = chunk * kSortChunk, count = task.Keys(chunk);
+    const uint32_t first = chunk * kSortChunk, count = task.Keys(chunk, sub_);
     const uint32_t slot = in_.Acquire();
     const LocalTensor<float> scores = scores_[slot];
     DataCopy(scores, plan_.Scores(pairs_ % kScoreSlots, sub_), RoundUp(count, 8));
@@ -272,7 +297,7 @@ class IndexerVector {
       FillFrom(positions_, visible, tiling_.selected_count, -1);
     } else {
       uint32_t found = 0;
-      for (uint32_t list = first; list < Smaller(first + kMergeWidth * span, 2 * tiling_.parts); list += span) {
+      for (uint32_t list = first; list < Smaller(first + kMergeWidth * span, plan_.Lists()); list += span) {
         if (!plan_.HasList(token, list, span)) continue;
         if (found == 0) {
           topk_.Begin();
@@ -318,8 +343,8 @@ class IndexerCube {
       : plan_(plan), tiling_(plan.tiling_) {
     q_int8_ = Global<int8_t>(q_int8, static_cast<uint64_t>(tiling_.t) * kIdxNHeads * kIdxHeadDim);
     k_cache_ = Global<int8_t>(k_cache, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size * kIdxHeadDim);
-    pipe.InitBuffer(query_, kIdxNHeads * kIdxHeadDim);
-    pipe.InitBuffer(weights_, kFractal * kIdxNHeads * 2);
+    pipe.InitBuffer(query_, 2 * kIdxNHeads * kIdxHeadDim);
+    pipe.InitBuffer(weights_, 2 * kFractal * kIdxNHeads * 2);
     pipe.InitBuffer(keys_, 2 * kKeyTile * kIdxHeadDim);
     pipe.InitBuffer(dots_, 2 * kIdxNHeads * kKeyTile * 2);
     pipe.InitBuffer(l0a_, 2 * kL0Bytes);
@@ -356,38 +381,57 @@ class IndexerCube {
 
   __aicore__ inline void Score(const IndexerTask& task) {
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
-    CopyNdToL1(query_.Get<int8_t>(), q_int8_[static_cast<uint64_t>(task.token) * kIdxNHeads * kIdxHeadDim], kIdxNHeads,
-               kIdxHeadDim, kIdxHeadDim, kIdxNHeads);
+    for (uint32_t i = 0; i < task.tokens; ++i) {
+      CopyNdToL1(Query(i), q_int8_[static_cast<uint64_t>(task.token + i) * kIdxNHeads * kIdxHeadDim], kIdxNHeads,
+                 kIdxHeadDim, kIdxHeadDim, kIdxNHeads);
+    }
     AwaitCore(kWeightsReady);
-    CopyNdToL1(weights_.Get<half>(), plan_.Weights(), 1, kIdxNHeads, kIdxNHeads, kFractal);
+    for (uint32_t i = 0; i < task.tokens; ++i) {
+      CopyNdToL1(Weights(i), plan_.Weights(i), 1, kIdxNHeads, kIdxNHeads, kFractal);
+    }
     WaitPipe<HardEvent::MTE2_MTE1>(kTaskFlag);
     for (uint32_t pair = 0; pair < task.Pairs(); ++pair, ++pairs_) {
       if (pairs_ >= kScoreSlots) AwaitCore(kScoresFree);
-      for (uint32_t sub = 0; sub < 2; ++sub) {
-        if (pair < task.Chunks(sub)) Chunk(task, task.begin[sub] + pair, plan_.Scores(pairs_ % kScoreSlots, sub));
+      // Of two tokens the second one sees more keys.
+      const uint32_t slot = pairs_ % kScoreSlots;
+      if (task.tokens == 2) {
+        const uint32_t chunk = task.begin[0] + pair;
+        Chunk(task, chunk, task.Keys(chunk, 1), plan_.Scores(slot, 0), plan_.Scores(slot, 1));
+      } else {
+        for (uint32_t sub = 0; sub < 2; ++sub) {
+          const uint32_t chunk = task.begin[sub] + pair;
+          const GlobalTensor<float> scores = plan_.Scores(slot, sub);
+          if (pair < task.Chunks(sub)) Chunk(task, chunk, task.Keys(chunk, sub), scores, scores);
+        }
       }
       NotifyVectors(kScoresReady);
     }
     SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
   }
 
-  // Products of a tile run while the tile before is summed over its heads.
-  __aicore__ inline void Chunk(const IndexerTask& task, uint32_t chunk, const GlobalTensor<float>& scores) {
-    const uint32_t first = chunk * kSortChunk, count = task.Keys(chunk);
+  // The products of a tile and a token run while those before them are summed over the heads.
+  __aicore__ inline void Chunk(const IndexerTask& task, uint32_t chunk, uint32_t count,
+                               const GlobalTensor<float>& first, const GlobalTensor<float>& second) {
+    const uint32_t last = task.tokens - 1;
     for (uint32_t done = 0; done < count; done += kKeyTile) {
-      Products(task.sequence, first + done, Smaller(kKeyTile, count - done));
-      if (done > 0) Sums(scores[done - kKeyTile]);
+      Products(task, chunk * kSortChunk + done, Smaller(kKeyTile, count - done));
+      Scale();
+      if (done > 0) Sums(last, (last == 0 ? first : second)[done - kKeyTile]);
+      if (last == 1) {
+        Scale();
+        Sums(0, first[done]);
+      }
     }
-    Sums(scores[(count - 1) / kKeyTile * kKeyTile]);
+    Sums(last, (last == 0 ? first : second)[(count - 1) / kKeyTile * kKeyTile]);
   }
 
-  // (1) the keys by the block table, (3) relu of the int8 products, scaled to half. Keys beyond `count` and those
-  // without a block are what L1 held: their scores are replaced before anybody looks.
-  __aicore__ inline void Products(uint32_t sequence, uint32_t position, uint32_t count) {
+  // (1) the keys by the block table, and their int8 products with the queries of each token. Keys beyond `count` and
+  // those without a block are what L1 held: their scores are replaced before anybody looks.
+  __aicore__ inline void Products(const IndexerTask& task, uint32_t position, uint32_t count) {
     const LocalTensor<int8_t> keys =
         keys_.GetWithOffset<int8_t>(kKeyTile * kIdxHeadDim, key_slots_.Acquire() * kKeyTile * kIdxHeadDim);
     for (uint32_t done = 0; done < count;) {
-      const KeyRun run = plan_.Run(sequence, position + done, count - done);
+      const KeyRun run = plan_.Run(task.sequence, position + done, count - done);
       if (run.row >= 0) {
         CopyNdToL1(keys[done * kC0<int8_t>], k_cache_[static_cast<uint64_t>(run.row) * kIdxHeadDim], run.count,
                    kIdxHeadDim, kIdxHeadDim, kKeyTile);
@@ -398,16 +442,24 @@ class IndexerCube {
     key_slots_.Take();
     const uint32_t l0 = l0_slots_.Acquire();
     const LocalTensor<int8_t> left = L0<int8_t>(l0a_, l0), right = L0<int8_t>(l0b_, l0);
-    LoadA(left, query_.Get<int8_t>(), kIdxNHeads, 0, kIdxHeadDim);
+    for (uint32_t i = 0; i < task.tokens; ++i) {
+      LoadA(left[i * kIdxNHeads * kIdxHeadDim], Query(i), kIdxNHeads, 0, kIdxHeadDim);
+    }
     LoadBTransposed(right, keys, kKeyTile, 0, kIdxHeadDim, 0, kKeyTile);
     l0_slots_.Publish();
     key_slots_.Release();
     l0_slots_.Take();
-    const LocalTensor<int32_t> c = l0c_.GetWithOffset<int32_t>(kDotBytes / 4, dot_l0c_.Acquire() * kDotBytes);
-    Multiply(c, left, right, kIdxNHeads, kKeyTile, kIdxHeadDim, true);
+    for (uint32_t i = 0; i < task.tokens; ++i) {
+      const LocalTensor<int32_t> c = l0c_.GetWithOffset<int32_t>(kDotBytes / 4, dot_l0c_.Acquire() * kDotBytes);
+      Multiply(c, left[i * kIdxNHeads * kIdxHeadDim], right, kIdxNHeads, kKeyTile, kIdxHeadDim, true);
+      dot_l0c_.Publish();
+    }
     l0_slots_.Release();
-    dot_l0c_.Publish();
-    dot_l0c_.Take();
+  }
+
+  // (3) relu of the oldest products, scaled to half.
+  __aicore__ inline void Scale() {
+    const LocalTensor<int32_t> c = l0c_.GetWithOffset<int32_t>(kDotBytes / 4, dot_l0c_.Take() * kDotBytes);
     const LocalTensor<half> dots = Dots(dot_slots_.Acquire());
     FixpipeParamsV220 params;
     params.nSize = kKeyTile;
@@ -422,12 +474,12 @@ class IndexerCube {
     dot_slots_.Publish();
   }
 
-  // (4) weighted sum over the heads.
-  __aicore__ inline void Sums(const GlobalTensor<float>& scores) {
+  // (4) weighted sum over the heads, with the weights of the task's token `token`.
+  __aicore__ inline void Sums(uint32_t token, const GlobalTensor<float>& scores) {
     const LocalTensor<half> dots = Dots(dot_slots_.Take());
     const uint32_t l0 = l0_slots_.Acquire();
     const LocalTensor<half> left = L0<half>(l0a_, l0), right = L0<half>(l0b_, l0);
-    LoadA(left, weights_.Get<half>(), kFractal, 0, kIdxNHeads);
+    LoadA(left, Weights(token), kFractal, 0, kIdxNHeads);
     LoadB(right, dots, kIdxNHeads, 0, kIdxNHeads, 0, kKeyTile);
     l0_slots_.Publish();
     dot_slots_.Release();
@@ -442,6 +494,13 @@ class IndexerCube {
     score_l0c_.Release();
   }
 
+  // Of the task's token.
+  __aicore__ inline LocalTensor<int8_t> Query(uint32_t token) {
+    return query_.GetWithOffset<int8_t>(kIdxNHeads * kIdxHeadDim, token * kIdxNHeads * kIdxHeadDim);
+  }
+  __aicore__ inline LocalTensor<half> Weights(uint32_t token) {
+    return weights_.GetWithOffset<half>(kFractal * kIdxNHeads, token * kFractal * kIdxNHeads * 2);
+  }
   __aicore__ inline LocalTensor<half> Dots(uint32_t slot) {
     return dots_.GetWithOffset<half>(kIdxNHeads * kKeyTile, slot * kIdxNHeads * kKeyTile * 2);
   }

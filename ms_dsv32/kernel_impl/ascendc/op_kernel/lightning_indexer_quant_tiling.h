@@ -12,8 +12,9 @@ constexpr uint32_t kSortChunk = 2048;
 // MrgSort takes lists of up to 4095 records; two running lists of selected_count + 2048 records of 8 bytes share UB
 // with the sort.
 constexpr uint32_t kMaxSelected = 2048;
-// A token's keys are scored by several cores if there are more cores than tokens, each with a chunk for both of its
-// AIVs. Their lists are merged by fours, in rounds, each group by one AIV.
+// Two tokens of a sequence share the reading of its keys: a unit is two of them, each for one AIV of a core, or a
+// single token, whose keys the AIVs share. A unit's keys are scored by several cores if there are more cores than
+// units. The lists of a token are merged by fours, in rounds, each group by one AIV.
 constexpr uint32_t kMergeWidth = 4;
 // Chunks of scores in the workspace between AIC and AIVs.
 constexpr uint32_t kScoreSlots = 2;
@@ -25,11 +26,11 @@ struct LightningIndexerShape {
 struct LightningIndexerTiling {
   uint32_t cores;  // AI cores of the launch
   uint32_t t, s1, selected_count, block_num, block_size, max_blocknum_perbatch;
-  uint32_t parts;         // cores that share a token's keys
+  uint32_t parts;         // cores that share a unit's keys
   uint32_t list_records;  // selected_count in whole repeats of GatherMask
-  uint32_t reserved;
-  // Byte offsets in the workspace: for each core, the weights and the slots of scores; then the lists of each token,
-  // part and AIV.
+  uint32_t part_lists;    // lists that a part may make of a token: 1 where all units are two tokens, else 2
+  // Byte offsets in the workspace: for each core, the weights and the slots of scores; then the lists of each token and
+  // part.
   uint64_t core_bytes, list_offset, workspace_bytes;
 };
 
@@ -51,16 +52,19 @@ constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platf
   out.block_size = shape.block_size;
   out.max_blocknum_perbatch = shape.max_blocknum_perbatch;
   out.parts = 1;
+  out.part_lists = out.s1 % 2 == 0 ? 1 : 2;
+  const uint32_t units = shape.b * tiling::CeilDiv(out.s1, 2);
   const uint64_t capacity = static_cast<uint64_t>(shape.max_blocknum_perbatch) * shape.block_size;
-  while (shape.t * (out.parts + 1) <= platform.cores && capacity > 2 * kSortChunk * out.parts) {
+  while (units * (out.parts + 1) <= platform.cores && capacity > out.part_lists * kSortChunk * out.parts) {
     ++out.parts;
   }
-  const uint32_t tasks = shape.t * out.parts;
+  const uint32_t tasks = units * out.parts;
   out.cores = tasks == 0 ? 1 : tiling::Smaller(tasks, platform.cores);
   out.list_records = tiling::RoundUp(shape.selected_count, 32);
   out.core_bytes = 512 + kScoreSlots * 2 * kSortChunk * 4;
   out.list_offset = out.core_bytes * out.cores;
-  out.workspace_bytes = out.list_offset + static_cast<uint64_t>(tasks) * 2 * out.list_records * 8;
+  out.workspace_bytes =
+      out.list_offset + static_cast<uint64_t>(shape.t) * out.parts * out.part_lists * out.list_records * 8;
   return nullptr;
 }
 
