@@ -18,6 +18,7 @@ VECTOR = {
     "missing_flag_out": ("hazard", "read after write in UB .* no flag V_MTE3"),
     "missing_flag_reuse": ("hazard", "write after read in UB .* no flag MTE3_MTE2"),
     "missing_barrier": ("hazard", "read after write in UB .* no PipeBarrier<PIPE_V>"),
+    "missing_barrier_in_place": ("hazard", "write after read in UB .* no PipeBarrier<PIPE_V>"),
     "missing_barrier_dma": ("hazard", "write after write in UB .* no PipeBarrier<PIPE_MTE2>"),
     "flag_of_another_id": ("flag", r"WaitFlag<HardEvent::MTE2_V>\(1\): nobody set it"),
     "flag_of_another_pipe": ("hazard", "no flag MTE2_V"),

@@ -228,11 +228,21 @@ class Machine {
     core.site_of[pipe].push_back(site);
     ++core.instructions[pipe];
     ObserveScalar(core, pipe);
+    // What an instruction reads and writes at one place is looked at as a write before its own read covers the reads of
+    // others.
+    for (const Access& write : accesses) {
+      if (write.kind == Kind::kGm || !write.write) continue;
+      for (const Access& read : accesses) {
+        if (read.kind != write.kind || read.write || read.base != write.base) continue;
+        TouchLocal(core, pipe, seq, write, loc, name, false);
+        break;
+      }
+    }
     for (const Access& access : accesses) {
       if (access.kind == Kind::kGm)
         TouchGm(core, pipe, seq, access, loc, name);
       else
-        TouchLocal(core, pipe, seq, access, loc, name);
+        TouchLocal(core, pipe, seq, access, loc, name, true);
     }
     if (options.cycles) Advance(core, pipe, site, cost);
     if (pipe == PIPE_S) core.known[PIPE_S].at[PIPE_S] = seq;
@@ -574,7 +584,8 @@ class Machine {
                 PipeName(pipe2), other.name.c_str(), hint.c_str()));
   }
 
-  void TouchLocal(Core& core, int pipe, uint32_t seq, const Access& access, Loc loc, const char* name) {
+  // Reports hazards and, with `record`, makes the access known to those that follow.
+  void TouchLocal(Core& core, int pipe, uint32_t seq, const Access& access, Loc loc, const char* name, bool record) {
     LocalMemory& memory = *core.memory[static_cast<int>(access.kind)];
     const int own = memory.model.slot[pipe];
     if (own < 0)
@@ -603,7 +614,7 @@ class Machine {
       const int64_t from = (lo - g * granule) / unit, to = (hi - g * granule + unit - 1) / unit;
       const auto mask = static_cast<uint32_t>(((uint64_t{1} << to) - 1) & ~((uint64_t{1} << from) - 1));
       check_granule(g, mask, lo);
-      accesses.Add(is_write, own, g, seq, mask);
+      if (record) accesses.Add(is_write, own, g, seq, mask);
     };
     const auto touch = [&](int64_t lo, int64_t hi) {
       const int64_t first = (lo + granule - 1) / granule, last = hi / granule;
@@ -620,7 +631,7 @@ class Machine {
       }
       if (clash)
         for (int64_t g = first; g < last; ++g) check_granule(g, ~uint32_t{0}, g * granule);
-      accesses.AddWhole(is_write, own, first, last - first, seq);
+      if (record) accesses.AddWhole(is_write, own, first, last - first, seq);
     };
     for (int64_t j = 0; j < access.n2; ++j) {
       const int64_t row = access.base + j * access.s2;

@@ -415,15 +415,15 @@ class TBuf {
 
  public:
   template <class T>
-  LocalTensor<T> Get(Loc loc = Loc::Here()) const {
+  LocalTensor<T> Get(Loc loc = Loc::Here()) {
     return GetWithOffset<T>(static_cast<uint32_t>(bytes_ / sizeof(T)), 0, loc);
   }
   template <class T>
-  LocalTensor<T> Get(uint32_t length, Loc loc = Loc::Here()) const {
+  LocalTensor<T> Get(uint32_t length, Loc loc = Loc::Here()) {
     return GetWithOffset<T>(length, 0, loc);
   }
   template <class T>
-  LocalTensor<T> GetWithOffset(uint32_t length, uint32_t offset, Loc loc = Loc::Here()) const {
+  LocalTensor<T> GetWithOffset(uint32_t length, uint32_t offset, Loc loc = Loc::Here()) {
     if (bytes_ == 0) ascendc_emulator::M().Fail("resource", loc, "TBuf.Get before TPipe.InitBuffer");
     if (uint64_t{length} * sizeof(T) + offset > bytes_)
       ascendc_emulator::M().Fail(

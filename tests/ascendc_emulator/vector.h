@@ -38,8 +38,7 @@ inline Lanes Masked(const char* api, Loc loc, uint64_t mask, int64_t repeat, int
   lanes.mask[1] = n <= 64 ? 0 : n >= 128 ? ~uint64_t{0} : (uint64_t{1} << (n - 64)) - 1;
   return lanes;
 }
-inline Lanes Masked(const char* api, Loc loc, const uint64_t* mask, int64_t repeat, int64_t width,
-                    int64_t max_repeat = 255) {
+inline Lanes Masked(const char* api, Loc loc, uint64_t* mask, int64_t repeat, int64_t width, int64_t max_repeat = 255) {
   Lanes lanes;
   lanes.repeat = Range(api, loc, "repeatTime", repeat, 0, max_repeat);
   lanes.mask[0] = mask[0];

@@ -65,6 +65,11 @@ __aicore__ inline void VectorFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR ou
     Adds(z, x, 1.0f, 64);
     Adds(y, z, 1.0f, 64);  // here
   }
+  FAULT(missing_barrier_in_place) {
+    load();
+    Adds(z, x, 1.0f, 64);
+    Adds(x, x, 1.0f, 64);  // here
+  }
   FAULT(missing_barrier_dma) {
     DataCopy(x, in_gm, 64);
     DataCopy(x, in_gm[64], 64);  // here
