@@ -162,8 +162,8 @@ def test_fused_has_the_bits_of_the_pair() -> None:
     """Operator 4 is operator 1, then operator 2 on its q_norm, bit for bit."""
     fused = case_of("mla_indexer_prolog_quant", 5, 1, 3)
     got, _ = run(fused, 2)
-    mla, _ = run(cases.mla_prolog_case(5, 1, 3, seed=5), 3)
-    indexer_case = cases.indexer_prolog_case(5, 1, seed=5)
+    mla, _ = run(case_of("mla_prolog_quant", 5, 1, 3), 3)
+    indexer_case = case_of("lightning_indexer_prolog_quant", 5, 1, 3)
     shared = {"x": "token_x", "cos_idx_rope": "cos", "sin_idx_rope": "sin", "k_cache_index": "cache_index"}
     indexer_case = indexer_case.copy(
         q_norm=mla["q_norm_out"],
