@@ -40,6 +40,7 @@ class PrologVector {
         NotifyCube(kLatentReady);
         KeyValue(step);
       }
+      FetchNext();
       Items(step);
     }
   }
@@ -51,6 +52,23 @@ class PrologVector {
   static constexpr uint32_t kHeadRows = 32;   // rows of a head at a time: 24 KiB of sums
   static constexpr uint32_t kIndexKeyRows = 16;
   static constexpr uint32_t kSlotBytes = kHeadRows * kQHeadDim * 4;
+
+  // Brings the x of the next step from HBM into L2, each AIV a share. All AICs read the same parts of x at the same
+  // time: at what one core gets from HBM, 128 tokens would take 30 us.
+  __aicore__ inline void FetchNext() {
+    constexpr uint32_t kLine = 256, kMost = 128;  // elements of a line of 512 bytes; lines of a copy, 64 KiB
+    const uint32_t t0 = t0_ + t_.token_step;
+    if (t0 >= t_.t) return;
+    const uint32_t lines = Smaller(t_.token_step, t_.t - t0) * (kH / kLine);
+    const uint32_t end = ShareBegin(lines, vector_ + 1, 2 * t_.cores);
+    const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
+    BeginPhase();
+    const LocalTensor<bfloat16_t> unused = arena_.Take<bfloat16_t>(kMost * kLine);
+    for (uint32_t line = ShareBegin(lines, vector_, 2 * t_.cores); line < end; line += kMost) {
+      PipeBarrier<PIPE_MTE2>();
+      CopyIn(unused, x[static_cast<uint64_t>(t0) * kH + line * kLine], Smaller(kMost, end - line) * kLine);
+    }
+  }
 
   // Starts a phase with all of UB: nothing of the phase before is under way.
   __aicore__ inline void BeginPhase() {
