@@ -32,12 +32,13 @@ def test_every_operator_has_a_modelled_time() -> None:
 def test_times_are_those_of_the_operators_kernel(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(FileNotFoundError, match=r"no kernel_details\.csv below"):
         ascend.durations(tmp_path, "mla_prolog_quant")
-    for index, row in enumerate(ascend.modelled()):
+    rows = ascend.modelled()
+    for index, row in enumerate(rows):
         folder = tmp_path / f"{index}_{row.op}" / "host_ascend_ms" / "ASCEND_PROFILER_OUTPUT"
         folder.mkdir(parents=True)
         (folder / "kernel_details.csv").write_text(CSV.format(a=row.modelled * 2, b=row.modelled * 4))
-    first = next(tmp_path.glob("*_mla_prolog_quant"))
-    time = next(row.modelled for row in ascend.modelled() if row.op == "mla_prolog_quant")
+    index, time = next((i, row.modelled) for i, row in enumerate(rows) if row.op == "mla_prolog_quant")
+    first = tmp_path / f"{index}_mla_prolog_quant"
     assert ascend.durations(first, "mla_prolog_quant") == [pytest.approx(2 * time), pytest.approx(4 * time)]
     assert ascend.durations(first, "lightning_indexer_quant") == []
     assert ascend.main(["--parse", str(tmp_path)]) == 0
