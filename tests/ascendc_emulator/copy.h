@@ -226,19 +226,18 @@ inline void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, c
   const View to = dst.view(), from = GmView(src);
   const bool is_pad = pad.isPad;
   T value = pad.paddingValue;
-  M().Issue(PIPE_MTE2, api, loc, ranges.list(), {kGmIssue + ranges.gm_cycles(kL2Read), kGmLatency},
-            [=] {
-              for (int64_t i = 0; i < count; ++i) {
-                const View line = to + i * (row + dst_gap);
-                const View source = from + i * (len + src_gap);
-                // Without isPad and without left/right the device repeats the first element; nobody may rely on it.
-                for (int64_t at = 0; at < row; at += size)
-                  std::memcpy(line.data + at, is_pad ? reinterpret_cast<const uint8_t*>(&value) : source.data,
-                              static_cast<size_t>(size));
-                std::memset(line.valid, is_pad, static_cast<size_t>(row));
-                Move(line + left, source, len);
-              }
-            });
+  M().Issue(PIPE_MTE2, api, loc, ranges.list(), {kGmIssue + ranges.gm_cycles(kL2Read), kGmLatency}, [=] {
+    for (int64_t i = 0; i < count; ++i) {
+      const View line = to + i * (row + dst_gap);
+      const View source = from + i * (len + src_gap);
+      // Without isPad and without left/right the device repeats the first element; nobody may rely on it.
+      for (int64_t at = 0; at < row; at += size)
+        std::memcpy(line.data + at, is_pad ? reinterpret_cast<const uint8_t*>(&value) : source.data,
+                    static_cast<size_t>(size));
+      std::memset(line.valid, is_pad, static_cast<size_t>(row));
+      Move(line + left, source, len);
+    }
+  });
 }
 // DataCopyPad（UBToGM非对齐数据搬运）.md: blocks begin on 32 B rows of UB.
 template <class T>
