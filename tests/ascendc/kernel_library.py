@@ -51,7 +51,7 @@ def build_library(sources: Mapping[str, str] | None = None) -> Path:
         kernels[name] = build(source, [name], include_dirs=[OP_KERNEL]).path
     text = _tables() + (HERE / "kernel_library.cc").read_text(encoding="utf-8")
     flags = [
-        *("-std=c++17", "-O2", "-fPIC", "-pthread", "-shared", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),
+        *("-std=c++17", "-O1", "-fPIC", "-pthread", "-shared", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),
         *("-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
         *(f"-I{path}" for path in (ROOT, EMULATOR, OP_KERNEL)),
     ]

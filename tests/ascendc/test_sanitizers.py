@@ -21,7 +21,6 @@ pytestmark = pytest.mark.slow
 @pytest.mark.parametrize(
     ("file", "selection"),
     [
-        ("test_emulator_cube.py", "outputs or k_tail or copies or m_of_one"),
         ("test_emulator_faults.py", "fault_is_found"),
         ("test_prologs.py", "test_as_golden and 2-1-3-1-1 and mla_indexer"),
         ("test_sparse_flash_attention_quant.py", "one_token or small_blocks"),

@@ -46,7 +46,7 @@ def programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         if shutil.which(tool) is None:
             pytest.skip(f"{tool} is not installed (Debian: {package})")
     folder = tmp_path_factory.mktemp("aarch64")
-    library = driver.build_library(folder, CXX=COMPILER, MS_DSV32_CPU_ARCH="aarch64", CXXFLAGS="-Werror")
+    library = driver.build_library(folder, CXX=COMPILER, MS_DSV32_CPU_ARCH="aarch64", CXXFLAGS="-O1 -Werror")
     return driver.build_driver(folder, COMPILER), library
 
 

@@ -15,7 +15,7 @@ from ms_dsv32 import kernel_impl
 
 CPU = driver.ROOT / "ms_dsv32" / "kernel_impl" / "cpu"
 FLAGS = (
-    *("-std=c++17", "-O2", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
+    *("-std=c++17", "-O1", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-psabi", f"-I{driver.ROOT}"),
 )
 AVX2 = ("-mavx2", "-mfma", "-mf16c")

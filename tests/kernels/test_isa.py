@@ -32,11 +32,11 @@ def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_operators_on_the_other_instruction_sets(isa: str) -> None:
     if isa not in kernel_impl.isas():
         pytest.skip(f"this CPU lacks {isa}; it has {', '.join(kernel_impl.isas())}")
-    _test_operators(MS_DSV32_CPU_ISA=isa)
+    _test(TESTS, MS_DSV32_CPU_ISA=isa)
 
 
-def _test_operators(**environment: str) -> None:
-    result = _python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *TESTS, **environment)
+def _test(files: list[str], **environment: str) -> None:
+    result = _python("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow", *files, **environment)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
 
 
@@ -49,7 +49,7 @@ def simde_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("SIMDe is not installed (Debian: libsimde-dev)")
     folder = tmp_path_factory.mktemp("simde")
     build = ("setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder / "temp"))
-    result = _python(*build, MS_DSV32_SIMDE="1", CXXFLAGS="-O2 -w")
+    result = _python(*build, MS_DSV32_SIMDE="1", CXXFLAGS="-O1 -w")
     if "No module named 'setuptools" in result.stderr:
         pytest.skip("setuptools>=70.1 is not installed in this environment")
     assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-5000:]
@@ -62,7 +62,9 @@ def simde_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_operators_of_avx512_through_simde(isa: str, simde_library: Path) -> None:
     if isa in kernel_impl.isas():
         pytest.skip(f"this CPU has {isa}: it is tested as it is")
-    _test_operators(MS_DSV32_CPU_ISA=isa, MS_DSV32_LIBRARY=str(simde_library))
+    # The two differ in products of bfloat16 alone.
+    files = TESTS if isa == "avx512" else TESTS[:1]
+    _test(files, MS_DSV32_CPU_ISA=isa, MS_DSV32_LIBRARY=str(simde_library))
 
 
 @pytest.mark.isa
