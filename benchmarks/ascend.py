@@ -99,8 +99,8 @@ def profile(row: Modelled, folder: Path, repeats: int, cold: bool) -> None:
 def operator(row: Modelled, target: str = "Ascend") -> Callable[[], Any]:
     """The operator as a graph of its own, on the inputs that were modelled, in the memory of the device target."""
     import mindspore as ms
+    from cases import weight_name
 
-    from benchmarks.contender import weight_name
     from ms_dsv32 import ops, weights
 
     sys.path += [str(ROOT / "tests" / folder) for folder in ("ascendc", "ascendc_emulator")]

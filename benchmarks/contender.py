@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cases
-from cases import OUTPUTS, Case
+from cases import OUTPUTS, Case, weight_name
 
 from benchmarks.shapes import SELECTED_COUNT, Array
 from ms_dsv32 import golden
@@ -39,11 +39,6 @@ STEP_OUTPUTS = (*OUTPUTS["mla_indexer_prolog_quant"], "topk_indices", "attention
 def weights() -> dict[str, Array]:
     """The weights of both prologs, row-major; read-only."""
     return {**cases.mla_weights(), **cases.indexer_weights()}
-
-
-def weight_name(name: str) -> str:
-    """The fused operator's `mla_<name>` and `ip_<name>_in` without prefix and suffix."""
-    return name.removeprefix("mla_").removeprefix("ip_").removesuffix("_in")
 
 
 def activations(case: Case) -> dict[str, Array]:

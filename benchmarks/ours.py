@@ -9,10 +9,10 @@ from typing import Any
 
 import cases
 import mindspore as ms
-from cases import OUTPUTS, Case
+from cases import OUTPUTS, Case, weight_name
 from mindspore import nn
 
-from benchmarks.contender import STEP_OUTPUTS, Contender, activations, attention_attributes, weight_name
+from benchmarks.contender import STEP_OUTPUTS, Contender, activations, attention_attributes
 from benchmarks.contender import weights as row_major
 from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, SELECTED_COUNT, STEP, Array, Shape
 from ms_dsv32 import cells, golden, kernel_impl, op_info, ops, weights

@@ -160,6 +160,11 @@ class Case:
         return self.run(getattr(golden, self.operator))
 
 
+def weight_name(name: str) -> str:
+    """The fused operator's `mla_<name>` and `ip_<name>_in` without prefix and suffix."""
+    return name.removeprefix("mla_").removeprefix("ip_").removesuffix("_in")
+
+
 @functools.cache
 def mla_weights(n_q: int = 128, seed: int = 0) -> dict[str, Array]:
     """Full-size weights of `mla_prolog_quant`, read-only, made once per process. Fewer heads are the first of 128."""

@@ -16,12 +16,8 @@ from mindspore.graph import api as graph_api
 from ms_dsv32 import kernel_impl, op_info
 
 _NUMPY = {
-    ms.bfloat16: ml_dtypes.bfloat16,
-    ms.float16: np.float16,
-    ms.float32: np.float32,
-    ms.int8: np.int8,
-    ms.int32: np.int32,
-    ms.int64: np.int64,
+    getattr(ms, name): ml_dtypes.bfloat16 if name == "bfloat16" else np.dtype(np_name)
+    for name, *_, np_name in op_info.DTYPES.values()
 }
 
 

@@ -9,16 +9,12 @@ import cases
 import mindspore as ms
 import tolerance
 from calls import Call, arrays, mode, tensor
-from cases import IN_PLACE, Array, Case
+from cases import IN_PLACE, Array, Case, weight_name
 from mindspore import Tensor
 
 from ms_dsv32 import golden, op_info, ops, weights
 
 TOPK_RTOL = {"CPU": 1e-5, "Ascend": 2e-3}
-
-
-def _weight_name(name: str) -> str:
-    return name.removeprefix("mla_").removeprefix("ip_").removesuffix("_in")
 
 
 @functools.cache
@@ -35,8 +31,8 @@ def packed(case: Case, target: str) -> Case:
     if not op_info.load(case.operator).packable:
         return case
     all_weights = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS)
-    names = [n for n in case.inputs if _weight_name(n) in all_weights]
-    changed = {n: prepared(_weight_name(n), case.n_q, target) for n in names}
+    names = [n for n in case.inputs if weight_name(n) in all_weights]
+    changed = {n: prepared(weight_name(n), case.n_q, target) for n in names}
     return case.copy(**changed).with_attributes(weight_format="PACKED")
 
 

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import tolerance
-from calls import MODES, Call, mode
+from calls import MODES, Call, Loss, mode
 from mindspore import Parameter, Tensor, nn
 from runs import assert_golden, assert_same, attributes_of, inputs_of, on_target, run
 from test_ops_results import MAKERS, PROLOGS, make
@@ -283,17 +283,6 @@ def test_a_cache_in_host_memory(cache: str, mode_name: str, device: str) -> None
     text = f"{cache} of shape {case.inputs[cache].shape} is in the memory of CPU"
     host = weights.to_tensor(case.inputs[cache].copy())
     refused(case, mode_name, device, ValueError, text, **{cache: host})
-
-
-class Loss(nn.Cell):
-    def __init__(self, operator: str, attributes: dict[str, Any]) -> None:
-        super().__init__()
-        self.function = getattr(ops, operator)
-        self.attributes = attributes
-
-    def construct(self, *inputs):
-        results = self.function(*inputs, **self.attributes)
-        return (results[0] if isinstance(results, tuple) else results).astype(ms.float32)
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])

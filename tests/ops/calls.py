@@ -70,6 +70,19 @@ class Call(nn.Cell):
         return self.function(*inputs, **self.attributes)
 
 
+class Loss(nn.Cell):
+    """The first output of an operator as float32, for a gradient."""
+
+    def __init__(self, operator: str, attributes: dict[str, Any]) -> None:
+        super().__init__()
+        self.function = getattr(ops, operator)
+        self.attributes = attributes
+
+    def construct(self, *inputs):
+        results = self.function(*inputs, **self.attributes)
+        return (results[0] if isinstance(results, tuple) else results).astype(ms.float32)
+
+
 def run(case: Case, mode_name: str) -> dict[str, Array]:
     """The outputs of a case in one of `MODES`; caches are read from the tensors that were passed."""
     inputs = tensors(case)

@@ -12,7 +12,7 @@ import mindspore as ms
 import numpy as np
 import pytest
 import tolerance
-from calls import Call, bare, mode, run, tensors
+from calls import Call, Loss, bare, mode, run, tensors
 from mindspore import Tensor
 from test_ops_results import MAKERS, make
 
@@ -305,17 +305,6 @@ def test_an_error_is_raised_by_the_call_that_made_it() -> None:
         with pytest.raises(ValueError, match=r"cache_index\[1\] = 1000000"):
             ops.mla_prolog_quant(*bad)
         ops.mla_prolog_quant(*good)[0].asnumpy()  # raises nothing
-
-
-class Loss(ms.nn.Cell):
-    def __init__(self, operator: str, attributes: dict[str, Any]) -> None:
-        super().__init__()
-        self.function = getattr(ops, operator)
-        self.attributes = attributes
-
-    def construct(self, *inputs):
-        results = self.function(*inputs, **self.attributes)
-        return (results[0] if isinstance(results, tuple) else results).astype(ms.float32)
 
 
 @pytest.mark.parametrize("how", ["pynative", "graph"])
