@@ -40,7 +40,8 @@ _OPERATORS = {
     **dict.fromkeys(INDEXER_WEIGHTS, "lightning_indexer_prolog_quant"),
 }
 _AMAX_FLOOR = 1e-30  # as the contract's Quant: a column of zeros gives zeros and a harmless scale
-_PANEL = 64  # columns of a packed panel, see kernel_impl/cpu/pack.h
+_PANEL = 64  # columns of a packed weight are a multiple of it
+_STRIP = 16  # columns that a packed weight holds together, see kernel_impl/cpu/pack.h
 # A fractal of FRACTAL_NZ is 16 rows of 32 bytes.
 _FRACTAL_ROWS = 16
 _FRACTAL_ROW_BYTES = 32
@@ -91,8 +92,8 @@ def unpack(weight: Array) -> Array:
     if n % _PANEL or k % group:
         expected = f"(.., K, N) with K % {group} == 0 and N % {_PANEL} == 0"
         raise ValueError(f"unpack: weight has shape {weight.shape}, expected {expected}")
-    panels = weight.reshape(-1, n // _PANEL, k // group, _PANEL, group)
-    return np.ascontiguousarray(panels.transpose(0, 2, 4, 1, 3)).reshape(*batch, k, n)
+    strips = weight.reshape(-1, n // _STRIP, k // group, _STRIP, group)
+    return np.ascontiguousarray(strips.transpose(0, 2, 4, 1, 3)).reshape(*batch, k, n)
 
 
 def to_nz(weight: Array) -> Array:

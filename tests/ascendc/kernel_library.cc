@@ -26,7 +26,7 @@ namespace ms_dsv32 {
 namespace {
 
 constexpr uint32_t kCores = 4;
-constexpr int kPanel = 64;                                                 // columns of a packed panel, see cpu/pack.h
+constexpr int kStrip = 16;                                                 // columns of a packed strip, see cpu/pack.h
 constexpr int kIn = 0, kOut = 1, kInOut = 2, kWorkspace = 3, kTiling = 4;  // ascendc_emulator::Role
 constexpr int kMixAic12 = 5;                                               // KERNEL_TYPE_MIX_AIC_1_2
 
@@ -53,7 +53,7 @@ void LayOut(const T* from, size_t k, size_t n, bool packed, bool nz, T* to) {
   for (size_t i = 0; i < k; ++i) {
     for (size_t j = 0; j < n; ++j) {
       const size_t at =
-          packed ? j / kPanel * k * kPanel + (i / kGroup * kPanel + j % kPanel) * kGroup + i % kGroup : i * n + j;
+          packed ? j / kStrip * k * kStrip + (i / kGroup * kStrip + j % kStrip) * kGroup + i % kGroup : i * n + j;
       to[nz ? j / kC0 * k * kC0 + i * kC0 + j % kC0 : i * n + j] = from[at];
     }
   }

@@ -123,13 +123,13 @@ void CheckQuant() {
   }
 }
 
-// Row-major k x (64 panels), and the same in panels.
+// Row-major k x (64 panels), and the same in strips.
 template <typename T>
-std::vector<T> Panels(const std::vector<T>& w, int k, int panels, int neighbours) {
+std::vector<T> Strips(const std::vector<T>& w, int k, int panels, int neighbours) {
   std::vector<T> out(w.size());
   for (int i = 0; i < k; ++i) {
     for (int j = 0; j < 64 * panels; ++j) {
-      out[static_cast<size_t>((j / 64 * k + i / neighbours * neighbours) * 64 + j % 64 * neighbours + i % neighbours)] =
+      out[static_cast<size_t>((j / 16 * k + i / neighbours * neighbours) * 16 + j % 16 * neighbours + i % neighbours)] =
           w[static_cast<size_t>(i * 64 * panels + j)];
     }
   }
@@ -148,19 +148,19 @@ void CheckProducts(int k, int panels) {
     v = static_cast<int8_t>(random_bits() % 4 == 0 ? -128 : static_cast<int>(random_bits() % 256) - 128);
   for (int8_t& v : w8)
     v = static_cast<int8_t>(random_bits() % 4 == 0 ? -128 : static_cast<int>(random_bits() % 256) - 128);
-  const std::vector<uint16_t> wp = Panels(w, k, panels, 2);
-  const std::vector<int8_t> w8p = Panels(w8, k, panels, 4);
+  const std::vector<uint16_t> wp = Strips(w, k, panels, 2);
+  const std::vector<int8_t> w8p = Strips(w8, k, panels, 4);
   std::vector<uint16_t> own(w.size());
   std::vector<int8_t> own8(own.size());
-  PackPanelsBf16(w.data(), n, k, panels, own.data());
-  PackPanelsInt8(w8.data(), n, k, panels, own8.data());
-  Expect(!memcmp(own.data(), wp.data(), own.size() * 2), "PackPanelsBf16, k = %d", k);
-  Expect(!memcmp(own8.data(), w8p.data(), own8.size()), "PackPanelsInt8, k = %d", k);
+  PackStripsBf16(w.data(), n, k, panels, own.data());
+  PackStripsInt8(w8.data(), n, k, panels, own8.data());
+  Expect(!memcmp(own.data(), wp.data(), own.size() * 2), "PackStripsBf16, k = %d", k);
+  Expect(!memcmp(own8.data(), w8p.data(), own8.size()), "PackStripsInt8, k = %d", k);
 
   std::vector<float> c(static_cast<size_t>(kRows * n)), part(c.size());
   std::vector<int32_t> c8(c.size()), part8(c.size());
-  GemmBf16(x.data(), k, kRows, wp.data(), 64 * k, panels, k, c.data(), n, false);
-  GemmInt8(x8.data(), k, kRows, w8p.data(), 64 * k, panels, k, c8.data(), n, false);
+  GemmBf16(x.data(), k, kRows, wp.data(), 16 * k, panels, k, c.data(), n, false);
+  GemmInt8(x8.data(), k, kRows, w8p.data(), 16 * k, panels, k, c8.data(), n, false);
   for (int m = 0; m < kRows; ++m) {
     for (int j = 0; j < n; ++j) {
       double want = 0, size = 0;
@@ -182,19 +182,19 @@ void CheckProducts(int k, int panels) {
   const int cut = k / 8 * 4;  // 0 for the smallest k: one call then
   for (int rows = 1; rows <= 13; ++rows) {
     const size_t first = static_cast<size_t>(kRows - rows);
-    GemmBf16(x.data() + first * k, k, rows, wp.data(), 64 * k, panels, cut, part.data(), n, false);
-    GemmBf16(x.data() + first * k + cut, k, rows, wp.data() + 64 * cut, 64 * k, panels, k - cut, part.data(), n,
+    GemmBf16(x.data() + first * k, k, rows, wp.data(), 16 * k, panels, cut, part.data(), n, false);
+    GemmBf16(x.data() + first * k + cut, k, rows, wp.data() + 16 * cut, 16 * k, panels, k - cut, part.data(), n,
              cut > 0);
     Expect(!memcmp(part.data(), c.data() + first * n, static_cast<size_t>(rows * n) * 4), "bits of %d rows, k = %d",
            rows, k);
-    GemmInt8(x8.data() + first * k, k, rows, w8p.data(), 64 * k, panels, cut, part8.data(), n, false);
-    GemmInt8(x8.data() + first * k + cut, k, rows, w8p.data() + 64 * cut, 64 * k, panels, k - cut, part8.data(), n,
+    GemmInt8(x8.data() + first * k, k, rows, w8p.data(), 16 * k, panels, cut, part8.data(), n, false);
+    GemmInt8(x8.data() + first * k + cut, k, rows, w8p.data() + 16 * cut, 16 * k, panels, k - cut, part8.data(), n,
              cut > 0);
     Expect(!memcmp(part8.data(), c8.data() + first * n, static_cast<size_t>(rows * n) * 4), "int8 of %d rows, k = %d",
            rows, k);
   }
   x[static_cast<size_t>(3 * k)] = 0x7fc0;
-  GemmBf16(x.data(), k, kRows, wp.data(), 64 * k, panels, k, part.data(), n, false);
+  GemmBf16(x.data(), k, kRows, wp.data(), 16 * k, panels, k, part.data(), n, false);
   Expect(!memcmp(part.data(), c.data(), static_cast<size_t>(3 * n) * 4), "NaN reaches the rows before, k = %d", k);
   Expect(!memcmp(part.data() + 4 * n, c.data() + 4 * n, static_cast<size_t>((kRows - 4) * n) * 4),
          "NaN reaches the rows after, k = %d", k);
@@ -337,7 +337,8 @@ int Run() {
   CheckQuant();
   for (int k : {4, 12, 128, 260, 576}) CheckProducts(k, 1);
   CheckProducts(132, 3);
-  CheckProducts(64, 17);  // more panels than share a converted tile
+  CheckProducts(64, 17);
+  CheckProducts(2052, 1);  // deeper than is converted at a time
   CheckCacheRows();
   CheckThreads();
   CheckQuotas();

@@ -90,7 +90,7 @@ def inner_loops(disassembly: str) -> dict[str, tuple[int, int, int]]:
 @pytest.mark.parametrize(
     ("operator", "expected"),
     [
-        ("mla_prolog_quant", ("GemmPanelTile<.*Bf16Dot, 6, ", "GemmPanelTile<.*Int8Dot, 6, ")),
+        ("mla_prolog_quant", ("GemmTile<.*Bf16Dot, 6, ", "GemmTile<.*Int8Dot, 6, ")),
         ("lightning_indexer_quant", ("LightningIndexerQuant.*lambda",)),  # IndexDots is inlined there
     ],
 )
@@ -105,7 +105,7 @@ def test_accumulators_stay_in_registers(operator: str, expected: tuple[str, ...]
     assert result.returncode == 0, result.stderr[-5000:]
     command = ["objdump", "-dC", "--no-show-raw-insn", str(target)]
     loops = inner_loops(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
-    kernels = {name: loop for name, loop in loops.items() if "GemmPanelTile" in name or "LightningIndexer" in name}
+    kernels = {name: loop for name, loop in loops.items() if "GemmTile" in name or "LightningIndexer" in name}
     for pattern in expected:
         assert any(re.search(pattern, name) for name in kernels), (pattern, sorted(loops))
     for name, (products, stack, stores) in kernels.items():

@@ -127,10 +127,10 @@ def test_pack_is_the_stated_permutation(shape: tuple[int, ...], dtype: type) -> 
     weight = np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
     group = 4 if dtype == np.int8 else 2
     *batch, k, n = shape
-    panels = weight.reshape(*batch, k // group, group, n // 64, 64)
+    strips = weight.reshape(*batch, k // group, group, n // 16, 16)
     first = len(batch)
-    order = (*range(first), first + 2, first, first + 3, first + 1)  # [N/64][K/group][64][group]
-    np.testing.assert_array_equal(kernel_impl.pack(weight), panels.transpose(order).reshape(shape))
+    order = (*range(first), first + 2, first, first + 3, first + 1)  # [N/16][K/group][16][group]
+    np.testing.assert_array_equal(kernel_impl.pack(weight), strips.transpose(order).reshape(shape))
 
 
 def test_pack_refuses_what_does_not_fit() -> None:

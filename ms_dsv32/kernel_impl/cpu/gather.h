@@ -1,10 +1,10 @@
 // Gathers selected rows of the int8 latent cache, dequantises them and lays them out for the two matrix products of
 // attention.
 //
-//   k_panels [n / 64][288][64][2]   keys (512 latent, then 64 rope) as columns: the weight of q . k
-//   v_panels [8][.. / 2][64][2]     the 512 latent dimensions as columns, keys along k: the weight of p . v
+//   k_strips [n / 16][288][16][2]   keys (512 latent, then 64 rope) as columns: the weight of q . k
+//   v_strips [32][.. / 2][16][2]    the 512 latent dimensions as columns, keys along k: the weight of p . v
 //
-// Both are the panels of gemm.h and both are made from the same bf16 rows, 16 keys at a time, which fit L1.
+// Both are the strips of gemm.h and both are made from the same bf16 rows, 16 keys at a time, which fit L1.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GATHER_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GATHER_H_
 
@@ -21,7 +21,7 @@ constexpr int kKeyWords = kKeyDim / 2;  // pairs of bf16
 constexpr int kScaleGroups = op_info::kKScaleGroups;
 constexpr int kGroupDim = kLatentDim / kScaleGroups;
 constexpr int kLatentPanels = kLatentDim / kPanel;
-constexpr int kGatherKeys = 16;  // 18 KiB of bf16 rows
+constexpr int kGatherKeys = kStrip;  // 18 KiB of bf16 rows
 // Rows to fetch ahead of use: enough to cover a DRAM access (80 ns or more) by the work on the rows between (some 100
 // ns each).
 constexpr int kGatherAhead = 8;
@@ -42,11 +42,11 @@ MS_DSV32_INLINE void PrefetchKey(const LatentCache& cache, int64_t row) {
 }
 
 // Two neighbouring keys: bf16 rows to even and odd, and their pairs to v (the address of their step in the first
-// panel). Only with kMayBeNan may a product be NaN, which needs a scale that is NaN or infinite.
+// strip). Only with kMayBeNan may a product be NaN, which needs a scale that is NaN or infinite.
 template <bool kMayBeNan>
 MS_DSV32_INLINE void DequantPair(const int8_t* k8_even, const int8_t* k8_odd, const float* scale_even,
                                  const float* scale_odd, uint16_t* even, uint16_t* odd, uint16_t* v,
-                                 int64_t v_panel_stride) {
+                                 int64_t v_strip_stride) {
   for (int g = 0; g < kScaleGroups; ++g) {
     const VecF se = Set1(scale_even[g]), so = Set1(scale_odd[g]);
 #pragma GCC unroll 2
@@ -57,12 +57,12 @@ MS_DSV32_INLINE void DequantPair(const int8_t* k8_even, const int8_t* k8_odd, co
       const VecU o = kMayBeNan ? BitsToBf16(odd_f) << 16 : RoundToUpperHalf(odd_f);
       StoreU16(even + c, e >> 16);
       StoreU16(odd + c, o >> 16);
-      StoreAs(v + c / kPanel * v_panel_stride + 2 * (c % kPanel), (e >> 16) | (o & 0xffff0000u));
+      StoreAs(v + c / kStrip * v_strip_stride + 2 * (c % kStrip), (e >> 16) | (o & 0xffff0000u));
     }
   }
 }
 
-// out[j * 64 + i] = in[i * ld + j] for i, j < kLanes: words of kLanes keys to columns of a panel.
+// out[j * 16 + i] = in[i * ld + j] for i, j < kLanes: words of kLanes keys to columns of a strip.
 MS_DSV32_INLINE void TransposeWords(const uint32_t* in, int64_t ld, uint32_t* out) {
 #if MS_DSV32_IS_AVX512
   const __m512i low = _mm512_setr_epi64(0, 1, 2, 3, 8, 9, 10, 11), high = _mm512_setr_epi64(4, 5, 6, 7, 12, 13, 14, 15);
@@ -85,10 +85,10 @@ MS_DSV32_INLINE void TransposeWords(const uint32_t* in, int64_t ld, uint32_t* ou
     const __m512i p_high = _mm512_permutex2var_epi64(quad[0][k], high, quad[1][k]);
     const __m512i q_low = _mm512_permutex2var_epi64(quad[2][k], low, quad[3][k]);
     const __m512i q_high = _mm512_permutex2var_epi64(quad[2][k], high, quad[3][k]);
-    StoreAs(out + k * kPanel, (VecU)_mm512_permutex2var_epi64(p_low, even, q_low));
-    StoreAs(out + (k + 4) * kPanel, (VecU)_mm512_permutex2var_epi64(p_low, odd, q_low));
-    StoreAs(out + (k + 8) * kPanel, (VecU)_mm512_permutex2var_epi64(p_high, even, q_high));
-    StoreAs(out + (k + 12) * kPanel, (VecU)_mm512_permutex2var_epi64(p_high, odd, q_high));
+    StoreAs(out + k * kStrip, (VecU)_mm512_permutex2var_epi64(p_low, even, q_low));
+    StoreAs(out + (k + 4) * kStrip, (VecU)_mm512_permutex2var_epi64(p_low, odd, q_low));
+    StoreAs(out + (k + 8) * kStrip, (VecU)_mm512_permutex2var_epi64(p_high, even, q_high));
+    StoreAs(out + (k + 12) * kStrip, (VecU)_mm512_permutex2var_epi64(p_high, odd, q_high));
   }
 #elif MS_DSV32_IS_AVX2
   __m256i quad[2][4];  // [rows 4 m ..][k]: 128-bit lane i holds column 4 i + k of the four rows
@@ -105,8 +105,8 @@ MS_DSV32_INLINE void TransposeWords(const uint32_t* in, int64_t ld, uint32_t* ou
   }
 #pragma GCC unroll 4
   for (int k = 0; k < 4; ++k) {
-    StoreAs(out + k * kPanel, (VecI)_mm256_permute2x128_si256(quad[0][k], quad[1][k], 0x20));
-    StoreAs(out + (k + 4) * kPanel, (VecI)_mm256_permute2x128_si256(quad[0][k], quad[1][k], 0x31));
+    StoreAs(out + k * kStrip, (VecI)_mm256_permute2x128_si256(quad[0][k], quad[1][k], 0x20));
+    StoreAs(out + (k + 4) * kStrip, (VecI)_mm256_permute2x128_si256(quad[0][k], quad[1][k], 0x31));
   }
 #elif MS_DSV32_IS_NEON
   const uint32x4_t r0 = vld1q_u32(in), r1 = vld1q_u32(in + ld), r2 = vld1q_u32(in + 2 * ld),
@@ -114,22 +114,22 @@ MS_DSV32_INLINE void TransposeWords(const uint32_t* in, int64_t ld, uint32_t* ou
   const uint64x2_t a = vreinterpretq_u64_u32(vtrn1q_u32(r0, r1)), b = vreinterpretq_u64_u32(vtrn2q_u32(r0, r1));
   const uint64x2_t c = vreinterpretq_u64_u32(vtrn1q_u32(r2, r3)), d = vreinterpretq_u64_u32(vtrn2q_u32(r2, r3));
   vst1q_u32(out, vreinterpretq_u32_u64(vtrn1q_u64(a, c)));
-  vst1q_u32(out + kPanel, vreinterpretq_u32_u64(vtrn1q_u64(b, d)));
-  vst1q_u32(out + 2 * kPanel, vreinterpretq_u32_u64(vtrn2q_u64(a, c)));
-  vst1q_u32(out + 3 * kPanel, vreinterpretq_u32_u64(vtrn2q_u64(b, d)));
+  vst1q_u32(out + kStrip, vreinterpretq_u32_u64(vtrn1q_u64(b, d)));
+  vst1q_u32(out + 2 * kStrip, vreinterpretq_u32_u64(vtrn2q_u64(a, c)));
+  vst1q_u32(out + 3 * kStrip, vreinterpretq_u32_u64(vtrn2q_u64(b, d)));
 #else
   for (int j = 0; j < kLanes; ++j) {
 #pragma GCC unroll 4
-    for (int i = 0; i < kLanes; ++i) out[j * kPanel + i] = in[i * ld + j];
+    for (int i = 0; i < kLanes; ++i) out[j * kStrip + i] = in[i * ld + j];
   }
 #endif
 }
 
 // Keys `rows[0 .. count)` and zero keys up to n (a multiple of 64). v points to the step of the first key in the first
-// panel of v_panels. `ahead` more row numbers may be read behind rows[count) to prefetch. buffer: [kGatherKeys *
+// strip of v_strips. `ahead` more row numbers may be read behind rows[count) to prefetch. buffer: [kGatherKeys *
 // kKeyDim].
 inline void GatherKeys(const LatentCache& cache, const int64_t* rows, int64_t count, int64_t ahead, int64_t n,
-                       uint16_t* k_panels, uint16_t* v, int64_t v_panel_stride, uint16_t* buffer) {
+                       uint16_t* k_strips, uint16_t* v, int64_t v_strip_stride, uint16_t* buffer) {
   alignas(64) static const int8_t kZeroNope[kLatentDim] = {};
   alignas(64) static const uint16_t kZeroRope[kRopeKeyDim] = {};
   static const float kZeroScales[kScaleGroups] = {};
@@ -150,20 +150,20 @@ inline void GatherKeys(const LatentCache& cache, const int64_t* rows, int64_t co
       }
       uint16_t* even = buffer + i * kKeyDim;
       uint16_t* odd = even + kKeyDim;
-      uint16_t* step = v + (base + i) * kPanel;
+      uint16_t* step = v + (base + i) * kStrip;
       if (finite) {
-        DequantPair<false>(nope[0], nope[1], scales[0], scales[1], even, odd, step, v_panel_stride);
+        DequantPair<false>(nope[0], nope[1], scales[0], scales[1], even, odd, step, v_strip_stride);
       } else {
-        DequantPair<true>(nope[0], nope[1], scales[0], scales[1], even, odd, step, v_panel_stride);
+        DequantPair<true>(nope[0], nope[1], scales[0], scales[1], even, odd, step, v_strip_stride);
       }
       memcpy(even + kLatentDim, rope[0], kRopeKeyDim * sizeof(uint16_t));
       memcpy(odd + kLatentDim, rope[1], kRopeKeyDim * sizeof(uint16_t));
     }
-    uint16_t* panel = k_panels + base / kPanel * (kPanel * kKeyDim) + 2 * (base % kPanel);
+    uint16_t* strip = k_strips + base * kKeyDim;
     for (int w = 0; w < kKeyWords; w += kLanes) {
       for (int i = 0; i < kGatherKeys; i += kLanes) {
         TransposeWords(reinterpret_cast<const uint32_t*>(buffer + i * kKeyDim) + w, kKeyWords,
-                       reinterpret_cast<uint32_t*>(panel + 2 * i) + w * kPanel);
+                       reinterpret_cast<uint32_t*>(strip + 2 * i) + w * kStrip);
       }
     }
   }

@@ -1,17 +1,22 @@
-// Matrix products of few to many rows with weights in panels of 64 columns (pack.h).
+// Matrix products of few to many rows with weights in strips of 16 columns (pack.h).
 //
-//   GemmBf16   c[rows, 64 * panels] = x[rows, k] @ w, or c += ..; bf16 factors, float32 sums
+//   GemmBf16   c[rows, 16 * strips] = x[rows, k] @ w, or c += ..; bf16 factors, float32 sums
 //   GemmInt8   the same with int8 factors, exact int32 sums (any values, -128 included)
-//   PackPanelsBf16, PackPanelsInt8   columns of a row-major weight -> panels
+//   PackStripsBf16, PackStripsInt8   columns of a row-major weight -> strips
 //
-// Bits: an element of c is one chain of additions over ascending k, whatever `rows`, `panels` or the other rows hold.
+// Bits: an element of c is one chain of additions over ascending k, whatever `rows`, `strips` or the other rows hold.
 // GemmBf16 with accumulate = true continues the chain that c holds, so that cutting k into several calls gives the bits
 // of one call. A row reads nothing of another row: NaN and Inf stay in theirs.
 //
-// Blocks: kSteps steps of the panels are used by all rows before the next ones. A tile of up to kMaxTileRows
-// rows is converted once into the form that the instructions want (3.5 KiB) and multiplied with all panels;
-// accumulators stay in registers for kSteps steps. A step is 256 bytes of a panel: 2 (bf16) or 4 (int8) neighbours in k
-// of each of the 64 columns.
+// A step is 64 bytes of a strip: 2 (bf16) or 4 (int8) neighbours in k of each of its 16 columns. Rows of x are
+// converted once into the form that the instructions want, a block of steps at a time, and multiplied with strip after
+// strip; accumulators stay in registers for the block.
+//
+//   Few rows, one tile     the speed is that of the stream of weights: blocks are long, and a tile of 16 columns reads
+//                          memory in its order, which is what hardware prefetchers follow
+//   Many rows              the speed is that of the multipliers: the block of a strip stays in L1 for all tiles of
+//   rows,
+//                          while they fetch the next one
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 
@@ -19,18 +24,24 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-constexpr int kPanel = 64;       // columns of a panel
+constexpr int kStrip = 16;       // columns of a strip
+constexpr int kPanel = 64;       // columns are multiples of this: four strips
 constexpr int kBf16PerStep = 2;  // neighbours in k, bf16
 constexpr int kInt8PerStep = 4;  // neighbours in k, int8
-constexpr int kStepBytes = 256;  // kPanel columns x 4 bytes
-constexpr int kSteps = 128;      // steps of a block: 32 KiB of each panel
-constexpr int kGroupPanels = 8;  // panels that share a converted tile
+constexpr int kStepBytes = 64;   // kStrip columns x 4 bytes
 constexpr int kMaxTileRows = MS_DSV32_IS_PORTABLE ? 4 : 6;
+// Steps of a block. Its columns of a tile are 16 KiB of widened numbers, or on AVX-512 24 KiB of four strips, and stay
+// in an L1 of 32 KiB beside a tile's words (6 KiB) and sums.
+constexpr int kSteps = MS_DSV32_IS_AVX512 ? 96 : 128;
+constexpr int kFewSteps = 512;  // of which a tile's rows are converted at a time, if they are all: 24 KiB of words
+constexpr int kManyRows = 128;  // converted at a time: 136 KiB of words, which stay in L2
 
 // ---- one instruction set's multiply-add steps
 //
-// A step has kPhases phases, each with one vector of weights made from a raw vector of the panel, and one 32-bit word
-// of x for a row: word [phase][step]. Dot adds their product to an accumulator of kLanes columns.
+// A step has kPhases phases, each with one vector of weights made from a raw vector of a strip, and one 32-bit word
+// of x for a row: word [phase][step]. Dot adds their product to an accumulator of kLanes columns. With kKeepsWide the
+// first of many tiles leaves the weights as it has made them for the others: worth its stores where making them takes
+// the units that the products take.
 
 struct Bf16Dot {
   using Element = uint16_t;
@@ -38,6 +49,8 @@ struct Bf16Dot {
   using Acc = VecF;
   static constexpr int kPerStep = kBf16PerStep;
   static constexpr bool kVirtualRow = false;
+  // x86 shifts beside its multipliers; Arm's cores have two pipes for both.
+  static constexpr bool kKeepsWide = MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_dotprod;
 
 #if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512_bf16 || MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16
   static constexpr int kPhases = 1;
@@ -58,8 +71,9 @@ struct Bf16Dot {
   }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int phase) { return Weights(raw, phase); }
   static MS_DSV32_INLINE VecF Dot(VecF acc, VecI w, VecI x) {
-#if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)
-    // Of the intrinsic GCC 12 makes one expression for both phases, and spills 4 of 24 accumulators in each step.
+#if (MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)) || MS_DSV32_IS_AVX2
+    // Of the intrinsic GCC 12 makes one expression for both phases, in forms that overwrite a factor instead of the
+    // sum, and spills up to 4 accumulators in each step.
     asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
     return acc;
 #else
@@ -80,6 +94,7 @@ struct Int8Dot {
   // virtual row of 128s, is subtracted again. Exact: k * 255 * 128 < 2^31 for k < 65793.
   static constexpr int kPhases = 1;
   static constexpr bool kVirtualRow = true;
+  static constexpr bool kKeepsWide = false;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int /*phase*/) { return raw; }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int /*phase*/) { return raw ^ static_cast<int32_t>(0x80808080u); }
   static MS_DSV32_INLINE VecI Dot(VecI acc, VecI w, VecI x) {
@@ -94,6 +109,7 @@ struct Int8Dot {
 #elif MS_DSV32_IS_NEON
   static constexpr int kPhases = 1;
   static constexpr bool kVirtualRow = false;
+  static constexpr bool kKeepsWide = false;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int /*phase*/) { return raw; }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int /*phase*/) { return raw; }
   static MS_DSV32_INLINE VecI Dot(VecI acc, VecI w, VecI x) {
@@ -104,14 +120,16 @@ struct Int8Dot {
   // phase 1. Unlike a multiplication of unsigned with signed bytes, which saturates its 16-bit sums, this is exact.
   static constexpr int kPhases = 2;
   static constexpr bool kVirtualRow = false;
+  static constexpr bool kKeepsWide = true;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int phase) {
     return phase == 0 ? (VecI)(((VecI16Full)raw << 8) >> 8) : (VecI)((VecI16Full)raw >> 8);
   }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int phase) { return Weights(raw, phase); }
   static MS_DSV32_INLINE VecI Dot(VecI acc, VecI w, VecI x) {
 #if MS_DSV32_IS_AVX2
-    acc += (VecI)_mm256_madd_epi16((__m256i)w, (__m256i)x);
-    asm("" : "+x"(acc));  // else GCC adds the products of both phases first, and spills them
+    const VecI product = (VecI)_mm256_madd_epi16((__m256i)w, (__m256i)x);
+    // Else GCC 12 adds the products of both phases first, or into another register, and spills sums.
+    asm("vpaddd %1, %0, %0" : "+x"(acc) : "x"(product));
     return acc;
 #elif defined(__SSE2__)
     return acc + (VecI)_mm_madd_epi16((__m128i)w, (__m128i)x);
@@ -136,18 +154,39 @@ constexpr int TileVectors(int rows) {
 #endif
 }
 
-// Words between the rows of a converted tile: a line more than a power of two, so that rows do not share cache sets.
+// Words between the rows of x: a line more than a power of two, so that rows do not share cache sets.
 template <typename Kernel>
-constexpr int kOperandStride = Kernel::kPhases* kSteps + 16;
+constexpr int OperandStride(int steps) {
+  return Kernel::kPhases * steps + 16;
+}
 
-// c[kRows, kLanes * kVectors] += x @ w over `steps` steps; with `load` false from 0. w points to the tile's columns of
-// a panel. `compensation` (kVirtualRow only) is subtracted. With kPrefetch, as many bytes as are read of the panel are
-// fetched from `ahead` on.
-template <typename Kernel, int kRows, int kVectors, bool kPrefetch>
-MS_DSV32_INLINE void GemmTile(const int32_t* x, const char* w, int steps, typename Kernel::Sum* c, int64_t ldc,
-                              bool load, const typename Kernel::Sum* compensation, const char* ahead) {
+// Weights of a tile: raw ones of one to four strips; or of one strip, widened, as [step][phase][kStrip] words.
+enum class Weights { kRaw, kRawToWide, kWide };
+
+struct Block {
+  const char* w;        // of the tile's first column, in the first step
+  int64_t strip_bytes;  // to the next strip
+  int steps;
+  int32_t* wide;  // kRawToWide: where the widened weights are left
+  // The memory to fetch meanwhile, a line of each strip in a step, and how far it moves on in a step.
+  const char* ahead;
+  int64_t ahead_step;
+};
+
+// c[kRows, kLanes * kVectors] += x @ w; with `load` false from 0. x: words [kRows][phase][kDepth]. `compensation`
+// (kVirtualRow only) is subtracted.
+template <typename Kernel, int kRows, int kVectors, int kDepth, Weights kWeights>
+__attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, typename Kernel::Sum* c, int64_t ldc,
+                                        bool load, const typename Kernel::Sum* compensation) {
   using Acc = typename Kernel::Acc;
-  constexpr int kAheadBytes = kVectors * kVecBytes;
+  constexpr int kStride = OperandStride<Kernel>(kDepth);
+  constexpr int kStrips = Max(1, kVectors * kLanes / kStrip);
+  constexpr int kStripVectors = kStrip / kLanes;
+  static_assert(kStrips == 1 || kWeights == Weights::kRaw, "widened numbers are those of one strip");
+  const char* w = block.w;
+  const char* ahead = block.ahead;
+  int32_t* wide = block.wide;
+  const int64_t strip_bytes = block.strip_bytes, ahead_step = block.ahead_step;
   Acc acc[kRows][kVectors];
   if (load) {
 #pragma GCC unroll 8
@@ -162,39 +201,48 @@ MS_DSV32_INLINE void GemmTile(const int32_t* x, const char* w, int steps, typena
       for (int v = 0; v < kVectors; ++v) acc[m][v] = Acc{};
     }
   }
-  for (int s = 0; s < steps; ++s) {
+  for (int s = 0; s < block.steps; ++s) {
 #pragma GCC unroll 2
     for (int phase = 0; phase < Kernel::kPhases; ++phase) {
+      const auto weights = [&](int v) {
+        if (kWeights == Weights::kWide) return LoadAs<VecI>(w + phase * kStepBytes + v * kVecBytes);
+        const char* strip = w + v / kStripVectors * strip_bytes;
+        const VecI value = Kernel::Weights(LoadAs<VecI>(strip + v % kStripVectors * kVecBytes), phase);
+        if (kWeights == Weights::kRawToWide) StoreAs(wide + phase * kStrip + v * kLanes, value);
+        return value;
+      };
       // Loading the raw weights a second time is cheaper than keeping them: hide that it is the same address.
-      if (phase == 1) asm("" : "+r"(w));
+      if (phase == 1 && kWeights != Weights::kWide) asm("" : "+r"(w));
       if (kRows < kVectors) {
         VecI xs[kRows];
 #pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m) xs[m] = Set1I(x[m * kOperandStride<Kernel> + phase * kSteps]);
+        for (int m = 0; m < kRows; ++m) xs[m] = Set1I(x[m * kStride + phase * kDepth]);
 #pragma GCC unroll 16
         for (int v = 0; v < kVectors; ++v) {
-          const VecI ws = Kernel::Weights(LoadAs<VecI>(w + v * kVecBytes), phase);
+          const VecI ws = weights(v);
 #pragma GCC unroll 8
           for (int m = 0; m < kRows; ++m) acc[m][v] = Kernel::Dot(acc[m][v], ws, xs[m]);
         }
       } else {
         VecI ws[kVectors];
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) ws[v] = Kernel::Weights(LoadAs<VecI>(w + v * kVecBytes), phase);
+        for (int v = 0; v < kVectors; ++v) {
+          ws[v] = weights(v);
+          if (kWeights == Weights::kWide) KeepInRegister(ws[v]);
+        }
 #pragma GCC unroll 8
         for (int m = 0; m < kRows; ++m) {
-          const VecI xs = Set1I(x[m * kOperandStride<Kernel> + phase * kSteps]);
+          const VecI xs = Set1I(x[m * kStride + phase * kDepth]);
 #pragma GCC unroll 16
           for (int v = 0; v < kVectors; ++v) acc[m][v] = Kernel::Dot(acc[m][v], ws[v], xs);
         }
       }
     }
-    if constexpr (kPrefetch) {
 #pragma GCC unroll 4
-      for (int line = 0; line < kAheadBytes; line += 64) __builtin_prefetch(ahead + line, 0, 2);  // into L2
-      ahead += kAheadBytes;
-    }
-    w += kStepBytes;
+    for (int i = 0; i < kStrips; ++i) __builtin_prefetch(ahead + i * strip_bytes, 0, 2);  // into L2
+    ahead += ahead_step;
+    w += (kWeights == Weights::kWide ? Kernel::kPhases : 1) * kStepBytes;
+    if (kWeights == Weights::kRawToWide) wide += Kernel::kPhases * kStrip;
     ++x;
   }
 #pragma GCC unroll 8
@@ -207,53 +255,8 @@ MS_DSV32_INLINE void GemmTile(const int32_t* x, const char* w, int steps, typena
   }
 }
 
-// All 64 columns of one panel for a tile of rows.
-template <typename Kernel, int kRows, bool kPrefetch>
-__attribute__((noinline)) void GemmPanelTile(const int32_t* x, const char* w, int steps, typename Kernel::Sum* c,
-                                             int64_t ldc, bool load, const typename Kernel::Sum* compensation,
-                                             const char* ahead) {
-  constexpr int kVectors = TileVectors(kRows);
-  constexpr int kColumns = kVectors * kLanes;
-  static_assert(kPanel % kColumns == 0, "tiles cover the panel");
-  for (int j = 0; j < kPanel; j += kColumns) {
-    GemmTile<Kernel, kRows, kVectors, kPrefetch>(x, w + 4 * j, steps, c + j, ldc, load,
-                                                 compensation == nullptr ? nullptr : compensation + j, ahead);
-    if constexpr (kPrefetch) ahead += steps * kColumns * 4;
-  }
-}
-
-// `ahead`: what to fetch meanwhile, as many bytes as the block has; null for nothing.
-template <typename Kernel, int kRows>
-MS_DSV32_INLINE void GemmPanelRows(const int32_t* x, const char* w, int steps, typename Kernel::Sum* c, int64_t ldc,
-                                   bool load, const typename Kernel::Sum* compensation, const char* ahead) {
-  if (ahead != nullptr) {
-    GemmPanelTile<Kernel, kRows, true>(x, w, steps, c, ldc, load, compensation, ahead);
-  } else {
-    GemmPanelTile<Kernel, kRows, false>(x, w, steps, c, ldc, load, compensation, nullptr);
-  }
-}
-template <typename Kernel>
-MS_DSV32_INLINE void GemmPanelTileRows(int rows, const int32_t* x, const char* w, int steps, typename Kernel::Sum* c,
-                                       int64_t ldc, bool load, const typename Kernel::Sum* compensation,
-                                       const char* ahead) {
-  switch (rows) {
-    case 1:
-      return GemmPanelRows<Kernel, 1>(x, w, steps, c, ldc, load, compensation, ahead);
-    case 2:
-      return GemmPanelRows<Kernel, 2>(x, w, steps, c, ldc, load, compensation, ahead);
-    case 3:
-      return GemmPanelRows<Kernel, 3>(x, w, steps, c, ldc, load, compensation, ahead);
-    case 4:
-      return GemmPanelRows<Kernel, 4>(x, w, steps, c, ldc, load, compensation, ahead);
-    case 5:
-      return GemmPanelRows<Kernel, Min(5, kMaxTileRows)>(x, w, steps, c, ldc, load, compensation, ahead);
-    default:
-      return GemmPanelRows<Kernel, kMaxTileRows>(x, w, steps, c, ldc, load, compensation, ahead);
-  }
-}
-
-// One row's `steps` steps as words [phase][step].
-template <typename Kernel>
+// One row's `steps` steps as words [phase][kDepth].
+template <typename Kernel, int kDepth>
 MS_DSV32_INLINE void ConvertOperand(const typename Kernel::Element* x, int steps, int32_t* words) {
   for (int s = 0; s < steps; s += kLanes) {
     VecI raw{};
@@ -264,90 +267,243 @@ MS_DSV32_INLINE void ConvertOperand(const typename Kernel::Element* x, int steps
       memcpy(&raw, x + s * Kernel::kPerStep, static_cast<size_t>(bytes));
     }
     for (int phase = 0; phase < Kernel::kPhases; ++phase) {
-      StoreAs(words + phase * kSteps + s, Kernel::Operand(raw, phase));
+      StoreAs(words + phase * kDepth + s, Kernel::Operand(raw, phase));
+    }
+  }
+}
+
+// The product with a virtual row of 128s, of the 16 * kStrips columns of a block; see Int8Dot.
+template <typename Kernel, int kStrips>
+MS_DSV32_INLINE void Compensate(const Block& block, typename Kernel::Sum* compensation) {
+  alignas(64) int32_t words[kSteps];
+  for (int s = 0; s < block.steps; ++s) words[s] = static_cast<int32_t>(0x80808080u);
+  GemmTile<Kernel, 1, kStrips * kStrip / kLanes, kSteps, Weights::kRaw>(words, block, compensation, 0, false, nullptr);
+}
+
+template <int kRows>
+struct RowCount {
+  static constexpr int value = kRows;
+};
+
+// body(RowCount<rows>{}), 0 < rows <= kMaxTileRows.
+template <typename Body>
+MS_DSV32_INLINE void WithRowCount(int rows, const Body& body) {
+  switch (rows) {
+    case 1:
+      return body(RowCount<1>{});
+    case 2:
+      return body(RowCount<2>{});
+    case 3:
+      return body(RowCount<3>{});
+    case 4:
+      return body(RowCount<4>{});
+    case 5:
+      return body(RowCount<Min(5, kMaxTileRows)>{});
+    default:
+      return body(RowCount<kMaxTileRows>{});
+  }
+}
+
+// kRows rows as one tile; for the arguments see GemmBf16.
+template <typename Kernel, int kRows>
+inline void GemmFew(const typename Kernel::Element* x, int64_t ldx, const typename Kernel::Element* w,
+                    int64_t strip_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc, bool accumulate,
+                    const void* next) {
+  constexpr int kVectors = TileVectors(kRows);
+  constexpr int kColumns = kVectors * kLanes;
+  static_assert(kPanel % kColumns == 0, "tiles cover a panel");
+  constexpr int kStride = OperandStride<Kernel>(kFewSteps);
+  constexpr int64_t kDepth = kFewSteps * Kernel::kPerStep;
+  alignas(64) int32_t words[kRows * kStride];
+  const int64_t strip_bytes = strip_stride * static_cast<int64_t>(sizeof(*w));
+  for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
+    const int steps = static_cast<int>(Min(kDepth, k - k0) / Kernel::kPerStep);
+    for (int m = 0; m < kRows; ++m) ConvertOperand<Kernel, kFewSteps>(x + m * ldx + k0, steps, words + m * kStride);
+    const char* column = reinterpret_cast<const char*>(w + k0 * kStrip);
+    for (int j = 0; j < panels * kPanel; j += kColumns) {
+      // After a strip comes the next one, and after the last what the caller says.
+      const bool last_columns = j + kColumns == panels * kPanel;
+      const char* then = column + (j + kColumns) / kStrip * strip_bytes + (j + kColumns) % kStrip * 4;
+      if (last_columns && k0 + kDepth >= k && next != nullptr) then = static_cast<const char*>(next);
+      for (int s = 0; s < steps; s += kSteps) {
+        const char* block_w = column + j / kStrip * strip_bytes + j % kStrip * 4 + s * kStepBytes;
+        const bool last = s + kSteps >= steps;
+        const Block block = {
+            block_w,   strip_bytes, Min(kSteps, steps - s), nullptr, last ? then : block_w + kSteps * kStepBytes,
+            kStepBytes};
+        alignas(64) typename Kernel::Sum compensation[Kernel::kVirtualRow ? kColumns : 1];
+        if constexpr (Kernel::kVirtualRow) Compensate<Kernel, kColumns / kStrip>(block, compensation);
+        GemmTile<Kernel, kRows, kVectors, kFewSteps, Weights::kRaw>(
+            words + s, block, c + j, ldc, accumulate || k0 > 0 || s > 0, Kernel::kVirtualRow ? compensation : nullptr);
+      }
+    }
+  }
+}
+
+// Fetches rows [first, last) of x, `steps` steps of each: more rows than the hardware follows.
+template <typename Kernel>
+MS_DSV32_INLINE void PrefetchRows(const typename Kernel::Element* x, int64_t ldx, int64_t first, int64_t last,
+                                  int steps) {
+  for (int64_t m = first; m < last; ++m) {
+    const char* row = reinterpret_cast<const char*>(x + m * ldx);
+    for (int byte = 0; byte < 4 * steps; byte += 64) Prefetch(row + byte);
+  }
+}
+
+// Many rows: tile after tile takes all columns of a block, and fetches its part of the next block.
+template <typename Kernel>
+inline void GemmMany(const typename Kernel::Element* x, int64_t ldx, int64_t rows, const typename Kernel::Element* w,
+                     int64_t strip_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc, bool accumulate,
+                     const void* next) {
+  constexpr int64_t kDepth = kSteps * Kernel::kPerStep;
+  constexpr int kStride = OperandStride<Kernel>(kSteps);
+  constexpr int kVectors = TileVectors(kMaxTileRows);
+  constexpr int kColumns = kVectors * kLanes;
+  // All columns at a time would need more sums of a virtual row than the stack should hold, and of blocks than L2.
+  constexpr int kGroup = 8 * kPanel;
+  alignas(64) int32_t words[kMaxTileRows * kStride];
+  alignas(64) typename Kernel::Sum compensation[Kernel::kVirtualRow ? kGroup : 1];
+  const int64_t tiles = CeilDiv(rows, kMaxTileRows);
+  const int64_t strip_bytes = strip_stride * static_cast<int64_t>(sizeof(*w));
+  const int64_t ahead_step = CeilDiv(kStepBytes, tiles);
+  for (int begin = 0; begin < panels * kPanel; begin += kGroup) {
+    const int end = Min(begin + kGroup, panels * kPanel);
+    for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
+      const int steps = static_cast<int>(Min(kDepth, k - k0) / Kernel::kPerStep);
+      const bool last = k0 + kDepth >= k;
+      const auto block = [&](int j, int64_t tile) {
+        const char* here = reinterpret_cast<const char*>(w + k0 * kStrip) + j / kStrip * strip_bytes + j % kStrip * 4;
+        const char* ahead = here + steps * kStepBytes;
+        if (last) ahead = static_cast<const char*>(next) + j / kStrip * strip_bytes;
+        if (last && (next == nullptr || end < panels * kPanel))
+          return Block{here, strip_bytes, steps, nullptr, here, 0};
+        return Block{here, strip_bytes, steps, nullptr, ahead + tile * steps * ahead_step, ahead_step};
+      };
+      if constexpr (Kernel::kVirtualRow) {
+        for (int j = begin; j < end; j += kColumns) {
+          Compensate<Kernel, kColumns / kStrip>(block(j, 0), compensation + j - begin);
+        }
+      }
+      int64_t m = 0;
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int tile_rows = static_cast<int>(CeilDiv(rows - m, tiles - tile));  // nearly equal heights
+        for (int i = 0; i < tile_rows; ++i) {
+          ConvertOperand<Kernel, kSteps>(x + (m + i) * ldx + k0, steps, words + i * kStride);
+        }
+        PrefetchRows<Kernel>(x + k0, ldx, m + tile_rows, Min(m + 2 * tile_rows, rows), steps);
+        WithRowCount(tile_rows, [&](auto count) {
+          for (int j = begin; j < end; j += kColumns) {
+            GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRaw>(
+                words, block(j, tile), c + m * ldc + j, ldc, accumulate || k0 > 0,
+                Kernel::kVirtualRow ? compensation + j - begin : nullptr);
+          }
+        });
+        m += tile_rows;
+      }
+    }
+  }
+}
+
+// Many rows, at most kManyRows, where the first tile leaves the weights widened: strip after strip of a block takes all
+// tiles.
+template <typename Kernel>
+inline void GemmManyWide(const typename Kernel::Element* x, int64_t ldx, int64_t rows,
+                         const typename Kernel::Element* w, int64_t strip_stride, int panels, int64_t k,
+                         typename Kernel::Sum* c, int64_t ldc, bool accumulate, const void* next) {
+  constexpr int64_t kDepth = kSteps * Kernel::kPerStep;
+  constexpr int kStride = OperandStride<Kernel>(kSteps);
+  constexpr int kVectors = TileVectors(kMaxTileRows);
+  constexpr int kColumns = kVectors * kLanes;
+  static_assert(!Kernel::kKeepsWide || kStrip % kColumns == 0, "a strip is whole tiles");
+  alignas(64) int32_t words[kManyRows * kStride];
+  alignas(64) int32_t wide[kSteps * Kernel::kPhases * kStrip];
+  const int64_t tiles = CeilDiv(rows, kMaxTileRows);
+  const int64_t strip_bytes = strip_stride * static_cast<int64_t>(sizeof(*w));
+  for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
+    const int steps = static_cast<int>(Min(kDepth, k - k0) / Kernel::kPerStep);
+    const char* column = reinterpret_cast<const char*>(w + k0 * kStrip);
+    for (int64_t m = 0; m < rows; ++m) {
+      ConvertOperand<Kernel, kSteps>(x + m * ldx + k0, steps, words + m * kStride);
+      PrefetchRows<Kernel>(x + k0, ldx, m + kMaxTileRows, Min(m + kMaxTileRows + 1, rows), steps);
+    }
+    for (int j = 0; j < panels * kPanel; j += kStrip) {
+      Block block = {column + j / kStrip * strip_bytes,
+                     strip_bytes,
+                     steps,
+                     wide,
+                     nullptr,
+                     CeilDiv(kStepBytes, tiles * (kStrip / kColumns))};
+      block.ahead = block.w + strip_bytes;  // each tile fetches its part of the next strip
+      if (j + kStrip == panels * kPanel) {
+        block.ahead = k0 + kDepth < k ? column + steps * kStepBytes : static_cast<const char*>(next);
+        if (block.ahead == nullptr) block.ahead_step = 0;
+      }
+      int64_t m = 0;
+      for (int64_t tile = 0; tile < tiles; ++tile) {
+        const int tile_rows = static_cast<int>(CeilDiv(rows - m, tiles - tile));  // nearly equal heights
+        WithRowCount(tile_rows, [&](auto count) {
+          for (int part = 0; part < kStrip; part += kColumns) {
+            Block own = block;
+            own.w += 4 * part;
+            own.wide += part;
+            typename Kernel::Sum* sums = c + m * ldc + j + part;
+            const int32_t* tile_words = words + m * kStride;
+            const bool load = accumulate || k0 > 0;
+            if (tile == 0) {
+              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRawToWide>(tile_words, own, sums, ldc, load,
+                                                                                   nullptr);
+            } else {
+              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kWide>(tile_words, own, sums, ldc, load,
+                                                                              nullptr);
+            }
+            block.ahead += steps * block.ahead_step;
+          }
+        });
+        m += tile_rows;
+        block.w = reinterpret_cast<const char*>(wide);
+      }
     }
   }
 }
 
 template <typename Kernel>
-inline void GemmPanels(const typename Kernel::Element* x, int64_t ldx, int64_t rows, const typename Kernel::Element* w,
-                       int64_t panel_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc,
-                       bool accumulate, const void* next) {
-  using Element = typename Kernel::Element;
-  using Sum = typename Kernel::Sum;
-  constexpr int64_t kBlock = kSteps * Kernel::kPerStep;
-  // One tile takes panel after panel, as they lie in memory, which its speed is that of. More tiles take a block of
-  // several panels at a time, so that a converted tile serves them all; the compensation of so many fits the stack.
-  const int group = rows <= kMaxTileRows ? 1 : kGroupPanels;
-  if (panels > group) {
-    for (int p = 0; p < panels; p += group) {
-      const void* group_next = p + group < panels ? w + (p + group) * panel_stride : next;
-      GemmPanels<Kernel>(x, ldx, rows, w + p * panel_stride, panel_stride, Min(group, panels - p), k, c + p * kPanel,
-                         ldc, accumulate, group_next);
+inline void Gemm(const typename Kernel::Element* x, int64_t ldx, int64_t rows, const typename Kernel::Element* w,
+                 int64_t strip_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc, bool accumulate,
+                 const void* next) {
+  if (rows <= kMaxTileRows) {
+    WithRowCount(static_cast<int>(rows), [&](auto count) {
+      GemmFew<Kernel, count.value>(x, ldx, w, strip_stride, panels, k, c, ldc, accumulate, next);
+    });
+  } else if constexpr (Kernel::kKeepsWide) {
+    const int64_t parts = CeilDiv(rows, kManyRows);
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t first = part * rows / parts, count = (part + 1) * rows / parts - first;
+      GemmManyWide<Kernel>(x + first * ldx, ldx, count, w, strip_stride, panels, k, c + first * ldc, ldc, accumulate,
+                           next);
     }
-    return;
-  }
-  alignas(64) int32_t words[kMaxTileRows * kOperandStride<Kernel>];
-  const int64_t tiles = CeilDiv(rows, kMaxTileRows);
-  for (int64_t k0 = 0; k0 < k; k0 += kBlock) {
-    const int steps = static_cast<int>(Min(kBlock, k - k0) / Kernel::kPerStep);
-    const bool load = accumulate || k0 > 0;
-    const auto block = [&](int p) { return reinterpret_cast<const char*>(w + p * panel_stride + k0 * kPanel); };
-    // The first to touch a block fetches what comes after it.
-    const auto ahead = [&](int p) {
-      if (k0 + kBlock < k) return block(p) + steps * kStepBytes;
-      return next == nullptr ? nullptr : static_cast<const char*>(next) + p * steps * kStepBytes;
-    };
-    bool first_touch = true;
-    alignas(64) Sum compensation[Kernel::kVirtualRow ? kGroupPanels * kPanel : 1];
-    if constexpr (Kernel::kVirtualRow) {
-      alignas(64) int32_t virtual_row[kSteps];
-      for (int s = 0; s < steps; ++s) virtual_row[s] = static_cast<int32_t>(0x80808080u);
-      for (int p = 0; p < panels; ++p) {
-        GemmPanelRows<Kernel, 1>(virtual_row, block(p), steps, compensation + p * kPanel, kPanel, false, nullptr,
-                                 ahead(p));
-      }
-      first_touch = false;
-    }
-    for (int64_t tile = 0, m = 0; tile < tiles; ++tile) {
-      const int tile_rows = static_cast<int>(CeilDiv(rows - m, tiles - tile));  // tiles of nearly equal height
-      for (int i = 0; i < tile_rows; ++i) {
-        const Element* row = x + (m + i) * ldx + k0;
-        ConvertOperand<Kernel>(row, steps, words + i * kOperandStride<Kernel>);
-        if (tile + 1 == tiles) continue;
-        // The next tile's row: the hardware does not follow so many rows.
-        const char* next_row = reinterpret_cast<const char*>(row + tile_rows * ldx);
-        for (int byte = 0; byte < 4 * steps; byte += 64) Prefetch(next_row + byte);
-      }
-      for (int p = 0; p < panels; ++p) {
-        GemmPanelTileRows<Kernel>(tile_rows, words, block(p), steps, c + m * ldc + p * kPanel, ldc, load,
-                                  Kernel::kVirtualRow ? compensation + p * kPanel : nullptr,
-                                  first_touch ? ahead(p) : nullptr);
-      }
-      first_touch = false;
-      m += tile_rows;
-    }
+  } else {
+    GemmMany<Kernel>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);
   }
 }
 
 // c[rows, 64 * panels] (leading dimension ldc) = x[rows, k] (leading dimension ldx) @ w; with `accumulate` added to c,
-// see above. Panel p of w starts at w + p * panel_stride elements and holds [k/2][64][2]; k is even. Nothing needs to
-// be aligned.
-inline void GemmBf16(const uint16_t* x, int64_t ldx, int64_t rows, const uint16_t* w, int64_t panel_stride, int panels,
+// see above. Strip s of w, columns 16 s to 16 s + 15, starts at w + s * strip_stride elements and holds [k/2][16][2]; k
+// is even. Nothing needs to be aligned. `next`: strips that will be read after these, to be fetched meanwhile, or null.
+inline void GemmBf16(const uint16_t* x, int64_t ldx, int64_t rows, const uint16_t* w, int64_t strip_stride, int panels,
                      int64_t k, float* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
-  GemmPanels<Bf16Dot>(x, ldx, rows, w, panel_stride, panels, k, c, ldc, accumulate, next);
+  Gemm<Bf16Dot>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);
 }
 
-// As GemmBf16 with panels [k/4][64][4]; k is a multiple of 4, below 65536.
-inline void GemmInt8(const int8_t* x, int64_t ldx, int64_t rows, const int8_t* w, int64_t panel_stride, int panels,
+// As GemmBf16 with strips [k/4][16][4]; k is a multiple of 4, below 65536.
+inline void GemmInt8(const int8_t* x, int64_t ldx, int64_t rows, const int8_t* w, int64_t strip_stride, int panels,
                      int64_t k, int32_t* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
-  GemmPanels<Int8Dot>(x, ldx, rows, w, panel_stride, panels, k, c, ldc, accumulate, next);
+  Gemm<Int8Dot>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);
 }
 
-// Columns of a row-major weight [k, ..] with ldw elements a row -> panels [panels][k/2][64][2] or [panels][k/4][64][4].
+// Columns of a row-major weight [k, ..] with ldw elements a row -> strips [4 * panels][k/2][16][2] or [..][k/4][16][4].
 //
-// Rows are too far apart for the hardware to see them coming: those kPackAhead steps ahead are fetched, all panels of a
-// row together.
+// Rows are too far apart for the hardware to see them coming: those kPackAhead steps ahead are fetched, all columns of
+// a row together.
 constexpr int kPackAhead = 16;
 
 template <int kPerStep, typename T>
@@ -359,23 +515,23 @@ MS_DSV32_INLINE void PrefetchStep(const T* w, int64_t ldw, int64_t step, int64_t
   }
 }
 
-inline void PackPanelsBf16(const uint16_t* w, int64_t ldw, int64_t k, int panels, uint16_t* out) {
+inline void PackStripsBf16(const uint16_t* w, int64_t ldw, int64_t k, int panels, uint16_t* out) {
   const int64_t steps = k / kBf16PerStep;
   for (int64_t s = 0; s < steps; ++s, w += kBf16PerStep * ldw) {
     PrefetchStep<kBf16PerStep>(w, ldw, s, steps, panels);
-    for (int p = 0; p < panels; ++p) {
-      uint16_t* step = out + (p * steps + s) * kBf16PerStep * kPanel;
+    for (int j = 0; j < panels * kPanel; j += kStrip) {
+      uint16_t* step = out + (j * steps + s * kStrip) * kBf16PerStep;
 #pragma GCC unroll 4
-      for (int j = 0; j < kPanel; j += kLanes) {
-        const VecU even = __builtin_convertvector(LoadAs<VecU16>(w + p * kPanel + j), VecU);
-        const VecU odd = __builtin_convertvector(LoadAs<VecU16>(w + ldw + p * kPanel + j), VecU);
-        StoreAs(step + kBf16PerStep * j, even | (odd << 16));
+      for (int i = 0; i < kStrip; i += kLanes) {
+        const VecU even = __builtin_convertvector(LoadAs<VecU16>(w + j + i), VecU);
+        const VecU odd = __builtin_convertvector(LoadAs<VecU16>(w + ldw + j + i), VecU);
+        StoreAs(step + kBf16PerStep * i, even | (odd << 16));
       }
     }
   }
 }
-// One step: 64 columns of 4 rows -> [64][4].
-MS_DSV32_INLINE void InterleaveInt8(const int8_t* w, int64_t ldw, int8_t* out) {
+// One step of a panel: 64 columns of 4 rows -> [4] x [16][4], `stride` bytes apart.
+MS_DSV32_INLINE void InterleaveInt8(const int8_t* w, int64_t ldw, int8_t* out, int64_t stride) {
 #if MS_DSV32_IS_AVX2 || MS_DSV32_IS_AVX512
   for (int j = 0; j < kPanel; j += 32) {
     const __m256i r0 = LoadAs<__m256i>(w + j);
@@ -387,16 +543,17 @@ MS_DSV32_INLINE void InterleaveInt8(const int8_t* w, int64_t ldw, int8_t* out) {
     const __m256i lo23 = _mm256_unpacklo_epi8(r2, r3), hi23 = _mm256_unpackhi_epi8(r2, r3);
     const __m256i q0 = _mm256_unpacklo_epi16(lo01, lo23), q1 = _mm256_unpackhi_epi16(lo01, lo23);
     const __m256i q2 = _mm256_unpacklo_epi16(hi01, hi23), q3 = _mm256_unpackhi_epi16(hi01, hi23);
-    StoreAs(out + 4 * j, _mm256_permute2x128_si256(q0, q1, 0x20));
-    StoreAs(out + 4 * j + 32, _mm256_permute2x128_si256(q2, q3, 0x20));
-    StoreAs(out + 4 * j + 64, _mm256_permute2x128_si256(q0, q1, 0x31));
-    StoreAs(out + 4 * j + 96, _mm256_permute2x128_si256(q2, q3, 0x31));
+    int8_t* strip = out + j / kStrip * stride;
+    StoreAs(strip, _mm256_permute2x128_si256(q0, q1, 0x20));
+    StoreAs(strip + 32, _mm256_permute2x128_si256(q2, q3, 0x20));
+    StoreAs(strip + stride, _mm256_permute2x128_si256(q0, q1, 0x31));
+    StoreAs(strip + stride + 32, _mm256_permute2x128_si256(q2, q3, 0x31));
   }
 #elif MS_DSV32_IS_NEON
   for (int j = 0; j < kPanel; j += 16) {
     const int8x16x4_t rows = {
         {vld1q_s8(w + j), vld1q_s8(w + ldw + j), vld1q_s8(w + 2 * ldw + j), vld1q_s8(w + 3 * ldw + j)}};
-    vst4q_s8(out + 4 * j, rows);
+    vst4q_s8(out + j / kStrip * stride, rows);
   }
 #elif defined(__SSE2__)
   for (int j = 0; j < kPanel; j += 16) {
@@ -406,24 +563,27 @@ MS_DSV32_INLINE void InterleaveInt8(const int8_t* w, int64_t ldw, int8_t* out) {
     const __m128i r3 = LoadAs<__m128i>(w + 3 * ldw + j);
     const __m128i lo01 = _mm_unpacklo_epi8(r0, r1), hi01 = _mm_unpackhi_epi8(r0, r1);
     const __m128i lo23 = _mm_unpacklo_epi8(r2, r3), hi23 = _mm_unpackhi_epi8(r2, r3);
-    StoreAs(out + 4 * j, _mm_unpacklo_epi16(lo01, lo23));
-    StoreAs(out + 4 * j + 16, _mm_unpackhi_epi16(lo01, lo23));
-    StoreAs(out + 4 * j + 32, _mm_unpacklo_epi16(hi01, hi23));
-    StoreAs(out + 4 * j + 48, _mm_unpackhi_epi16(hi01, hi23));
+    int8_t* strip = out + j / kStrip * stride;
+    StoreAs(strip, _mm_unpacklo_epi16(lo01, lo23));
+    StoreAs(strip + 16, _mm_unpackhi_epi16(lo01, lo23));
+    StoreAs(strip + 32, _mm_unpacklo_epi16(hi01, hi23));
+    StoreAs(strip + 48, _mm_unpackhi_epi16(hi01, hi23));
   }
 #else
   for (int j = 0; j < kPanel; j += kLanes) {
     VecU quad{};
     for (int r = 0; r < kInt8PerStep; ++r) quad |= ((VecU)LoadInt8(w + r * ldw + j) & 0xffu) << (8 * r);
-    StoreAs(out + 4 * j, quad);
+    StoreAs(out + j / kStrip * stride + 4 * (j % kStrip), quad);
   }
 #endif
 }
-inline void PackPanelsInt8(const int8_t* w, int64_t ldw, int64_t k, int panels, int8_t* out) {
+inline void PackStripsInt8(const int8_t* w, int64_t ldw, int64_t k, int panels, int8_t* out) {
   const int64_t steps = k / kInt8PerStep;
   for (int64_t s = 0; s < steps; ++s, w += kInt8PerStep * ldw) {
     PrefetchStep<kInt8PerStep>(w, ldw, s, steps, panels);
-    for (int p = 0; p < panels; ++p) InterleaveInt8(w + p * kPanel, ldw, out + (p * steps + s) * kStepBytes);
+    for (int j = 0; j < panels * kPanel; j += kPanel) {
+      InterleaveInt8(w + j, ldw, out + j * k + s * kStepBytes, kStrip * k);
+    }
   }
 }
 

@@ -35,15 +35,15 @@ inline LightningIndexerPrologQuantParams TokenRange(LightningIndexerPrologQuantP
   return p;
 }
 
-// A Hadamard matrix, always row-major, as two panels of kHadamardSize elements.
-inline void PackHadamard(const uint16_t* matrix, uint16_t* panels) {
-  PackPanelsBf16(matrix, op_info::kIdxHeadDim, op_info::kIdxHeadDim, op_info::kIdxHeadDim / kPanel, panels);
+// A Hadamard matrix, always row-major, as strips: kHadamardSize elements.
+inline void PackHadamard(const uint16_t* matrix, uint16_t* strips) {
+  PackStripsBf16(matrix, op_info::kIdxHeadDim, op_info::kIdxHeadDim, op_info::kIdxHeadDim / kPanel, strips);
 }
 
 // x [rows, idx_head_dim] -> bf16(x @ hadamard), in place; `sums` holds as many floats.
-inline void HadamardRows(const uint16_t* panels, int64_t rows, uint16_t* x, float* sums) {
+inline void HadamardRows(const uint16_t* strips, int64_t rows, uint16_t* x, float* sums) {
   constexpr int64_t kDim = op_info::kIdxHeadDim;
-  GemmBf16(x, kDim, rows, panels, kDim * kPanel, kDim / kPanel, kDim, sums, kDim, false);
+  GemmBf16(x, kDim, rows, strips, kDim * kStrip, kDim / kPanel, kDim, sums, kDim, false);
   RoundRow(sums, rows * kDim, x);
 }
 
@@ -110,7 +110,7 @@ class IndexerHeads {
     const int8_t* up = p_.w_qb + n * kDim * op_info::kQLoraRank;
     if (!p_.packed) {
       int8_t* packed_up = reinterpret_cast<int8_t*>(scratch);
-      PackPanelsInt8(p_.w_qb + n * kDim, op_info::kIdxNHeads * kDim, op_info::kQLoraRank, kDim / kPanel, packed_up);
+      PackStripsInt8(p_.w_qb + n * kDim, op_info::kIdxNHeads * kDim, op_info::kQLoraRank, kDim / kPanel, packed_up);
       up = packed_up;
     }
     // Where this thread likely goes on: threads advance at nearly the same speed.
@@ -121,7 +121,7 @@ class IndexerHeads {
     const int64_t end = (block + 1) * p_.t / blocks_;
     for (int64_t i = block * p_.t / blocks_; i < end; i += kIndexerRows) {
       const int64_t rows = Min(kIndexerRows, end - i);
-      GemmInt8(p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows, up, op_info::kQLoraRank * kPanel,
+      GemmInt8(p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows, up, op_info::kQLoraRank * kStrip,
                kDim / kPanel, op_info::kQLoraRank, sums, kDim, false, next_up);
       for (int64_t m = 0; m < rows; ++m) {
         uint16_t* q = query + m * kDim;
@@ -143,7 +143,7 @@ class IndexerHeads {
   static constexpr int64_t kDim = op_info::kIdxHeadDim;
 
   const LightningIndexerPrologQuantParams& p_;
-  const uint16_t* hadamard_q_;  // panels
+  const uint16_t* hadamard_q_;  // strips
   const int64_t blocks_;        // of tokens, nearly equal
   const int threads_;
 };

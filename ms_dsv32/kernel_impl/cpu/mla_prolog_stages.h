@@ -80,8 +80,8 @@ class MlaHeads {
   }
 
   void Run(int64_t task, char* scratch) const {
-    constexpr int64_t kUpStride = op_info::kQLoraRank * kPanel;
-    constexpr int64_t kUkStride = op_info::kQkNopeHeadDim * kPanel;
+    constexpr int64_t kUpStride = op_info::kQLoraRank * kStrip;
+    constexpr int64_t kUkStride = op_info::kQkNopeHeadDim * kStrip;
     int32_t* sums = reinterpret_cast<int32_t*>(scratch);
     scratch += ScratchSize<int32_t>(kHeadRows * op_info::kQHeadDim);
     uint16_t* query = reinterpret_cast<uint16_t*>(scratch);
@@ -98,9 +98,9 @@ class MlaHeads {
       uint16_t* packed_uk =
           reinterpret_cast<uint16_t*>(scratch + ScratchSize<int8_t>(op_info::kQLoraRank * op_info::kQHeadDim));
       const int64_t columns = p_.n_q * op_info::kQHeadDim;
-      PackPanelsInt8(p_.w_uq_qr + n * op_info::kQHeadDim, columns, op_info::kQLoraRank, op_info::kQHeadDim / kPanel,
+      PackStripsInt8(p_.w_uq_qr + n * op_info::kQHeadDim, columns, op_info::kQLoraRank, op_info::kQHeadDim / kPanel,
                      packed_up);
-      PackPanelsBf16(uk, op_info::kKvLoraRank, op_info::kQkNopeHeadDim, op_info::kKvLoraRank / kPanel, packed_uk);
+      PackStripsBf16(uk, op_info::kKvLoraRank, op_info::kQkNopeHeadDim, op_info::kKvLoraRank / kPanel, packed_uk);
       up = packed_up;
       uk = packed_uk;
     }
@@ -143,7 +143,7 @@ class MlaHeads {
   const int64_t tasks;
 
  private:
-  static constexpr int64_t kUkColumns = 256;  // of q_nope at a time: a converted row serves 4 panels
+  static constexpr int64_t kUkColumns = 256;  // of q_nope at a time: a converted row serves 16 strips
 
   const MlaPrologQuantParams& p_;
   const int64_t blocks_;  // of tokens, nearly equal

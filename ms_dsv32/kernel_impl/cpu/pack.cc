@@ -9,7 +9,7 @@ void PackBf16(const uint16_t* weight, int64_t batch, int64_t k, int64_t n, uint1
   const int64_t panels = n / portable::kPanel;
   ParallelFor(batch * panels, [&](int64_t i, int) {
     const uint16_t* columns = weight + i / panels * k * n + i % panels * portable::kPanel;
-    portable::PackPanelsBf16(columns, n, k, 1, packed + i * k * portable::kPanel);
+    portable::PackStripsBf16(columns, n, k, 1, packed + i * k * portable::kPanel);
   });
 }
 
@@ -17,7 +17,7 @@ void PackInt8(const int8_t* weight, int64_t batch, int64_t k, int64_t n, int8_t*
   const int64_t panels = n / portable::kPanel;
   ParallelFor(batch * panels, [&](int64_t i, int) {
     const int8_t* columns = weight + i / panels * k * n + i % panels * portable::kPanel;
-    portable::PackPanelsInt8(columns, n, k, 1, packed + i * k * portable::kPanel);
+    portable::PackStripsInt8(columns, n, k, 1, packed + i * k * portable::kPanel);
   });
 }
 

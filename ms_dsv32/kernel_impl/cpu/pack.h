@@ -1,9 +1,10 @@
 // The PACKED layout of weights, the CPU's analogue of Ascend's FRACTAL_NZ.
 //
-// A weight [K, N], N a multiple of 64, becomes N/64 panels of 64 columns, in which the K-neighbours that one
-// instruction multiplies (bf16: 2, int8: 4) lie side by side: [N/64][K/2][64][2] for bf16, [N/64][K/4][64][4] for int8.
-// The same number of elements, the same for every instruction set. A batch of weights (w_uk: n_q heads) is packed
-// matrix by matrix.
+// A weight [K, N], N a multiple of 64, becomes N/16 strips of 16 columns, in which the K-neighbours that one
+// instruction multiplies (bf16: 2, int8: 4) lie side by side: [N/16][K/2][16][2] for bf16, [N/16][K/4][16][4] for int8.
+// So a strip is one run of memory, 64 bytes for each 2 or 4 rows of the weight: the narrowest tile of columns reads
+// whole lines, one after the other. The same number of elements, the same for every instruction set. A batch of weights
+// (w_uk: n_q heads) is packed matrix by matrix.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_PACK_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_PACK_H_
 

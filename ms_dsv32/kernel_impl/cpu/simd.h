@@ -275,6 +275,15 @@ MS_DSV32_INLINE VecF Rint(VecF v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
 // bf16(v) in the upper half of each lane, garbage in the lower half; v is not NaN. Half the work of BitsToBf16.
 MS_DSV32_INLINE VecU RoundToUpperHalf(VecF v) { return (VecU)v + 0x7fffu + (((VecU)v >> 16) & 1u); }
 
+// Keeps the compiler from loading the value again at each use: a core does fewer loads than it takes operands.
+MS_DSV32_INLINE void KeepInRegister(VecI& v) {
+#if MS_DSV32_IS_AVX2 || (MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE))
+  asm("" : "+v"(v));
+#else
+  static_cast<void>(v);
+#endif
+}
+
 MS_DSV32_INLINE void Prefetch(const void* p) { __builtin_prefetch(p, 0, 3); }  // for reading, all cache levels
 
 }  // namespace ms_dsv32::cpu::MS_DSV32_ISA

@@ -1,5 +1,5 @@
 // Tokens are taken in waves; a token in flight keeps its scores (n_q x 2048 float32, 1 MiB) and its dequantised keys as
-// the panels of p . v (2048 x 512 bf16, 2 MiB), because the probabilities are rounded to bf16 only after the exact
+// the strips of p . v (2048 x 512 bf16, 2 MiB), because the probabilities are rounded to bf16 only after the exact
 // normalisation. The stages of a wave are cut into items of (token, keys), (token, heads), (token, columns, heads), so
 // that one token occupies all threads as well. Each element of a product is one chain over ascending k (gemm.h) and
 // each softmax row is one item: no cut can be seen in a result.
@@ -21,13 +21,13 @@ using op_info::kBlockSize;
 constexpr int64_t kWaveTokens = 32;      // 3.1 MiB each
 constexpr int64_t kTokensPerThread = 2;  // in flight, so that threads seldom wait at the end of a stage
 constexpr int64_t kItemsPerThread = 4;   // likewise, where a few tokens are cut into items
-// Keys of one item: their K panels are 72 KiB for each 64, and stay in L2 while all heads use them.
+// Keys of one item: their K strips are 72 KiB for each 64, and stay in L2 while all heads use them.
 constexpr int64_t kTileKeys = 128;
 constexpr int64_t kSoftmaxHeads = 8;
-// Columns of one item, in panels: with 64 KiB of sums for 128 heads, a step block of the V panels and the heads' P stay
+// Columns of one item, in panels: with 64 KiB of sums for 128 heads, a block of the V strips and the heads' P stay
 // in L2.
 constexpr int64_t kOutPanels = 2;
-constexpr int64_t kMinHeads = 4 * kMaxTileRows;  // fewer rows would not repay loading the panels
+constexpr int64_t kMinHeads = 4 * kMaxTileRows;  // fewer rows would not repay loading the strips
 
 struct Token {
   int64_t count;   // valid entries
@@ -56,21 +56,22 @@ void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
   const int64_t head_items =
       Max<int64_t>(1, Min(p.n_q / kMinHeads, CeilDiv(kItemsPerThread * threads, wave_tokens * column_items)));
   const int64_t head_step = CeilDiv(p.n_q, head_items);
-  // Rows of the scores are a line longer than a power of two, so that neighbouring rows do not share cache sets.
+  // Rows of the scores, and strips of V, are a line longer than a power of two, so that neighbours do not share cache
+  // sets.
   const int64_t score_stride = max_keys + 16;
-  const int64_t v_panel_stride = max_keys * kPanel;
+  const int64_t v_strip_stride = max_keys * kStrip + 32;
+  const int64_t v_size = kLatentDim / kStrip * v_strip_stride;
 
   Scratch scratch(ScratchSize<Token>(wave_tokens) + ScratchSize<int64_t>(wave_tokens * max_keys) +
-                  ScratchSize<float>(wave_tokens * p.n_q * score_stride) +
-                  ScratchSize<uint16_t>(wave_tokens * kLatentPanels * v_panel_stride) +
+                  ScratchSize<float>(wave_tokens * p.n_q * score_stride) + ScratchSize<uint16_t>(wave_tokens * v_size) +
                   ScratchSize<uint16_t>(threads * kTileKeys * kKeyDim) +
                   ScratchSize<uint16_t>(threads * kGatherKeys * kKeyDim) +
                   ScratchSize<float>(threads * head_step * kOutPanels * kPanel));
   Token* tokens = scratch.Take<Token>(wave_tokens);
   int64_t* rows = scratch.Take<int64_t>(wave_tokens * max_keys);
   float* scores = scratch.Take<float>(wave_tokens * p.n_q * score_stride);
-  uint16_t* v_panels = scratch.Take<uint16_t>(wave_tokens * kLatentPanels * v_panel_stride);
-  uint16_t* k_panels = scratch.Take<uint16_t>(threads * kTileKeys * kKeyDim);
+  uint16_t* v_strips = scratch.Take<uint16_t>(wave_tokens * v_size);
+  uint16_t* k_strips = scratch.Take<uint16_t>(threads * kTileKeys * kKeyDim);
   uint16_t* buffers = scratch.Take<uint16_t>(threads * kGatherKeys * kKeyDim);
   float* outs = scratch.Take<float>(threads * head_step * kOutPanels * kPanel);
   const LatentCache cache = {p.key_nope_2d, p.key_rope_2d, p.k_nope_scales};
@@ -101,16 +102,15 @@ void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
       if (begin >= token.padded) return;
       const int64_t keys = Min(tile_keys, token.padded - begin);
       const int64_t count = Min(keys, token.count - begin);
-      uint16_t* k = k_panels + thread * kTileKeys * kKeyDim;
+      uint16_t* k = k_strips + thread * kTileKeys * kKeyDim;
       GatherKeys(cache, rows + w * max_keys + begin, count, token.count - begin - count, keys, k,
-                 v_panels + w * kLatentPanels * v_panel_stride + begin * kPanel, v_panel_stride,
-                 buffers + thread * kGatherKeys * kKeyDim);
+                 v_strips + w * v_size + begin * kStrip, v_strip_stride, buffers + thread * kGatherKeys * kKeyDim);
       const int64_t query = (first + w) * p.n_q;
       const int panels = static_cast<int>(keys / kPanel);
       float* s = scores + w * p.n_q * score_stride + begin;
-      GemmBf16(p.query_nope + query * kLatentDim, kLatentDim, p.n_q, k, kPanel * kKeyDim, panels, kLatentDim, s,
+      GemmBf16(p.query_nope + query * kLatentDim, kLatentDim, p.n_q, k, kStrip * kKeyDim, panels, kLatentDim, s,
                score_stride, false);
-      GemmBf16(p.query_rope + query * kRopeKeyDim, kRopeKeyDim, p.n_q, k + kLatentDim * kPanel, kPanel * kKeyDim,
+      GemmBf16(p.query_rope + query * kRopeKeyDim, kRopeKeyDim, p.n_q, k + kLatentDim * kStrip, kStrip * kKeyDim,
                panels, kRopeKeyDim, s, score_stride, true);
     });
 
@@ -144,8 +144,8 @@ void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
       float* out = outs + thread * head_step * kOutPanels * kPanel;
       const float* probabilities = scores + (w * p.n_q + head) * score_stride;  // bf16, in the first half of each row
       GemmBf16(reinterpret_cast<const uint16_t*>(probabilities), 2 * score_stride, heads,
-               v_panels + (w * kLatentPanels + panel) * v_panel_stride, v_panel_stride, kOutPanels, token.padded, out,
-               kOutPanels * kPanel, false);
+               v_strips + w * v_size + panel * (kPanel / kStrip) * v_strip_stride, v_strip_stride, kOutPanels,
+               token.padded, out, kOutPanels * kPanel, false);
       for (int64_t h = 0; h < heads; ++h) {
         for (int64_t c = 0; c < kOutPanels * kPanel; c += kLanes) {
           StoreBf16(attention_out + h * kLatentDim + c, LoadF(out + h * kOutPanels * kPanel + c));

@@ -49,36 +49,34 @@ class TokenProjection {
     sums_ = sums;
     threads_ = threads;
     group_ = 1;
-    row_blocks_ = 1;
-    if (Split()) {
-      tasks = static_cast<int64_t>(panels_) * kProjectionParts;
-      return;
-    }
-    row_blocks_ = CeilDiv(t_, packed_ ? kProjectionRows : kProjectionRowsNd);
+    blocks_ = Split() ? kProjectionParts : CeilDiv(t_, packed_ ? kProjectionRows : kProjectionRowsNd);
     // Larger tasks waste less, smaller ones keep all threads busy to the end.
-    if (packed_ && CeilDiv(panels_, kProjectionGroup) * row_blocks_ >= 8 * threads) group_ = kProjectionGroup;
-    tasks = CeilDiv(panels_, group_) * row_blocks_;
+    if (packed_ && CeilDiv(panels_, kProjectionGroup) * blocks_ >= 8 * threads) group_ = kProjectionGroup;
+    tasks = CeilDiv(panels_, group_) * blocks_;
   }
 
   void Run(int64_t task, char* scratch) const {
     float* part_sums = reinterpret_cast<float*>(scratch);
     uint16_t* block = reinterpret_cast<uint16_t*>(scratch + ScratchSize<float>(kProjectionRowsNd * kPanel));
     if (Split()) {
-      const int part = static_cast<int>(task % kProjectionParts);
-      const int panel = static_cast<int>(task / kProjectionParts);
+      // One part of x after the other, so that it stays in L2 for all weights.
+      const int64_t groups = tasks / blocks_;
+      const int part = static_cast<int>(task / groups);
+      const int first = static_cast<int>(task % groups) * group_;
       // Threads advance at nearly the same speed: this one's next task is likely so many ahead.
       const int64_t next = task + threads_;
       const uint16_t* ahead = nullptr;
       if (packed_ && next < tasks) {
-        ahead = Block(static_cast<int>(next / kProjectionParts), static_cast<int>(next % kProjectionParts));
+        ahead = Block(static_cast<int>(next % groups) * group_, static_cast<int>(next / groups));
       }
-      Multiply(panel, 1, part, 0, t_, block, sums_ + part * t_ * Columns() + panel * kPanel, Columns(), ahead);
+      Multiply(first, Min(group_, panels_ - first), part, 0, t_, block, sums_ + part * t_ * Columns() + first * kPanel,
+               Columns(), ahead);
       return;
     }
-    const int first = static_cast<int>(task / row_blocks_) * group_;
+    const int first = static_cast<int>(task / blocks_) * group_;
     const int panels = Min(group_, panels_ - first);
-    const int64_t row0 = task % row_blocks_ * t_ / row_blocks_;
-    const int64_t row1 = (task % row_blocks_ + 1) * t_ / row_blocks_;
+    const int64_t row0 = task % blocks_ * t_ / blocks_;
+    const int64_t row1 = (task % blocks_ + 1) * t_ / blocks_;
     float* out = sums_ + row0 * Columns() + first * kPanel;
     Multiply(first, panels, 0, row0, row1, block, out, Columns(), nullptr);
     for (int part = 1; part < kProjectionParts; ++part) {
@@ -116,11 +114,11 @@ class TokenProjection {
   MS_DSV32_INLINE bool Split() const { return t_ <= kProjectionSplitTokens; }
   MS_DSV32_INLINE int64_t Columns() const { return static_cast<int64_t>(panels_) * kPanel; }
 
-  // The part of a panel of the whole, packed.
+  // The part of the strips of a panel of the whole, packed.
   const uint16_t* Block(int panel, int part) const {
     int i = 0;
     while (panel >= weights_[i].first + weights_[i].panels) ++i;
-    return weights_[i].data + ((panel - weights_[i].first) * op_info::kH + part * kProjectionDepth) * kPanel;
+    return weights_[i].data + (panel - weights_[i].first) * op_info::kH * kPanel + part * kProjectionDepth * kStrip;
   }
 
   // out = rows [row0, row1) of x's part times panels [first, first + panels). `next`: weights to fetch meanwhile, or
@@ -135,15 +133,15 @@ class TokenProjection {
       if (begin >= end) continue;
       float* o = out + (weight.first + begin - first) * kPanel;
       if (packed_) {
-        constexpr int64_t kStride = op_info::kH * kPanel;
+        constexpr int64_t kStride = op_info::kH * kStrip;
         GemmBf16(x, op_info::kH, row1 - row0, Block(weight.first + begin, part), kStride, end - begin, kProjectionDepth,
                  o, ldo, false, next);
         continue;
       }
       const int64_t ldw = weight.panels * kPanel;
       for (; begin < end; ++begin, o += kPanel) {
-        PackPanelsBf16(weight.data + part * kProjectionDepth * ldw + begin * kPanel, ldw, kProjectionDepth, 1, block);
-        GemmBf16(x, op_info::kH, row1 - row0, block, 0, 1, kProjectionDepth, o, ldo, false);
+        PackStripsBf16(weight.data + part * kProjectionDepth * ldw + begin * kPanel, ldw, kProjectionDepth, 1, block);
+        GemmBf16(x, op_info::kH, row1 - row0, block, kProjectionDepth * kStrip, 1, kProjectionDepth, o, ldo, false);
       }
     }
   }
@@ -156,8 +154,8 @@ class TokenProjection {
   int panels_ = 0;
   float* sums_ = nullptr;
   int threads_ = 1;
-  int group_ = 1;
-  int64_t row_blocks_ = 1;
+  int group_ = 1;       // panels of a task
+  int64_t blocks_ = 1;  // parts of h, or blocks of rows
 };
 
 }  // namespace ms_dsv32::cpu::MS_DSV32_ISA
