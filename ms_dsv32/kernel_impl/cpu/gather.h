@@ -25,6 +25,9 @@ constexpr int kGatherKeys = kStrip;  // 18 KiB of bf16 rows
 // Rows to fetch ahead of use: enough to cover a DRAM access (80 ns or more) by the work on the rows between (some 100
 // ns each).
 constexpr int kGatherAhead = 8;
+// Steps of V, two keys each, to fetch ahead of their stores: a step is a line in each of 32 strips, and stores that
+// miss wait for one line after the other.
+constexpr int kStoreAhead = 4;
 static_assert(kGatherKeys % kLanes == 0 && kKeyWords % kLanes == 0, "whole blocks to transpose");
 
 struct LatentCache {
@@ -151,6 +154,10 @@ inline void GatherKeys(const LatentCache& cache, const int64_t* rows, int64_t co
       uint16_t* even = buffer + i * kKeyDim;
       uint16_t* odd = even + kKeyDim;
       uint16_t* step = v + (base + i) * kStrip;
+#pragma GCC unroll 32
+      for (int strip = 0; strip < kLatentDim / kStrip; ++strip) {
+        Prefetch(step + strip * v_strip_stride + kStoreAhead * 2 * kStrip);
+      }
       if (finite) {
         DequantPair<false>(nope[0], nope[1], scales[0], scales[1], even, odd, step, v_strip_stride);
       } else {
