@@ -136,10 +136,9 @@ std::vector<T> Strips(const std::vector<T>& w, int k, int panels, int neighbours
   return out;
 }
 
-void CheckProducts(int k, int panels) {
-  constexpr int kRows = 23;
+void CheckProducts(int k, int panels, int all_rows = 23) {
   const int n = 64 * panels;
-  std::vector<uint16_t> x(static_cast<size_t>(kRows * k)), w(static_cast<size_t>(k * n));
+  std::vector<uint16_t> x(static_cast<size_t>(all_rows * k)), w(static_cast<size_t>(k * n));
   std::vector<int8_t> x8(x.size()), w8(w.size());
   for (uint16_t& v : x) v = F32ToBf16(static_cast<float>(random_bits() % 2001) / 1000.0f - 1.0f);
   for (uint16_t& v : w) v = F32ToBf16(static_cast<float>(random_bits() % 2001) / 1000.0f - 1.0f);
@@ -157,11 +156,11 @@ void CheckProducts(int k, int panels) {
   Expect(!memcmp(own.data(), wp.data(), own.size() * 2), "PackStripsBf16, k = %d", k);
   Expect(!memcmp(own8.data(), w8p.data(), own8.size()), "PackStripsInt8, k = %d", k);
 
-  std::vector<float> c(static_cast<size_t>(kRows * n)), part(c.size());
+  std::vector<float> c(static_cast<size_t>(all_rows * n)), part(c.size());
   std::vector<int32_t> c8(c.size()), part8(c.size());
-  GemmBf16(x.data(), k, kRows, wp.data(), 16 * k, panels, k, c.data(), n, false);
-  GemmInt8(x8.data(), k, kRows, w8p.data(), 16 * k, panels, k, c8.data(), n, false);
-  for (int m = 0; m < kRows; ++m) {
+  GemmBf16(x.data(), k, all_rows, wp.data(), 16 * k, panels, k, c.data(), n, false);
+  GemmInt8(x8.data(), k, all_rows, w8p.data(), 16 * k, panels, k, c8.data(), n, false);
+  for (int m = 0; m < all_rows; ++m) {
     for (int j = 0; j < n; ++j) {
       double want = 0, size = 0;
       int32_t want8 = 0;
@@ -181,7 +180,7 @@ void CheckProducts(int k, int panels) {
   // The bits of a row depend neither on how many rows there are, nor on the cuts of k, nor on a NaN elsewhere.
   const int cut = k / 8 * 4;  // 0 for the smallest k: one call then
   for (int rows = 1; rows <= 13; ++rows) {
-    const size_t first = static_cast<size_t>(kRows - rows);
+    const size_t first = static_cast<size_t>(all_rows - rows);
     GemmBf16(x.data() + first * k, k, rows, wp.data(), 16 * k, panels, cut, part.data(), n, false);
     GemmBf16(x.data() + first * k + cut, k, rows, wp.data() + 16 * cut, 16 * k, panels, k - cut, part.data(), n,
              cut > 0);
@@ -194,9 +193,9 @@ void CheckProducts(int k, int panels) {
            rows, k);
   }
   x[static_cast<size_t>(3 * k)] = 0x7fc0;
-  GemmBf16(x.data(), k, kRows, wp.data(), 16 * k, panels, k, part.data(), n, false);
+  GemmBf16(x.data(), k, all_rows, wp.data(), 16 * k, panels, k, part.data(), n, false);
   Expect(!memcmp(part.data(), c.data(), static_cast<size_t>(3 * n) * 4), "NaN reaches the rows before, k = %d", k);
-  Expect(!memcmp(part.data() + 4 * n, c.data() + 4 * n, static_cast<size_t>((kRows - 4) * n) * 4),
+  Expect(!memcmp(part.data() + 4 * n, c.data() + 4 * n, static_cast<size_t>((all_rows - 4) * n) * 4),
          "NaN reaches the rows after, k = %d", k);
   Expect(std::isnan(part[static_cast<size_t>(3 * n)]) && std::isnan(part[static_cast<size_t>(4 * n - 1)]),
          "NaN is lost, k = %d", k);
@@ -338,7 +337,8 @@ int Run() {
   for (int k : {4, 12, 128, 260, 576}) CheckProducts(k, 1);
   CheckProducts(132, 3);
   CheckProducts(64, 17);
-  CheckProducts(2052, 1);  // deeper than is converted at a time
+  CheckProducts(2052, 1);      // deeper than is converted at a time
+  CheckProducts(132, 1, 259);  // more rows than are
   CheckCacheRows();
   CheckThreads();
   CheckQuotas();

@@ -9,14 +9,14 @@
 // of one call. A row reads nothing of another row: NaN and Inf stay in theirs.
 //
 // A step is 64 bytes of a strip: 2 (bf16) or 4 (int8) neighbours in k of each of its 16 columns. Rows of x are
-// converted once into the form that the instructions want, a block of steps at a time, and multiplied with strip after
-// strip; accumulators stay in registers for the block.
+// converted into the form that the instructions want, a block of steps at a time; sums stay in registers for a block.
 //
-//   Few rows, one tile     the speed is that of the stream of weights: blocks are long, and a tile of 16 columns reads
-//                          memory in its order, which is what hardware prefetchers follow
-//   Many rows              the speed is that of the multipliers: the block of a strip stays in L1 for all tiles of
-//   rows,
-//                          while they fetch the next one
+//   GemmFew       one tile of rows: the speed is that of the stream of weights, read strip by strip in memory's order,
+//                 which is what hardware prefetchers follow
+//   GemmMany      the speed is that of the multipliers: a converted tile of rows takes the block of all strips
+//   GemmManyWide  the same where weights must be widened first: the block of a strip, widened, takes all tiles
+//
+// Of the block that comes next every tile fetches its part: prefetches that come too close together are dropped.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 
@@ -30,11 +30,10 @@ constexpr int kBf16PerStep = 2;  // neighbours in k, bf16
 constexpr int kInt8PerStep = 4;  // neighbours in k, int8
 constexpr int kStepBytes = 64;   // kStrip columns x 4 bytes
 constexpr int kMaxTileRows = MS_DSV32_IS_PORTABLE ? 4 : 6;
-// Steps of a block. Its columns of a tile are 16 KiB of widened numbers, or on AVX-512 24 KiB of four strips, and stay
-// in an L1 of 32 KiB beside a tile's words (6 KiB) and sums.
-constexpr int kSteps = MS_DSV32_IS_AVX512 ? 96 : 128;
-constexpr int kFewSteps = 512;  // of which a tile's rows are converted at a time, if they are all: 24 KiB of words
-constexpr int kManyRows = 128;  // converted at a time: 136 KiB of words, which stay in L2
+// Steps of a block: 8 KiB of a strip, 16 KiB widened, which stay in an L1 of 32 KiB beside a tile's words (6 KiB).
+constexpr int kSteps = 128;
+constexpr int kFewSteps = 512;  // converted at a time for one tile: 24 KiB of words
+constexpr int kManyRows = 128;  // converted at a time for all strips: 136 KiB of words, which stay in L2
 
 // ---- one instruction set's multiply-add steps
 //
@@ -350,7 +349,7 @@ MS_DSV32_INLINE void PrefetchRows(const typename Kernel::Element* x, int64_t ldx
   }
 }
 
-// Many rows: tile after tile takes all columns of a block, and fetches its part of the next block.
+// More rows, see above.
 template <typename Kernel>
 inline void GemmMany(const typename Kernel::Element* x, int64_t ldx, int64_t rows, const typename Kernel::Element* w,
                      int64_t strip_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc, bool accumulate,
@@ -373,10 +372,11 @@ inline void GemmMany(const typename Kernel::Element* x, int64_t ldx, int64_t row
       const bool last = k0 + kDepth >= k;
       const auto block = [&](int j, int64_t tile) {
         const char* here = reinterpret_cast<const char*>(w + k0 * kStrip) + j / kStrip * strip_bytes + j % kStrip * 4;
-        const char* ahead = here + steps * kStepBytes;
-        if (last) ahead = static_cast<const char*>(next) + j / kStrip * strip_bytes;
-        if (last && (next == nullptr || end < panels * kPanel))
+        if (last && (next == nullptr || end < panels * kPanel)) {
           return Block{here, strip_bytes, steps, nullptr, here, 0};
+        }
+        const char* ahead =
+            last ? static_cast<const char*>(next) + j / kStrip * strip_bytes : here + steps * kStepBytes;
         return Block{here, strip_bytes, steps, nullptr, ahead + tile * steps * ahead_step, ahead_step};
       };
       if constexpr (Kernel::kVirtualRow) {
@@ -404,8 +404,7 @@ inline void GemmMany(const typename Kernel::Element* x, int64_t ldx, int64_t row
   }
 }
 
-// Many rows, at most kManyRows, where the first tile leaves the weights widened: strip after strip of a block takes all
-// tiles.
+// At most kManyRows rows; the first tile leaves the weights widened for the others.
 template <typename Kernel>
 inline void GemmManyWide(const typename Kernel::Element* x, int64_t ldx, int64_t rows,
                          const typename Kernel::Element* w, int64_t strip_stride, int panels, int64_t k,
@@ -436,7 +435,10 @@ inline void GemmManyWide(const typename Kernel::Element* x, int64_t ldx, int64_t
       block.ahead = block.w + strip_bytes;  // each tile fetches its part of the next strip
       if (j + kStrip == panels * kPanel) {
         block.ahead = k0 + kDepth < k ? column + steps * kStepBytes : static_cast<const char*>(next);
-        if (block.ahead == nullptr) block.ahead_step = 0;
+      }
+      if (block.ahead == nullptr) {
+        block.ahead = block.w;
+        block.ahead_step = 0;
       }
       int64_t m = 0;
       for (int64_t tile = 0; tile < tiles; ++tile) {
