@@ -68,13 +68,43 @@ def test_random_scores(seed: int, selected_count: int) -> None:
 
 
 def test_every_int8_value() -> None:
-    """-128 included: two products of -128 * -128 overflow the int16 pairs of the usual x86 multiplication."""
+    """-128 included, which int8 cannot negate, and whose products overflow the int16 pairs of vpmaddubsw."""
     case = cases.indexer_case(1, 2, 900, selected_count=64)
     rng = np.random.default_rng(0)
     low = {n: np.full_like(case.inputs[n], -128) for n in ("q_int8", "k_cache")}
+    check(case.copy(**low))
     low["k_cache"].reshape(-1, BLOCK)[::3, ::2] = 127
     check(case.copy(**low))
     check(case.copy(**{n: rng.choice(np.array([-128, 127], np.int8), v.shape) for n, v in low.items()}))
+    check(case.copy(**{n: rng.integers(-128, 128, v.shape, dtype=np.int8) for n, v in low.items()}))
+
+
+@pytest.mark.parametrize("value", [-128, -127, -1, 0, 127])
+@pytest.mark.parametrize("other", [-128, -127, 0, 127])
+def test_every_pair_of_signs(value: int, other: int) -> None:
+    """The elements of a pair, and the pairs of a group of four, of every sign, against extreme queries."""
+    case = cases.indexer_case(1, 1, 700, selected_count=150)
+    k = np.full_like(case.inputs["k_cache"], other)
+    for i in range(4):
+        k.reshape(-1, BLOCK)[i::5, i::4] = value
+    for extreme in (-128, 127):
+        q = np.where(np.random.default_rng(1).random(case.inputs["q_int8"].shape) < 0.5, case.inputs["q_int8"], extreme)
+        check(case.copy(q_int8=q.astype(np.int8), k_cache=k))
+
+
+@pytest.mark.parametrize("position", [0, 1, 62, 63, 64, 127, 128, 300, 637])
+def test_one_lowest_value(position: int) -> None:
+    """-128 in a single key: at the edges of a run of keys, of a block and of the sequence."""
+    case = cases.indexer_case(1, 2, 638, selected_count=200)
+    k = case.inputs["k_cache"].copy()
+    row = case.inputs["block_table"][0, position // BLOCK] * BLOCK + position % BLOCK
+    k.reshape(-1, BLOCK)[row, [0, 1, 6, 127]] = -128
+    check(case.copy(k_cache=k))
+
+
+@pytest.mark.parametrize("visible", [1, 47, 48, 49, 63, 64, 65, 127, 128, 129, 191, 193, 1023, 1024, 1025, 2049])
+def test_edges_of_runs_and_chunks(visible: int) -> None:
+    check(cases.indexer_case(2, 2, [visible, visible + 1], selected_count=max(visible // 3, 1)))
 
 
 @pytest.mark.parametrize("selected_count", [1, 5, 1000, 2048])
@@ -109,6 +139,16 @@ def test_scores_that_differ_in_the_last_bits() -> None:
     spread = exact_scores(case, 0).view(np.uint32)
     assert np.unique(spread >> 10).size == 1 < np.unique(spread).size
     check(case)
+
+
+@pytest.mark.parametrize("selected_count", [1, 15, 16, 17, 1500, 2048])
+@pytest.mark.parametrize("first", [0, 1030, 2990])
+def test_ties_at_the_cut(first: int, selected_count: int) -> None:
+    """The largest score is alone, at `first`; of the others, which are equal, those before and after it are taken."""
+    case = only_scales(cases.indexer_case(1, 1, 3000, selected_count=selected_count), np.array([0x3C00]))
+    scale = case.inputs["k_cache_scale"].copy()
+    scale.reshape(-1)[case.inputs["block_table"][0, first // BLOCK] * BLOCK + first % BLOCK] = 2
+    check(case.copy(k_cache_scale=scale))
 
 
 def test_nan_in_one_query_stays_there() -> None:

@@ -7,11 +7,22 @@
 // 2), i + (i + 1). So the bits of a score depend on nothing but the token and the key.
 //
 // Vector lanes hold heads and a key's elements are broadcast, so that keys need no transposition. The query is packed
-// once per token as [pass][128 / kDotDepth][kPassHeads][kDotDepth]. A pass is as many heads as fit the accumulators
-// together with kKeyTile keys.
+// once per token as [pass][128 / kDotDepth][form][kPassHeads][kDotDepth]. A pass is as many heads as fit the
+// accumulators together with kKeyTile keys.
 //   AVX-512   vpdpbusd, keys as k + 128 (uint8); each head starts at -128 * sum(q[n]), which takes the offset out again
+//   AVX2      vpmaddubsw, the query as uint8; see below
 //   NEON      sdot
-//   others    int16 pairs (pmaddwd). pmaddubsw would saturate: 2 * 128 * 128 does not fit int16.
+//   others    int16 pairs (pmaddwd)
+//
+// vpmaddubsw multiplies uint8 by int8 and adds the products of a pair in int16, which holds them if they have opposite
+// signs: 255 * 127 < 2^15. So where both keys of a pair have the same sign, the second one is negated, and multiplied
+// not by q + 128 as the others are, but by the mirror image 127 - q:
+//   k * q = k * (q + 128) - 128 * k = -k * (127 - q) + 127 * k
+// What is added to the products of uint8 and int8 is the same for all heads, and each key starts at it. A vector holds
+// four elements of a head, two pairs, of which either may be mirrored: hence four forms of the query. With the vpmaddwd
+// and vpaddd that widen the pairs this takes three instructions for 32 products, and vpmaddwd on int16 four. -128 cannot
+// be negated: it counts as -127, and the -1 that is missing is multiplied by the plain form, for runs of keys that have
+// it (quantised keys are in [-127, 127]).
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_INDEX_SCORE_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_INDEX_SCORE_H_
 
@@ -30,77 +41,200 @@ typedef int8_t IndexQuery;
 constexpr int kDotDepth = 4;
 constexpr int kPassHeads = 64;
 constexpr int kKeyTile = 6;  // 6 x 4 accumulators + 4 of the query of 32 registers
+constexpr int kKeyRun = 48;
+#elif MS_DSV32_IS_AVX2
+typedef int8_t IndexKey;
+typedef uint8_t IndexQuery;
+constexpr int kDotDepth = 4;
+constexpr int kPassHeads = 32;
+constexpr int kKeyTile = 2;  // 2 x 4 accumulators + 4 products + 1 key + ones of 16 registers
+constexpr int kKeyRun = 64;
 #elif MS_DSV32_IS_NEON
 typedef int8_t IndexKey;
 typedef int8_t IndexQuery;
 constexpr int kDotDepth = 4;
 constexpr int kPassHeads = 16;
 constexpr int kKeyTile = 4;  // 4 x 4 accumulators + 4 of the query + 4 of the keys of 32 registers
+constexpr int kKeyRun = 48;
 #else
 typedef int16_t IndexKey;
 typedef int16_t IndexQuery;
 constexpr int kDotDepth = 2;
 constexpr int kPassHeads = 16;
-#if MS_DSV32_IS_AVX2
-constexpr int kKeyTile = 6;  // 6 x 2 accumulators + 2 of the query + 1 key + 1 product of 16 registers
-#else
 constexpr int kKeyTile = 2;  // 2 x 4 accumulators + 4 of the query + 1 key + 1 product of 16 registers
-#endif
+constexpr int kKeyRun = 48;
 #endif
 constexpr int kPasses = kIndexHeads / kPassHeads;
 constexpr int kPassVecs = kPassHeads / kLanes;
-// Keys scored together: the widened keys (12 KiB as int16), one pass of the query (4 KiB) and the partial sums (3 KiB)
-// stay in L1.
-constexpr int kKeyRun = 48;
+constexpr int kSumVecs = kPartialSums / kLanes;
+constexpr int kQueryForms = MS_DSV32_IS_AVX2 ? 4 : 1;
+constexpr int kFormSize = kPassHeads * kDotDepth;
+constexpr int kKeyGroups = kIndexDim / kDotDepth;
+constexpr int kPackHeads = 16;
+// kKeyRun: the keys that are scored together. They (12 KiB as int16), one pass of the query (4 KiB; 16 KiB of four
+// forms) and the partial sums (3 or 4 KiB) stay in L1.
 static_assert(kKeyRun % kKeyTile == 0 && kKeyRun % 16 == 0, "a run is whole tiles and whole vectors");
+static_assert(kPassHeads % kPackHeads == 0 && kPassVecs % kSumVecs == 0, "a pass is whole parts");
 
 // What the scores of one token need.
 struct IndexToken {
-  alignas(64) IndexQuery q[kIndexHeads * kIndexDim];
+  alignas(64) IndexQuery q[kQueryForms * kIndexHeads * kIndexDim];
   alignas(64) float w[kIndexHeads];
+#if MS_DSV32_IS_AVX512
   alignas(64) int32_t start[kIndexHeads];  // initial accumulators
+#endif
 };
 
 // Buffers of one thread.
 struct IndexRun {
   alignas(64) IndexKey keys[kKeyRun * kIndexDim];
+#if MS_DSV32_IS_AVX2
+  alignas(64) uint16_t forms[kKeyRun * kKeyGroups];  // offset of the query's form for each group of elements
+  alignas(64) int32_t start[kKeyRun];                // initial accumulators
+  alignas(64) int8_t rest[kKeyRun * kIndexDim];      // -1 where a key is -128; only if has_rest
+  bool has_rest;
+#endif
+  const int8_t* next[kKeyRun];  // keys that will be scored after these, or any readable ones
   alignas(64) float k_scale[kKeyRun];
   alignas(64) float sums[kKeyRun * kPartialSums];
   alignas(64) float scores[kKeyRun];
 };
 
-inline void PackIndexToken(const int8_t* q, const uint16_t* q_scale, const uint16_t* weights, IndexToken* token) {
-  IndexQuery wide[kPassHeads * kIndexDim];
-  for (int pass = 0; pass < kPasses; ++pass) {
-    for (int i = 0; i < kPassHeads * kIndexDim; ++i) wide[i] = q[pass * kPassHeads * kIndexDim + i];
-    IndexQuery* out = token->q + pass * kPassHeads * kIndexDim;
-    for (int d = 0; d < kIndexDim; d += kDotDepth) {
-      for (int h = 0; h < kPassHeads; ++h) {
-        StoreAs(out + d * kPassHeads + h * kDotDepth, LoadAs<uint32_t>(wide + h * kIndexDim + d));
-      }
-    }
+// Heads [head, head + kPackHeads) of a token; q, q_scale and weights point to its first head.
+inline void PackIndexHeads(const int8_t* q, const uint16_t* q_scale, const uint16_t* weights, int head,
+                           IndexToken* token) {
+  IndexQuery wide[kPackHeads * kIndexDim];
+  for (int i = 0; i < kPackHeads * kIndexDim; ++i) {
+    const int8_t v = q[head * kIndexDim + i];
+    wide[i] = static_cast<IndexQuery>(MS_DSV32_IS_AVX2 ? v ^ -128 : v);  // v + 128
   }
-  for (int h = 0; h < kIndexHeads; ++h) {
-    int32_t start = 0;
-#if MS_DSV32_IS_AVX512
-    for (int d = 0; d < kIndexDim; ++d) start -= 128 * q[h * kIndexDim + d];
+  IndexQuery* out = token->q + head / kPassHeads * (kQueryForms * kPassHeads * kIndexDim);
+  for (int d = 0; d < kIndexDim; d += kDotDepth) {
+    IndexQuery* forms = out + d * kQueryForms * kPassHeads + head % kPassHeads * kDotDepth;
+    IndexQuery* plain = forms + (kQueryForms - 1) * kFormSize;
+    for (int h = 0; h < kPackHeads; ++h) {
+      StoreAs(plain + h * kDotDepth, LoadAs<uint32_t>(wide + h * kIndexDim + d));
+    }
+#if MS_DSV32_IS_AVX2
+    for (int i = 0; i < kPackHeads * kDotDepth; i += kVecBytes) {
+      const VecU v = LoadAs<VecU>(plain + i);  // 255 - (q + 128) = 127 - q
+      StoreAs(forms + i, v ^ 0xff00ff00u);
+      StoreAs(forms + i + kFormSize, v ^ 0xff000000u);
+      StoreAs(forms + i + 2 * kFormSize, v ^ 0x0000ff00u);
+    }
 #endif
+  }
+#if MS_DSV32_IS_AVX512
+  for (int h = head; h < head + kPackHeads; ++h) {
+    int32_t start = 0;
+    for (int d = 0; d < kIndexDim; ++d) start -= 128 * q[h * kIndexDim + d];
     token->start[h] = start;
   }
-  for (int h = 0; h < kIndexHeads; h += kLanes) StoreF(token->w + h, LoadFp16(q_scale + h) * LoadFp16(weights + h));
+#endif
+  for (int h = head; h < head + kPackHeads; h += kLanes) {
+    StoreF(token->w + h, LoadFp16(q_scale + h) * LoadFp16(weights + h));
+  }
 }
 
-MS_DSV32_INLINE void LoadIndexKey(const int8_t* key, IndexKey* out) {
+// Key `i` of a run, which begins with key 0.
+MS_DSV32_INLINE void LoadIndexKey(const int8_t* key, int64_t i, IndexRun* run) {
 #if MS_DSV32_IS_AVX512
-  for (int d = 0; d < kIndexDim; ++d) out[d] = static_cast<uint8_t>(key[d] ^ -128);
+  for (int d = 0; d < kIndexDim; ++d) run->keys[i * kIndexDim + d] = static_cast<uint8_t>(key[d] ^ -128);
+#elif MS_DSV32_IS_AVX2
+  if (i == 0) run->has_rest = false;
+  const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(-128);
+  const __m256i upper = _mm256_set1_epi16(-256);
+  // Form 0 has both pairs mirrored; that the first is plain adds one form, that the second is adds two.
+  const __m256i form_of_pair = _mm256_set1_epi32((-kFormSize & 0xffff) | -2 * kFormSize * 65536);
+  __m256i start = _mm256_setzero_si256(), any_rest = start, forms[4], rest[4];
+#pragma GCC unroll 4
+  for (int j = 0; j < 4; ++j) {
+    __m256i k = _mm256_loadu_si256((const __m256i*)(key + 32 * j));
+    rest[j] = _mm256_cmpeq_epi8(k, low);
+    any_rest = _mm256_or_si256(any_rest, rest[j]);
+    k = _mm256_sub_epi8(k, rest[j]);
+    // In the upper byte of a pair, the sign of its product.
+    const __m256i product = _mm256_xor_si256(k, _mm256_slli_epi16(k, 8));
+    const __m256i plain = _mm256_srai_epi16(product, 15);
+    const __m256i negated = _mm256_andnot_si256(plain, upper);
+    k = _mm256_sub_epi8(_mm256_xor_si256(k, negated), negated);
+    _mm256_store_si256((__m256i*)(run->keys + i * kIndexDim + 32 * j), k);
+    forms[j] = _mm256_madd_epi16(plain, form_of_pair);
+    // -128 * k, and 127 * k = -127 * -k for mirrored ones
+    const __m256i offset = _mm256_add_epi8(low, negated);
+    start = _mm256_sub_epi32(start, _mm256_madd_epi16(_mm256_maddubs_epi16(offset, k), ones));
+  }
+#pragma GCC unroll 2
+  for (int j = 0; j < 4; j += 2) {
+    const __m256i packed = _mm256_permute4x64_epi64(_mm256_packus_epi32(forms[j], forms[j + 1]), 0xd8);
+    _mm256_store_si256((__m256i*)(run->forms + i * kKeyGroups + 8 * j), packed);
+  }
+  if (_mm256_movemask_epi8(any_rest) != 0) {
+    if (!run->has_rest) memset(run->rest, 0, sizeof(run->rest));
+    run->has_rest = true;
+    for (int j = 0; j < 4; ++j) {
+      _mm256_store_si256((__m256i*)(run->rest + i * kIndexDim + 32 * j), rest[j]);
+      start = _mm256_sub_epi32(start, _mm256_madd_epi16(_mm256_maddubs_epi16(low, rest[j]), ones));
+    }
+  }
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(start), _mm256_extracti128_si256(start, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+  run->start[i] = _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
 #else
-  for (int d = 0; d < kIndexDim; ++d) out[d] = key[d];
+  for (int d = 0; d < kIndexDim; ++d) run->keys[i * kIndexDim + d] = key[d];
 #endif
 }
 
-// acc[m][j] += dot products of kKeyTile keys with the heads of one pass.
-MS_DSV32_INLINE void IndexDots(const IndexKey* keys, const IndexQuery* q, VecI (&acc)[kKeyTile][kPassVecs]) {
+#if MS_DSV32_IS_AVX2
+// acc[m][j] += dot products of kKeyTile keys with the heads of one pass, as vpmaddubsw takes both.
+MS_DSV32_INLINE void IndexDots(const int8_t* keys, const uint16_t* forms, const IndexQuery* q,
+                               VecI (&acc)[kKeyTile][kPassVecs]) {
+  const __m256i ones = _mm256_set1_epi16(1);
+#pragma GCC unroll 2
+  for (int group = 0; group < kKeyGroups; ++group) {
+#pragma GCC unroll 2
+    for (int m = 0; m < kKeyTile; ++m) {
+      const IndexQuery* form = q + group * kQueryForms * kFormSize + forms[m * kKeyGroups + group];
+      const __m256i k = _mm256_set1_epi32(LoadAs<int32_t>(keys + m * kIndexDim + group * kDotDepth));
+      __m256i product[kPassVecs];
+#pragma GCC unroll 4
+      for (int j = 0; j < kPassVecs; ++j) {
+        product[j] = _mm256_maddubs_epi16(_mm256_load_si256((const __m256i*)form + j), k);
+      }
+#pragma GCC unroll 4
+      for (int j = 0; j < kPassVecs; ++j) product[j] = _mm256_madd_epi16(product[j], ones);
+#pragma GCC unroll 4
+      for (int j = 0; j < kPassVecs; ++j) acc[m][j] += (VecI)product[j];
+    }
+  }
+}
+#endif
+
+// acc[m][j] = dot products of the kKeyTile keys from `key` on with the heads of the pass from `head` on.
+MS_DSV32_INLINE void IndexDots(const IndexRun& run, int key, const IndexToken& token, int head,
+                               VecI (&acc)[kKeyTile][kPassVecs]) {
+  const IndexKey* keys = run.keys + key * kIndexDim;
+  const IndexQuery* q = token.q + head * kQueryForms * kIndexDim;
+#pragma GCC unroll 6
+  for (int m = 0; m < kKeyTile; ++m) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kPassVecs; ++j) {
 #if MS_DSV32_IS_AVX512
+      acc[m][j] = LoadI(token.start + head + j * kLanes);
+#elif MS_DSV32_IS_AVX2
+      acc[m][j] = Set1I(run.start[key + m]);
+#else
+      acc[m][j] = VecI{};
+#endif
+    }
+  }
+#if MS_DSV32_IS_AVX2
+  IndexDots(keys, run.forms + key * kKeyGroups, q, acc);
+  if (run.has_rest) {
+    alignas(64) static constexpr uint16_t kFirst[kKeyTile * kKeyGroups] = {};
+    IndexDots(run.rest + key * kIndexDim, kFirst, q + (kQueryForms - 1) * kFormSize, acc);
+  }
+#elif MS_DSV32_IS_AVX512
   for (int d = 0; d < kIndexDim; d += kDotDepth) {
     __m512i b[kPassVecs];
 #pragma GCC unroll 4
@@ -147,9 +281,7 @@ MS_DSV32_INLINE void IndexDots(const IndexKey* keys, const IndexQuery* q, VecI (
       const VecI k = Set1I(LoadAs<int32_t>(keys + m * kIndexDim + d));
 #pragma GCC unroll 4
       for (int j = 0; j < kPassVecs; ++j) {
-#if MS_DSV32_IS_AVX2
-        acc[m][j] += (VecI)_mm256_madd_epi16((__m256i)k, (__m256i)b[j]);
-#elif defined(__SSE2__)
+#if defined(__SSE2__)
         typedef short Pairs __attribute__((vector_size(16)));
         acc[m][j] += (VecI)__builtin_ia32_pmaddwd128((Pairs)k, (Pairs)b[j]);
 #else
@@ -161,29 +293,39 @@ MS_DSV32_INLINE void IndexDots(const IndexKey* keys, const IndexQuery* q, VecI (
 #endif
 }
 
-// partial_sums[key][i] over all heads, for a run of keys.
-MS_DSV32_INLINE void IndexPartialSums(const IndexKey* keys, const IndexToken& token, float* partial_sums) {
+// Into L1, of run.next: blocks of keys lie anywhere in the cache, so that the hardware cannot foresee the next one.
+MS_DSV32_INLINE void PrefetchNext(const IndexRun& run, int first, int count) {
+#pragma GCC unroll 6
+  for (int i = first; i < first + count; ++i) {
+    for (int byte = 0; byte < kIndexDim; byte += 64) Prefetch(run.next[i] + byte);
+  }
+}
+
+// run->sums[key][i], the partial sums over all heads.
+MS_DSV32_INLINE void IndexPartialSums(const IndexToken& token, IndexRun* run) {
   for (int pass = 0; pass < kPasses; ++pass) {
     const int head = pass * kPassHeads;
     for (int key = 0; key < kKeyRun; key += kKeyTile) {
+      // A few at a time: a core has some 20 loads under way, and waits if there are more.
+      if (pass == 0) PrefetchNext(*run, key, kKeyTile);
       VecI acc[kKeyTile][kPassVecs];
+      IndexDots(*run, key, token, head, acc);
 #pragma GCC unroll 6
       for (int m = 0; m < kKeyTile; ++m) {
+        float* sums = run->sums + (key + m) * kPartialSums;
+        VecF sum[kSumVecs];
 #pragma GCC unroll 4
         for (int j = 0; j < kPassVecs; ++j) {
-          acc[m][j] = MS_DSV32_IS_AVX512 ? LoadI(token.start + head + j * kLanes) : VecI{};
+          const VecF term = ToFloat(acc[m][j] > 0 ? acc[m][j] : VecI{}) * LoadF(token.w + head + j * kLanes);
+          VecF& partial = sum[j % kSumVecs];
+          if (j < kSumVecs) {
+            partial = pass == 0 ? term : LoadF(sums + j * kLanes) + term;
+          } else {
+            partial += term;
+          }
         }
-      }
-      IndexDots(keys + key * kIndexDim, token.q + head * kIndexDim, acc);
-#pragma GCC unroll 6
-      for (int m = 0; m < kKeyTile; ++m) {
-        float* sums = partial_sums + (key + m) * kPartialSums;
 #pragma GCC unroll 4
-        for (int j = 0; j < kPassVecs; ++j) {
-          const int slot = j * kLanes % kPartialSums;
-          const VecF term = ToFloat(acc[m][j] & ~(acc[m][j] >> 31)) * LoadF(token.w + head + j * kLanes);
-          StoreF(sums + slot, pass == 0 && j * kLanes < kPartialSums ? term : LoadF(sums + slot) + term);
-        }
+        for (int i = 0; i < kSumVecs; ++i) StoreF(sums + i * kLanes, sum[i]);
       }
     }
   }
@@ -238,9 +380,9 @@ MS_DSV32_INLINE void IndexReduce(const float* sums, const float* k_scale, float*
 #endif
 }
 
-// run->scores from run->keys and run->k_scale.
+// run->scores from the keys of the run and run->k_scale.
 MS_DSV32_INLINE void IndexScores(const IndexToken& token, IndexRun* run) {
-  IndexPartialSums(run->keys, token, run->sums);
+  IndexPartialSums(token, run);
   for (int key = 0; key < kKeyRun; key += 16) {
     IndexReduce(run->sums + key * kPartialSums, run->k_scale + key, run->scores + key);
   }
