@@ -45,31 +45,34 @@ MS_DSV32_INLINE int64_t CacheRow(const int32_t* block_table, int64_t position) {
 
 constexpr int8_t kNoKey[kIndexDim] = {};
 
-// Where the keys of positions [begin, begin + kKeyRun) of a sequence are; kNoKey from `end` on.
+// Where the keys of positions [begin, begin + kKeyRun) of a sequence are; kNoKey from `end` on. Prefetches their scales.
 MS_DSV32_INLINE void LocateRun(const LightningIndexerQuantParams& p, const int32_t* block_table, int64_t begin,
                                int64_t end, const int8_t** keys) {
-  for (int64_t position = begin; position < begin + kKeyRun;) {
-    const int64_t stop = Min(RoundUp(position + 1, kBlockSize), begin + kKeyRun);
-    const int8_t* key = position < end ? p.k_cache + CacheRow(block_table, position) * kIndexDim : kNoKey;
-    for (; position < stop; ++position) {
-      keys[position - begin] = position < end ? key : kNoKey;
-      key += kIndexDim;
-    }
+  const int64_t seen = Min(begin + kKeyRun, end);
+  for (int64_t position = begin; position < seen;) {
+    const int64_t stop = Min(RoundUp(position + 1, kBlockSize), seen);
+    const int64_t row = CacheRow(block_table, position);
+    Prefetch(p.k_cache_scale + row);
+    Prefetch(p.k_cache_scale + row + stop - position - 1);
+    const int8_t* key = p.k_cache + row * kIndexDim;
+    for (; position < stop; ++position, key += kIndexDim) keys[position - begin] = key;
   }
+  for (int64_t key = Max<int64_t>(end - begin, 0); key < kKeyRun; ++key) keys[key] = kNoKey;
 }
 
 // The cache rows of positions [begin, begin + kKeyRun) of a sequence, zeros from `end` on.
 MS_DSV32_INLINE void LoadRun(const LightningIndexerQuantParams& p, const int32_t* block_table, int64_t begin,
                              int64_t end, IndexRun* run) {
   uint16_t k_scale[kKeyRun] = {};
-  for (int64_t position = begin; position < Min(begin + kKeyRun, end);) {
-    const int64_t stop = Min(RoundUp(position + 1, kBlockSize), Min(begin + kKeyRun, end));
+  const int64_t seen = Min(begin + kKeyRun, end);
+  for (int64_t position = begin; position < seen;) {
+    const int64_t stop = Min(RoundUp(position + 1, kBlockSize), seen);
     const int64_t row = CacheRow(block_table, position);
     memcpy(k_scale + position - begin, p.k_cache_scale + row, static_cast<size_t>(stop - position) * sizeof(uint16_t));
     const int8_t* key = p.k_cache + row * kIndexDim;
     for (; position < stop; ++position, key += kIndexDim) LoadIndexKey(key, position - begin, run);
   }
-  for (int64_t key = Max<int64_t>(end - begin, 0); key < kKeyRun; ++key) LoadIndexKey(kNoKey, key, run);
+  for (int64_t key = seen - begin; key < kKeyRun; ++key) LoadIndexKey(kNoKey, key, run);
   for (int64_t key = 0; key < kKeyRun; key += kLanes) StoreF(run->k_scale + key, LoadFp16(k_scale + key));
 }
 
@@ -171,15 +174,18 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
 
     // (5) the largest scores
     ParallelFor(count, [&](int64_t w, int) {
-      uint32_t* histogram = nullptr;
-      for (int64_t thread = w * threads; thread < (w + 1) * threads; ++thread) {
-        if (!counted[thread]) continue;
-        uint32_t* counts = histograms + thread * kTopKBins;
-        if (histogram == nullptr) {
-          histogram = counts;
-        } else {
-          for (int i = 0; i < kTopKBins; ++i) histogram[i] += counts[i];
+      uint32_t* histogram = histograms + w * threads * kTopKBins;
+      if (!counted[w * threads]) memset(histogram, 0, kTopKBins * sizeof(uint32_t));
+      // From the top, down to where the selection will stop.
+      constexpr int kStep = 128;
+      int64_t above = 0;
+      for (int bin = kTopKBins - kStep; bin >= 0 && above < k; bin -= kStep) {
+        for (int64_t thread = 1; thread < threads; ++thread) {
+          if (!counted[w * threads + thread]) continue;
+          const uint32_t* counts = histogram + thread * kTopKBins;
+          for (int i = bin; i < bin + kStep; ++i) histogram[i] += counts[i];
         }
+        for (int i = bin; i < bin + kStep; ++i) above += histogram[i];
       }
       SelectTopK(rows + w * row_size, Visible(p, tokens[w]), static_cast<uint32_t>(k), histogram,
                  p.topk_indices + tokens[w] * k);
