@@ -156,7 +156,10 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
       PrefetchNext(*run, 0, kKeyRun);
       for (int64_t position = begin; position < end; position += kKeyRun) {
         LoadRun(p, block_table, position, end, run);
-        LocateRun(p, block_table, position + kKeyRun, end, run->next);
+        // After the last run of the range, that of the one that this thread will take next if all are as fast.
+        const bool last = position + kKeyRun >= end;
+        LocateRun(p, block_table, last ? begin + threads * range : position + kKeyRun, last ? group.visible : end,
+                  run->next);
         for (int64_t w = group.first; w < group.first + group.count; ++w) {
           IndexScores(packed[w], run);
           uint32_t* keys = rows + w * row_size + position;
