@@ -92,14 +92,18 @@ def test_every_pair_of_signs(value: int, other: int) -> None:
         check(case.copy(q_int8=q.astype(np.int8), k_cache=k))
 
 
-@pytest.mark.parametrize("position", [0, 1, 62, 63, 64, 127, 128, 300, 637])
+@pytest.mark.parametrize("position", [1, 47, 48, 62, 63, 64, 127, 128, 300, 637])
 def test_one_lowest_value(position: int) -> None:
-    """-128 in a single key: at the edges of a run of keys, of a block and of the sequence."""
-    case = cases.indexer_case(1, 2, 638, selected_count=200)
-    k = case.inputs["k_cache"].copy()
-    row = case.inputs["block_table"][0, position // BLOCK] * BLOCK + position % BLOCK
-    k.reshape(-1, BLOCK)[row, [0, 1, 6, 127]] = -128
-    check(case.copy(k_cache=k))
+    """A single -128 decides: at the edges of a run of keys, of a block and of the sequence, in either key of a pair."""
+    for element in (0, 1, 6, 127):
+        for sign, count in ((-1, 1), (1, position + 1)):  # its key has the largest score, or the smallest
+            case = only_scales(cases.indexer_case(1, 2, 638, selected_count=count), np.array([0x3C00]))
+            row = case.inputs["block_table"][0, position // BLOCK] * BLOCK + position % BLOCK
+            q, k = np.zeros_like(case.inputs["q_int8"]), np.full_like(case.inputs["k_cache"], -127)
+            q[..., element] = sign
+            q[..., 64] = -2  # 254, for a positive sum
+            k.reshape(-1, BLOCK)[row, element] = -128
+            check(case.copy(q_int8=q, k_cache=k))
 
 
 @pytest.mark.parametrize("visible", [1, 47, 48, 49, 63, 64, 65, 127, 128, 129, 191, 193, 1023, 1024, 1025, 2049])
