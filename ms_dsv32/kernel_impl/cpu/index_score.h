@@ -20,9 +20,9 @@
 //   k * q = k * (q + 128) - 128 * k = -k * (127 - q) + 127 * k
 // What is added to the products of uint8 and int8 is the same for all heads, and each key starts at it. A vector holds
 // four elements of a head, two pairs, of which either may be mirrored: hence four forms of the query. With the vpmaddwd
-// and vpaddd that widen the pairs this takes three instructions for 32 products, and vpmaddwd on int16 four. -128 cannot
-// be negated: it counts as -127, and the -1 that is missing is multiplied by the plain form, for runs of keys that have
-// it (quantised keys are in [-127, 127]).
+// and vpaddd that widen the pairs this takes three instructions for 32 products, where vpmaddwd on int16 takes four.
+// -128 cannot be negated: it counts as -127, and the -1 that is missing is multiplied by the plain form, for runs of
+// keys that have it (quantised keys are in [-127, 127]).
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_INDEX_SCORE_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_INDEX_SCORE_H_
 
@@ -71,8 +71,8 @@ constexpr int kQueryForms = MS_DSV32_IS_AVX2 ? 4 : 1;
 constexpr int kFormSize = kPassHeads * kDotDepth;
 constexpr int kKeyGroups = kIndexDim / kDotDepth;
 constexpr int kPackHeads = 16;
-// kKeyRun: the keys that are scored together. They (12 KiB as int16), one pass of the query (4 KiB; 16 KiB of four
-// forms) and the partial sums (3 or 4 KiB) stay in L1.
+// kKeyRun: the keys that are scored together. They (6 KiB; 12 KiB as int16, or with the offsets of forms), one pass of
+// the query (2 to 16 KiB) and the partial sums (3 or 4 KiB) fit L1.
 static_assert(kKeyRun % kKeyTile == 0 && kKeyRun % 16 == 0, "a run is whole tiles and whole vectors");
 static_assert(kPassHeads % kPackHeads == 0 && kPassVecs % kSumVecs == 0, "a pass is whole parts");
 
@@ -100,7 +100,7 @@ struct IndexRun {
   alignas(64) float scores[kKeyRun];
 };
 
-// Heads [head, head + kPackHeads) of a token; q, q_scale and weights point to its first head.
+// Heads [head, head + kPackHeads) of a token, whose head 0 q, q_scale and weights point to.
 inline void PackIndexHeads(const int8_t* q, const uint16_t* q_scale, const uint16_t* weights, int head,
                            IndexToken* token) {
   IndexQuery wide[kPackHeads * kIndexDim];

@@ -1,7 +1,7 @@
 // Tokens are taken in waves whose score rows fit kWaveRowBytes. Within a wave the work items are (group of tokens of
 // one sequence, range of keys): the keys of a range are read and prepared once for the whole group, and a single token
-// still occupies every thread. Scores exist only as order keys (topk.h) in the wave's rows; each thread also counts them
-// in the first histogram of the selection while they are in L1. A last stage selects, one token per item.
+// still occupies every thread. Scores exist only as order keys (topk.h) in the wave's rows; each thread also counts
+// them in the first histogram of the selection while they are in L1. A last stage selects, one token per item.
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_quant.h"
 
 #include "ms_dsv32/kernel_impl/cpu/index_score.h"
@@ -45,7 +45,7 @@ MS_DSV32_INLINE int64_t CacheRow(const int32_t* block_table, int64_t position) {
 
 constexpr int8_t kNoKey[kIndexDim] = {};
 
-// Where the keys of positions [begin, begin + kKeyRun) of a sequence are; kNoKey from `end` on. Prefetches their scales.
+// Where the keys of positions [begin, begin + kKeyRun) of a sequence are; kNoKey from `end` on. Prefetches the scales.
 MS_DSV32_INLINE void LocateRun(const LightningIndexerQuantParams& p, const int32_t* block_table, int64_t begin,
                                int64_t end, const int8_t** keys) {
   const int64_t seen = Min(begin + kKeyRun, end);
@@ -102,9 +102,8 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
 
   const int threads = NumThreads();
   const int64_t row_size = RoundUp(max_visible, kKeyRun);
-  const int64_t wave_tokens = Max<int64_t>(
-      1, Min(Min(Min(scored, kWaveTokens), kWaveHistograms / threads),
-             kWaveRowBytes / (row_size * static_cast<int64_t>(sizeof(uint32_t)))));
+  const int64_t wave_tokens = Max<int64_t>(1, Min(Min(Min(scored, kWaveTokens), kWaveHistograms / threads),
+                                                  kWaveRowBytes / (row_size * static_cast<int64_t>(sizeof(uint32_t)))));
   const int64_t group_tokens = Min(p.s1, kGroupTokens);
   const int64_t wave_keys = max_visible * CeilDiv(wave_tokens, group_tokens);
   const int64_t range = Min(RoundUp(CeilDiv(wave_keys, threads * kRangesPerThread), kKeyRun), kMaxRange);
