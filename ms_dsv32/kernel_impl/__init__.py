@@ -59,6 +59,9 @@ def load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(library_path()))
     for name in ("ms_dsv32_isa", "ms_dsv32_isas"):
         getattr(library, name).restype = ctypes.c_char_p
+    library.ms_dsv32_expect_call.restype = ctypes.c_uint32
+    library.ms_dsv32_wait_for_call.argtypes = (ctypes.c_uint32,)
+    library.ms_dsv32_wait_for_call.restype = None
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
     if library.ms_dsv32_init(message, ctypes.c_size_t(_MESSAGE_BYTES)):
         raise RuntimeError(message.value.decode())
@@ -92,6 +95,24 @@ def set_thread_count(count: int) -> None:
     if not 0 <= count <= 1024:
         raise ValueError(f"set_thread_count: count must be in [0, 1024], got {count}")
     load().ms_dsv32_set_thread_count(count)
+
+
+class LentThread:
+    """Within the block MindSpore is given a call, which runs on a thread of its own: this thread works for it.
+
+    The block ends when a call has ended. That may be another host thread's, so MindSpore still has to be waited for;
+    but its own wait keeps a core busy, of which a kernel uses all. After an exception nothing is waited for.
+    """
+
+    def __enter__(self) -> None:
+        self._library = load()
+        self._expected = self._library.ms_dsv32_expect_call()
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is None:
+            self._library.ms_dsv32_wait_for_call(self._expected)
+        else:
+            self._library.ms_dsv32_forget_call()
 
 
 def validate(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import functools
+import math
 import re
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -15,8 +17,8 @@ from mindspore.graph import api as graph_api
 
 from ms_dsv32 import kernel_impl, op_info
 
-_NUMPY = {
-    getattr(ms, name): ml_dtypes.bfloat16 if name == "bfloat16" else np.dtype(np_name)
+_NUMPY: dict[Any, np.dtype[Any]] = {
+    getattr(ms, name): np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else np_name)
     for name, *_, np_name in op_info.DTYPES.values()
 }
 
@@ -76,7 +78,8 @@ class Launch:
             elif in_place:
                 raise ValueError(f"{self._info.name}: {name} must be contiguous, as it is updated in place")
         try:
-            outputs = self._custom(*args)
+            with kernel_impl.LentThread():
+                outputs = self._custom(*args)
             # Wait: an error must not surface elsewhere, and the aliases do not keep the caches' memory alive.
             graph_api._pynative_executor.sync()
         except RuntimeError as error:
@@ -96,8 +99,15 @@ def _is_cache(arg: op_info.Arg) -> bool:
 
 def _base_alias(tensor: Tensor) -> Tensor:
     """A base tensor on the memory of a contiguous tensor, which may be a view; it does not keep that memory alive."""
-    dtype = _NUMPY.get(tensor.dtype)
-    if dtype is None or tensor.size == 0:
+    dtype = tensor.dtype
+    if dtype not in _NUMPY or tensor.size == 0:
         return tensor
-    buffer = (ctypes.c_char * tensor.nbytes).from_address(tensor.data_ptr())  # waits until the tensor is computed
-    return Tensor.from_numpy(np.frombuffer(buffer, dtype).reshape(tensor.shape))
+    return _alias(tensor.data_ptr(), dtype, tensor.shape)  # waits for all that has been called
+
+
+# An alias is an address, so it is right for whatever tensor is found there later. As many as caches of a large model.
+@functools.lru_cache(maxsize=1024)
+def _alias(address: int, dtype: Any, shape: tuple[int, ...]) -> Tensor:
+    size = math.prod(shape) * _NUMPY[dtype].itemsize
+    buffer: Any = (ctypes.c_char * size).from_address(address)
+    return Tensor.from_numpy(np.frombuffer(buffer, _NUMPY[dtype]).reshape(shape))

@@ -88,7 +88,8 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
 
     def __infer__(self, *args: dict[str, Any]) -> dict[str, Any]:
         name, count = self._info.name, len(self._info.attrs)
-        _refuse_capture(self._info)
+        if _writes(self._info):
+            _refuse_capture(name)
         compilation = _compilation()
         target = _target(self._info)
         target.require_graph(self._info, compilation.get("jit_config_dict") or {})
@@ -170,11 +171,14 @@ class _Kernel:
     def __init__(self, info: op_info.OpInfo, launch: Callable[[tuple[Tensor, ...]], Any]) -> None:
         self._info = info
         self._launch = launch
+        self._writes = _writes(info)
 
     def __call__(self, *tensors: Tensor) -> Any:
-        _refuse_capture(self._info)
-        for arg, tensor in zip(self._info.inputs, tensors, strict=True):
-            _require_tensor(self._info.name, arg.name, tensor)
+        if self._writes:
+            _refuse_capture(self._info.name)
+        for i, tensor in enumerate(tensors):
+            if not isinstance(tensor, Tensor):
+                _require_tensor(self._info.name, self._info.inputs[i].name, tensor)
         with _LAUNCH:
             return self._launch(tensors)
 
@@ -188,10 +192,12 @@ def _target(info: op_info.OpInfo) -> Any:
     return _TARGETS[name]
 
 
-def _refuse_capture(info: op_info.OpInfo) -> None:
+def _writes(info: op_info.OpInfo) -> bool:
+    return any(a.in_place for a in info.inputs)
+
+
+def _refuse_capture(op: str) -> None:
     """Raises if an operator that writes is called under one of mindspore.jit's capture modes that lose writes."""
-    if not any(a.in_place for a in info.inputs):
-        return
     frame: FrameType | None = sys._getframe(1)
     lossy = ""
     while frame is not None and not lossy:
@@ -202,7 +208,7 @@ def _refuse_capture(info: op_info.OpInfo) -> None:
         set_jit_context(None)  # MindSpore does not end a trace that an exception leaves
     if lossy:
         text = f"mindspore.jit(capture_mode='{lossy}') loses writes into caches; use capture_mode='ast'"
-        raise RuntimeError(f"{info.name}: {text}")
+        raise RuntimeError(f"{op}: {text}")
 
 
 def _compilation() -> dict[str, Any]:

@@ -204,6 +204,40 @@ def test_a_graph_writes_to_the_callers_memory_at_every_step(how: str, parameter:
     assert [c.data_ptr() for c in caches] == before
 
 
+def test_memory_that_was_another_cache_before() -> None:
+    """PyNative keeps what it knows of an address, which may be found again under another tensor."""
+    first = [STEPS.case.inputs[name] for name in CACHES]
+    memory = [np.concatenate([array, array]) for array in first]
+    blocks = len(first[0])
+    for step, count in enumerate((2 * blocks, blocks, 2 * blocks)):
+        caches = [weights.to_tensor(array[:count]) for array in memory]
+        write(_X[step], _FIXED, *caches)
+        want = [np.concatenate([a, b])[:count] for a, b in zip(STEPS.expected(step), first, strict=True)]
+        assert_caches(caches, want)
+        assert_caches([weights.to_tensor(array[blocks:]) for array in memory], first)
+    parameters = STEPS.parameters()
+    write(_X[0], _FIXED, *parameters)
+    for parameter, cache in zip(parameters, STEPS.caches(), strict=True):
+        parameter.set_data(cache)
+    write(_X[1], _FIXED, *parameters)
+    assert_caches(parameters, STEPS.expected(1))
+
+
+def test_operators_of_mindspore_are_in_flight() -> None:
+    caches = STEPS.caches()
+    square = Tensor(np.random.default_rng(0).random((700, 700), np.float32))
+    for step in (0, 1, 2):
+        running = ops.matmul(square, square)
+        computed = _X[step] * 1
+        write(computed, _FIXED, *caches)
+        assert_caches(caches, STEPS.expected(step))
+        _, want = STEPS.expected_reads(step)
+        attention = read(_QUERY, _SELECTION, *caches)
+        later = ops.matmul(running, square)
+        tolerance.assert_same_bits("read", weights.to_array(attention), want[-1])
+        assert np.isfinite(later.asnumpy()).all()
+
+
 class Attributes(Base):
     """Caches as attributes of the cell."""
 

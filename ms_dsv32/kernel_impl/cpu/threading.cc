@@ -8,23 +8,27 @@
 #include <atomic>
 #include <cerrno>
 #include <chrono>
-#include <condition_variable>
 #include <cstdlib>
 #include <fstream>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "fp_env.h"
+#include "futex.h"
 
 namespace ms_dsv32::cpu {
 namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr std::chrono::microseconds kSpin{50};  // longer than the serial gaps between the stages of one kernel
+// Longer than what MindSpore needs to begin a call, for which a helper is there early.
+constexpr std::chrono::microseconds kHelperSpin{1000};
+constexpr int kPauses = 64;  // between two looks at the clock: about a microsecond
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -94,16 +98,19 @@ int CountFromEnvironment() {
 // The thread number of the body that this thread is running, or -1.
 thread_local int current_thread = -1;
 
+}  // namespace
+
 // The workers of one pool and the one job that they share. `Run` is called by one host thread at a time.
 //
-// A worker counts itself into `inside_` before it looks at the job, and the job is only rewritten while `open_` is
-// false and nobody is inside: a worker that wakes late either finds the door closed or sees a complete job.
+// A thread counts itself into `inside_` before it looks at the job, and the job is only rewritten while `open_` is
+// false and nobody is inside: a thread that comes late either finds the door closed or sees a complete job. Whoever
+// comes first takes part, up to the number of threads, so that a helper replaces a worker.
 class Workers {
  public:
-  explicit Workers(int count) {
+  explicit Workers(int count) : count_(count) {
     try {
       threads_.reserve(static_cast<size_t>(count) - 1);
-      for (int id = 1; id < count; ++id) threads_.emplace_back([this, id] { Loop(id); });
+      for (int i = 1; i < count; ++i) threads_.emplace_back([this] { Loop(); });
     } catch (const std::exception& e) {
       const size_t started = threads_.size();
       Stop();
@@ -120,14 +127,13 @@ class Workers {
     call_ = call;
     body_ = body;
     next_.store(0, std::memory_order_relaxed);
+    next_id_.store(1, std::memory_order_relaxed);
     open_.store(true);
     round_.fetch_add(1);
-    if (sleepers_.load() > 0) {
-      {
-        std::lock_guard<std::mutex> lock(mutex_);
-      }  // a worker between its last look at round_ and its wait holds the mutex
-      wake_.notify_all();
-    }
+    // A worker counts itself as asleep before it looks at round_ for the last time, so one of the two sees the other.
+    const int asleep = sleepers_.load();
+    const int awake = count_ - 1 - asleep + helpers_.load();
+    if (asleep > 0 && awake < count_ - 1) FutexWake(round_, count_ - 1 - awake);
     Take(0);
     open_.store(false);
     for (int spins = 0; inside_.load() != 0; ++spins) {
@@ -136,14 +142,31 @@ class Workers {
     }
   }
 
+  void AddHelper() { helpers_.fetch_add(1); }
+  void RemoveHelper() { helpers_.fetch_sub(1); }
+
+  void Help(const std::atomic<uint32_t>& word, uint32_t value) {
+    const DefaultFpEnv fp_env;
+    for (;;) {
+      const uint32_t seen = round_.load();
+      Join();
+      const auto deadline = std::chrono::steady_clock::now() + kHelperSpin;
+      while (round_.load(std::memory_order_acquire) == seen) {
+        for (int i = 0; i < kPauses; ++i) {
+          if (word.load(std::memory_order_acquire) != value) return;
+          Pause();
+        }
+        std::this_thread::yield();  // to the thread whose call is awaited, should it have been put on this CPU
+        if (std::chrono::steady_clock::now() >= deadline) return;
+      }
+    }
+  }
+
  private:
   void Stop() {
-    {
-      std::lock_guard<std::mutex> lock(mutex_);
-      stop_.store(true);
-      round_.fetch_add(1);
-    }
-    wake_.notify_all();
+    stop_.store(true);
+    round_.fetch_add(1);
+    FutexWake(round_, INT32_MAX);
     for (std::thread& thread : threads_) thread.join();
   }
 
@@ -158,53 +181,61 @@ class Workers {
     current_thread = outer;
   }
 
-  void Loop(int id) {
+  // Takes part in the round if it is open and not full.
+  void Join() {
+    inside_.fetch_add(1);
+    if (open_.load()) {
+      if (const int id = next_id_.fetch_add(1, std::memory_order_relaxed); id < count_) Take(id);
+    }
+    inside_.fetch_sub(1);
+  }
+
+  void Loop() {
     const DefaultFpEnv fp_env;
-    uint64_t seen = 0;
-    for (;;) {
+    for (uint32_t seen = 0;;) {
       WaitForRound(seen);
       seen = round_.load();
       if (stop_.load()) return;
-      inside_.fetch_add(1);
-      if (open_.load()) Take(id);
-      inside_.fetch_sub(1);
+      Join();
     }
   }
 
-  void WaitForRound(uint64_t seen) {
+  void WaitForRound(uint32_t seen) {
     const auto deadline = std::chrono::steady_clock::now() + kSpin;
     do {
-      for (int i = 0; i < 64; ++i) {
+      for (int i = 0; i < kPauses; ++i) {
         if (round_.load(std::memory_order_acquire) != seen) return;
         Pause();
       }
     } while (std::chrono::steady_clock::now() < deadline);
-    std::unique_lock<std::mutex> lock(mutex_);
     sleepers_.fetch_add(1);
-    wake_.wait(lock, [&] { return round_.load() != seen; });
+    while (round_.load() == seen) FutexWait(round_, seen);
     sleepers_.fetch_sub(1);
   }
 
+  const int count_;
   int64_t n_ = 0;
   ParallelBody call_ = nullptr;
   const void* body_ = nullptr;
   // On cache lines of their own: every worker hammers next_ while others read round_.
   alignas(64) std::atomic<int64_t> next_{0};
-  alignas(64) std::atomic<uint64_t> round_{0};
+  alignas(64) std::atomic<uint32_t> round_{0};
   alignas(64) std::atomic<int> inside_{0};
+  std::atomic<int> next_id_{1};
   alignas(64) std::atomic<int> sleepers_{0};
+  std::atomic<int> helpers_{0};
   std::atomic<bool> open_{false};
   std::atomic<bool> stop_{false};
-  std::mutex mutex_;
-  std::condition_variable wake_;
   std::vector<std::thread> threads_;
 };
+
+namespace {
 
 // What lives as long as the process. `host_mutex` serialises host threads; fork() waits for it, so that the child never
 // inherits a pool in the middle of a job.
 struct Pool {
   std::mutex host_mutex;
-  std::unique_ptr<Workers> workers;  // absent until the first parallel call, and in a child of fork()
+  std::shared_ptr<Workers> workers;  // absent until the first parallel call, and in a child of fork()
   int count = 0;                     // 0: not read yet
   bool closed = false;               // after static destruction: everything runs on the caller
 
@@ -212,7 +243,7 @@ struct Pool {
     pthread_atfork([] { Get().host_mutex.lock(); }, [] { Get().host_mutex.unlock(); },
                    [] {
                      // The threads do not exist in the child: their handles can be neither joined nor destroyed.
-                     static_cast<void>(Get().workers.release());
+                     new (&Get().workers) std::shared_ptr<Workers>;
                      Get().host_mutex.unlock();
                    });
   }
@@ -277,8 +308,24 @@ void ParallelForErased(int64_t n, ParallelBody call, const void* body) {
     current_thread = -1;
     return;
   }
-  if (pool.workers == nullptr) pool.workers = std::make_unique<Workers>(count);
+  if (pool.workers == nullptr) pool.workers = std::make_shared<Workers>(count);
   pool.workers->Run(n, call, body);
+}
+
+Helper::Helper() {
+  Pool& pool = Pool::Get();
+  const std::unique_lock<std::mutex> lock(pool.host_mutex, std::try_to_lock);
+  if (!lock.owns_lock() || pool.workers == nullptr) return;
+  workers_ = pool.workers;
+  workers_->AddHelper();
+}
+
+Helper::~Helper() {
+  if (workers_ != nullptr) workers_->RemoveHelper();
+}
+
+void Helper::Work(const std::atomic<uint32_t>& word, uint32_t value) {
+  if (workers_ != nullptr) workers_->Help(word, value);
 }
 
 }  // namespace ms_dsv32::cpu
