@@ -57,6 +57,17 @@ def test_our_contenders_are_right(op: str) -> None:
     _check_contenders("ours", SMALL[op], ["kernel", "pynative", "graph"])
 
 
+@pytest.mark.slow
+@pytest.mark.mindspore
+@pytest.mark.parametrize("op", [MLA, INDEXER])
+def test_overhead_times_the_operator_and_an_empty_one(op: str) -> None:
+    overhead = importlib.import_module("benchmarks.overhead")
+    times = overhead._interleaved(overhead._calls(SMALL[op]), repeats=3)
+    assert set(times) == {"kernel", "pynative", "graph", "empty pynative", "empty graph"}
+    for name, time_of in times.items():
+        assert 0 < time_of["min"] <= time_of["median"], name
+
+
 @pytest.mark.parametrize(
     "op", [pytest.param(MLA, marks=pytest.mark.slow), INDEXER, pytest.param(STEP, marks=pytest.mark.slow)]
 )
