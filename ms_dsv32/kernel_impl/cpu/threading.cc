@@ -95,6 +95,20 @@ int CountFromEnvironment() {
   return static_cast<int>(value);
 }
 
+// Polls for a helper; false if nothing has come. Yields to the thread whose call is awaited, should it be on this CPU.
+template <typename Done>
+bool Poll(const Done& done) {
+  const auto deadline = std::chrono::steady_clock::now() + kHelperSpin;
+  do {
+    for (int i = 0; i < kPauses; ++i) {
+      if (done()) return true;
+      Pause();
+    }
+    std::this_thread::yield();
+  } while (std::chrono::steady_clock::now() < deadline);
+  return false;
+}
+
 // The thread number of the body that this thread is running, or -1.
 thread_local int current_thread = -1;
 
@@ -147,18 +161,10 @@ class Workers {
 
   void Help(const std::atomic<uint32_t>& word, uint32_t value) {
     const DefaultFpEnv fp_env;
-    for (;;) {
-      const uint32_t seen = round_.load();
+    const auto done = [&] { return word.load(std::memory_order_acquire) != value; };
+    for (uint32_t seen = round_.load(); !done(); seen = round_.load()) {
       Join();
-      const auto deadline = std::chrono::steady_clock::now() + kHelperSpin;
-      while (round_.load(std::memory_order_acquire) == seen) {
-        for (int i = 0; i < kPauses; ++i) {
-          if (word.load(std::memory_order_acquire) != value) return;
-          Pause();
-        }
-        std::this_thread::yield();  // to the thread whose call is awaited, should it have been put on this CPU
-        if (std::chrono::steady_clock::now() >= deadline) return;
-      }
+      if (!Poll([&] { return done() || round_.load(std::memory_order_acquire) != seen; })) return;
     }
   }
 
@@ -325,7 +331,8 @@ Helper::~Helper() {
 }
 
 void Helper::Work(const std::atomic<uint32_t>& word, uint32_t value) {
-  if (workers_ != nullptr) workers_->Help(word, value);
+  if (workers_ != nullptr) return workers_->Help(word, value);
+  Poll([&] { return word.load(std::memory_order_acquire) != value; });
 }
 
 }  // namespace ms_dsv32::cpu
