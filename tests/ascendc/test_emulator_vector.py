@@ -234,6 +234,23 @@ def test_gather_mask(library: Library) -> None:
     np.testing.assert_array_equal(got[len(expected) :], 0)
 
 
+@pytest.mark.parametrize(
+    ("case", "dtype", "compare"),
+    [
+        ("compare_scalar_gt", F, np.greater),
+        ("compare_scalar_ge", F, np.greater_equal),
+        ("compare_scalar_lt_half", H, np.less),
+    ],
+)
+def test_compare_scalar(library: Library, case: str, dtype: type, compare: Callable[..., np.ndarray]) -> None:
+    """A bit an element, from the low end; no comparison with NaN is true."""
+    values = normal(256, dtype)
+    values[[3, 70, 71]] = [0.5, np.nan, np.inf]
+    expected = np.packbits(compare(values, dtype(0.5)), bitorder="little")
+    got = run(library, case, values, None, np.zeros(32, np.uint8), count=256)
+    np.testing.assert_array_equal(got, expected)
+
+
 def records(scores: np.ndarray, index: np.ndarray) -> np.ndarray:
     out = np.full(len(scores) * 2, 0xFFFFFFFF, U)
     out.view(scores.dtype)[:: 8 // scores.itemsize] = scores

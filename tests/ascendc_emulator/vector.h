@@ -468,6 +468,54 @@ inline void Or(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const Loca
       Whole("dst", dst), Whole("src0", src0), Whole("src1", src1));
 }
 
+// CompareScalar.md: one bit an element, the first in bit 0 of the first byte. A comparison with NaN is false, but NE.
+template <class T>
+inline void CompareScalar(const LocalTensor<uint8_t>& dst, const LocalTensor<T>& src0, const T scalar, CMPMODE mode,
+                          uint32_t count, Loc loc = Loc::Here()) {
+  using namespace ascendc_emulator;
+  static_assert(kFloating<T>, "CompareScalar is modelled for half and float");
+  const char* api = "CompareScalar";
+  constexpr auto kSize = static_cast<int64_t>(sizeof(T));
+  CheckKind(api, loc, "dst", dst, Kind::kUb);
+  CheckKind(api, loc, "src0", src0, Kind::kUb);
+  CheckAlign(api, loc, "dst", dst, 32);
+  CheckAlign(api, loc, "src0", src0, 32);
+  const int64_t n = Range(api, loc, "count", count, 0, 196608);
+  if (n * kSize % 256 != 0)
+    M().Fail("argument", loc,
+             Format("CompareScalar: %lld elements of %s are no multiple of 256 bytes", static_cast<long long>(n),
+                    TypeName<T>()));
+  if (n == 0) return;
+  Ranges ranges(api, loc);
+  ranges.Local("src0", src0, false, 0, n * kSize);
+  ranges.Local("dst", dst, true, 0, n / 8);
+  const View to = dst.view(), from = src0.view();
+  M().Issue(PIPE_V, api, loc, ranges.list(), {kVectorIssue + static_cast<double>(n) / 64, kVectorHead}, [=] {
+    const float right = Wide(scalar);
+    Seen seen;
+    for (int64_t byte = 0; byte < n / 8; ++byte) {
+      uint8_t bits = 0;
+      for (int64_t i = 0; i < 8; ++i) {
+        T value;
+        std::memcpy(&value, from.data + (byte * 8 + i) * kSize, sizeof(T));
+        const float left = Wide(value);
+        const bool truth = mode == CMPMODE::LT   ? left < right
+                           : mode == CMPMODE::GT ? left > right
+                           : mode == CMPMODE::EQ ? left == right
+                           : mode == CMPMODE::LE ? left <= right
+                           : mode == CMPMODE::GE ? left >= right
+                                                 : left != right;
+        bits = static_cast<uint8_t>(bits | (truth ? 1u << i : 0u));
+      }
+      to.data[byte] = bits;
+      const bool ok = AllValid(from.valid + byte * 8 * kSize, 8 * kSize);
+      seen.any[0] |= ok;
+      to.valid[byte] = ok;
+    }
+    ReportUnseen(api, loc, seen.any[0], "src0");
+  });
+}
+
 // Copy（UBToUB掩码式高维数据搬运）.md
 template <class T, class Mask>
 inline void Copy(const LocalTensor<T>& dst, const LocalTensor<T>& src, Mask mask, int64_t repeat,

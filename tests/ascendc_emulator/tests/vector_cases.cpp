@@ -134,6 +134,10 @@ extern "C" __global__ __aicore__ void vector_case(GM_ADDR a, GM_ADDR b, GM_ADDR 
   CASE(gather_mask_7) GatherMask(D(f), A(f), uint8_t{7}, true, 20, GatherMaskParams(1, 3, 4, 0), kept);
   CASE(gather_mask_bits) GatherMask(D(f), A(f), B(u), true, 70, GatherMaskParams(1, 2, 12, 0), kept);
 
+  CASE(compare_scalar_gt) CompareScalar(D(uint8_t{}), A(f), 0.5f, CMPMODE::GT, static_cast<uint32_t>(n));
+  CASE(compare_scalar_ge) CompareScalar(D(uint8_t{}), A(f), 0.5f, CMPMODE::GE, static_cast<uint32_t>(n));
+  CASE(compare_scalar_lt_half) CompareScalar(D(uint8_t{}), A(h), half(0.5f), CMPMODE::LT, static_cast<uint32_t>(n));
+
   CASE(sort32_float) Sort32(D(f), A(f), B(u), 3);
   CASE(sort32_half) Sort32(D(h), A(h), B(u), 3);
   CASE(mrg_sort_repeat) {
