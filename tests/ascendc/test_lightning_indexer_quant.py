@@ -37,8 +37,9 @@ class TilingData(ctypes.Structure):
     """LightningIndexerTiling."""
 
     _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("cores", "t", "s1", *SHAPE, "parts", "list_records", "part_lists")),
-        *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "workspace_bytes")),
+        *((name, ctypes.c_uint32) for name in ("cores", "t", "s1", *SHAPE, "sequence_units", "unit_tokens")),
+        *((name, ctypes.c_uint32) for name in ("rounds", "shared", "sharers", "lists", "list_records")),
+        *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "sample_offset", "workspace_bytes")),
     )
 
 
@@ -121,23 +122,40 @@ def test_selected_counts(selected_count: int) -> None:
     check(cases.indexer_case(b=2, kv_lens=[2500, 90], selected_count=selected_count), seed=selected_count % 2)
 
 
-@pytest.mark.parametrize(("cores", "parts"), [(1, 1), (4, 4), (24, 5)])
-def test_keys_are_split_between_cores(cores: int, parts: int) -> None:
-    """One core, one for each part, and more cores than there are pairs of chunks."""
+@pytest.mark.parametrize(("cores", "sharers", "lists"), [(1, 1, 2), (4, 4, 8), (24, 20, 40)])
+def test_cores_share_a_token(cores: int, sharers: int, lists: int) -> None:
+    """Each AIV makes a list. Up to 16 are merged by one AIV, more in groups and then once more."""
     case = cases.indexer_case(kv_lens=20000, selected_count=2048)
-    assert shape_tiling(case, cores).parts == parts
+    tiling = shape_tiling(case, cores)
+    assert (tiling.rounds, tiling.sharers if tiling.shared else 1) == (cores == 1, sharers)
+    assert tiling.lists == (lists if tiling.shared else 0)
     check(case, cores=cores, seed=1)
 
 
-@pytest.mark.parametrize("kv_len", [2500, 40000, 70000])
-def test_three_rounds_of_merging(kv_len: int) -> None:
-    """18 parts have 36 lists; of a short sequence in a wide block_table most of them are missing."""
+@pytest.mark.parametrize("kv_len", [2100, 2500, 40000, 70000])
+def test_lists_without_keys(kv_len: int) -> None:
+    """A short sequence in a wide block_table leaves most of 48 lists short, or without a key."""
     case = cases.indexer_case(kv_lens=kv_len, selected_count=2048)
     table = np.full((1, 548), -1, np.int32)
     table[:, : case.inputs["block_table"].shape[1]] = case.inputs["block_table"]
     case = case.copy(block_table=table)
-    assert shape_tiling(case, 24).parts == 18
+    assert shape_tiling(case, 24).lists == 48
     check(case, cores=24, seed=kv_len % 3)
+
+
+@pytest.mark.parametrize(("b", "s1"), [(5, 1), (3, 3), (1, 20)])
+def test_units_left_over_are_shared(b: int, s1: int) -> None:
+    """Two cores: rounds of whole units, and one that both have a part of; tokens that see few keys among others."""
+    case = cases.indexer_case(b, s1, [2051, 4500, 700, 2049, 3000][:b], selected_count=2048)
+    assert (shape_tiling(case, 2).rounds, shape_tiling(case, 2).shared) == (5 // 2 if b * s1 != 9 else 1, 1)
+    check(case, cores=2, seed=b)
+
+
+@pytest.mark.parametrize("s1", [1, 2, 3])
+@pytest.mark.parametrize("kv_len", [90, 200])
+def test_short_tasks_behind_a_long_one(s1: int, kv_len: int) -> None:
+    """A task of fewer products than are in flight."""
+    check(cases.indexer_case(4, s1, [700, kv_len, kv_len, 400], selected_count=64), cores=1, seed=s1 % 2)
 
 
 def test_equal_scores_take_the_smaller_positions() -> None:
@@ -166,6 +184,23 @@ def test_keys_without_a_block_rank_last() -> None:
     scores[128:256] = scores[384:512] = -np.inf
     want = np.argsort(-scores, kind="stable")[:300].astype(np.int32)
     assert_topk(got, want[None], [scores], rtol=2e-3)
+
+
+def test_sequence_without_a_block() -> None:
+    """No key has a score: the first positions are as good as any."""
+    case = cases.indexer_case(kv_lens=2600, selected_count=100)
+    got, _ = run(case.copy(block_table=np.full_like(case.inputs["block_table"], -1)), cores=2, seed=1)
+    np.testing.assert_array_equal(np.sort(got), np.arange(100, dtype=np.int32)[None])
+
+
+@pytest.mark.parametrize(("s1", "kv_len", "selected_count"), [(1, 600, 300), (1, 320, 310), (4, 4500, 2048)])
+def test_nan_scales_rank_last(s1: int, kv_len: int, selected_count: int) -> None:
+    """Also where some of them must be selected, and in the scores that wait to be sorted."""
+    case = cases.indexer_case(s1=s1, kv_lens=kv_len, selected_count=selected_count)
+    scales = case.inputs["k_cache_scale"].copy()
+    flat = scales.reshape(-1)
+    flat[case.paging.occupied_rows()[5 : kv_len : kv_len // 20]] = np.nan
+    check(case.copy(k_cache_scale=scales), cores=2, seed=kv_len % 2)
 
 
 def test_selection_does_not_depend_on_cores_and_order() -> None:

@@ -1,10 +1,12 @@
 // lightning_indexer_quant: scores of all visible keys of each token, and the positions of the largest.
 //
-// A task is a unit of two tokens of a sequence, or of one, and a part of its keys, on one AI core. The AIC scores a
-// chunk of 2048 keys for each of its AIVs, and while the AIVs sort those into their running lists it scores the next.
-// Of two tokens each AIV has one, and a tile of keys is read once for both. Of a single token the first AIV takes the
-// lower half of the task's chunks, so that positions ascend from list to list. When all lists are in the workspace, the
-// AIVs merge those of a token by fours.
+// A task is a unit of up to four tokens of a sequence and all its keys, or a part of them, on one AI core. A tile of
+// keys is read once for all tokens of the unit. While the AIC scores a step of up to 2048 keys, its AIVs sort those of
+// the step before into the running lists of the tokens, of which each AIV has half.
+//
+// Where there are fewer units than cores, or some are left over, cores share them in equal parts. Of a single token the
+// AIVs share the keys of the part, too, the first one the lower half, so that positions ascend from list to list. Of
+// the lists that a token has then, samples tell how much of each can be among the best: no more is merged.
 #include "copy.h"
 #include "cube_tile.h"
 #include "kernel_operator.h"
@@ -18,9 +20,10 @@ using namespace AscendC;
 
 // Flags between cores.
 constexpr int64_t kWeightsReady = 0;  // AIV to AIC, for each task
-constexpr int64_t kScoresReady = 1;   // AIC to AIV, for each pair of chunks
-constexpr int64_t kScoresFree = 2;    // AIV to AIC: the pair is read
+constexpr int64_t kScoresReady = 1;   // AIC to AIV, for each step
+constexpr int64_t kScoresFree = 2;    // AIV to AIC: the step is read
 constexpr int64_t kListsReady = 3;    // all AIVs
+constexpr int64_t kGroupsReady = 4;   // all AIVs
 
 // The cube's half cannot hold |q . k| <= 2^21, and the weights' product may be below its normal range: the one is
 // divided by 2048 and the other multiplied, which changes no bit of either.
@@ -28,29 +31,60 @@ constexpr float kDotScale = 1.0f / 2048;
 constexpr float kWeightScale = 2048.0f;
 constexpr uint64_t kDotScaleBits = 0x3a000000;  // of kDotScale
 
-// A key without a block of the cache ranks below all others, and what pads a chunk below that.
+// A key without a block of the cache ranks below all others that have a score.
 constexpr float kUnscored = -3.0e38f;
-constexpr int32_t kPadding = static_cast<int32_t>(0xff800000u);  // bits of minus infinity
 
+// Tiles of a step. Long steps take less time to sort; the AIVs need that where they have two rows each. Behind short
+// ones less is left to be sorted at the end of a launch.
+constexpr uint32_t kLastStep = 4, kShortStep = 8, kLongStep = kSortChunk / kKeyTile;
+
+// What is scored together. A row is a token of the unit with all keys of the task, or half of the keys.
 struct IndexerTask {
-  uint32_t token, tokens;  // the first of one or two
-  uint32_t sequence, part;
-  uint32_t visible[2];  // of the token of each AIV
-  // Chunks [begin[0], begin[2]) of two tokens; of one token, the first AIV's end and the second one's begin at
-  // begin[1].
+  uint32_t sequence, token, tokens;
+  uint32_t visible;  // of the last token
+  // Tiles of keys [begin[0], begin[2]); the second half begins at begin[1].
   uint32_t begin[3];
-  __aicore__ inline uint32_t Token(uint32_t sub) const { return tokens == 2 ? token + sub : token; }
-  __aicore__ inline uint32_t First(uint32_t sub) const { return tokens == 2 ? begin[0] : begin[sub]; }
-  __aicore__ inline uint32_t Chunks(uint32_t sub) const {
-    return tokens == 2 ? begin[2] - begin[0] : begin[sub + 1] - begin[sub];
+  bool shared;     // with other cores: a token's list is one of several
+  uint32_t part;   // of the shared unit
+  uint32_t round;  // of a whole unit
+
+  __aicore__ inline bool Halves() const { return shared && tokens == 1; }
+  __aicore__ inline uint32_t Rows() const { return Halves() ? 2 : tokens; }
+  // Rows of an AIV are [RowBegin, RowEnd). It has more and fewer in turn.
+  __aicore__ inline uint32_t RowBegin(uint32_t sub) const { return (sub ^ (round & 1)) == 0 ? 0 : DivUp(Rows(), 2); }
+  __aicore__ inline uint32_t RowEnd(uint32_t sub) const { return (sub ^ (round & 1)) == 0 ? DivUp(Rows(), 2) : Rows(); }
+  __aicore__ inline uint32_t Token(uint32_t row) const { return Halves() ? token : token + row; }
+  __aicore__ inline uint32_t Visible(uint32_t row) const {
+    const uint32_t later = Halves() ? 0 : tokens - 1 - row;
+    return visible > later ? visible - later : 0;
   }
-  __aicore__ inline uint32_t Pairs() const { return Chunks(1) > Chunks(0) ? Chunks(1) : Chunks(0); }
-  // Keys of an AIV's chunk. The last chunk of two tokens may hold one key, which only the second one sees.
-  __aicore__ inline uint32_t Keys(uint32_t chunk, uint32_t sub) const {
-    const uint32_t first = chunk * kSortChunk;
-    return visible[sub] > first ? Smaller(kSortChunk, visible[sub] - first) : 0;
+  __aicore__ inline uint32_t FirstTile(uint32_t row) const { return begin[Halves() ? row : 0]; }
+  __aicore__ inline uint32_t Tiles(uint32_t row) const { return begin[Halves() ? row + 1 : 2] - FirstTile(row); }
+  // Keys of the row in its tiles [from, to).
+  __aicore__ inline uint32_t Keys(uint32_t row, uint32_t from, uint32_t to) const {
+    const uint32_t first = (FirstTile(row) + from) * kKeyTile;
+    const uint32_t end = Smaller((FirstTile(row) + Smaller(to, Tiles(row))) * kKeyTile, Visible(row));
+    return end > first ? end - first : 0;
   }
-  __aicore__ inline bool HasList(uint32_t sub) const { return Chunks(sub) > 0 && Keys(First(sub), sub) > 0; }
+  __aicore__ inline uint32_t Keys(uint32_t row) const { return Keys(row, 0, Tiles(row)); }
+
+  // Steps go over all rows at once; the first row has most tiles. Where an AIV has two rows, long steps come first, and
+  // a short one before the last; else all but the last are short.
+  __aicore__ inline bool Long() const { return Rows() > 2; }
+  __aicore__ inline uint32_t LongTiles() const {
+    const uint32_t others = Long() ? kShortStep + kLastStep : kLastStep;
+    return Tiles(0) > others ? Tiles(0) - others : 0;
+  }
+  __aicore__ inline uint32_t LongSteps() const { return DivUp(LongTiles(), Long() ? kLongStep : kShortStep); }
+  __aicore__ inline uint32_t Steps() const {
+    if (Tiles(0) == 0) return 0;
+    return LongSteps() + (Long() && Tiles(0) > kLastStep ? 2 : 1);
+  }
+  __aicore__ inline uint32_t StepBegin(uint32_t step) const {
+    if (step < LongSteps()) return ShareBegin(LongTiles(), step, LongSteps());
+    if (step == LongSteps()) return LongTiles();
+    return step == Steps() ? Tiles(0) : Tiles(0) - kLastStep;
+  }
 };
 
 // A run of keys within one block of the cache.
@@ -67,34 +101,57 @@ class IndexerPlan {
     const uint32_t b = tiling.t / tiling.s1;
     lengths_ = Global<int32_t>(kv_act_seqs, b);
     block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(b) * tiling.max_blocknum_perbatch);
+    // A core's share of the shared units, in `sharers` parts of a unit: [core * shared, (core + 1) * shared).
+    if (core < tiling.sharers) {
+      first_shared_ = core * tiling.shared / tiling.sharers;
+      shared_tasks_ = DivUp((core + 1) * tiling.shared, tiling.sharers) - first_shared_;
+    }
   }
-  __aicore__ inline uint32_t Tasks() const { return tiling_.t / tiling_.s1 * SequenceUnits() * tiling_.parts; }
-  __aicore__ inline uint32_t SequenceUnits() const { return DivUp(tiling_.s1, 2); }
-  // Lists of a token, if none is missing.
-  __aicore__ inline uint32_t Lists() const { return tiling_.parts * tiling_.part_lists; }
 
-  __aicore__ inline uint32_t Visible(uint32_t token) const {
-    const int32_t length = lengths_.GetValue(token / tiling_.s1);
-    const int32_t visible = length - static_cast<int32_t>(tiling_.s1) + 1 + static_cast<int32_t>(token % tiling_.s1);
-    return visible > 0 ? static_cast<uint32_t>(visible) : 0;
+  // Tasks of this core: its parts of shared units, then whole units.
+  __aicore__ inline uint32_t SharedTasks() const { return shared_tasks_; }
+  __aicore__ inline uint32_t Tasks() const { return shared_tasks_ + tiling_.rounds; }
+  __aicore__ inline IndexerTask Task(uint32_t index) const {
+    if (index >= shared_tasks_) return Unit(index - shared_tasks_, core_);
+    const uint32_t shared = first_shared_ + index;
+    return Part(shared, core_ - FirstSharer(shared));
   }
-  // A unit that sees no more keys than it may select needs no scores: it has no chunks.
-  __aicore__ inline IndexerTask Task(uint32_t unit, uint32_t part) const {
+
+  // All keys of the `index`th unit of a round.
+  __aicore__ inline IndexerTask Unit(uint32_t round, uint32_t index) const {
+    const uint32_t unit = round * tiling_.cores + index;
     IndexerTask task;
-    task.sequence = unit / SequenceUnits();
-    const uint32_t within = unit % SequenceUnits() * 2;
-    task.token = task.sequence * tiling_.s1 + within;
-    task.tokens = Smaller(2, tiling_.s1 - within);
-    task.part = part;
-    for (uint32_t sub = 0; sub < 2; ++sub) task.visible[sub] = Visible(task.Token(sub));
-    const uint32_t visible = task.visible[1];
-    const uint32_t chunks = visible > tiling_.selected_count ? DivUp(visible, kSortChunk) : 0;
-    const uint32_t begin = ShareBegin(chunks, part, tiling_.parts);
-    const uint32_t count = ShareBegin(chunks, part + 1, tiling_.parts) - begin;
-    task.begin[0] = begin;
-    task.begin[1] = begin + DivUp(count, 2);
-    task.begin[2] = begin + count;
+    task.sequence = unit / tiling_.sequence_units;
+    const uint32_t within = unit % tiling_.sequence_units;
+    const uint32_t begin = ShareBegin(tiling_.s1, within, tiling_.sequence_units);
+    task.token = task.sequence * tiling_.s1 + begin;
+    task.tokens = ShareBegin(tiling_.s1, within + 1, tiling_.sequence_units) - begin;
+    // The last token of a sequence sees all its keys.
+    const int32_t length = lengths_.GetValue(task.sequence);
+    const int32_t visible = length - static_cast<int32_t>(tiling_.s1 - begin - task.tokens);
+    task.visible = visible > 0 ? static_cast<uint32_t>(visible) : 0;
+    task.shared = false;
+    task.part = 0;
+    task.round = round;
+    Take(task, 0, 1, 1);
     return task;
+  }
+  // The part of a shared unit that the `part`th of its cores has.
+  __aicore__ inline IndexerTask Part(uint32_t shared, uint32_t part) const {
+    IndexerTask task = Unit(tiling_.rounds, shared);
+    TakePart(task, shared, part);
+    return task;
+  }
+  __aicore__ inline void TakePart(IndexerTask& task, uint32_t shared, uint32_t part) const {
+    const uint32_t begin = (FirstSharer(shared) + part) * tiling_.shared, unit = shared * tiling_.sharers;
+    Take(task, begin > unit ? begin - unit : 0, Smaller(begin + tiling_.shared - unit, tiling_.sharers),
+         tiling_.sharers);
+    task.shared = true;
+    task.part = part;
+    task.round = 0;
+  }
+  __aicore__ inline uint32_t Parts(uint32_t shared) const {
+    return DivUp((shared + 1) * tiling_.sharers, tiling_.shared) - FirstSharer(shared);
   }
 
   // The keys of `sequence` from `position` on that lie in one block, `most` at most.
@@ -113,37 +170,48 @@ class IndexerPlan {
     return run;
   }
 
-  __aicore__ inline GlobalTensor<half> Weights(uint32_t sub) const {
-    return Global<half>(workspace_ + core_ * tiling_.core_bytes + sub * kIdxNHeads * 2, kIdxNHeads);
+  // Weights of a token of the core's `task`th task.
+  __aicore__ inline GlobalTensor<half> Weights(uint32_t task, uint32_t token) const {
+    const uint32_t index = task % kWeightSlots * kUnitTokens + token;
+    return Global<half>(Own() + index * kIdxNHeads * 2, kIdxNHeads * kUnitTokens);
   }
-  __aicore__ inline GlobalTensor<float> Scores(uint32_t slot, uint32_t sub) const {
-    return Global<float>(workspace_ + core_ * tiling_.core_bytes + 512 + (slot * 2 + sub) * kSortChunk * 4, kSortChunk);
+  // Scores of a row in the core's `step`th step.
+  __aicore__ inline GlobalTensor<float> Scores(uint32_t step, uint32_t row) const {
+    const uint32_t index = step % kScoreSlots * kUnitTokens + row;
+    return Global<float>(Own() + kWeightSlots * kUnitTokens * kIdxNHeads * 2 + index * kSortChunk * 4, kSortChunk);
   }
-  // Sorted lists of a token, part by part, in the order of the positions that they hold.
-  __aicore__ inline uint32_t ListIndex(const IndexerTask& task, uint32_t sub) const {
-    return task.part * tiling_.part_lists + (task.tokens == 2 ? 0 : sub);
-  }
-  __aicore__ inline GlobalTensor<float> List(uint32_t token, uint32_t list) const {
-    const uint64_t index = static_cast<uint64_t>(token) * Lists() + list;
+  // Sorted lists of a token of a shared unit, in the order of the positions that they hold, and samples of them.
+  __aicore__ inline GlobalTensor<float> List(uint32_t shared, uint32_t token, uint32_t list) const {
+    const uint64_t index = ListIndex(shared, token) + list;
     return Global<float>(workspace_ + tiling_.list_offset + index * tiling_.list_records * 8, tiling_.list_records * 2);
   }
-  // Whether any of `span` lists has been made.
-  __aicore__ inline bool HasList(uint32_t token, uint32_t list, uint32_t span) const {
-    const uint32_t unit = token / tiling_.s1 * SequenceUnits() + token % tiling_.s1 / 2;
-    for (uint32_t i = list; i < Smaller(list + span, Lists()); ++i) {
-      const IndexerTask task = Task(unit, i / tiling_.part_lists);
-      const uint32_t which = i % tiling_.part_lists;
-      if (task.tokens == 1 ? task.HasList(which) : which == 0 && task.HasList(token - task.token)) return true;
-    }
-    return false;
+  __aicore__ inline GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
+    const uint64_t index = ListIndex(shared, token) + list;
+    return Global<float>(workspace_ + tiling_.sample_offset + index * kMaxSamples * 8, tiling_.lists * kMaxSamples * 2);
   }
+  __aicore__ inline uint32_t SharedUnit(uint32_t task) const { return first_shared_ + task; }
 
   const LightningIndexerTiling& tiling_;
   const uint32_t core_;
 
  private:
+  __aicore__ inline GM_ADDR Own() const { return workspace_ + core_ * tiling_.core_bytes; }
+  __aicore__ inline uint64_t ListIndex(uint32_t shared, uint32_t token) const {
+    return (static_cast<uint64_t>(shared) * tiling_.unit_tokens + token) * tiling_.lists;
+  }
+  __aicore__ inline uint32_t FirstSharer(uint32_t shared) const { return shared * tiling_.sharers / tiling_.shared; }
+  // Tiles of the keys from share `from` to share `to` of `shares`. A unit that sees no more keys than it may select
+  // needs no scores: it has no tiles.
+  __aicore__ inline void Take(IndexerTask& task, uint32_t from, uint32_t to, uint32_t shares) const {
+    const uint32_t tiles = task.visible > tiling_.selected_count ? DivUp(task.visible, kKeyTile) : 0;
+    task.begin[0] = ShareBegin(tiles, from, shares);
+    task.begin[2] = ShareBegin(tiles, to, shares);
+    task.begin[1] = task.begin[0] + DivUp(task.begin[2] - task.begin[0], 2);
+  }
+
   GM_ADDR workspace_;
   GlobalTensor<int32_t> lengths_, block_table_;
+  uint32_t first_shared_ = 0, shared_tasks_ = 0;
 };
 
 // ---------------------------------------------------------------- AIV
@@ -159,166 +227,314 @@ class IndexerVector {
     k_scale_ = Global<half>(k_cache_scale, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size);
     topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.selected_count);
     arena_.Init(pipe, kUbBytes);
+    positions_ = arena_.Take<int32_t>(RoundUp(tiling_.list_records, 64));
+    common_bytes_ = arena_.Used();
     topk_.Place(arena_, tiling_.list_records);
     for (uint32_t i = 0; i < 2; ++i) {
       scores_[i] = arena_.Take<float>(kSortChunk);
       scale16_[i] = arena_.Take<half>(kSortChunk);
     }
     scale32_ = arena_.Take<float>(kSortChunk);
-    list_ = arena_.Take<float>(tiling_.list_records * 2);
-    positions_ = arena_.Take<int32_t>(RoundUp(tiling_.list_records, 64));
+    samples_ = arena_.Take<float>(kMaxSamples * 2);
+    factors16_ = arena_.Take<half>(2 * kRows * kIdxNHeads);
+    factors32_ = arena_.Take<float>(2 * kRows * kIdxNHeads);
   }
 
   __aicore__ inline void Run(uint32_t vector, uint32_t vectors) {
-    for (uint32_t index = plan_.core_; index < plan_.Tasks(); index += tiling_.cores) {
-      const IndexerTask task = plan_.Task(index / tiling_.parts, index % tiling_.parts);
-      if (task.Pairs() > 0) Score(task);
-    }
-    // One list has to become positions, too: there is a round at least.
-    const uint32_t lists = plan_.Lists();
-    for (uint32_t span = 1; span == 1 || span < lists; span *= kMergeWidth) {
-      const uint32_t groups = DivUp(lists, span * kMergeWidth);
-      AwaitAllVectors(kListsReady);
-      for (uint32_t index = vector; index < tiling_.t * groups; index += vectors) {
-        Merge(index / groups, index % groups * span * kMergeWidth, span, groups == 1);
+    score_slots_.Begin();
+    scale_slots_.Begin();
+    uint32_t next = NextTask(0);
+    if (next < plan_.Tasks()) MakeWeights(plan_.Task(next), 0);
+    // Lists of shared units are merged behind the first whole unit, when those of other cores are there, too.
+    const uint32_t merge_behind = tiling_.rounds > 0 ? plan_.SharedTasks() : ~0u;
+    for (uint32_t index = 0; index < plan_.Tasks(); ++index) {
+      if (index == plan_.SharedTasks()) TellLists();
+      const IndexerTask task = plan_.Task(index);
+      if (task.Steps() > 0) {
+        next = NextTask(index + 1);
+        if (next < plan_.Tasks()) MakeWeights(plan_.Task(next), tasks_ + 1);
+        Score(task, index);
+        ++tasks_;
       }
+      if (!task.shared) {
+        for (uint32_t row = task.RowBegin(sub_); row < task.RowEnd(sub_); ++row) {
+          if (task.Visible(row) <= tiling_.selected_count) SelectAll(task, row);
+        }
+      }
+      if (index == merge_behind) MergeShared(vector, vectors);
     }
+    if (tiling_.rounds == 0) {
+      TellLists();
+      MergeShared(vector, vectors);
+    }
+    score_slots_.End();
+    scale_slots_.End();
   }
 
  private:
-  // topk 40 + 2 * 32 KiB, scores 2 * 12, scales 8, list 16, positions 8 KiB.
-  static constexpr uint32_t kUbBytes = 176 * 1024;
-  static constexpr int32_t kFlag = 2;  // ids 0 and 1 belong to the slots
+  // positions 8, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 1.8 KiB.
+  static constexpr uint32_t kUbBytes = 180 * 1024;
+  static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
+  static constexpr int32_t kFlag = 4;                 // ids 0 to 3 belong to the slots
+  // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists.
+  static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
 
-  // (2) one factor for each head, in half.
-  __aicore__ inline void MakeWeights(const IndexerTask& task) {
-    const LocalTensor<float> left = scale32_, right = scale32_[kIdxNHeads];
-    const LocalTensor<half> narrow = scale16_[0];
-    const uint64_t head = static_cast<uint64_t>(task.Token(sub_)) * kIdxNHeads;
-    CopyIn(narrow, q_scale_[head], kIdxNHeads);
-    CopyIn(narrow[kIdxNHeads], weights_[head], kIdxNHeads);
-    WaitPipe<HardEvent::MTE2_V>(kFlag);
-    Cast(left, narrow, RoundMode::CAST_NONE, 2 * kIdxNHeads);
-    PipeBarrier<PIPE_V>();
-    Mul(left, left, right, static_cast<int32_t>(kIdxNHeads));
-    PipeBarrier<PIPE_V>();
-    Muls(left, left, kWeightScale, static_cast<int32_t>(kIdxNHeads));
-    PipeBarrier<PIPE_V>();
-    Cast(narrow, left, RoundMode::CAST_RINT, kIdxNHeads);
-    WaitPipe<HardEvent::V_MTE3>(kFlag);
-    CopyOut(plan_.Weights(sub_), narrow, kIdxNHeads);
-    PipeBarrier<PIPE_V>();
-    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
+  __aicore__ inline uint32_t NextTask(uint32_t index) const {
+    while (index < plan_.Tasks() && plan_.Task(index).Steps() == 0) ++index;
+    return index;
   }
 
-  __aicore__ inline void Score(const IndexerTask& task) {
-    PipeBarrier<PIPE_ALL>();
-    if (sub_ < task.tokens) MakeWeights(task);
+  // (2) one factor for each head, in half, of the tokens of this AIV. Of a single token the first AIV makes them.
+  __aicore__ inline void MakeWeights(const IndexerTask& task, uint32_t index) {
+    const uint32_t row = task.RowBegin(sub_), end = Smaller(task.RowEnd(sub_), task.tokens);
+    if (row < end) {
+      const uint32_t count = (end - row) * kIdxNHeads;
+      const uint64_t head = static_cast<uint64_t>(task.token + row) * kIdxNHeads;
+      const LocalTensor<float> left = factors32_, right = factors32_[count];
+      WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
+      CopyIn(factors16_, q_scale_[head], count);
+      CopyIn(factors16_[count], weights_[head], count);
+      WaitPipe<HardEvent::MTE2_V>(kFlag);
+      Cast(left, factors16_, RoundMode::CAST_NONE, 2 * count);
+      PipeBarrier<PIPE_V>();
+      Mul(left, left, right, static_cast<int32_t>(count));
+      PipeBarrier<PIPE_V>();
+      Muls(left, left, kWeightScale, static_cast<int32_t>(count));
+      PipeBarrier<PIPE_V>();
+      Cast(factors16_, left, RoundMode::CAST_RINT, count);
+      WaitPipe<HardEvent::V_MTE3>(kFlag);
+      CopyOut(plan_.Weights(index, row), factors16_, count);
+      PipeBarrier<PIPE_V>();
+    }
     NotifyCube(kWeightsReady);
+  }
+
+  __aicore__ inline void Score(const IndexerTask& task, uint32_t index) {
+    WaitPipe<HardEvent::MTE3_V>(kFlag);  // lists that are on their way out
     topk_.Begin();
-    in_.Begin();
-    for (uint32_t pair = 0; pair < task.Pairs(); ++pair, ++pairs_) {
+    const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_);
+    for (uint32_t step = 0; step < task.Steps(); ++step, ++steps_) {
+      const uint32_t from = task.StepBegin(step), to = task.StepBegin(step + 1);
+      // The last row of an AIV sees most.
+      const uint32_t first = (task.FirstTile(begin) + from) * kKeyTile;
+      const uint32_t most = begin < end ? task.Keys(end - 1, from, to) : 0;
+      const uint32_t missing = LoadScales(task, first, most);
       AwaitCore(kScoresReady);
-      const uint32_t chunk = task.First(sub_) + pair;
-      if (pair < task.Chunks(sub_) && task.Keys(chunk, sub_) > 0) Chunk(task, chunk);
+      uint32_t loaded[kRows] = {};
+      for (uint32_t row = begin; row < end; ++row) {
+        if (task.Visible(row) <= tiling_.selected_count) continue;
+        const uint32_t count = task.Keys(row, from, to);
+        loaded[row - begin] = count;
+        if (count == 0) continue;
+        DataCopy(scores_[score_slots_.Acquire()], plan_.Scores(steps_, row), RoundUp(count, 8));
+        score_slots_.Publish();
+      }
       // Scores are read by MTE2 alone.
       CrossCoreSetFlag<2, PIPE_MTE2>(kScoresFree);
+      const LocalTensor<half> scales = scale16_[scale_slots_.Take()];
+      if (missing < most) Cast(scale32_, scales, RoundMode::CAST_NONE, most);
+      scale_slots_.Release();
+      for (uint32_t row = begin; row < end; ++row) {
+        if (loaded[row - begin] == 0) continue;
+        const LocalTensor<float> scores = scores_[score_slots_.Take()];
+        PipeBarrier<PIPE_V>();
+        if (missing < most) Mul(scores, scores, scale32_, static_cast<int32_t>(loaded[row - begin]));
+        PipeBarrier<PIPE_V>();
+        if (missing > 0) ReplaceUnscored(task, scores, first, loaded[row - begin]);
+        // (5) the largest scores of the token. Sorting the first ones may wait where the next step is a long one, too.
+        topk_.Add(row - begin, scores, first, loaded[row - begin], task.Long() && step + 1 < task.LongSteps());
+        score_slots_.Release();
+      }
     }
-    in_.End();
-    if (task.HasList(sub_)) {
-      WaitPipe<HardEvent::V_MTE3>(kFlag);
-      DataCopy(plan_.List(task.Token(sub_), plan_.ListIndex(task, sub_)), topk_.List(), tiling_.list_records * 2);
+    for (uint32_t row = begin; row < end; ++row) {
+      if (task.Visible(row) > tiling_.selected_count) Keep(task, row, index);
     }
   }
 
-  // The scores of a chunk times the keys' scales, into the running list.
-  __aicore__ inline void Chunk(const IndexerTask& task, uint32_t chunk) {
-    const uint32_t first = chunk * kSortChunk, count = task.Keys(chunk, sub_);
-    const uint32_t slot = in_.Acquire();
-    const LocalTensor<float> scores = scores_[slot];
-    DataCopy(scores, plan_.Scores(pairs_ % kScoreSlots, sub_), RoundUp(count, 8));
-    bool all = true, any = false;
+  // Scales of keys [first, first + count) of the sequence. Returns how many have no block of the cache.
+  __aicore__ inline uint32_t LoadScales(const IndexerTask& task, uint32_t first, uint32_t count) {
+    const LocalTensor<half> scales = scale16_[scale_slots_.Acquire()];
+    uint32_t missing = 0;
     for (uint32_t done = 0; done < count;) {
       const KeyRun run = plan_.Run(task.sequence, first + done, count - done);
       if (run.row >= 0) {
-        CopyIn(scale16_[slot][done], k_scale_[run.row], run.count);
-        any = true;
+        CopyIn(scales[done], k_scale_[run.row], run.count);
       } else {
-        all = false;
+        missing += run.count;
       }
       done += run.count;
     }
-    in_.Publish();
-    in_.Take();
-    if (any) {
-      Cast(scale32_, scale16_[slot], RoundMode::CAST_NONE, count);
-      PipeBarrier<PIPE_V>();
-      Mul(scores, scores, scale32_, static_cast<int32_t>(count));
-      PipeBarrier<PIPE_V>();
-    }
-    if (!all) {
-      for (uint32_t done = 0; done < count;) {
-        const KeyRun run = plan_.Run(task.sequence, first + done, count - done);
-        if (run.row < 0) Duplicate(scores[done], kUnscored, static_cast<int32_t>(run.count));
-        done += run.count;
-      }
-      PipeBarrier<PIPE_V>();
-    }
-    if (count < kSortChunk) {
-      FillFrom(scores.ReinterpretCast<int32_t>(), count, kSortChunk, kPadding);
-      PipeBarrier<PIPE_V>();
-    }
-    // (5) the largest scores of the token
-    topk_.Add(scores, first);
-    in_.Release();
+    scale_slots_.Publish();
+    return missing;
   }
 
-  // Elements [from, to) of x become `value`, and perhaps others behind `to` in the 64 that `from` lies in.
-  static __aicore__ inline void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to, int32_t value) {
-    const uint32_t whole = RoundUp(from, 64);
-    if (from % 64 != 0) {
-      uint64_t lanes[2] = {~uint64_t{0} << (from % 64), 0};
-      Duplicate(x[whole - 64], value, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1),
-                static_cast<uint8_t>(8));
+  // Scores of the keys without a block.
+  __aicore__ inline void ReplaceUnscored(const IndexerTask& task, const LocalTensor<float>& scores, uint32_t first,
+                                         uint32_t count) {
+    for (uint32_t done = 0; done < count;) {
+      const KeyRun run = plan_.Run(task.sequence, first + done, count - done);
+      if (run.row < 0) Duplicate(scores[done], kUnscored, static_cast<int32_t>(run.count));
+      done += run.count;
     }
-    if (whole < to) Duplicate(x[whole], value, static_cast<int32_t>(to - whole));
+    PipeBarrier<PIPE_V>();
   }
 
-  // Merges up to kMergeWidth lists of a token, `span` apart, into the first of them. The last round writes
-  // topk_indices.
-  __aicore__ inline void Merge(uint32_t token, uint32_t first, uint32_t span, bool last) {
-    PipeBarrier<PIPE_ALL>();
-    const uint32_t visible = plan_.Visible(token);
-    if (visible <= tiling_.selected_count) {
-      if (!last) return;
-      // The scalar unit writes the first block of a CreateVecIndex, whole and at once: -1 comes behind it.
-      CreateVecIndex(positions_, int32_t{0}, tiling_.selected_count);
-      PipeBarrier<PIPE_V>();
-      FillFrom(positions_, visible, tiling_.selected_count, -1);
-    } else {
-      uint32_t found = 0;
-      for (uint32_t list = first; list < Smaller(first + kMergeWidth * span, plan_.Lists()); list += span) {
-        if (!plan_.HasList(token, list, span)) continue;
-        if (found == 0) {
-          topk_.Begin();
-        } else {
-          WaitPipe<HardEvent::V_MTE2>(kFlag);
-        }
-        DataCopy(found == 0 ? topk_.List() : list_, plan_.List(token, list), tiling_.list_records * 2);
-        WaitPipe<HardEvent::MTE2_V>(kFlag);
-        if (found > 0) topk_.Join(list_, tiling_.list_records);
-        ++found;
-      }
-      if (!last) {
-        if (found == 0) return;
-        WaitPipe<HardEvent::V_MTE3>(kFlag);
-        DataCopy(plan_.List(token, first), topk_.List(), tiling_.list_records * 2);
-        return;
-      }
-      RecordPositions(positions_, topk_.List(), tiling_.list_records);
+  // What becomes of a row's list: the result, or one of several lists of the token.
+  __aicore__ inline void Keep(const IndexerTask& task, uint32_t row, uint32_t index) {
+    const uint32_t own = row - task.RowBegin(sub_);
+    const RecordList best = topk_.List(own);
+    if (!task.shared) {
+      WritePositions(task.Token(row), best.records);
+      return;
     }
+    if (best.count == 0) return;
+    const uint32_t shared = plan_.SharedUnit(index), token = task.Token(row) - task.token;
+    const uint32_t list = task.Halves() ? task.part * 2 + row : task.part;
+    WaitPipe<HardEvent::MTE3_V>(kFlag);
+    const uint32_t samples = topk_.Sample(samples_, own, list);
+    WaitPipe<HardEvent::V_MTE3>(kFlag);
+    CopyOut(plan_.List(shared, token, list), best.records, best.count * 2);
+    if (samples > 0) CopyOut(plan_.Samples(shared, token, list), samples_, samples * 2);
+  }
+
+  __aicore__ inline void WritePositions(uint32_t token, const LocalTensor<float>& records) {
+    WaitPipe<HardEvent::MTE3_V>(kFlag);
+    RecordPositions(positions_, records, tiling_.list_records);
     WaitPipe<HardEvent::V_MTE3>(kFlag);
     CopyOut(topk_indices_[static_cast<uint64_t>(token) * tiling_.selected_count], positions_, tiling_.selected_count);
+  }
+
+  // A token that sees no more keys than it may select.
+  __aicore__ inline void SelectAll(const IndexerTask& task, uint32_t row) {
+    // The scalar unit writes the first block of a CreateVecIndex, whole and at once: -1 comes behind it.
+    PipeBarrier<PIPE_ALL>();
+    CreateVecIndex(positions_, int32_t{0}, tiling_.selected_count);
+    PipeBarrier<PIPE_V>();
+    FillFrom(positions_, task.Visible(row), tiling_.selected_count, -1);
+    WaitPipe<HardEvent::V_MTE3>(kFlag);
+    CopyOut(topk_indices_[static_cast<uint64_t>(task.Token(row)) * tiling_.selected_count], positions_,
+            tiling_.selected_count);
+  }
+
+  // ------------------------------------------------------------ lists of shared units
+
+  __aicore__ inline void TellLists() {
+    if (tiling_.shared > 0) CrossCoreSetFlag<0, PIPE_MTE3>(kListsReady);
+  }
+
+  // The tokens of shared units, dealt to all AIVs: a token with few lists to one, one with many in groups.
+  __aicore__ inline void MergeShared(uint32_t vector, uint32_t vectors) {
+    if (tiling_.shared == 0) return;
+    CrossCoreWaitFlag(kListsReady);
+    PipeBarrier<PIPE_ALL>();
+    // Nothing of the scores is in use: their UB holds the lists.
+    arena_.Reset(common_bytes_);
+    merger_.Place(arena_, kMergedRecords);
+    const uint32_t groups = DivUp(tiling_.lists, kMergeWidth);
+    const uint32_t tokens = tiling_.shared * tiling_.unit_tokens;
+    for (uint32_t index = vector; index < tokens * groups; index += vectors) {
+      MergeGroup(index / groups, index % groups, groups);
+    }
+    if (groups > 1) {
+      // There are fewer groups than AIVs: an AIV still knows the lengths of its token.
+      AwaitAllVectors(kGroupsReady);
+      if (vector < tokens * groups && vector % groups == 0) MergeGroups(vector / groups, groups);
+    }
+    if (tiling_.rounds == 0) return;
+    PipeBarrier<PIPE_ALL>();
+    arena_.Reset(common_bytes_);
+    topk_.Place(arena_, tiling_.list_records);
+  }
+
+  __aicore__ inline void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
+    const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
+    const IndexerTask unit = plan_.Part(shared, 0);
+    if (token >= unit.tokens) return;
+    if (unit.Visible(token) <= tiling_.selected_count) {
+      if (group == 0) SelectAll(unit, token);
+      return;
+    }
+    Prune(unit, shared, token);
+    WaitPipe<HardEvent::V_MTE2>(kFlag);
+    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
+    merger_.Begin();
+    for (uint32_t list = group * kMergeWidth; list < Smaller((group + 1) * kMergeWidth, lists_); ++list) {
+      const uint32_t length = lengths_[list];
+      if (length > 0) CopyIn(merger_.Append(length, length), plan_.List(shared, token, list), length * 2);
+    }
+    WaitPipe<HardEvent::MTE2_V>(kFlag);
+    const RecordList best = merger_.Merge(tiling_.selected_count);
+    if (groups == 1) {
+      WritePositions(unit.token + token, best.records);
+    } else if (best.count > 0) {
+      WaitPipe<HardEvent::V_MTE3>(kFlag);
+      CopyOut(plan_.List(shared, token, group * kMergeWidth), best.records, best.count * 2);
+    }
+  }
+
+  // The groups of a token, each merged to its first list.
+  __aicore__ inline void MergeGroups(uint32_t index, uint32_t groups) {
+    const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
+    const IndexerTask unit = plan_.Part(shared, 0);
+    if (token >= unit.tokens || unit.Visible(token) <= tiling_.selected_count) return;
+    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
+    merger_.Begin();
+    for (uint32_t group = 0; group < groups; ++group) {
+      uint32_t length = 0;
+      for (uint32_t list = group * kMergeWidth; list < Smaller((group + 1) * kMergeWidth, lists_); ++list) {
+        length += lengths_[list];
+      }
+      length = Smaller(length, tiling_.selected_count);
+      if (length == 0) continue;
+      CopyIn(merger_.Append(length, length), plan_.List(shared, token, group * kMergeWidth), length * 2);
+    }
+    WaitPipe<HardEvent::MTE2_V>(kFlag);
+    WritePositions(unit.token + token, merger_.Merge(tiling_.selected_count).records);
+  }
+
+  // How much of each list of a token can be among its best. Each of the `enough` best samples has kSampleStride - 1
+  // records of its list before it, so that what comes behind the next sample of a list comes behind selected_count
+  // others.
+  __aicore__ inline void Prune(IndexerTask task, uint32_t shared, uint32_t token) {
+    const uint32_t enough = DivUp(tiling_.selected_count, kSampleStride);
+    WaitPipe<HardEvent::V_MTE2>(kFlag);
+    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
+    merger_.Begin();
+    lists_ = 0;
+    const uint32_t parts = plan_.Parts(shared);
+    for (uint32_t part = 0; part < parts; ++part) {
+      plan_.TakePart(task, shared, part);
+      const uint32_t first = task.Halves() ? 0 : token, end = task.Halves() ? 2 : token + 1;
+      for (uint32_t row = first; row < end; ++row) {
+        const uint32_t length = Smaller(task.Keys(row), tiling_.selected_count);
+        const LocalTensor<float> samples = merger_.Append(length / kSampleStride, kMaxSamples);
+        if (lists_ == 0) samples_of_token_ = samples;
+        lengths_[lists_++] = length;
+      }
+    }
+    DataCopy(samples_of_token_, plan_.Samples(shared, token, 0), lists_ * kMaxSamples * 2);
+    WaitPipe<HardEvent::MTE2_V>(kFlag);
+    const RecordList best = merger_.Merge(enough);
+    if (best.count < enough) return;
+    // Which lists they are of: four to a word, as the scalar unit takes long for each.
+    if (enough % 4 != 0) FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * kMaxSamples, 0);
+    WaitPipe<HardEvent::MTE3_V>(kFlag);
+    PipeBarrier<PIPE_V>();
+    RecordPositions(positions_, best.records, kMaxSamples);
+    PipeBarrier<PIPE_V>();
+    const LocalTensor<int16_t> narrow = positions_[kMaxSamples].ReinterpretCast<int16_t>();
+    Cast(narrow, positions_, RoundMode::CAST_NONE, kMaxSamples);
+    WaitPipe<HardEvent::V_S>(kFlag);
+    const LocalTensor<uint64_t> words = narrow.ReinterpretCast<uint64_t>();
+    uint32_t among[kMaxLists] = {};
+    for (uint32_t i = 0; i < enough; i += 4) {
+      const uint64_t word = words.GetValue(i / 4);
+      for (uint32_t k = 0; k < Smaller(4, enough - i); ++k) ++among[word >> (16 * k) & 0xffff];
+    }
+    WaitPipe<HardEvent::S_V>(kFlag);
+    for (uint32_t list = 0; list < lists_; ++list) {
+      lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * kSampleStride);
+    }
   }
 
   const IndexerPlan& plan_;
@@ -327,15 +543,52 @@ class IndexerVector {
   GlobalTensor<half> q_scale_, weights_, k_scale_;
   GlobalTensor<int32_t> topk_indices_;
   UbArena arena_;
-  RunningTopK topk_;
-  LocalTensor<float> scores_[2], scale32_, list_;
-  LocalTensor<half> scale16_[2];
+  uint32_t common_bytes_ = 0;
+  TopK topk_;
+  ListMerger merger_;
+  LocalTensor<float> scores_[2], scale32_, samples_, factors32_, samples_of_token_;
+  LocalTensor<half> scale16_[2], factors16_;
   LocalTensor<int32_t> positions_;
-  PingPong<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> in_;
-  uint32_t pairs_ = 0;
+  PingPong<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> score_slots_;
+  PingPong<HardEvent::MTE2_V, HardEvent::V_MTE2, 2> scale_slots_;
+  uint32_t lengths_[kMaxLists] = {}, lists_ = 0;
+  uint32_t tasks_ = 0, steps_ = 0;
 };
 
 // ---------------------------------------------------------------- AIC
+
+// Goes over the key tiles of a core's tasks.
+class KeyCursor {
+ public:
+  // At the first tile.
+  __aicore__ inline void Begin(const IndexerPlan& plan) {
+    index_ = ~0u;
+    NextTask(plan);
+  }
+  __aicore__ inline bool Valid(const IndexerPlan& plan) const { return index_ < plan.Tasks(); }
+  __aicore__ inline const IndexerTask& Task() const { return task_; }
+  __aicore__ inline uint32_t Position() const { return (task_.FirstTile(row_) + tile_) * kKeyTile; }
+  __aicore__ inline void Next(const IndexerPlan& plan) {
+    if (task_.Halves() && row_ == 0 && tile_ < task_.Tiles(1)) {
+      row_ = 1;
+      return;
+    }
+    row_ = 0;
+    if (++tile_ == task_.Tiles(0)) NextTask(plan);
+  }
+
+ private:
+  __aicore__ inline void NextTask(const IndexerPlan& plan) {
+    tile_ = 0;
+    row_ = 0;
+    for (++index_; index_ < plan.Tasks(); ++index_) {
+      task_ = plan.Task(index_);
+      if (task_.Tiles(0) > 0) break;
+    }
+  }
+  IndexerTask task_;
+  uint32_t index_ = 0, tile_ = 0, row_ = 0;
+};
 
 class IndexerCube {
  public:
@@ -343,186 +596,324 @@ class IndexerCube {
       : plan_(plan), tiling_(plan.tiling_) {
     q_int8_ = Global<int8_t>(q_int8, static_cast<uint64_t>(tiling_.t) * kIdxNHeads * kIdxHeadDim);
     k_cache_ = Global<int8_t>(k_cache, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size * kIdxHeadDim);
-    pipe.InitBuffer(query_, 2 * kIdxNHeads * kIdxHeadDim);
-    pipe.InitBuffer(weights_, 2 * kFractal * kIdxNHeads * 2);
-    pipe.InitBuffer(keys_, 2 * kKeyTile * kIdxHeadDim);
-    pipe.InitBuffer(dots_, 2 * kIdxNHeads * kKeyTile * 2);
-    pipe.InitBuffer(l0a_, 2 * kL0Bytes);
-    pipe.InitBuffer(l0b_, 2 * kL0Bytes);
-    pipe.InitBuffer(l0c_, 2 * (kDotBytes + kScoreBytes));
+    pipe.InitBuffer(query_, 2 * kUnitTokens * kQueryBytes);
+    pipe.InitBuffer(weights_, 2 * kUnitTokens * kWeightBytes);
+    pipe.InitBuffer(keys_, kKeySlots * kKeyBytes);
+    pipe.InitBuffer(dots_, kDotSlots * kDotBytes);
+    pipe.InitBuffer(l0a_, kLoadedTiles * kKeyBytes + 2 * kUnitTokens * kWeightBytes);
+    pipe.InitBuffer(l0b_, kUnitTokens * kQueryBytes + 2 * kDotBytes);
+    pipe.InitBuffer(l0c_, kProductSlots * kProductBytes + kSumSlots * kSumBytes);
   }
 
   __aicore__ inline void Run() {
     key_slots_.Begin();
     dot_slots_.Begin();
-    l0_slots_.Begin();
-    dot_l0c_.Begin();
-    score_l0c_.Begin();
+    l0b_slots_.Begin();
+    product_slots_.Begin();
+    sum_slots_.Begin();
     SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
-    for (uint32_t index = plan_.core_; index < plan_.Tasks(); index += tiling_.cores) {
-      const IndexerTask task = plan_.Task(index / tiling_.parts, index % tiling_.parts);
-      if (task.Pairs() > 0) Score(task);
+    SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag + 1);
+    SetFlag<HardEvent::M_MTE1>(kTileFlag);
+    uint32_t next = NextTask(0);
+    cursor_.Begin(plan_);
+    if (next < plan_.Tasks()) FetchQuery(plan_.Task(next), 0);
+    for (uint32_t i = 0; i < kKeySlots; ++i) FetchKeys();
+    if (next < plan_.Tasks()) FetchWeights(plan_.Task(next), 0);
+    for (uint32_t i = 0; i + 1 < kLoadedTiles; ++i) {
+      LoadKeys();
+      FetchKeys();
     }
-    for (uint32_t i = 0; i < Smaller(pairs_, kScoreSlots); ++i) AwaitCore(kScoresFree);
+    while (next < plan_.Tasks()) {
+      const IndexerTask task = plan_.Task(next);
+      next = NextTask(next + 1);
+      Score(task, next);
+      ++tasks_;
+    }
+    Drain();
+    for (uint32_t i = 0; i < Smaller(steps_, kScoreSlots); ++i) AwaitCore(kScoresFree);
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
+    WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag + 1);
+    WaitFlag<HardEvent::M_MTE1>(kTileFlag);
     key_slots_.End();
     dot_slots_.End();
-    l0_slots_.End();
-    dot_l0c_.End();
-    score_l0c_.End();
+    l0b_slots_.End();
+    product_slots_.End();
+    sum_slots_.End();
   }
 
  private:
-  static constexpr uint32_t kKeyTile = 128;
-  static constexpr uint32_t kL0Bytes = 32768;
-  static constexpr uint32_t kDotBytes = kIdxNHeads * kKeyTile * 4;
-  static constexpr uint32_t kScoreBytes = kFractal * kKeyTile * 4;
-  static constexpr int32_t kTaskFlag = 2;  // ids 0 and 1 belong to the slots
+  static constexpr uint32_t kQueryBytes = kIdxNHeads * kIdxHeadDim;
+  static constexpr uint32_t kKeyBytes = kKeyTile * kIdxHeadDim;
+  static constexpr uint32_t kDotBytes = kIdxNHeads * kKeyTile * 2;
+  static constexpr uint32_t kWeightBytes = kFractal * kIdxNHeads * 2;
+  static constexpr uint32_t kProductBytes = kIdxNHeads * kKeyTile * 4;
+  static constexpr uint32_t kSumBytes = kFractal * kKeyTile * 4;
+  // Key tiles in L1 and L0A. The 64 KiB of L0A are three tiles and the weights of two tasks, those of L0B the queries
+  // of a task and two tiles of dots; of 128 KiB of L0C three products and two sums take 112. L1: 64 + 16 + 64 + 64 KiB.
+  static constexpr uint32_t kKeySlots = 4, kLoadedTiles = 3, kDotSlots = 4, kProductSlots = 3, kSumSlots = 2;
+  // Sums run so many products behind: the way of a product through Fixpipe and L1 takes more than two.
+  static constexpr uint32_t kLag = 3;
+  // Flags beside those of the slots: queries are in L1 or L0B, weights are in L1; one of two places for both is free;
+  // the products of a tile are done.
+  static constexpr int32_t kQueryFlag = 5, kWeightFlag = 4, kTaskFlag = 4, kTileFlag = 5;
 
-  __aicore__ inline void Score(const IndexerTask& task) {
-    WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
-    for (uint32_t i = 0; i < task.tokens; ++i) {
-      CopyNdToL1(Query(i), q_int8_[static_cast<uint64_t>(task.token + i) * kIdxNHeads * kIdxHeadDim], kIdxNHeads,
-                 kIdxHeadDim, kIdxHeadDim, kIdxNHeads);
-    }
-    AwaitCore(kWeightsReady);
-    for (uint32_t i = 0; i < task.tokens; ++i) {
-      CopyNdToL1(Weights(i), plan_.Weights(i), 1, kIdxNHeads, kIdxNHeads, kFractal);
-    }
-    WaitPipe<HardEvent::MTE2_MTE1>(kTaskFlag);
-    for (uint32_t pair = 0; pair < task.Pairs(); ++pair, ++pairs_) {
-      if (pairs_ >= kScoreSlots) AwaitCore(kScoresFree);
-      // Of two tokens the second one sees more keys.
-      const uint32_t slot = pairs_ % kScoreSlots;
-      if (task.tokens == 2) {
-        const uint32_t chunk = task.begin[0] + pair;
-        Chunk(task, chunk, task.Keys(chunk, 1), plan_.Scores(slot, 0), plan_.Scores(slot, 1));
-      } else {
-        for (uint32_t sub = 0; sub < 2; ++sub) {
-          const uint32_t chunk = task.begin[sub] + pair;
-          const GlobalTensor<float> scores = plan_.Scores(slot, sub);
-          if (pair < task.Chunks(sub)) Chunk(task, chunk, task.Keys(chunk, sub), scores, scores);
+  // A unit of work in flight: a row of a task and a tile of keys.
+  struct Pending {
+    GlobalTensor<float> scores;
+    uint32_t step;
+    bool first, last;  // of its step
+    uint32_t weights;  // of the row's token, in L0A
+    // The core's task, and how many tokens it has if this is its first.
+    uint32_t task, tokens;
+  };
+
+  __aicore__ inline uint32_t NextTask(uint32_t index) const {
+    while (index < plan_.Tasks() && plan_.Task(index).Tiles(0) == 0) ++index;
+    return index;
+  }
+
+  __aicore__ inline void Score(const IndexerTask& task, uint32_t next) {
+    const uint32_t place = tasks_ % 2, units = units_;
+    bool fetched = next == plan_.Tasks();
+    uint32_t step = 0;
+    for (uint32_t tile = 0; tile < task.Tiles(0); ++tile) {
+      if (tile == task.StepBegin(step + 1)) {
+        ++step;
+        ++steps_;
+      }
+      const uint32_t from = task.StepBegin(step);
+      const uint32_t rows = task.Halves() && tile >= task.Tiles(1) ? 1 : task.Rows();
+      for (uint32_t row = 0; row < rows; ++row) {
+        if (row == 0 || task.Halves()) {
+          WaitFlag<HardEvent::M_MTE1>(kTileFlag);
+          if (tile == 0 && row == 0) {
+            WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
+            LoadFractals(LocalQuery(0), Query(place, 0), task.tokens * kQueryBytes);
+            WaitPipe<HardEvent::MTE1_M>(kQueryFlag);
+          }
+          LoadKeys();
+          FetchKeys();
+          WaitFlag<HardEvent::MTE1_M>(static_cast<int32_t>(tile_in_l0a_));
+          key_ = tile_in_l0a_;
+          tile_in_l0a_ = (tile_in_l0a_ + 1) % kLoadedTiles;
         }
-      }
-      NotifyVectors(kScoresReady);
-    }
-    SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
-  }
-
-  // The products of a tile and a token run while those before them are summed over the heads.
-  __aicore__ inline void Chunk(const IndexerTask& task, uint32_t chunk, uint32_t count,
-                               const GlobalTensor<float>& first, const GlobalTensor<float>& second) {
-    const uint32_t last = task.tokens - 1;
-    for (uint32_t done = 0; done < count; done += kKeyTile) {
-      Products(task, chunk * kSortChunk + done, Smaller(kKeyTile, count - done));
-      Scale();
-      if (done > 0) Sums(last, (last == 0 ? first : second)[done - kKeyTile]);
-      if (last == 1) {
+        const uint32_t token = task.Token(row) - task.token;
+        Product(token);
+        if (row + 1 == rows || task.Halves()) SetFlag<HardEvent::M_MTE1>(kTileFlag);
         Scale();
-        Sums(0, first[done]);
+        Advance();
+        Pending& pending = pending_[units_ % kLag];
+        pending.scores = plan_.Scores(steps_, row)[(tile - from) * kKeyTile];
+        pending.weights = place * kUnitTokens + token;
+        pending.step = steps_;
+        pending.first = tile == from && row == 0;
+        pending.last = tile + 1 == task.StepBegin(step + 1) && row + 1 == rows;
+        pending.task = tasks_;
+        pending.tokens = tile == 0 && row == 0 ? task.tokens : 0;
+        ++units_;
+        ++in_flight_;
+      }
+      // The AIVs make the next task's weights when they begin this one: they must have all scores of the one before.
+      const bool behind = units_ - units < kLag;
+      if (!fetched && tile >= task.StepBegin(task.Steps() - 1) && (!behind || tile + 1 == task.Tiles(0))) {
+        if (behind) Drain();
+        FetchQuery(plan_.Task(next), tasks_ + 1);
+        FetchWeights(plan_.Task(next), tasks_ + 1);
+        fetched = true;
       }
     }
-    Sums(last, (last == 0 ? first : second)[(count - 1) / kKeyTile * kKeyTile]);
+    ++steps_;
   }
 
-  // (1) the keys by the block table, and their int8 products with the queries of each token. Keys beyond `count` and
-  // those without a block are what L1 held: their scores are replaced before anybody looks.
-  __aicore__ inline void Products(const IndexerTask& task, uint32_t position, uint32_t count) {
-    const LocalTensor<int8_t> keys =
-        keys_.GetWithOffset<int8_t>(kKeyTile * kIdxHeadDim, key_slots_.Acquire() * kKeyTile * kIdxHeadDim);
+  // Behind a product: sums of the oldest one in flight, and the load of the last one's dots.
+  __aicore__ inline void Advance() {
+    if (in_flight_ == kLag) Sums();
+    if (in_flight_ > 0) LoadDots();
+  }
+  __aicore__ inline void Drain() {
+    Advance();
+    while (in_flight_ > 0) Sums();
+  }
+
+  // The tile of the cursor to L1: 16 keys after 16, as L0A has them, so that a tile is loaded at once. Rows behind the
+  // last key of a sequence are what the cache has there; those without a block are what L1 held. The scores of both are
+  // replaced before anybody looks.
+  __aicore__ inline void FetchKeys() {
+    if (!cursor_.Valid(plan_)) return;
+    const IndexerTask& task = cursor_.Task();
+    const LocalTensor<int8_t> keys = Keys(key_slots_.Acquire());
+    const uint32_t position = cursor_.Position();
+    const uint32_t count = RoundUp(Smaller(kKeyTile, task.visible - position), kFractal);
     for (uint32_t done = 0; done < count;) {
       const KeyRun run = plan_.Run(task.sequence, position + done, count - done);
       if (run.row >= 0) {
-        CopyNdToL1(keys[done * kC0<int8_t>], k_cache_[static_cast<uint64_t>(run.row) * kIdxHeadDim], run.count,
-                   kIdxHeadDim, kIdxHeadDim, kKeyTile);
+        Nd2NzParams params;
+        params.ndNum = static_cast<uint16_t>(run.count / kFractal);
+        params.nValue = kFractal;
+        params.dValue = kIdxHeadDim;
+        params.srcNdMatrixStride = kFractal * kIdxHeadDim;
+        params.srcDValue = kIdxHeadDim;
+        params.dstNzC0Stride = kFractal;
+        params.dstNzNStride = 1;
+        params.dstNzMatrixStride = kFractal * kIdxHeadDim;
+        DataCopy(keys[done * kIdxHeadDim], k_cache_[static_cast<uint64_t>(run.row) * kIdxHeadDim], params);
       }
       done += run.count;
     }
     key_slots_.Publish();
-    key_slots_.Take();
-    const uint32_t l0 = l0_slots_.Acquire();
-    const LocalTensor<int8_t> left = L0<int8_t>(l0a_, l0), right = L0<int8_t>(l0b_, l0);
-    for (uint32_t i = 0; i < task.tokens; ++i) {
-      LoadA(left[i * kIdxNHeads * kIdxHeadDim], Query(i), kIdxNHeads, 0, kIdxHeadDim);
-    }
-    LoadBTransposed(right, keys, kKeyTile, 0, kIdxHeadDim, 0, kKeyTile);
-    l0_slots_.Publish();
+    cursor_.Next(plan_);
+    ++fetched_;
+  }
+
+  // The oldest tile of L1 to L0A, two tiles ahead. Its place there held the tile whose products are done.
+  __aicore__ inline void LoadKeys() {
+    if (loaded_ == fetched_) return;
+    const uint32_t place = loaded_++ % kLoadedTiles;
+    LoadFractals(LocalKeys(place), Keys(key_slots_.Take()), kKeyBytes);
+    SetFlag<HardEvent::MTE1_M>(static_cast<int32_t>(place));
     key_slots_.Release();
-    l0_slots_.Take();
+  }
+
+  // What the core's `index`th task multiplies with, to L1.
+  __aicore__ inline void FetchQuery(const IndexerTask& task, uint32_t index) {
+    const uint32_t place = index % 2;
+    WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag + static_cast<int32_t>(place));
     for (uint32_t i = 0; i < task.tokens; ++i) {
-      const LocalTensor<int32_t> c = l0c_.GetWithOffset<int32_t>(kDotBytes / 4, dot_l0c_.Acquire() * kDotBytes);
-      Multiply(c, left[i * kIdxNHeads * kIdxHeadDim], right, kIdxNHeads, kKeyTile, kIdxHeadDim, true);
-      dot_l0c_.Publish();
+      CopyNdToL1(Query(place, i), q_int8_[static_cast<uint64_t>(task.token + i) * kQueryBytes], kIdxNHeads, kIdxHeadDim,
+                 kIdxHeadDim, kIdxNHeads);
     }
-    l0_slots_.Release();
+    SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
+  }
+  __aicore__ inline void FetchWeights(const IndexerTask& task, uint32_t index) {
+    const uint32_t place = index % 2;
+    AwaitCore(kWeightsReady);
+    for (uint32_t i = 0; i < task.tokens; ++i) {
+      CopyNdToL1(Weights(place, i), plan_.Weights(index, i), 1, kIdxNHeads, kIdxNHeads, kFractal);
+    }
+    SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
+  }
+
+  // (1) int8 products of a tile of keys with the heads' queries.
+  __aicore__ inline void Product(uint32_t token) {
+    Product(l0c_.GetWithOffset<int32_t>(kProductBytes / 4, product_slots_.Acquire() * kProductBytes), LocalKeys(key_),
+            LocalQuery(token), kKeyTile, kIdxNHeads, kIdxHeadDim);
+    product_slots_.Publish();
   }
 
   // (3) relu of the oldest products, scaled to half.
   __aicore__ inline void Scale() {
-    const LocalTensor<int32_t> c = l0c_.GetWithOffset<int32_t>(kDotBytes / 4, dot_l0c_.Take() * kDotBytes);
-    const LocalTensor<half> dots = Dots(dot_slots_.Acquire());
+    const LocalTensor<int32_t> c =
+        l0c_.GetWithOffset<int32_t>(kProductBytes / 4, product_slots_.Take() * kProductBytes);
     FixpipeParamsV220 params;
-    params.nSize = kKeyTile;
-    params.mSize = kIdxNHeads;
-    params.srcStride = kIdxNHeads;
-    params.dstStride = kIdxNHeads;  // a column of 16 half is a block of 32 bytes a row
+    params.nSize = kIdxNHeads;
+    params.mSize = kKeyTile;
+    params.srcStride = kKeyTile;
+    params.dstStride = kKeyTile;  // a column of 16 half is a block of 32 bytes a row
     params.quantPre = QuantMode_t::DEQF16;
     params.deqScalar = kDotScaleBits;
     params.reluEn = true;
-    Fixpipe<half, int32_t, CFG_NZ>(dots, c, params);
-    dot_l0c_.Release();
+    Fixpipe<half, int32_t, CFG_NZ>(Dots(dot_slots_.Acquire()), c, params);
+    product_slots_.Release();
     dot_slots_.Publish();
   }
 
-  // (4) weighted sum over the heads, with the weights of the task's token `token`.
-  __aicore__ inline void Sums(uint32_t token, const GlobalTensor<float>& scores) {
-    const LocalTensor<half> dots = Dots(dot_slots_.Take());
-    const uint32_t l0 = l0_slots_.Acquire();
-    const LocalTensor<half> left = L0<half>(l0a_, l0), right = L0<half>(l0b_, l0);
-    LoadA(left, Weights(token), kFractal, 0, kIdxNHeads);
-    LoadB(right, dots, kIdxNHeads, 0, kIdxNHeads, 0, kKeyTile);
-    l0_slots_.Publish();
+  // The dots of the last unit in flight to L0B, as [heads, keys]. With the first ones of a task
+  // come its weights.
+  __aicore__ inline void LoadDots() {
+    LoadFractals(LocalDots(l0b_slots_.Acquire()), Dots(dot_slots_.Take()), kDotBytes);
     dot_slots_.Release();
-    l0_slots_.Take();
-    const LocalTensor<float> c =
-        l0c_.GetWithOffset<float>(kScoreBytes / 4, 2 * kDotBytes + score_l0c_.Acquire() * kScoreBytes);
-    Multiply(c, left, right, kFractal, kKeyTile, kIdxNHeads, true);
-    l0_slots_.Release();
-    score_l0c_.Publish();
-    score_l0c_.Take();
-    StoreC(scores, c, 1, kFractal, 0, kKeyTile, kKeyTile);
-    score_l0c_.Release();
+    const Pending& pending = pending_[(units_ - 1) % kLag];
+    if (pending.tokens > 0) {
+      const uint32_t place = pending.task % 2;
+      WaitFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
+      LoadFractals(LocalWeights(place * kUnitTokens), Weights(place, 0), pending.tokens * kWeightBytes);
+      SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag + static_cast<int32_t>(place));
+    }
+    l0b_slots_.Publish();
   }
 
-  // Of the task's token.
-  __aicore__ inline LocalTensor<int8_t> Query(uint32_t token) {
-    return query_.GetWithOffset<int8_t>(kIdxNHeads * kIdxHeadDim, token * kIdxNHeads * kIdxHeadDim);
+  // (4) weighted sum over the heads. The weights are the first row of a fractal.
+  __aicore__ inline void Sums() {
+    const Pending& pending = pending_[(units_ - in_flight_--) % kLag];
+    const uint32_t l0 = l0b_slots_.Take();
+    const LocalTensor<float> c =
+        l0c_.GetWithOffset<float>(kSumBytes / 4, kProductSlots * kProductBytes + sum_slots_.Acquire() * kSumBytes);
+    Product(c, LocalWeights(pending.weights), LocalDots(l0), kFractal, kKeyTile, kIdxNHeads);
+    l0b_slots_.Release();
+    sum_slots_.Publish();
+    sum_slots_.Take();
+    if (pending.first && pending.step >= kScoreSlots) AwaitCore(kScoresFree);
+    StoreC(pending.scores, c, 1, kFractal, 0, kKeyTile, kKeyTile);
+    sum_slots_.Release();
+    if (pending.last) NotifyVectors(kScoresReady);
   }
-  __aicore__ inline LocalTensor<half> Weights(uint32_t token) {
-    return weights_.GetWithOffset<half>(kFractal * kIdxNHeads, token * kFractal * kIdxNHeads * 2);
+
+  // One product that nothing is added to: unlike Multiply it needs no barrier.
+  template <typename C, typename T>
+  __aicore__ inline void Product(const LocalTensor<C>& c, const LocalTensor<T>& a, const LocalTensor<T>& b, uint32_t m,
+                                 uint32_t n, uint32_t k) {
+    MmadParams params;
+    params.m = static_cast<uint16_t>(m);
+    params.n = static_cast<uint16_t>(n);
+    params.k = static_cast<uint16_t>(k);
+    params.cmatrixInitVal = true;
+    Mmad(c, a, b, params);
+  }
+  // Whole fractals that lie in L1 in the order of L0.
+  template <typename T>
+  __aicore__ inline void LoadFractals(const LocalTensor<T>& l0, const LocalTensor<T>& l1, uint32_t bytes) {
+    LoadData2DParams params;
+    params.repeatTimes = static_cast<uint8_t>(bytes / 512);
+    params.srcStride = 1;
+    LoadData(l0, l1, params);
+  }
+
+  __aicore__ inline LocalTensor<int8_t> Query(uint32_t place, uint32_t token) {
+    return query_.GetWithOffset<int8_t>((kUnitTokens - token) * kQueryBytes,
+                                        (place * kUnitTokens + token) * kQueryBytes);
+  }
+  __aicore__ inline LocalTensor<half> Weights(uint32_t place, uint32_t token) {
+    return weights_.GetWithOffset<half>((kUnitTokens - token) * kWeightBytes / 2,
+                                        (place * kUnitTokens + token) * kWeightBytes);
+  }
+  __aicore__ inline LocalTensor<int8_t> Keys(uint32_t slot) {
+    return keys_.GetWithOffset<int8_t>(kKeyBytes, slot * kKeyBytes);
   }
   __aicore__ inline LocalTensor<half> Dots(uint32_t slot) {
-    return dots_.GetWithOffset<half>(kIdxNHeads * kKeyTile, slot * kIdxNHeads * kKeyTile * 2);
+    return dots_.GetWithOffset<half>(kDotBytes / 2, slot * kDotBytes);
   }
-  template <typename T, typename Buffer>
-  __aicore__ inline LocalTensor<T> L0(Buffer& buffer, uint32_t slot) const {
-    return buffer.template GetWithOffset<T>(kL0Bytes / sizeof(T), slot * kL0Bytes);
+  __aicore__ inline LocalTensor<int8_t> LocalKeys(uint32_t place) {
+    return l0a_.GetWithOffset<int8_t>(kKeyBytes, place * kKeyBytes);
+  }
+  __aicore__ inline LocalTensor<half> LocalWeights(uint32_t index) {
+    return l0a_.GetWithOffset<half>((kUnitTokens - index % kUnitTokens) * kWeightBytes / 2,
+                                    kLoadedTiles * kKeyBytes + index * kWeightBytes);
+  }
+  __aicore__ inline LocalTensor<int8_t> LocalQuery(uint32_t token) {
+    return l0b_.GetWithOffset<int8_t>((kUnitTokens - token) * kQueryBytes, token * kQueryBytes);
+  }
+  __aicore__ inline LocalTensor<half> LocalDots(uint32_t slot) {
+    return l0b_.GetWithOffset<half>(kDotBytes / 2, kUnitTokens * kQueryBytes + slot * kDotBytes);
   }
 
   const IndexerPlan& plan_;
   const LightningIndexerTiling& tiling_;
   GlobalTensor<int8_t> q_int8_, k_cache_;
-  TBuf<TPosition::A1> query_, weights_;
-  TBuf<TPosition::B1> keys_, dots_;
+  TBuf<TPosition::B1> query_, dots_;
+  TBuf<TPosition::A1> weights_, keys_;
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
-  PingPong<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0> key_slots_;
-  PingPong<HardEvent::FIX_MTE1, HardEvent::MTE1_FIX, 0> dot_slots_;
-  PingPong<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
-  PingPong<HardEvent::M_FIX, HardEvent::FIX_M, 0> dot_l0c_;
-  PingPong<HardEvent::M_FIX, HardEvent::FIX_M, 2> score_l0c_;
-  uint32_t pairs_ = 0;
+  PingPong<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0, kKeySlots> key_slots_;
+  PingPong<HardEvent::FIX_MTE1, HardEvent::MTE1_FIX, 0, kDotSlots> dot_slots_;
+  PingPong<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0b_slots_;
+  PingPong<HardEvent::M_FIX, HardEvent::FIX_M, 0, kProductSlots> product_slots_;
+  PingPong<HardEvent::M_FIX, HardEvent::FIX_M, 3, kSumSlots> sum_slots_;
+  KeyCursor cursor_;
+  Pending pending_[kLag];
+  uint32_t fetched_ = 0, loaded_ = 0, tile_in_l0a_ = 0, key_ = 0;
+  // Units are rows of a task times tiles of keys; `in_flight_` of them have products, but no sums yet.
+  uint32_t tasks_ = 0, steps_ = 0, units_ = 0, in_flight_ = 0;
 };
 
 }  // namespace ms_dsv32::ascendc

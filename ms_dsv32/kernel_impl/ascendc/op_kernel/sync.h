@@ -15,22 +15,20 @@ __aicore__ inline void WaitPipe(int32_t id) {
   WaitFlag<kEvent>(id);
 }
 
-// Two slots of a buffer that one pipe fills and another one empties. kFull tells the consumer that a slot is filled,
-// kFree tells the producer that it is empty; slot i uses flag kFirstId + i of both events. Ids of M_MTE1 start at 3:
-// TPipe takes 0 to 2 on an AIC.
-template <HardEvent kFull, HardEvent kFree, int32_t kFirstId>
+// Slots of a buffer, two unless kSlots says otherwise, that one pipe fills and another one empties in turn. kFull tells
+// the consumer that a slot is filled, kFree tells the producer that it is empty; slot i uses flag kFirstId + i of both
+// events. Ids of M_MTE1 start at 3: TPipe takes 0 to 2 on an AIC.
+template <HardEvent kFull, HardEvent kFree, int32_t kFirstId, uint32_t kSlots = 2>
 class PingPong {
  public:
-  // Both slots are free. Every Begin needs an End.
+  // All slots are free. Every Begin needs an End.
   __aicore__ inline void Begin() {
-    SetFlag<kFree>(kFirstId);
-    SetFlag<kFree>(kFirstId + 1);
+    for (uint32_t i = 0; i < kSlots; ++i) SetFlag<kFree>(kFirstId + static_cast<int32_t>(i));
     produced_ = 0;
     consumed_ = 0;
   }
   __aicore__ inline void End() {
-    WaitFlag<kFree>(kFirstId);
-    WaitFlag<kFree>(kFirstId + 1);
+    for (uint32_t i = 0; i < kSlots; ++i) WaitFlag<kFree>(kFirstId + static_cast<int32_t>(i));
   }
 
   // Producer: the slot to fill, then its hand-over.
@@ -40,7 +38,7 @@ class PingPong {
   }
   __aicore__ inline void Publish() {
     SetFlag<kFull>(kFirstId + static_cast<int32_t>(produced_));
-    produced_ ^= 1;
+    produced_ = produced_ + 1 == kSlots ? 0 : produced_ + 1;
   }
 
   // Consumer: the slot to read, then its return.
@@ -50,7 +48,7 @@ class PingPong {
   }
   __aicore__ inline void Release() {
     SetFlag<kFree>(kFirstId + static_cast<int32_t>(consumed_));
-    consumed_ ^= 1;
+    consumed_ = consumed_ + 1 == kSlots ? 0 : consumed_ + 1;
   }
 
  private:

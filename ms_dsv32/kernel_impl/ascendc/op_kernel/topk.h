@@ -1,26 +1,31 @@
 // The largest of many scores, as sorted lists of records in UB. A record is 8 bytes: the score, and its position above
-// it. Equal scores keep the order of their positions: Sort32 and MrgSort prefer the earlier place and the earlier list,
-// and later positions always come in later lists.
+// it. Of equal scores the smaller position comes first: Sort32 and MrgSort prefer the earlier place and the earlier
+// list, and positions ascend within a chunk and from list to list.
 #ifndef MS_DSV32_ASCENDC_TOPK_H_
 #define MS_DSV32_ASCENDC_TOPK_H_
 
 #include "copy.h"
+#include "sync.h"
 
 namespace ms_dsv32::ascendc {
 
-// Merges sorted `first` and `second` to `dst`, which needs room for both. Positions of `first` come before those of
-// `second`.
-__aicore__ inline void MergeRecords(const LocalTensor<float>& dst, const LocalTensor<float>& first,
-                                    uint32_t first_count, const LocalTensor<float>& second, uint32_t second_count) {
+constexpr int32_t kLowest = static_cast<int32_t>(0xff800000u);  // bits of minus infinity
+
+struct RecordList {
+  LocalTensor<float> records;
+  uint32_t count;
+};
+
+// Merges two to four sorted lists, none of them empty, to `dst`, which needs room for all.
+__aicore__ inline void MergeLists(const LocalTensor<float>& dst, const RecordList* lists, uint32_t n) {
   MrgSort4Info info;
-  info.elementLengths[0] = static_cast<uint16_t>(first_count);
-  info.elementLengths[1] = static_cast<uint16_t>(second_count);
-  info.elementLengths[2] = 0;
-  info.elementLengths[3] = 0;
+  for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = static_cast<uint16_t>(i < n ? lists[i].count : 0);
   info.ifExhaustedSuspension = false;
-  info.validBit = 3;
+  info.validBit = static_cast<uint16_t>((1u << n) - 1);
   info.repeatTimes = 1;
-  MrgSort(dst, MrgSortSrcList<float>(first, second, second, second), info);
+  const LocalTensor<float>& third = lists[n > 2 ? 2 : 1].records;
+  const LocalTensor<float>& fourth = lists[n > 3 ? 3 : 1].records;
+  MrgSort(dst, MrgSortSrcList<float>(lists[0].records, lists[1].records, third, fourth), info);
 }
 
 // One level: groups of four sorted runs of `run` records each become one.
@@ -34,19 +39,41 @@ __aicore__ inline void MergeRuns(const LocalTensor<float>& dst, const LocalTenso
   MrgSort(dst, MrgSortSrcList<float>(src, src[run * 2], src[run * 4], src[run * 6]), info);
 }
 
-// Keeps the best of chunk after chunk of 2048 scores.
-class RunningTopK {
+// Elements [from, to) of x become `value`, and perhaps others behind `to` in the 64 that `from` lies in.
+__aicore__ inline void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to, int32_t value) {
+  const uint32_t whole = RoundUp(from, 64);
+  if (from % 64 != 0) {
+    uint64_t lanes[2] = {~uint64_t{0} << (from % 64), 0};
+    Duplicate(x[whole - 64], value, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1), static_cast<uint8_t>(8));
+  }
+  if (whole < to) Duplicate(x[whole], value, static_cast<int32_t>(to - whole));
+}
+
+// The best scores of up to two tokens, chunk after chunk of each.
+class TopK {
  public:
   static constexpr uint32_t kChunk = 2048;
+  static constexpr uint32_t kTokens = 2;
 
-  // Takes 2 * 16 + 8 KiB and two lists of keep + 2048 records of UB. Must begin at a multiple of 256 bytes, while
-  // nothing uses UB.
+  // Takes 2 * 16 + 8.5 KiB and three lists of keep + 2048 records of UB. Must begin at a multiple of 256
+  // bytes, while nothing uses UB.
   __aicore__ inline void Place(UbArena& arena, uint32_t keep) {
     keep_ = keep;
     runs_[0] = arena.Take<float>(kChunk * 2);
     runs_[1] = arena.Take<float>(kChunk * 2);
-    for (uint32_t i = 0; i < 2; ++i) lists_[i] = arena.Take<float>((keep + kChunk) * 2);
+    for (uint32_t i = 0; i < kTokens + 1; ++i) lists_[i] = arena.Take<float>((keep + kChunk) * 2);
     positions_ = arena.Take<int32_t>(kChunk);
+    bits_ = arena.Take<uint8_t>(kChunk / 8);
+    sampled_ = arena.Take<uint32_t>(64);  // so that what follows begins at a multiple of 256 bytes
+    // What pads the positions of kept scores must be something.
+    Duplicate(runs_[1], 0.0f, static_cast<int32_t>(kChunk * 2));
+    for (LocalTensor<float>& list : lists_) Duplicate(list, 0.0f, static_cast<int32_t>((keep + kChunk) * 2));
+    // Of 32 records the last one.
+    Duplicate(sampled_.ReinterpretCast<int32_t>(), int32_t{0}, 8);
+    PipeBarrier<PIPE_V>();
+    uint64_t second[2] = {2, 0};
+    Duplicate(sampled_.ReinterpretCast<int32_t>(), static_cast<int32_t>(0xc0000000u), second, static_cast<uint8_t>(1),
+              static_cast<uint16_t>(1), static_cast<uint8_t>(8));
     // On arch 2201 the scalar unit writes the first block of a CreateVecIndex, whatever the vector pipe is at: the
     // positions are made once and moved from chunk to chunk.
     CreateVecIndex(positions_, int32_t{0}, kChunk);
@@ -54,47 +81,254 @@ class RunningTopK {
     first_ = 0;
   }
   __aicore__ inline void Begin() {
-    empty_ = true;
-    current_ = 0;
+    for (uint32_t i = 0; i < kTokens; ++i) {
+      slot_[i] = i;
+      held_[i] = 0;
+      waiting_[i] = 0;
+    }
+    spare_ = kTokens;
   }
-  // 2048 scores of positions from `first` on, which follow all positions so far.
-  __aicore__ inline void Add(const LocalTensor<float>& scores, uint32_t first) {
+
+  // `count` scores of token `i`, of positions from `first` on, which follow all that the token has had. `scores` has
+  // room for kChunk and is used up. `more`: as many will follow, so that sorting may wait for them; both are
+  // multiples of 128.
+  __aicore__ inline void Add(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count, bool more) {
+    // Scores are compared in whole repeats.
+    if (count % 64 != 0) FillFrom(scores.ReinterpretCast<int32_t>(), count, RoundUp(count, 64), kLowest);
+    if (waiting_[i] > 0) {
+      AddTwo(i, scores, first, count);
+    } else if (held_[i] == 0 && more && keep_ > kChunk / 2) {
+      // As the list is empty, its place is free.
+      PipeBarrier<PIPE_V>();
+      DataCopy(lists_[slot_[i]], scores, count);
+      waiting_[i] = count;
+      waiting_first_ = first;
+    } else if (held_[i] < keep_) {
+      AddAll(i, scores, first, count);
+    } else {
+      // A score that is no larger than the last of a full list comes behind it.
+      WaitPipe<HardEvent::V_S>(0);
+      const float last = lists_[slot_[i]].GetValue(keep_ * 2 - 2);
+      WaitPipe<HardEvent::S_V>(0);
+      const Kept kept = Keep(runs_[1], scores, first, count, CMPMODE::GT, last);
+      if (kept.count > 0) Insert(i, kept);
+    }
+  }
+  // The best `keep` records so far of token `i`, or as many as there are.
+  __aicore__ inline RecordList List(uint32_t i) const { return {lists_[slot_[i]], held_[i]}; }
+
+  // Each 64th record of token `i`, with `id` for its position, to `dst`, which has room for 32. Returns how many.
+  __aicore__ inline uint32_t Sample(const LocalTensor<float>& dst, uint32_t i, uint32_t id) const {
+    const uint32_t samples = held_[i] / 64;
+    if (samples == 0) return 0;
+    uint64_t kept = 0;
+    GatherMask(dst, lists_[slot_[i]][32 * 2], sampled_, false, 0,
+               GatherMaskParams(1, static_cast<uint16_t>(samples), 16, 0), kept);
+    PipeBarrier<PIPE_V>();
+    uint64_t upper[2] = {0xaaaaaaaaaaaaaaaa, 0};
+    Duplicate(dst.ReinterpretCast<int32_t>(), static_cast<int32_t>(id), upper, static_cast<uint8_t>(1),
+              static_cast<uint16_t>(1), static_cast<uint8_t>(8));
+    return samples;
+  }
+
+ private:
+  // Scores and their positions, with room for kChunk.
+  struct Kept {
+    LocalTensor<float> scores;
+    LocalTensor<int32_t> positions;
+    uint32_t count;
+  };
+
+  // The scores that compare so with `bound`, and their positions, to `dst`. NaN never does.
+  __aicore__ inline Kept Keep(const LocalTensor<float>& dst, const LocalTensor<float>& scores, uint32_t first,
+                              uint32_t count, CMPMODE mode, float bound) {
+    MovePositions(first);
+    CompareScalar(bits_, scores, bound, mode, RoundUp(count, 64));
+    PipeBarrier<PIPE_V>();
+    Kept kept{dst, dst[kChunk].ReinterpretCast<int32_t>(), 0};
+    uint64_t number = 0;
+    const GatherMaskParams params(1, 1, 8, 0);
+    const LocalTensor<uint32_t> bits = bits_.ReinterpretCast<uint32_t>();
+    GatherMask(kept.positions, positions_, bits, true, count, params, number);
+    GatherMask(kept.scores, scores, bits, true, count, params, number);
+    WaitPipe<HardEvent::V_S>(0);
+    PipeBarrier<PIPE_V>();
+    kept.count = static_cast<uint32_t>(number);
+    return kept;
+  }
+  __aicore__ inline void MovePositions(uint32_t first) {
+    PipeBarrier<PIPE_V>();
+    if (first == first_) return;
     Adds(positions_, positions_, static_cast<int32_t>(first - first_), static_cast<int32_t>(kChunk));
     first_ = first;
     PipeBarrier<PIPE_V>();
-    Sort32(runs_[0], scores, positions_.ReinterpretCast<uint32_t>(), static_cast<int32_t>(kChunk / 32));
+  }
+
+  __aicore__ inline void AddAll(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count) {
+    if (Keep(runs_[1], scores, first, count, CMPMODE::GE, -__builtin_inff()).count < count) RankNanLast(scores, count);
+    Insert(i, {scores, positions_, count});
+  }
+
+  // The scores that waited and `count` more. Those below a guess at the last one that is needed are left out, if they
+  // turn out not to be needed.
+  __aicore__ inline void AddTwo(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count) {
+    const LocalTensor<float> place = lists_[slot_[i]];
+    const uint32_t waiting = waiting_[i];
+    waiting_[i] = 0;
+    // Of both, 8 of each 128: 256 scores at most, sorted.
+    Duplicate(runs_[0].ReinterpretCast<int32_t>(), kLowest, 256);
     PipeBarrier<PIPE_V>();
-    MergeRuns(runs_[1], runs_[0], 32, 16);
+    DataCopy(runs_[0], place, DataCopyParams(static_cast<uint16_t>(waiting / 128), 1, 15, 0));
+    DataCopy(runs_[0][waiting / 16], scores, DataCopyParams(static_cast<uint16_t>(count / 128), 1, 15, 0));
     PipeBarrier<PIPE_V>();
-    MergeRuns(runs_[0], runs_[1], 128, 4);
+    Sort32(runs_[1], runs_[0], positions_.ReinterpretCast<uint32_t>(), 8);
     PipeBarrier<PIPE_V>();
-    if (empty_) {
-      MergeRuns(lists_[current_], runs_[0], 512, 1);
-      PipeBarrier<PIPE_V>();
-      empty_ = false;
-      return;
+    MergeRuns(runs_[0], runs_[1], 32, 2);
+    PipeBarrier<PIPE_V>();
+    const RecordList halves[2] = {{runs_[0], 128}, {runs_[0][256], 128}};
+    MergeLists(runs_[1], halves, 2);
+    WaitPipe<HardEvent::V_S>(0);
+    const float guess = runs_[1].GetValue((keep_ / 16 + kMargin) * 2);
+    WaitPipe<HardEvent::S_V>(0);
+    // Sorting goes over runs_[1], and puts a first list that is not merged to the begin of `place`.
+    const Kept low = Keep(runs_[1], place, waiting_first_, waiting, CMPMODE::GE, guess);
+    const Kept high = Keep(place[kChunk], scores, first, count, CMPMODE::GE, guess);
+    if (low.count + high.count >= keep_) {
+      if (low.count > 0) Insert(i, low);
+      if (high.count > 0) Insert(i, high);
+    } else {
+      AddAll(i, place, waiting_first_, waiting);
+      AddAll(i, scores, first, count);
     }
-    MergeRuns(runs_[1], runs_[0], 512, 1);
-    PipeBarrier<PIPE_V>();
-    Join(runs_[1], kChunk);
   }
-  // A sorted list of positions that follow all positions so far; its records stay in use until the vector pipe is
-  // through.
-  __aicore__ inline void Join(const LocalTensor<float>& list, uint32_t count) {
-    MergeRecords(lists_[current_ ^ 1], lists_[current_], keep_, list, count);
-    PipeBarrier<PIPE_V>();
-    current_ ^= 1;
+
+  // NaN becomes the lowest score. Nobody has NaN but who has broken data: one after the other will do.
+  __aicore__ inline void RankNanLast(const LocalTensor<float>& scores, uint32_t count) {
+    const LocalTensor<int32_t> bits = scores.ReinterpretCast<int32_t>();
+    for (uint32_t i = 0; i < count; ++i) {
+      if ((static_cast<uint32_t>(bits.GetValue(i)) & 0x7fffffffu) > 0x7f800000u) bits.SetValue(i, kLowest);
+    }
+    WaitPipe<HardEvent::S_V>(0);
   }
-  // The best `keep` records so far.
-  __aicore__ inline const LocalTensor<float>& List() const { return lists_[current_]; }
+
+  // Sorts scores and merges them with the list of token `i`.
+  __aicore__ inline void Insert(uint32_t i, const Kept& kept) {
+    const uint32_t count = kept.count;
+    const uint32_t padded = RoundUp(count, 128), fours = padded / 512, left = padded % 512 / 128;
+    if (count < padded) {
+      FillFrom(kept.scores.ReinterpretCast<int32_t>(), count, padded, kLowest);
+      PipeBarrier<PIPE_V>();
+    }
+    Sort32(runs_[0], kept.scores, kept.positions.ReinterpretCast<uint32_t>(), static_cast<int32_t>(padded / 32));
+    PipeBarrier<PIPE_V>();
+    MergeRuns(runs_[1], runs_[0], 32, padded / 128);
+    PipeBarrier<PIPE_V>();
+    // Runs of 512, and of what is left behind them. What pads the last run stays out.
+    RecordList lists[5];
+    uint32_t n = 0;
+    if (held_[i] > 0) lists[n++] = {lists_[slot_[i]], held_[i]};
+    if (fours > 0) MergeRuns(runs_[0], runs_[1], 128, fours);
+    for (uint32_t k = 0; k < fours; ++k) lists[n++] = {runs_[0][k * 1024], Smaller(512, count - k * 512)};
+    if (left > 0) {
+      const uint32_t done = fours * 512;
+      RecordList rest[3];
+      for (uint32_t k = 0; k < left; ++k) {
+        rest[k] = {runs_[1][(done + k * 128) * 2], Smaller(128, count - done - k * 128)};
+      }
+      lists[n++] = {left == 1 ? rest[0].records : runs_[0][done * 2], count - done};
+      if (left > 1) MergeLists(lists[n - 1].records, rest, left);
+    }
+    PipeBarrier<PIPE_V>();
+    if (n > 4) {  // the list and four runs; of runs_[1] only what may be left behind three of 512 is in use
+      MergeLists(runs_[1], lists + 3, 2);
+      PipeBarrier<PIPE_V>();
+      lists[3] = {runs_[1], lists[3].count + lists[4].count};
+      n = 4;
+    }
+    if (n == 1) {
+      DataCopy(lists_[slot_[i]], lists[0].records, RoundUp(count, 4) * 2);
+    } else {
+      MergeLists(lists_[spare_], lists, n);
+      const uint32_t before = slot_[i];
+      slot_[i] = spare_;
+      spare_ = before;
+    }
+    PipeBarrier<PIPE_V>();
+    held_[i] = Smaller(keep_, held_[i] + count);
+  }
+
+  // Above the sample's place of the last score that is needed: 2.5 standard deviations, sqrt(256 / 4) = 8 at most.
+  static constexpr uint32_t kMargin = 20;
+
+  uint32_t keep_ = 0;
+  LocalTensor<float> runs_[2], lists_[kTokens + 1];
+  LocalTensor<int32_t> positions_;
+  LocalTensor<uint8_t> bits_;
+  LocalTensor<uint32_t> sampled_;
+  uint32_t first_ = 0;  // of positions_
+  uint32_t slot_[kTokens] = {}, held_[kTokens] = {}, spare_ = 0;
+  // Scores that wait to be sorted, in the place of the list.
+  uint32_t waiting_[kTokens] = {}, waiting_first_ = 0;
+};
+
+// Merges many sorted lists by fours.
+class ListMerger {
+ public:
+  static constexpr uint32_t kMaxLists = 64;
+
+  // Takes 2 * 8 bytes of UB for each of `records` in all lists together.
+  __aicore__ inline void Place(UbArena& arena, uint32_t records) {
+    for (LocalTensor<float>& buffer : buffers_) buffer = arena.Take<float>(records * 2);
+  }
+  __aicore__ inline void Begin() {
+    current_ = 0;
+    count_ = 0;
+    used_ = 0;
+  }
+  // Where the next list goes; `room` records for a list of `length`. Blocks of 32 bytes are four records.
+  __aicore__ inline LocalTensor<float> Append(uint32_t length, uint32_t room) {
+    const uint32_t at = used_;
+    if (length > 0) {
+      at_[count_] = at;
+      length_[count_++] = length;
+    }
+    used_ += RoundUp(room, 4);
+    return buffers_[current_][at * 2];
+  }
+  // All lists as one, cut behind `keep` records.
+  __aicore__ inline RecordList Merge(uint32_t keep) {
+    while (count_ > 1) {
+      uint32_t merged = 0;
+      used_ = 0;
+      for (uint32_t i = 0; i < count_; i += 4) {
+        const uint32_t n = Smaller(4, count_ - i);
+        RecordList lists[4];
+        uint32_t sum = 0;
+        for (uint32_t k = 0; k < n; ++k) {
+          lists[k] = {buffers_[current_][at_[i + k] * 2], length_[i + k]};
+          sum += length_[i + k];
+        }
+        const LocalTensor<float> dst = buffers_[current_ ^ 1][used_ * 2];
+        if (n == 1) {
+          DataCopy(dst, lists[0].records, RoundUp(sum, 4) * 2);
+        } else {
+          MergeLists(dst, lists, n);
+        }
+        at_[merged] = used_;
+        length_[merged++] = Smaller(sum, keep);
+        used_ += RoundUp(sum, 4);
+      }
+      PipeBarrier<PIPE_V>();
+      count_ = merged;
+      current_ ^= 1;
+    }
+    return {buffers_[current_][count_ == 0 ? 0 : at_[0] * 2], count_ == 0 ? 0 : Smaller(length_[0], keep)};
+  }
 
  private:
-  uint32_t keep_ = 0;
-  LocalTensor<float> runs_[2], lists_[2];
-  LocalTensor<int32_t> positions_;
-  uint32_t first_ = 0;  // of positions_
-  bool empty_ = true;
-  uint32_t current_ = 0;
+  LocalTensor<float> buffers_[2];
+  uint32_t at_[kMaxLists] = {}, length_[kMaxLists] = {};
+  uint32_t current_ = 0, count_ = 0, used_ = 0;
 };
 
 // Positions of `records` sorted records, a multiple of 32.
