@@ -1,4 +1,4 @@
-// Matrix products on the cube: L1 to L0, product, L0C to GM, and the double-buffered run of them.
+// Matrix products on the cube: L1 to L0, product, L0C to GM.
 // Layouts: L1 NZ [columns/C0][rows][C0]; L0A zZ; L0B nZ; L0C NZ of 16 x 16.
 #ifndef MS_DSV32_ASCENDC_CUBE_TILE_H_
 #define MS_DSV32_ASCENDC_CUBE_TILE_H_
@@ -108,101 +108,6 @@ __aicore__ inline void StoreC(const GlobalTensor<D>& dst, const LocalTensor<C>& 
   params.quantPre = FixpipeMode<D, C>();
   Fixpipe<D, C, CFG_ROW_MAJOR>(dst, l0c[n0 * m16], params);
 }
-
-// The memories of an AIC: an area of L1 that the kernel places left operands in, and two slots each of L1 (for what
-// streams), L0A, L0B and L0C that follow each other without a gap from one product to the next. L1: 262144 + 2 * 98304
-// = 458752 of 524032 bytes. L0A, L0B: 2 * 32768. L0C: 2 * 65536.
-class CubeTile {
- public:
-  static constexpr uint32_t kResidentBytes = 262144;
-  static constexpr uint32_t kStreamBytes = 98304;
-  static constexpr uint32_t kL0Bytes = 32768;
-  static constexpr uint32_t kL0CBytes = 65536;
-
-  __aicore__ inline void Init(TPipe& pipe) {
-    pipe.InitBuffer(resident_, kResidentBytes);
-    pipe.InitBuffer(stream_, 2 * kStreamBytes);
-    pipe.InitBuffer(l0a_, 2 * kL0Bytes);
-    pipe.InitBuffer(l0b_, 2 * kL0Bytes);
-    pipe.InitBuffer(l0c_, 2 * kL0CBytes);
-    stream_slots_.Begin();
-    l0_slots_.Begin();
-    l0c_slots_.Begin();
-  }
-  __aicore__ inline void Finish() {
-    stream_slots_.End();
-    l0_slots_.End();
-    l0c_slots_.End();
-  }
-
-  template <typename T>
-  __aicore__ inline LocalTensor<T> Resident(uint32_t offset_bytes, uint32_t elements) {
-    return resident_.GetWithOffset<T>(elements, offset_bytes);
-  }
-
-  // L1 slot to copy to, from BeginStream to EndStream; the copies may go to the resident area too, at a place that
-  // changes with the slot.
-  __aicore__ inline uint32_t BeginStream() { return stream_slots_.Acquire(); }
-  __aicore__ inline void EndStream() { stream_slots_.Publish(); }
-  template <typename T>
-  __aicore__ inline LocalTensor<T> Stream(uint32_t slot) {
-    return stream_.GetWithOffset<T>(kStreamBytes / sizeof(T), slot * kStreamBytes);
-  }
-  // The oldest slot that was filled, until it is returned.
-  __aicore__ inline uint32_t TakeStream() { return stream_slots_.Take(); }
-  __aicore__ inline void ReturnStream() { stream_slots_.Release(); }
-
-  // Begin and end of one accumulation; Add may be called in between, as often as K has parts.
-  __aicore__ inline void BeginProduct() {
-    l0c_slot_ = l0c_slots_.Acquire();
-    first_ = true;
-  }
-  // C += a[:, a_k0 : a_k0 + k] * b[b_k0 : b_k0 + k, n0 : n0 + n] in steps of k_step. `a` has m16 rows in L1, `b`
-  // b_rows. Whoever takes the steps in another order or size gets other bits: k_step must depend on nothing but the
-  // operator.
-  template <typename T>
-  __aicore__ inline void Add(const LocalTensor<T>& a, uint32_t m16, uint32_t a_k0, const LocalTensor<T>& b,
-                             uint32_t b_rows, uint32_t b_k0, uint32_t k, uint32_t n0, uint32_t n, uint32_t k_step) {
-    const LocalTensor<Accumulator<T>> c = L0c<Accumulator<T>>();
-    for (uint32_t done = 0; done < k; done += k_step) {
-      const uint32_t slot = l0_slots_.Acquire();
-      const LocalTensor<T> l0a = l0a_.GetWithOffset<T>(kL0Bytes / sizeof(T), slot * kL0Bytes);
-      const LocalTensor<T> l0b = l0b_.GetWithOffset<T>(kL0Bytes / sizeof(T), slot * kL0Bytes);
-      LoadA(l0a, a, m16, a_k0 + done, k_step);
-      LoadB(l0b, b, b_rows, b_k0 + done, k_step, n0, n);
-      l0_slots_.Publish();
-      l0_slots_.Take();
-      Multiply(c, l0a, l0b, m16, n, k_step, first_);
-      l0_slots_.Release();
-      first_ = false;
-    }
-  }
-  // The accumulator, complete, for StoreC; EndProduct gives it back.
-  template <typename C>
-  __aicore__ inline LocalTensor<C> Product() {
-    l0c_slots_.Publish();
-    l0c_slots_.Take();
-    return L0c<C>();
-  }
-  __aicore__ inline void EndProduct() { l0c_slots_.Release(); }
-
- private:
-  template <typename C>
-  __aicore__ inline LocalTensor<C> L0c() {
-    return l0c_.GetWithOffset<C>(kL0CBytes / sizeof(C), l0c_slot_ * kL0CBytes);
-  }
-
-  TBuf<TPosition::A1> resident_;
-  TBuf<TPosition::B1> stream_;
-  TBuf<TPosition::A2> l0a_;
-  TBuf<TPosition::B2> l0b_;
-  TBuf<TPosition::CO1> l0c_;
-  PingPong<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0> stream_slots_;
-  PingPong<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
-  PingPong<HardEvent::M_FIX, HardEvent::FIX_M, 0> l0c_slots_;
-  uint32_t l0c_slot_ = 0;
-  bool first_ = true;
-};
 
 }  // namespace ms_dsv32::ascendc
 

@@ -1,15 +1,17 @@
 // What the cube and the vector half of the prologs agree on: arguments, workspace, work list, flags.
 //
 // A step is up to 128 tokens. In each step
-//   S1  cube    x times the down-projections, columns dealt to the cores                       -> workspace of the step
-//   S2  vector  RmsNorm and quantisation of the query latent, tokens dealt to the AIVs         -> q_norm, q_norm_scale
-//   S3  cube    head by head, heads dealt to the cores: int8 up-projection                     -> workspace of the core
+//   S1  cube    x times the down-projections, parts of K and columns dealt to the cores        -> workspace of the step
+//   S2  vector  sum of the parts, RmsNorm and quantisation of the query latent, tokens dealt   -> q_norm, q_norm_scale
+//   S3  cube    item by item, items dealt to the cores: int8 up-projection                     -> workspace of the core
 //   S4  vector  dequantisation, RoPE; the two AIVs of the core share the tokens                -> workspace of the core
 //   S5  cube    the nope part times w_uk, or the indexer's query times the Hadamard matrix
 //   S6  vector  quantisation of the indexer's query
-// A head stays on one AI core from S3 to S6, so only S1 and S2 need all cores. The cube runs S3 of a head before S5 of
-// the head before it, so that it has work while the vector units are at S4. The indexer's keys of a core's own tokens
-// are one more item of this list, without S3.
+// An item is the nope or the rope part of an MLA head, or a head of the indexer. It stays on one AI core from S3 to S6,
+// so only S1 and S2 need all cores. The indexer's keys of a core's own tokens are one more item, without S3.
+//
+// Nobody waits for what was only just begun: the cube runs S1 of a step before S3 of the step before it, and S5 of an
+// item two items behind its S3.
 #ifndef MS_DSV32_ASCENDC_PROLOG_H_
 #define MS_DSV32_ASCENDC_PROLOG_H_
 
@@ -23,7 +25,7 @@ namespace ms_dsv32::ascendc {
 enum PrologFlag : int64_t {
   kProjected = 0,    // S1 of this core is done
   kLatentReady = 1,  // S2 of all cores is done
-  kAccumulated = 2,  // S3 of an item; S5 of the item before the last one has read its operands
+  kAccumulated = 2,  // S3 of an item; S5 of the item kHeadSlots before it has read its operands
   kQueryReady = 3,   // S4 of an item
   kTurned = 4,       // S5 of an item that S6 waits for
   kAllVectors = 5,   // barrier of all AIVs
@@ -40,51 +42,56 @@ struct PrologArguments {
   GmAddress workspace;  // the user's part
 };
 
-enum class PrologKind { kMlaHead, kIndexerHead, kIndexerKeys };
+enum class PrologKind { kMlaNope, kMlaRope, kIndexerHead, kIndexerKeys };
 struct PrologItem {
   PrologKind kind;
-  uint32_t head;
+  uint32_t step, head;
 };
+constexpr uint32_t kItemLag = kHeadSlots - 1;  // items from S3 to S5, and from S4 to S6
 
-// Begin of the share of `part` when `count` things are dealt whole: the first owners, or the last ones, get one more.
-__aicore__ inline uint32_t FrontBegin(uint32_t count, uint32_t part, uint32_t parts) {
-  return part * (count / parts) + Smaller(part, count % parts);
-}
-__aicore__ inline uint32_t BackBegin(uint32_t count, uint32_t part, uint32_t parts) {
-  return count - FrontBegin(count, parts - part, parts);
-}
-
-// The items of one AI core, the same for each step. What is left over of the columns of S1, of the MLA heads and of the
-// indexer's heads goes to different cores: columns to the first ones, MLA heads to the last ones, indexer heads to the
-// first ones, or to the last ones where no MLA heads are there. With 24 cores that makes 6 columns and 5 heads, or 5
-// and 6, never 6 and 6.
+// The items of one AI core, the same for each step and counted over all steps. The nope parts come last: while the
+// vector units are at S4 of the last one, w_uk of the one before it streams. The keys come early, as S4 of them waits
+// for all cores.
 class PrologItems {
  public:
-  __aicore__ inline void Init(const PrologTiling& tiling, bool mla, bool indexer, uint32_t core) {
-    mla_begin_ = BackBegin(tiling.n_q, core, tiling.cores);
-    mla_count_ = BackBegin(tiling.n_q, core + 1, tiling.cores) - mla_begin_;
-    const uint32_t heads = indexer ? kIdxNHeads : 0;
-    indexer_begin_ = mla ? FrontBegin(heads, core, tiling.cores) : BackBegin(heads, core, tiling.cores);
-    indexer_count_ =
-        (mla ? FrontBegin(heads, core + 1, tiling.cores) : BackBegin(heads, core + 1, tiling.cores)) - indexer_begin_;
-    count_ = mla_count_ + indexer_count_ + (indexer ? 1 : 0);
-    // The keys come before the last head, not behind it: the last item runs through its stages with nothing beside it.
-    keys_ = !indexer ? count_ : count_ > 1 ? count_ - 2 : 0;
+  __aicore__ inline void Init(const PrologTiling& tiling, bool indexer, uint32_t core, uint32_t steps) {
+    rope_begin_ = tiling.ropes.begin[core];
+    head_begin_ = tiling.indexer_heads.begin[core];
+    nope_begin_ = tiling.nopes.begin[core];
+    ropes_end_ = tiling.ropes.begin[core + 1] - rope_begin_;
+    const uint32_t heads = tiling.indexer_heads.begin[core + 1] - head_begin_;
+    heads_end_ = ropes_end_ + heads;
+    keys_ = ropes_end_ + Smaller(heads, 1);
+    keys_count_ = indexer ? 1 : 0;
+    count_ = heads_end_ + tiling.nopes.begin[core + 1] - nope_begin_ + keys_count_;
+    total_ = steps * count_;
   }
+  // Items of a step, and of all steps.
   __aicore__ inline uint32_t Count() const { return count_; }
+  __aicore__ inline uint32_t Total() const { return total_; }
+  // The keys are among the first so many items of a step.
+  __aicore__ inline uint32_t KeysEnd() const { return keys_ + keys_count_; }
   __aicore__ inline PrologItem At(uint32_t i) const {
-    if (i == keys_) {
-      return {PrologKind::kIndexerKeys, 0};
+    const uint32_t step = i / count_;
+    uint32_t place = i % count_;
+    if (keys_count_ > 0 && place >= keys_) {
+      if (place == keys_) {
+        return {PrologKind::kIndexerKeys, step, 0};
+      }
+      --place;
     }
-    i -= i > keys_ ? 1 : 0;
-    if (i < mla_count_) {
-      return {PrologKind::kMlaHead, mla_begin_ + i};
+    if (place < ropes_end_) {
+      return {PrologKind::kMlaRope, step, rope_begin_ + place};
     }
-    return {PrologKind::kIndexerHead, indexer_begin_ + i - mla_count_};
+    if (place < heads_end_) {
+      return {PrologKind::kIndexerHead, step, head_begin_ + place - ropes_end_};
+    }
+    return {PrologKind::kMlaNope, step, nope_begin_ + place - heads_end_};
   }
 
  private:
-  uint32_t mla_begin_ = 0, mla_count_ = 0, indexer_begin_ = 0, indexer_count_ = 0, count_ = 0, keys_ = 0;
+  uint32_t rope_begin_ = 0, head_begin_ = 0, nope_begin_ = 0, ropes_end_ = 0, heads_end_ = 0, keys_ = 0;
+  uint32_t keys_count_ = 0, count_ = 0, total_ = 0;
 };
 
 // Addresses in the workspace.
@@ -94,20 +101,21 @@ class PrologWorkspace {
     step_ = base;
     head_ = base + tiling.head_offset + core * kHeadSlots * tiling.head_bytes;
   }
-  __aicore__ inline GlobalTensor<bfloat16_t> Latent(const PrologTiling& t, uint32_t step) const {
-    return Global<bfloat16_t>(Step(t, step) + t.latent_offset, t.token_step * kQLoraRank);
+  // Parts of the projections: sums over kPartRows of K.
+  __aicore__ inline GlobalTensor<float> Latent(const PrologTiling& t, uint32_t step, uint32_t part) const {
+    return Global<float>(Part(t, step, part) + t.latent_offset, t.token_step * kQLoraRank);
   }
-  __aicore__ inline GlobalTensor<bfloat16_t> KeyValue(const PrologTiling& t, uint32_t step) const {
-    return Global<bfloat16_t>(Step(t, step) + t.key_value_offset, t.token_step * kLatentDim);
+  __aicore__ inline GlobalTensor<float> KeyValue(const PrologTiling& t, uint32_t step, uint32_t part) const {
+    return Global<float>(Part(t, step, part) + t.key_value_offset, t.token_step * kLatentDim);
   }
-  __aicore__ inline GlobalTensor<float> IndexKey(const PrologTiling& t, uint32_t step) const {
-    return Global<float>(Step(t, step) + t.index_key_offset, t.token_step * kIdxHeadDim);
+  __aicore__ inline GlobalTensor<float> IndexKey(const PrologTiling& t, uint32_t step, uint32_t part) const {
+    return Global<float>(Part(t, step, part) + t.index_key_offset, t.token_step * kIdxHeadDim);
   }
-  __aicore__ inline GlobalTensor<bfloat16_t> Weights(const PrologTiling& t, uint32_t step) const {
-    return Global<bfloat16_t>(Step(t, step) + t.weights_offset, t.token_step * kIdxNHeads);
+  __aicore__ inline GlobalTensor<float> Weights(const PrologTiling& t, uint32_t step, uint32_t part) const {
+    return Global<float>(Part(t, step, part) + t.weights_offset, t.token_step * kIdxNHeads);
   }
   __aicore__ inline GlobalTensor<int32_t> Sums(const PrologTiling& t, uint32_t item) const {
-    return Global<int32_t>(Head(t, item), t.token_step * kQHeadDim);
+    return Global<int32_t>(Head(t, item), t.token_step * kNopeDim);
   }
   __aicore__ inline GlobalTensor<bfloat16_t> Query(const PrologTiling& t, uint32_t item) const {
     return Global<bfloat16_t>(Head(t, item) + t.query_offset, t.token_step * kNopeDim);
@@ -117,8 +125,8 @@ class PrologWorkspace {
   }
 
  private:
-  __aicore__ inline GM_ADDR Step(const PrologTiling& t, uint32_t step) const {
-    return step_ + (step % kStepSlots) * t.step_bytes;
+  __aicore__ inline GM_ADDR Part(const PrologTiling& t, uint32_t step, uint32_t part) const {
+    return step_ + (step % kStepSlots) * t.step_bytes + part * t.part_bytes;
   }
   __aicore__ inline GM_ADDR Head(const PrologTiling& t, uint32_t item) const {
     return head_ + (item % kHeadSlots) * t.head_bytes;

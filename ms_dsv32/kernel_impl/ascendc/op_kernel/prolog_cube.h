@@ -1,8 +1,12 @@
 // The cube half of the prologs: S1, S3 and S5 of prolog.h.
+//
+// Weights stream through slots of L1 in chunks. The loader goes through the same phases, items and chunks as the
+// products and is as many chunks ahead as there are slots, so that while the core waits for others, or for its vector
+// units, the next weights are on their way.
 #ifndef MS_DSV32_ASCENDC_PROLOG_CUBE_H_
 #define MS_DSV32_ASCENDC_PROLOG_CUBE_H_
 
-#include "cube_tile.h"
+#include "cube_stream.h"
 #include "prolog.h"
 
 namespace ms_dsv32::ascendc {
@@ -14,251 +18,427 @@ class PrologCube {
     a_ = arguments;
     t_ = tiling;
     core_ = static_cast<uint32_t>(GetBlockIdx());
-    items_.Init(tiling, kMla, kIndexer, core_);
+    steps_ = DivUp(t_.t, t_.token_step);
+    unit_begin_ = t_.units.begin[core_];
+    unit_end_ = t_.units.begin[core_ + 1];
+    items_.Init(tiling, kIndexer, core_, steps_);
     workspace_.Init(arguments.workspace, tiling, core_);
-    tile_.Init(pipe);
+    stream_.Init(pipe, t_.left_bytes, t_.stream_slots, t_.stream_bytes);
   }
 
+  // S1 of steps 0 and 1, S3 and S5 of step 0, S1 of step 2, S3 and S5 of step 1, ...
   __aicore__ inline void Process() {
-    uint32_t step = 0;
-    for (uint32_t t0 = 0; t0 < t_.t; t0 += t_.token_step, ++step) {
-      t0_ = t0;
-      m_ = Smaller(t_.token_step, t_.t - t0);
-      m16_ = RoundUp(m_, kFractal);
-      Project(step);
-      NotifyVectors(kProjected);
-      if constexpr (kMla) {
-        AwaitCore(kLatentReady);
-      }
-      LoadLatent();
-      const uint32_t count = items_.Count();
-      for (uint32_t i = 0; i <= count; ++i) {
-        if (i < count) {
-          Accumulate(i);
-        }
-        if (i > 0) {
-          Turn(i - 1);
-        }
-      }
+    SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
+    SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+    if (!kMla && steps_ > 0) {
+      LoadLatent(0);  // an input
     }
-    tile_.Finish();
+    ahead_.group = unit_begin_;
+    if (steps_ > 0) {
+      for (uint32_t slot = 0; slot < t_.stream_slots; ++slot) {
+        LoadNext();
+      }
+      Project(0);
+    }
+    for (uint32_t step = 0; step < steps_; ++step) {
+      if (step + 1 < steps_) {
+        Project(step + 1);
+      }
+      Heads(step);
+    }
+    WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
+    WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+    stream_.Finish();
   }
 
  private:
-  static constexpr uint32_t kUnit = kC0<bfloat16_t>;  // columns of an NZ weight that one DMA block holds
-  static constexpr uint32_t kPassUnits = 6;           // 96 columns of an accumulator, 96 KiB of weights in L1
-  static constexpr uint32_t kChunk = 512;             // K of one copy: 16 KiB of each unit
-  static constexpr uint32_t kStep = 128;              // K of one product in bfloat16: 128 x 128 fill a slot of L0A
-  static constexpr uint32_t kInt8Chunk = kQLoraRank / 2;
-  static constexpr uint32_t kInt8Step = 256;  // likewise in int8
+  static constexpr uint32_t kStep = 128;      // K of one product in bfloat16: 128 x 128 fill a slot of L0A
+  static constexpr uint32_t kInt8Step = 192;  // likewise in int8; divides every chunk
+  static constexpr uint32_t kWide = kPassUnits / 2 * kUnitColumns;  // columns of one accumulator of S1
+  static constexpr uint32_t kAbsorbColumns = 128;                   // of one accumulator of S5
+  static constexpr uint32_t kLatentAhead = 512;  // K of S1 that is left when the latents of the step before are loaded
+  // Flags of MTE2_MTE1 and MTE1_MTE2 behind those of the stream.
+  static constexpr int32_t kQueryFlag = CubeStream::kMostSlots, kLatentFlag = kQueryFlag + 1;
 
   // Units of each projection of x, in this order: w_dq, w_dkv_kr, wk, w_proj.
-  static constexpr uint32_t kLatentUnits = kMla ? kQLoraRank / kUnit : 0;
-  static constexpr uint32_t kKeyValueEnd = kLatentUnits + (kMla ? kLatentDim / kUnit : 0);
-  static constexpr uint32_t kIndexKeyEnd = kKeyValueEnd + (kIndexer ? kIdxHeadDim / kUnit : 0);
-  static constexpr uint32_t kUnits = kIndexKeyEnd + (kIndexer ? kIdxNHeads / kUnit : 0);
+  static constexpr uint32_t kLatentUnits = kMla ? kQLoraRank / kUnitColumns : 0;
+  static constexpr uint32_t kKeyValueEnd = kLatentUnits + (kMla ? kLatentDim / kUnitColumns : 0);
+  static constexpr uint32_t kIndexKeyEnd = kKeyValueEnd + (kIndexer ? kIdxHeadDim / kUnitColumns : 0);
+  static constexpr uint32_t kUnits = kIndexKeyEnd + (kIndexer ? kIdxNHeads / kUnitColumns : 0);
 
-  // Left operands in the resident area. All of them lie in columns of m16 rows from a place that is a multiple of m16
-  // blocks, so that the rows behind the last token, which nothing loads, stay apart from the others whatever was there
-  // before.
-  __aicore__ inline LocalTensor<bfloat16_t> XChunk(uint32_t slot) {
-    return tile_.Resident<bfloat16_t>(slot * m16_ * kChunk * 2, m16_ * kChunk);
+  // Tokens of a step, and their rows in L1. Left operands lie in columns of so many rows and in areas of their own, so
+  // that the rows behind the last token, which nothing loads, stay apart from the others whatever was there before.
+  __aicore__ inline uint32_t Tokens(uint32_t step) const { return Smaller(t_.token_step, t_.t - step * t_.token_step); }
+  __aicore__ inline uint32_t Rows(uint32_t step) const { return RoundUp(Tokens(step), kFractal); }
+  __aicore__ inline LocalTensor<int8_t> Latent(uint32_t step) {
+    return stream_.Left<int8_t>(0, Rows(step) * kQLoraRank);
   }
-  __aicore__ inline LocalTensor<int8_t> Latent() { return tile_.Resident<int8_t>(0, m16_ * kQLoraRank); }
-  __aicore__ inline LocalTensor<bfloat16_t> Query(uint32_t item) {
-    return tile_.Resident<bfloat16_t>(m16_ * (kQLoraRank + item % kHeadSlots * kNopeDim * 2), m16_ * kNopeDim);
+  __aicore__ inline LocalTensor<bfloat16_t> Query(uint32_t step) {
+    return stream_.Left<bfloat16_t>(t_.query_l1, Rows(step) * kNopeDim);
+  }
+  __aicore__ inline LocalTensor<bfloat16_t> XChunk(uint32_t step, uint32_t slot) {
+    return stream_.Left<bfloat16_t>(t_.x_l1 + slot * t_.token_step * kXChunk * 2, Rows(step) * kXChunk);
+  }
+  __aicore__ inline uint32_t NextXSlot(uint32_t slot) const { return slot + 1 == t_.x_slots ? 0 : slot + 1; }
+
+  // ---- What streams: chunks that fill a slot at their widest.
+  // K of a chunk of the projections' weights, of 192 columns at most
+  __aicore__ inline uint32_t ProjectRows() const { return t_.stream_bytes / (kPassUnits * kUnitColumns * 2); }
+  // K of a chunk of int8 weights
+  __aicore__ inline uint32_t HeadRows(uint32_t columns) const { return Smaller(t_.stream_bytes / columns, kQLoraRank); }
+  // columns of a chunk of w_uk: 128 or 256 of the 512
+  __aicore__ inline uint32_t AbsorbChunk() const {
+    return Smaller(t_.stream_bytes / (kNopeDim * 2) / kAbsorbColumns, 2) * kAbsorbColumns;
+  }
+  static __aicore__ inline uint32_t Columns(PrologKind kind) { return kind == PrologKind::kMlaRope ? kRopeDim : 128; }
+
+  __aicore__ inline uint32_t AccumulateChunks(const PrologItem& item) const {
+    return item.kind == PrologKind::kIndexerKeys ? 0 : kQLoraRank / HeadRows(Columns(item.kind));
+  }
+  __aicore__ inline uint32_t TurnChunks(const PrologItem& item) const {
+    switch (item.kind) {
+      case PrologKind::kMlaNope:
+        return kKvLoraRank / AbsorbChunk();
+      case PrologKind::kMlaRope:
+        return 0;
+      case PrologKind::kIndexerHead:
+        return 1;
+      default:
+        return KeyRows(item.step) > 0 ? 1 : 0;
+    }
+  }
+  // Tokens whose keys this core's AIVs have.
+  __aicore__ inline uint32_t KeyRows(uint32_t step) const {
+    const uint32_t tokens = Tokens(step), vectors = 2 * t_.cores;
+    return ShareBegin(tokens, 2 * core_ + 2, vectors) - ShareBegin(tokens, 2 * core_, vectors);
   }
 
-  // S1
-  __aicore__ inline void Project(uint32_t step) {
-    WaitPipe<HardEvent::MTE1_MTE2>(2);  // the latents of the step before are used up
-    const uint32_t end = FrontBegin(kUnits, core_ + 1, t_.cores);
-    for (uint32_t begin = FrontBegin(kUnits, core_, t_.cores); begin < end; begin += kPassUnits) {
-      ProjectPass(step, begin, Smaller(begin + kPassUnits, end));
+  // What the pairs of a part of K and a unit, from `pair` to `end`, have of one projection: `units` from unit `begin`
+  // on, at `column` of the projection's `width`. The part is pair / kUnits.
+  struct Run {
+    uint32_t begin, units, column, width;
+  };
+  static __aicore__ inline Run RunAt(uint32_t pair, uint32_t end) {
+    const uint32_t unit = pair % kUnits;
+    const uint32_t first = unit < kLatentUnits   ? 0
+                           : unit < kKeyValueEnd ? kLatentUnits
+                           : unit < kIndexKeyEnd ? kKeyValueEnd
+                                                 : kIndexKeyEnd;
+    const uint32_t last = unit < kLatentUnits   ? kLatentUnits
+                          : unit < kKeyValueEnd ? kKeyValueEnd
+                          : unit < kIndexKeyEnd ? kIndexKeyEnd
+                                                : kUnits;
+    return {unit, Smaller(end - pair, last - unit), (unit - first) * kUnitColumns, (last - first) * kUnitColumns};
+  }
+  __aicore__ inline GmAddress ProjectionWeights(uint32_t unit) const {
+    return unit < kLatentUnits ? a_.w_dq : unit < kKeyValueEnd ? a_.w_dkv_kr : unit < kIndexKeyEnd ? a_.wk : a_.w_proj;
+  }
+  __aicore__ inline GlobalTensor<float> ProjectionSums(uint32_t unit, uint32_t step, uint32_t part) const {
+    return unit < kLatentUnits   ? workspace_.Latent(t_, step, part)
+           : unit < kKeyValueEnd ? workspace_.KeyValue(t_, step, part)
+           : unit < kIndexKeyEnd ? workspace_.IndexKey(t_, step, part)
+                                 : workspace_.Weights(t_, step, part);
+  }
+
+  // A pass of S1: pairs of one part of K, from `begin` on, whose units are accumulated together.
+  __aicore__ inline uint32_t PassEnd(uint32_t begin) const {
+    return Smaller(Smaller(begin + kPassUnits, unit_end_), (begin / kUnits + 1) * kUnits);
+  }
+
+  // Phases: S1 of step 0, S1 of step 1, S3 and S5 of step 0, S1 of step 2, S3 and S5 of step 1, ...
+  static __aicore__ inline bool IsHeads(uint32_t phase) { return phase > 0 && phase % 2 == 0; }
+  static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsHeads(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
+
+  // Fills the next slot, unless all that the launch needs is on its way.
+  __aicore__ inline void LoadNext() {
+    while (ahead_.phase <= 2 * steps_) {
+      const uint32_t step = StepOf(ahead_.phase);
+      if (IsHeads(ahead_.phase) ? LoadHeads(step) : LoadProjection(step)) {
+        return;
+      }
+      ++ahead_.phase;
+      ahead_.group = IsHeads(ahead_.phase) ? StepOf(ahead_.phase) * items_.Count() : unit_begin_;
     }
   }
 
-  // End of the projection that `unit` belongs to.
-  __aicore__ inline uint32_t ProjectionEnd(uint32_t unit) const {
-    return unit < kLatentUnits   ? kLatentUnits
-           : unit < kKeyValueEnd ? kKeyValueEnd
-           : unit < kIndexKeyEnd ? kIndexKeyEnd
-                                 : kUnits;
+  // The next chunk of a phase, or false if it has no more. The chunk of x lies in the area of left operands, and is
+  // handed over with the weights.
+  __aicore__ inline bool LoadProjection(uint32_t step) {
+    if (step >= steps_ || ahead_.group >= unit_end_) {
+      return false;
+    }
+    const uint32_t rows = ProjectRows(), end = PassEnd(ahead_.group);
+    const uint32_t k0 = ahead_.group / kUnits * kPartRows + ahead_.chunk * rows;
+    const LocalTensor<bfloat16_t> weights = stream_.BeginFill<bfloat16_t>();
+    if (ahead_.chunk * rows % kXChunk == 0) {
+      const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
+      CopyNdToL1(XChunk(step, x_filled_), x[static_cast<uint64_t>(step) * t_.token_step * kH + k0], Tokens(step),
+                 kXChunk, kH, Rows(step));
+      x_filled_ = NextXSlot(x_filled_);
+    }
+    for (uint32_t pair = ahead_.group; pair < end;) {
+      const Run run = RunAt(pair, end);
+      CopyNzToL1(weights[(pair - ahead_.group) * kUnitColumns * rows],
+                 Global<bfloat16_t>(ProjectionWeights(run.begin), uint64_t{kH} * run.width), kH, k0, rows, run.column,
+                 run.units * kUnitColumns);
+      pair += run.units;
+    }
+    stream_.EndFill();
+    if (++ahead_.chunk * rows == kPartRows) {
+      ahead_.chunk = 0;
+      ahead_.group = end;
+    }
+    return true;
+  }
+
+  __aicore__ inline bool LoadHeads(uint32_t step) {
+    for (; ahead_.group < HeadsEnd(step); ++ahead_.group) {
+      if (!ahead_.turn) {
+        if (ahead_.group < items_.Total()) {
+          const PrologItem item = items_.At(ahead_.group);
+          if (ahead_.chunk < AccumulateChunks(item)) {
+            LoadUpProjection(item, ahead_.chunk++);
+            return true;
+          }
+        }
+        ahead_.turn = true;
+        ahead_.chunk = 0;
+      }
+      if (HasTurn(ahead_.group)) {
+        const PrologItem item = items_.At(ahead_.group - kItemLag);
+        if (ahead_.chunk < TurnChunks(item)) {
+          LoadTurn(item, ahead_.chunk++);
+          return true;
+        }
+      }
+      ahead_.turn = false;
+      ahead_.chunk = 0;
+    }
+    return false;
+  }
+  // Items that S3 of a step goes through, counted over all steps. In the last one S5 of the last items remains.
+  __aicore__ inline uint32_t HeadsEnd(uint32_t step) const {
+    return step + 1 < steps_ ? (step + 1) * items_.Count() : items_.Total() + kItemLag;
+  }
+  __aicore__ inline bool HasTurn(uint32_t i) const { return i >= kItemLag && i - kItemLag < items_.Total(); }
+
+  __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t chunk) {
+    const uint32_t columns = Columns(item.kind), rows = HeadRows(columns);
+    const LocalTensor<int8_t> weights = stream_.BeginFill<int8_t>();
+    if (item.kind == PrologKind::kIndexerHead) {
+      CopyNzToL1(weights, Global<int8_t>(a_.w_qb, uint64_t{kQLoraRank} * kIdxNHeads * kIdxHeadDim), kQLoraRank,
+                 chunk * rows, rows, item.head * kIdxHeadDim, columns);
+    } else {
+      const uint32_t column = item.head * kQHeadDim + (item.kind == PrologKind::kMlaRope ? kNopeDim : 0);
+      CopyNzToL1(weights, Global<int8_t>(a_.w_uq_qr, uint64_t{kQLoraRank} * t_.n_q * kQHeadDim), kQLoraRank,
+                 chunk * rows, rows, column, columns);
+    }
+    stream_.EndFill();
+  }
+
+  __aicore__ inline void LoadTurn(const PrologItem& item, uint32_t chunk) {
+    const LocalTensor<bfloat16_t> weights = stream_.BeginFill<bfloat16_t>();
+    if (item.kind == PrologKind::kMlaNope) {
+      const GlobalTensor<bfloat16_t> w_uk = Global<bfloat16_t>(a_.w_uk, uint64_t{t_.n_q} * kNopeDim * kKvLoraRank);
+      CopyNdToL1(weights, w_uk[static_cast<uint64_t>(item.head) * kNopeDim * kKvLoraRank + chunk * AbsorbChunk()],
+                 kNopeDim, AbsorbChunk(), kKvLoraRank, kNopeDim);
+    } else {
+      const GmAddress matrix = item.kind == PrologKind::kIndexerHead ? a_.hadamard_q : a_.hadamard_k;
+      CopyNdToL1(weights, Global<bfloat16_t>(matrix, kIdxHeadDim * kIdxHeadDim), kIdxHeadDim, kIdxHeadDim, kIdxHeadDim,
+                 kIdxHeadDim);
+    }
+    stream_.EndFill();
+  }
+
+  // ---- S1
+  __aicore__ inline void Project(uint32_t step) {
+    latent_due_ = step >= 2;
+    for (uint32_t begin = unit_begin_; begin < unit_end_; begin = PassEnd(begin)) {
+      ProjectPass(step, begin, PassEnd(begin));
+    }
+    LoadLatentBefore(step);
+    NotifyVectors(kProjected);
+  }
+
+  // The latents of the step before come near the end of S1, when they are ready, and while it still has work.
+  __aicore__ inline void LoadLatentBefore(uint32_t step) {
+    if (latent_due_) {
+      LoadLatent(step - 1);
+      latent_due_ = false;
+    }
   }
 
   __aicore__ inline void ProjectPass(uint32_t step, uint32_t begin, uint32_t end) {
-    const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
-    tile_.BeginProduct();
-    for (uint32_t k0 = 0; k0 < kH; k0 += kChunk) {
-      const uint32_t slot = tile_.BeginStream();
-      const LocalTensor<bfloat16_t> x_chunk = XChunk(slot);
-      const LocalTensor<bfloat16_t> weights = tile_.Stream<bfloat16_t>(slot);
-      CopyNdToL1(x_chunk, x[static_cast<uint64_t>(t0_) * kH + k0], m_, kChunk, kH, m16_);
-      for (uint32_t unit = begin; unit < end;) {
-        const uint32_t run = Smaller(end, ProjectionEnd(unit)) - unit;
-        CopyWeights(weights[(unit - begin) * kUnit * kChunk], unit, run, k0);
-        unit += run;
+    const uint32_t m16 = Rows(step), rows = ProjectRows(), columns = (end - begin) * kUnitColumns;
+    const uint32_t low = stream_.Open();
+    uint32_t high = low;
+    for (uint32_t k = 0; k < kPartRows; k += rows) {
+      const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
+      const LocalTensor<bfloat16_t> x = XChunk(step, x_taken_);
+      stream_.Add(low, x, m16, k % kXChunk, weights, rows, rows, 0, Smaller(columns, kWide), kStep);
+      if (columns > kWide) {
+        if (k == 0) {
+          high = stream_.Open();  // not before: it may still be on its way to GM
+        }
+        stream_.Add(high, x, m16, k % kXChunk, weights, rows, rows, kWide, columns - kWide, kStep);
       }
-      tile_.EndStream();
-      tile_.TakeStream();
-      tile_.Add(x_chunk, m16_, 0, weights, kChunk, 0, kChunk, 0, (end - begin) * kUnit, kStep);
-      tile_.ReturnStream();
+      if ((k + rows) % kXChunk == 0) {
+        x_taken_ = NextXSlot(x_taken_);
+      }
+      stream_.Return();
+      LoadNext();
+      if (end == unit_end_ && k + kLatentAhead == kPartRows) {
+        LoadLatentBefore(step);
+      }
     }
-    const LocalTensor<float> product = tile_.Product<float>();
-    for (uint32_t unit = begin; unit < end;) {
-      const uint32_t run = Smaller(end, ProjectionEnd(unit)) - unit;
-      StoreProjection(step, product, unit, run, (unit - begin) * kUnit);
-      unit += run;
-    }
-    tile_.EndProduct();
-  }
-
-  __aicore__ inline void CopyWeights(const LocalTensor<bfloat16_t>& dst, uint32_t unit, uint32_t run, uint32_t k0) {
-    if (unit < kLatentUnits) {
-      CopyNzToL1(dst, Global<bfloat16_t>(a_.w_dq, uint64_t{kH} * kQLoraRank), kH, k0, kChunk, unit * kUnit,
-                 run * kUnit);
-    } else if (unit < kKeyValueEnd) {
-      CopyNzToL1(dst, Global<bfloat16_t>(a_.w_dkv_kr, uint64_t{kH} * kLatentDim), kH, k0, kChunk,
-                 (unit - kLatentUnits) * kUnit, run * kUnit);
-    } else if (unit < kIndexKeyEnd) {
-      CopyNzToL1(dst, Global<bfloat16_t>(a_.wk, uint64_t{kH} * kIdxHeadDim), kH, k0, kChunk,
-                 (unit - kKeyValueEnd) * kUnit, run * kUnit);
-    } else {
-      CopyNzToL1(dst, Global<bfloat16_t>(a_.w_proj, uint64_t{kH} * kIdxNHeads), kH, k0, kChunk,
-                 (unit - kIndexKeyEnd) * kUnit, run * kUnit);
+    Store(step, low, begin, Smaller(begin + kPassUnits / 2, end));
+    if (columns > kWide) {
+      Store(step, high, begin + kPassUnits / 2, end);
     }
   }
 
-  __aicore__ inline void StoreProjection(uint32_t step, const LocalTensor<float>& product, uint32_t unit, uint32_t run,
-                                         uint32_t column) {
-    if (unit < kLatentUnits) {
-      StoreC(workspace_.Latent(t_, step)[unit * kUnit], product, m_, m16_, column, run * kUnit, kQLoraRank);
-    } else if (unit < kKeyValueEnd) {
-      StoreC(workspace_.KeyValue(t_, step)[(unit - kLatentUnits) * kUnit], product, m_, m16_, column, run * kUnit,
-             kLatentDim);
-    } else if (unit < kIndexKeyEnd) {
-      // The indexer's keys go to their norm unrounded.
-      StoreC(workspace_.IndexKey(t_, step)[(unit - kKeyValueEnd) * kUnit], product, m_, m16_, column, run * kUnit,
-             kIdxHeadDim);
-    } else {
-      StoreC(workspace_.Weights(t_, step)[(unit - kIndexKeyEnd) * kUnit], product, m_, m16_, column, run * kUnit,
-             kIdxNHeads);
+  __aicore__ inline void Store(uint32_t step, uint32_t product, uint32_t begin, uint32_t end) {
+    const LocalTensor<float> sums = stream_.Close<float>(product);
+    for (uint32_t pair = begin; pair < end;) {
+      const Run run = RunAt(pair, end);
+      StoreC(ProjectionSums(run.begin, step, pair / kUnits)[run.column], sums, Tokens(step), Rows(step),
+             (pair - begin) * kUnitColumns, run.units * kUnitColumns, run.width);
+      pair += run.units;
     }
+    stream_.Free(product);
   }
 
-  // The quantised latents of the step, which all heads use, stay in L1.
-  __aicore__ inline void LoadLatent() {
-    WaitPipe<HardEvent::MTE1_MTE2>(2);
+  // ---- The quantised latents of a step, which all heads use, stay in L1.
+  __aicore__ inline void LoadLatent(uint32_t step) {
+    if constexpr (kMla) {
+      AwaitCore(kLatentReady);
+    }
     const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
-    CopyNdToL1(Latent(), q_norm[static_cast<uint64_t>(t0_) * kQLoraRank], m_, kQLoraRank, kQLoraRank, m16_);
-    WaitPipe<HardEvent::MTE2_MTE1>(2);
+    WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+    CopyNdToL1(Latent(step), q_norm[static_cast<uint64_t>(step) * t_.token_step * kQLoraRank], Tokens(step), kQLoraRank,
+               kQLoraRank, Rows(step));
+    SetFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
   }
 
-  // S3
+  // ---- S3 and S5
+  __aicore__ inline void Heads(uint32_t step) {
+    if (step == 0 ? kMla : step + 1 == steps_) {
+      LoadLatent(step);
+    }
+    WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
+    for (uint32_t i = step * items_.Count(); i < HeadsEnd(step); ++i) {
+      if (i < items_.Total()) {
+        Accumulate(i);
+      } else {
+        LoadQuery(i);
+      }
+      Turn(i);
+    }
+    SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+  }
+
+  // S3 of item i. Before the last chunk, the operand of the S5 that follows is asked for.
   __aicore__ inline void Accumulate(uint32_t i) {
     const PrologItem item = items_.At(i);
-    if (item.kind == PrologKind::kMlaHead) {
-      constexpr uint32_t kHalf = kQHeadDim / 2;
-      const GlobalTensor<int8_t> weights = Global<int8_t>(a_.w_uq_qr, uint64_t{kQLoraRank} * t_.n_q * kQHeadDim);
-      for (uint32_t half = 0; half < 2; ++half) {
-        UpProject<kHalf>(workspace_.Sums(t_, i)[half * kHalf], kQHeadDim, weights,
-                         item.head * kQHeadDim + half * kHalf);
+    const uint32_t chunks = AccumulateChunks(item);
+    if (chunks == 0) {
+      LoadQuery(i);
+    } else {
+      const uint32_t columns = Columns(item.kind), rows = HeadRows(columns), m16 = Rows(item.step);
+      const uint32_t product = stream_.Open();
+      for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
+        if (chunk + 1 == chunks) {
+          LoadQuery(i);
+        }
+        const LocalTensor<int8_t> weights = stream_.Take<int8_t>();
+        stream_.Add(product, Latent(item.step), m16, chunk * rows, weights, rows, rows, 0, columns, kInt8Step);
+        stream_.Return();
+        LoadNext();
       }
-    } else if (item.kind == PrologKind::kIndexerHead) {
-      UpProject<kIdxHeadDim>(workspace_.Sums(t_, i), kIdxHeadDim,
-                             Global<int8_t>(a_.w_qb, uint64_t{kQLoraRank} * kIdxNHeads * kIdxHeadDim),
-                             item.head * kIdxHeadDim);
+      StoreC(workspace_.Sums(t_, i), stream_.Close<int32_t>(product), Tokens(item.step), m16, 0, columns, columns);
+      stream_.Free(product);
     }
     // The keys have no sums, but the slot that S4 is about to write must have been read.
     NotifyVectors(kAccumulated);
   }
 
-  template <uint32_t kN>
-  __aicore__ inline void UpProject(const GlobalTensor<int32_t>& dst, uint32_t dst_row,
-                                   const GlobalTensor<int8_t>& weights, uint32_t column) {
-    tile_.BeginProduct();
-    for (uint32_t k0 = 0; k0 < kQLoraRank; k0 += kInt8Chunk) {
-      const uint32_t slot = tile_.BeginStream();
-      const LocalTensor<int8_t> chunk = tile_.Stream<int8_t>(slot);
-      CopyNzToL1(chunk, weights, kQLoraRank, k0, kInt8Chunk, column, kN);
-      tile_.EndStream();
-      tile_.TakeStream();
-      tile_.Add(Latent(), m16_, k0, chunk, kInt8Chunk, 0, kInt8Chunk, 0, kN, kInt8Step);
-      tile_.ReturnStream();
-    }
-    StoreC(dst, tile_.Product<int32_t>(), m_, m16_, 0, kN, dst_row);
-    tile_.EndProduct();
+  // Rows of the operand of S5
+  __aicore__ inline uint32_t TurnRows(const PrologItem& item) const {
+    return item.kind == PrologKind::kIndexerKeys ? KeyRows(item.step) : Tokens(item.step);
   }
 
-  // S5
-  __aicore__ inline void Turn(uint32_t i) {
-    const PrologItem item = items_.At(i);
+  // The operand of the S5 that follows S3 of item i: S4 has written it.
+  __aicore__ inline void LoadQuery(uint32_t i) {
+    if (!HasTurn(i)) {
+      return;
+    }
     AwaitCore(kQueryReady);
-    if (item.kind == PrologKind::kMlaHead) {
-      Absorb(i, item.head);
-      return;
+    const PrologItem item = items_.At(i - kItemLag);
+    if (TurnChunks(item) > 0) {
+      WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
+      CopyNdToL1(Query(item.step), workspace_.Query(t_, i - kItemLag), TurnRows(item), kNopeDim, kNopeDim,
+                 Rows(item.step));
+      SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
     }
-    if (item.kind == PrologKind::kIndexerHead) {
-      Hadamard(i, a_.hadamard_q, m_);
-    } else {
-      const uint32_t vectors = 2 * t_.cores;
-      Hadamard(i, a_.hadamard_k, ShareBegin(m_, 2 * core_ + 2, vectors) - ShareBegin(m_, 2 * core_, vectors));
-    }
-    NotifyVectors(kTurned);
   }
 
-  // (3) nope part of a head times its w_uk [128, 512]
-  __aicore__ inline void Absorb(uint32_t i, uint32_t head) {
-    constexpr uint32_t kWide = 256;  // columns of one copy: rows of 512 bytes in GM
-    constexpr uint32_t kN = 128;     // columns of one accumulator
+  // The S5 that follows S3 of item i: (3) the nope part of a head times its w_uk [128, 512], or the indexer's values
+  // times Hadamard
+  __aicore__ inline void Turn(uint32_t i) {
+    if (!HasTurn(i)) {
+      return;
+    }
+    const PrologItem item = items_.At(i - kItemLag);
+    const uint32_t chunks = TurnChunks(item);
+    if (chunks > 0) {
+      WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
+    }
     const uint64_t row = static_cast<uint64_t>(t_.n_q) * kKvLoraRank;
-    const GlobalTensor<bfloat16_t> w_uk = Global<bfloat16_t>(a_.w_uk, uint64_t{t_.n_q} * kNopeDim * kKvLoraRank);
-    const GlobalTensor<bfloat16_t> out = Global<bfloat16_t>(a_.query_nope, t_.t * row);
-    for (uint32_t n0 = 0; n0 < kKvLoraRank; n0 += kWide) {
-      const uint32_t slot = tile_.BeginStream();
-      const LocalTensor<bfloat16_t> weights = tile_.Stream<bfloat16_t>(slot);
-      if (n0 == 0) {
-        CopyNdToL1(Query(i), workspace_.Query(t_, i), m_, kNopeDim, kNopeDim, m16_);
+    for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
+      const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
+      if (item.kind == PrologKind::kMlaNope) {
+        const uint64_t place = static_cast<uint64_t>(item.step) * t_.token_step * row + item.head * kKvLoraRank;
+        const GlobalTensor<bfloat16_t> out = Global<bfloat16_t>(a_.query_nope, t_.t * row)[place];
+        for (uint32_t n = 0; n < AbsorbChunk(); n += kAbsorbColumns) {
+          TurnColumns(out[chunk * AbsorbChunk() + n], item, weights, n, static_cast<uint32_t>(row));
+        }
+      } else {
+        TurnColumns(workspace_.Turned(t_, i - kItemLag), item, weights, 0, kIdxHeadDim);
       }
-      CopyNdToL1(weights, w_uk[static_cast<uint64_t>(head) * kNopeDim * kKvLoraRank + n0], kNopeDim, kWide, kKvLoraRank,
-                 kNopeDim);
-      tile_.EndStream();
-      tile_.TakeStream();
-      for (uint32_t n = 0; n < kWide; n += kN) {
-        tile_.BeginProduct();
-        tile_.Add(Query(i), m16_, 0, weights, kNopeDim, 0, kNopeDim, n, kN, kStep);
-        StoreC(out[t0_ * row + head * kKvLoraRank + n0 + n], tile_.Product<float>(), m_, m16_, 0, kN,
-               static_cast<uint32_t>(row));
-        tile_.EndProduct();
-      }
-      tile_.ReturnStream();
+      stream_.Return();
+      LoadNext();
+    }
+    if (chunks > 0) {
+      SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
+    }
+    if (item.kind == PrologKind::kIndexerHead || item.kind == PrologKind::kIndexerKeys) {
+      NotifyVectors(kTurned);
     }
   }
 
-  __aicore__ inline void Hadamard(uint32_t i, GM_ADDR matrix, uint32_t rows) {
-    if (rows == 0) {
-      return;
-    }
-    const uint32_t slot = tile_.BeginStream();
-    const LocalTensor<bfloat16_t> weights = tile_.Stream<bfloat16_t>(slot);
-    CopyNdToL1(Query(i), workspace_.Query(t_, i), rows, kIdxHeadDim, kIdxHeadDim, m16_);
-    CopyNdToL1(weights, Global<bfloat16_t>(matrix, kIdxHeadDim * kIdxHeadDim), kIdxHeadDim, kIdxHeadDim, kIdxHeadDim,
-               kIdxHeadDim);
-    tile_.EndStream();
-    tile_.TakeStream();
-    tile_.BeginProduct();
-    tile_.Add(Query(i), m16_, 0, weights, kIdxHeadDim, 0, kIdxHeadDim, 0, kIdxHeadDim, kStep);
-    tile_.ReturnStream();
-    StoreC(workspace_.Turned(t_, i), tile_.Product<float>(), rows, m16_, 0, kIdxHeadDim, kIdxHeadDim);
-    tile_.EndProduct();
+  __aicore__ inline void TurnColumns(const GlobalTensor<bfloat16_t>& dst, const PrologItem& item,
+                                     const LocalTensor<bfloat16_t>& weights, uint32_t n, uint32_t dst_row) {
+    const uint32_t product = stream_.Open();
+    stream_.Add(product, Query(item.step), Rows(item.step), 0, weights, kNopeDim, kNopeDim, n, kAbsorbColumns, kStep);
+    StoreC(dst, stream_.Close<float>(product), TurnRows(item), Rows(item.step), 0, kAbsorbColumns, dst_row);
+    stream_.Free(product);
   }
+
+  // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group`, or with `turn` the S5
+  // that follows it.
+  struct Place {
+    uint32_t phase, group, chunk;
+    bool turn;
+  };
 
   PrologArguments a_;
   PrologTiling t_;
   PrologItems items_;
   PrologWorkspace workspace_;
-  CubeTile tile_;
-  uint32_t core_ = 0, t0_ = 0, m_ = 0, m16_ = 0;
+  CubeStream stream_;
+  Place ahead_{0, 0, 0, false};
+  uint32_t core_ = 0, steps_ = 0, unit_begin_ = 0, unit_end_ = 0, x_filled_ = 0, x_taken_ = 0;
+  bool latent_due_ = false;
 };
 
 }  // namespace ms_dsv32::ascendc

@@ -20,45 +20,70 @@ class PrologVector {
     vector_ = static_cast<uint32_t>(GetBlockIdx());
     sub_ = static_cast<uint32_t>(GetSubBlockIdx());
     core_ = vector_ / 2;
-    items_.Init(tiling, kMla, kIndexer, core_);
+    steps_ = DivUp(t_.t, t_.token_step);
+    items_.Init(tiling, kIndexer, core_, steps_);
     workspace_.Init(arguments.workspace, tiling, core_);
     arena_.Init(pipe, kUbBytes);
   }
 
+  // As the cube is one step ahead with S1, so is S2 of the query latent.
   __aicore__ inline void Process() {
-    uint32_t step = 0;
-    for (uint32_t t0 = 0; t0 < t_.t; t0 += t_.token_step, ++step) {
-      t0_ = t0;
-      m_ = Smaller(t_.token_step, t_.t - t0);
-      own_begin_ = ShareBegin(m_, vector_, 2 * t_.cores);
-      own_end_ = ShareBegin(m_, vector_ + 1, 2 * t_.cores);
+    if (steps_ == 0) {
+      return;
+    }
+    Fetch(1);
+    if constexpr (kMla) {
+      NormLatent(0);
+    }
+    for (uint32_t step = 0; step < steps_; ++step) {
       if constexpr (kMla) {
-        AwaitCore(kProjected);
-        AwaitAllVectors(kAllVectors);
-        NormLatent(step);
-        AwaitAllVectors(kAllVectors);
-        NotifyCube(kLatentReady);
         KeyValue(step);
       }
-      FetchNext();
-      Items(step);
+      Fetch(step + 2);
+      const bool last = step + 1 == steps_;
+      const uint32_t begin = step * items_.Count(), end = begin + items_.Count() + (last ? kItemLag : 0);
+      // S2 of the next step, while the cube is at S1 of the one behind it. Where there is none, it comes between the
+      // items, when the cube has long ones to go on with; behind the keys, for both wait for all AIVs, which must come
+      // to these waits in one order.
+      uint32_t norm = end;
+      if (kMla && step + 2 == steps_) {
+        norm = end - Smaller(kItemLag + 1, items_.Count());
+        norm = norm < begin + items_.KeysEnd() ? begin + items_.KeysEnd() : norm;
+      }
+      Items(step, begin, norm);
+      if constexpr (kMla) {
+        if (!last) {
+          NormLatent(step + 1);
+        }
+      }
+      Items(step, norm, end);
     }
   }
 
  private:
   static constexpr uint32_t kUbBytes = 196352;
-  static constexpr uint32_t kLatentRows = 4;  // rows of 1536 at a time: 24 KiB of float
-  static constexpr uint32_t kKeyRows = 8;     // rows of 512 at a time: 32 groups of 128
-  static constexpr uint32_t kHeadRows = 32;   // rows of a head at a time: 24 KiB of sums
-  static constexpr uint32_t kIndexKeyRows = 16;
-  static constexpr uint32_t kSlotBytes = kHeadRows * kQHeadDim * 4;
+  static constexpr uint32_t kLatentRows = 4;    // rows of 1536 at a time: 24 KiB of float, for each part of K
+  static constexpr uint32_t kKeyRows = 8;       // rows of 512 at a time: 32 groups of 128
+  static constexpr uint32_t kHeadRows = 32;     // rows of a head at a time: 16 KiB of sums
+  static constexpr uint32_t kIndexKeyRows = 4;  // all parts and cos, sin of 4 keys fit into a slot of sums
+  static constexpr uint32_t kSlotBytes = kHeadRows * kNopeDim * 4;
 
-  // Brings the x of the next step from HBM into L2, each AIV a share. All AICs read the same parts of x at the same
-  // time: at what one core gets from HBM, 128 tokens would take 30 us.
-  __aicore__ inline void FetchNext() {
+  // The tokens of a step, and which of them are this AIV's where tokens are dealt to all.
+  __aicore__ inline void SetStep(uint32_t step) {
+    t0_ = step * t_.token_step;
+    m_ = Smaller(t_.token_step, t_.t - t0_);
+    own_begin_ = ShareBegin(m_, vector_, 2 * t_.cores);
+    own_end_ = ShareBegin(m_, vector_ + 1, 2 * t_.cores);
+  }
+
+  // Brings the x of a step from HBM into L2, each AIV a share. AICs read the same parts of x at the same time: at what
+  // one core gets from HBM, 128 tokens would take longer than all else of S1.
+  __aicore__ inline void Fetch(uint32_t step) {
     constexpr uint32_t kLine = 256, kMost = 128;  // elements of a line of 512 bytes; lines of a copy, 64 KiB
-    const uint32_t t0 = t0_ + t_.token_step;
-    if (t0 >= t_.t) return;
+    const uint32_t t0 = step * t_.token_step;
+    if (t0 >= t_.t) {
+      return;
+    }
     const uint32_t lines = Smaller(t_.token_step, t_.t - t0) * (kH / kLine);
     const uint32_t end = ShareBegin(lines, vector_ + 1, 2 * t_.cores);
     const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
@@ -86,47 +111,65 @@ class PrologVector {
     VectorBarrier();
   }
 
+  // parts[0, count) += the other parts of K, in their order, which are `count` apart.
+  __aicore__ inline void SumParts(const LocalTensor<float>& parts, uint32_t count) {
+    for (uint32_t part = 1; part < kProjectParts; ++part) {
+      Add(parts, parts, parts[part * count], static_cast<int32_t>(count));
+      VectorBarrier();
+    }
+  }
+
   // S2 (1) query latent: RmsNorm, quantisation per token
   __aicore__ inline void NormLatent(uint32_t step) {
-    if (own_begin_ == own_end_) {
-      return;
-    }
+    SetStep(step);
     BeginPhase();
     constexpr uint32_t kCount = kLatentRows * kQLoraRank;
-    const LocalTensor<bfloat16_t> raw = arena_.Take<bfloat16_t>(kCount);
-    const LocalTensor<float> x = arena_.Take<float>(kCount);
+    const LocalTensor<float> parts = arena_.Take<float>(kProjectParts * kCount);
+    const LocalTensor<bfloat16_t> rounded = arena_.Take<bfloat16_t>(kCount);
     const LocalTensor<float> work = arena_.Take<float>(kCount);
     const LocalTensor<int8_t> q = arena_.Take<int8_t>(kCount);
     const LocalTensor<float> scale = arena_.Take<float>(kLanes);
     const LocalTensor<float> gamma = arena_.Take<float>(kQLoraRank);
     RowScratch scratch;
     scratch.Init(arena_);
-    const GlobalTensor<bfloat16_t> latent = workspace_.Latent(t_, step);
     const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
     const GlobalTensor<float> q_norm_scale = Global<float>(a_.q_norm_scale, t_.t);
-    LoadFloats(gamma, raw, Global<bfloat16_t>(a_.gamma_cq, kQLoraRank), kQLoraRank);
+    LoadFloats(gamma, rounded, Global<bfloat16_t>(a_.gamma_cq, kQLoraRank), kQLoraRank);
+    AwaitCore(kProjected);
+    AwaitAllVectors(kAllVectors);
     for (uint32_t r = own_begin_; r < own_end_; r += kLatentRows) {
       const uint32_t rows = Smaller(kLatentRows, own_end_ - r);
       const uint32_t count = rows * kQLoraRank;
-      LoadFloats(x, raw, latent[r * kQLoraRank], count);
+      WaitPipe<HardEvent::V_MTE2>(2);
+      for (uint32_t part = 0; part < kProjectParts; ++part) {
+        CopyIn(parts[part * count], workspace_.Latent(t_, step, part)[r * kQLoraRank], count);
+      }
+      WaitPipe<HardEvent::MTE2_V>(2);
+      SumParts(parts, count);
+      const LocalTensor<float> x = parts;
+      RoundBf16(rounded, x, count);
       RmsNorm<kQLoraRank>(x, work, gamma, t_.epsilon_cq, scratch, rows);
-      RoundBf16(raw, x, count);
+      RoundBf16(rounded, x, count);
       WaitPipe<HardEvent::MTE3_V>(2);
       QuantRows<kQLoraRank>(q, scale, x, work, scratch, rows);
       WaitPipe<HardEvent::V_MTE3>(2);
       CopyOut(q_norm[static_cast<uint64_t>(t0_ + r) * kQLoraRank], q, count);
       CopyOut(q_norm_scale[t0_ + r], scale, rows);
     }
+    AwaitAllVectors(kAllVectors);
+    NotifyCube(kLatentReady);
   }
 
   // S2 (5) latent key: RmsNorm, quantisation per group of 128; RoPE of the rope key; (6) cache rows
   __aicore__ inline void KeyValue(uint32_t step) {
+    SetStep(step);
     if (own_begin_ == own_end_) {
       return;
     }
     BeginPhase();
     constexpr uint32_t kCount = kKeyRows * kKvLoraRank;
     constexpr uint32_t kGroups = kKeyRows * kKScaleGroups;
+    const LocalTensor<float> parts = arena_.Take<float>(kProjectParts * kKeyRows * kLatentDim);
     const LocalTensor<bfloat16_t> raw = arena_.Take<bfloat16_t>(kKeyRows * kLatentDim);
     const LocalTensor<bfloat16_t> rounded = arena_.Take<bfloat16_t>(kCount);
     const LocalTensor<float> x = arena_.Take<float>(kCount);
@@ -147,23 +190,29 @@ class PrologVector {
     const LocalTensor<int64_t> index = arena_.Take<int64_t>(kMaxTokenStep);
     RowScratch scratch;
     scratch.Init(arena_);
-    const GlobalTensor<bfloat16_t> key_value = workspace_.KeyValue(t_, step);
     const uint64_t tokens = t_.t;
     const GlobalTensor<bfloat16_t> gm_cos = Global<bfloat16_t>(a_.cos, tokens * kRopeDim);
     const GlobalTensor<bfloat16_t> gm_sin = Global<bfloat16_t>(a_.sin, tokens * kRopeDim);
     const GlobalTensor<int8_t> kv_cache = Global<int8_t>(a_.kv_cache, t_.cache_rows * kKvLoraRank);
     const GlobalTensor<bfloat16_t> kr_cache = Global<bfloat16_t>(a_.kr_cache, t_.cache_rows * kRopeDim);
     const GlobalTensor<float> k_scale_cache = Global<float>(a_.k_scale_cache, t_.cache_rows * kKScaleGroups);
-    CacheRows cache_rows = LoadCacheRows(index);
+    CacheRows cache_rows;
+    cache_rows.Init(index, arena_);
+    LoadCacheRows(cache_rows, index);
     LoadFloats(gamma, rounded, Global<bfloat16_t>(a_.gamma_ckv, kKvLoraRank), kKvLoraRank);
     for (uint32_t r = own_begin_; r < own_end_; r += kKeyRows) {
       const uint32_t rows = Smaller(kKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
       WaitPipe<HardEvent::V_MTE2>(2);
-      CopyIn(raw, key_value[r * kLatentDim], rows * kLatentDim);
+      for (uint32_t part = 0; part < kProjectParts; ++part) {
+        CopyIn(parts[part * rows * kLatentDim], workspace_.KeyValue(t_, step, part)[r * kLatentDim], rows * kLatentDim);
+      }
       CopyIn(raw_cos, gm_cos[token * kRopeDim], rows * kRopeDim);
       CopyIn(raw_sin, gm_sin[token * kRopeDim], rows * kRopeDim);
       WaitPipe<HardEvent::MTE2_V>(2);
+      SumParts(parts, rows * kLatentDim);
+      Cast(raw, parts, RoundMode::CAST_RINT, rows * kLatentDim);
+      VectorBarrier();
       for (uint32_t i = 0; i < rows; ++i) {
         Cast(x[i * kKvLoraRank], raw[i * kLatentDim], RoundMode::CAST_NONE, kKvLoraRank);
       }
@@ -193,20 +242,24 @@ class PrologVector {
     }
   }
 
-  __aicore__ inline CacheRows LoadCacheRows(const LocalTensor<int64_t>& index) {
+  __aicore__ inline void LoadCacheRows(CacheRows& rows, const LocalTensor<int64_t>& index) {
+    WaitPipe<HardEvent::V_MTE2>(2);
     CopyIn(index, Global<int64_t>(a_.cache_index, t_.t)[t0_], m_);
     WaitPipe<HardEvent::MTE2_S>(2);
-    CacheRows rows;
-    rows.Init(index, m_, t_.cache_rows);
-    return rows;
+    WaitPipe<HardEvent::MTE2_V>(2);
+    rows.Load(m_, t_.cache_rows);
   }
 
   // Of the items, both AIVs of a core share the tokens: the first half is the first one's.
   __aicore__ inline uint32_t HalfBegin() const { return sub_ == 0 ? 0 : (m_ + 1) / 2; }
   __aicore__ inline uint32_t HalfEnd() const { return sub_ == 0 ? (m_ + 1) / 2 : m_; }
 
-  // S4 and S6 of all items
-  __aicore__ inline void Items(uint32_t step) {
+  // S4 of items [begin, end) of a step, each followed by the S6 of an item before
+  __aicore__ inline void Items(uint32_t step, uint32_t begin, uint32_t end) {
+    if (begin == end) {
+      return;
+    }
+    SetStep(step);
     BeginPhase();
     constexpr uint32_t kHalfRows = kMaxTokenStep / 2;
     constexpr uint32_t kRopeCount = kHeadRows * kRopeDim;
@@ -214,8 +267,8 @@ class PrologVector {
     sin_ = arena_.Take<float>(kHalfRows * kRopeDim);
     token_blocks_ = arena_.Take<float>(kHalfRows * 8);
     in_ = arena_.Take<int32_t>(2 * kSlotBytes / 4);
-    channel_ = arena_.Take<float>(2 * kQHeadDim);
-    out_ = arena_.Take<bfloat16_t>(2 * kHeadRows * kQHeadDim);
+    channel_ = arena_.Take<float>(2 * kNopeDim);
+    out_ = arena_.Take<bfloat16_t>(2 * kHeadRows * kNopeDim);
     rope_out_ = arena_.Take<bfloat16_t>(2 * kRopeCount);
     rope_ = arena_.Take<float>(kRopeCount);
     pairs_ = arena_.Take<float>(kRopeCount);
@@ -228,46 +281,22 @@ class PrologVector {
       gamma_ = arena_.Take<float>(kIdxHeadDim);
       beta_ = arena_.Take<float>(kIdxHeadDim);
       index_ = arena_.Take<int64_t>(kMaxTokenStep);
+      cache_rows_.Init(index_, arena_);
       scratch_.Init(arena_);
-      LoadFloats(gamma_, out_, Global<bfloat16_t>(a_.ln_gamma_k, kIdxHeadDim), kIdxHeadDim);
-      LoadFloats(beta_, out_, Global<bfloat16_t>(a_.ln_beta_k, kIdxHeadDim), kIdxHeadDim);
     }
-    LoadTokens();
+    LoadConstants();
     in_slots_.Begin();
     out_slots_.Begin();
-    const uint32_t count = items_.Count();
-    for (uint32_t i = 0; i <= count; ++i) {
-      if (i < count) {
-        const PrologItem item = items_.At(i);
+    for (uint32_t i = begin; i < end; ++i) {
+      if (i < items_.Total()) {
+        SetStep(step);
         AwaitCore(kAccumulated);
-        if (item.kind == PrologKind::kIndexerKeys) {
-          if constexpr (kIndexer) {
-            PrepareKeys(step, i);
-          }
-        } else {
-          for (uint32_t r = HalfBegin(); r < HalfEnd(); r += kHeadRows) {
-            const uint32_t rows = Smaller(kHeadRows, HalfEnd() - r);
-            if (item.kind == PrologKind::kMlaHead) {
-              if constexpr (kMla) {
-                MlaHead(i, item.head, r, rows);
-              }
-            } else {
-              if constexpr (kIndexer) {
-                IndexerHead(i, item.head, r, rows);
-              }
-            }
-          }
-        }
+        Prepare(i);
         NotifyCube(kQueryReady);
       }
       if constexpr (kIndexer) {
-        if (i > 0 && items_.At(i - 1).kind != PrologKind::kMlaHead) {
-          AwaitCore(kTurned);
-          if (items_.At(i - 1).kind == PrologKind::kIndexerHead) {
-            QuantQuery(i - 1, items_.At(i - 1).head);
-          } else {
-            QuantKeys(i - 1);
-          }
+        if (i >= kItemLag && i - kItemLag < items_.Total()) {
+          Finish(i - kItemLag);
         }
       }
     }
@@ -275,20 +304,73 @@ class PrologVector {
     out_slots_.End();
   }
 
-  // cos, sin and the scale of the latent of this AIV's half of the tokens
-  __aicore__ inline void LoadTokens() {
-    const uint32_t rows = HalfEnd() - HalfBegin();
-    if (rows == 0) {
+  // S4 of item i
+  __aicore__ inline void Prepare(uint32_t i) {
+    const PrologItem item = items_.At(i);
+    if (item.kind == PrologKind::kIndexerKeys) {
+      if constexpr (kIndexer) {
+        PrepareKeys(i);
+      }
       return;
     }
+    for (uint32_t r = HalfBegin(); r < HalfEnd(); r += kHeadRows) {
+      const uint32_t rows = Smaller(kHeadRows, HalfEnd() - r);
+      if (item.kind == PrologKind::kMlaNope) {
+        MlaNope(i, item.head, r, rows);
+      } else if (item.kind == PrologKind::kMlaRope) {
+        MlaRope(i, item.head, r, rows);
+      } else {
+        if constexpr (kIndexer) {
+          IndexerHead(i, item.head, r, rows);
+        }
+      }
+    }
+  }
+
+  // S6 of item i
+  __aicore__ inline void Finish(uint32_t i) {
+    const PrologItem item = items_.At(i);
+    SetStep(item.step);
+    if (item.kind == PrologKind::kIndexerHead) {
+      AwaitCore(kTurned);
+      QuantQuery(i, item.head);
+    } else if (item.kind == PrologKind::kIndexerKeys) {
+      QuantKeys(i);
+    }
+  }
+
+  // cos, sin and the scale of the latent of this AIV's half of the tokens, and the norm of the indexer's keys; through
+  // the slots of sums, which are empty.
+  __aicore__ inline void LoadConstants() {
+    constexpr uint32_t kRaw = kMaxTokenStep / 2 * kRopeDim;
+    const LocalTensor<bfloat16_t> raw_cos = in_.ReinterpretCast<bfloat16_t>();
+    const LocalTensor<bfloat16_t> raw_sin = raw_cos[kRaw];
+    const LocalTensor<bfloat16_t> raw_gamma = raw_cos[2 * kRaw];
+    const LocalTensor<bfloat16_t> raw_beta = raw_gamma[kIdxHeadDim];
+    const uint32_t rows = HalfEnd() - HalfBegin();
     const uint64_t token = t0_ + HalfBegin();
     const uint64_t tokens = t_.t;
-    LoadFloats(cos_, out_, Global<bfloat16_t>(a_.cos, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
-    LoadFloats(sin_, out_, Global<bfloat16_t>(a_.sin, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
     const LocalTensor<float> scales = rope_;
-    CopyIn(scales, Global<float>(a_.q_norm_scale, tokens)[token], rows);
+    if (rows > 0) {
+      CopyIn(raw_cos, Global<bfloat16_t>(a_.cos, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
+      CopyIn(raw_sin, Global<bfloat16_t>(a_.sin, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
+      CopyIn(scales, Global<float>(a_.q_norm_scale, tokens)[token], rows);
+    }
+    if constexpr (kIndexer) {
+      CopyIn(raw_gamma, Global<bfloat16_t>(a_.ln_gamma_k, kIdxHeadDim), kIdxHeadDim);
+      CopyIn(raw_beta, Global<bfloat16_t>(a_.ln_beta_k, kIdxHeadDim), kIdxHeadDim);
+    }
     WaitPipe<HardEvent::MTE2_V>(2);
-    SpreadScalars(token_blocks_, scales, rows);
+    if (rows > 0) {
+      Cast(cos_, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
+      Cast(sin_, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
+      SpreadScalars(token_blocks_, scales, rows);
+    }
+    if constexpr (kIndexer) {
+      Cast(gamma_, raw_gamma, RoundMode::CAST_NONE, kIdxHeadDim);
+      Cast(beta_, raw_beta, RoundMode::CAST_NONE, kIdxHeadDim);
+    }
+    VectorBarrier();
   }
 
   // Sums [rows, kD] of an item and the scales of its channels, dequantised in their slot.
@@ -297,7 +379,7 @@ class PrologVector {
                                                    uint32_t rows) {
     const uint32_t slot = in_slots_.Acquire();
     const LocalTensor<int32_t> sums = in_[slot * kSlotBytes / 4];
-    const LocalTensor<float> channel = channel_[slot * kQHeadDim];
+    const LocalTensor<float> channel = channel_[slot * kNopeDim];
     CopyIn(sums, workspace_.Sums(t_, i)[r * kD], rows * kD);
     CopyIn(channel, channel_scale, kD);
     in_slots_.Publish();
@@ -305,30 +387,38 @@ class PrologVector {
     return DequantRows<kD>(sums, token_blocks_[(r - HalfBegin()) * 8], channel, rows);
   }
 
-  // S4 (2) dequantisation, (4) RoPE (interleaved) on the rope part
-  __aicore__ inline void MlaHead(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
+  // S4 (2) dequantisation of the nope part of a head
+  __aicore__ inline void MlaNope(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
     const uint64_t channels = static_cast<uint64_t>(t_.n_q) * kQHeadDim;
     const LocalTensor<float> x =
-        Dequantised<kQHeadDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim], r, rows);
-    const uint32_t slot = out_slots_.Acquire();
-    const LocalTensor<bfloat16_t> out = out_[slot * kHeadRows * kQHeadDim];
-    const LocalTensor<bfloat16_t> rope_out = rope_out_[slot * kHeadRows * kRopeDim];
-    Cast(out, x, RoundMode::CAST_RINT, rows * kQHeadDim);
+        Dequantised<kNopeDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim], r, rows);
+    const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kNopeDim];
+    Cast(out, x, RoundMode::CAST_RINT, rows * kNopeDim);
     VectorBarrier();
     in_slots_.Release();
-    Cast(rope_, out[kNopeDim], RoundMode::CAST_NONE, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
-         UnaryRepeatParams(1, 1, kRopeDim / 8, kQHeadDim / 16));
-    VectorBarrier();
+    out_slots_.Publish();
+    out_slots_.Take();
+    CopyOut(workspace_.Query(t_, i)[r * kNopeDim], out, rows * kNopeDim);
+    out_slots_.Release();
+  }
+
+  // S4 (2) dequantisation of the rope part, (4) RoPE (interleaved)
+  __aicore__ inline void MlaRope(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
+    const uint64_t channels = static_cast<uint64_t>(t_.n_q) * kQHeadDim;
+    const LocalTensor<float> x =
+        Dequantised<kRopeDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim + kNopeDim], r, rows);
+    const LocalTensor<bfloat16_t> out = rope_out_[out_slots_.Acquire() * kHeadRows * kRopeDim];
+    RoundBf16(out, x, rows * kRopeDim);
     const uint32_t token = (r - HalfBegin()) * kRopeDim;
-    RopeInterleaved(turned_, rope_work_, pairs_, rope_, cos_[token], sin_[token], rows);
-    Cast(rope_out, turned_, RoundMode::CAST_RINT, rows * kRopeDim);
+    RopeInterleaved(turned_, rope_work_, pairs_, x, cos_[token], sin_[token], rows);
+    in_slots_.Release();
+    Cast(out, turned_, RoundMode::CAST_RINT, rows * kRopeDim);
     VectorBarrier();
     out_slots_.Publish();
     out_slots_.Take();
-    CopyRowsOut(workspace_.Query(t_, i)[r * kNopeDim], out, rows, kNopeDim, kNopeDim, kQHeadDim);
     const uint64_t row = static_cast<uint64_t>(t_.n_q) * kRopeDim;
-    CopyRowsOut(Global<bfloat16_t>(a_.query_rope, t_.t * row)[(t0_ + r) * row + head * kRopeDim], rope_out, rows,
-                kRopeDim, static_cast<uint32_t>(row), kRopeDim);
+    CopyRowsOut(Global<bfloat16_t>(a_.query_rope, t_.t * row)[(t0_ + r) * row + head * kRopeDim], out, rows, kRopeDim,
+                static_cast<uint32_t>(row), kRopeDim);
     out_slots_.Release();
   }
 
@@ -348,7 +438,7 @@ class PrologVector {
         Global<float>(a_.w_qb_scale, kIdxNHeads * kIdxHeadDim)[head * kIdxHeadDim];
     const LocalTensor<float> x = Dequantised<kIdxHeadDim>(i, channel_scale, r, rows);
     const uint32_t token = (r - HalfBegin()) * kRopeDim;
-    const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kQHeadDim];
+    const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kNopeDim];
     RoundAndTurn(out, x, cos_[token], sin_[token], rows);
     in_slots_.Release();
     out_slots_.Publish();
@@ -358,17 +448,17 @@ class PrologVector {
   }
 
   // S4 (2) indexer keys of this AIV's own tokens: LayerNorm, RoPE; (3) head weights
-  __aicore__ inline void PrepareKeys(uint32_t step, uint32_t i) {
+  __aicore__ inline void PrepareKeys(uint32_t i) {
     if constexpr (!kMla) {
       AwaitCore(kProjected);
-      AwaitAllVectors(kAllVectors);
     }
+    // For the sums of all cores, and as the cache rows of the step before must be written before those of this one.
+    AwaitAllVectors(kAllVectors);
     if (own_begin_ == own_end_) {
       return;
     }
+    const uint32_t step = items_.At(i).step;
     const uint64_t tokens = t_.t;
-    const GlobalTensor<float> keys = workspace_.IndexKey(t_, step);
-    const GlobalTensor<bfloat16_t> projected = workspace_.Weights(t_, step);
     const GlobalTensor<bfloat16_t> gm_cos = Global<bfloat16_t>(a_.cos, tokens * kRopeDim);
     const GlobalTensor<bfloat16_t> gm_sin = Global<bfloat16_t>(a_.sin, tokens * kRopeDim);
     const GlobalTensor<half> weights = Global<half>(a_.weights, tokens * kIdxNHeads);
@@ -378,25 +468,32 @@ class PrologVector {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
       const LocalTensor<int32_t> slot = in_[in_slots_.Acquire() * kSlotBytes / 4];
-      constexpr uint32_t kKeyWords = kIndexKeyRows * kIdxHeadDim;
+      const uint32_t keys = rows * kIdxHeadDim, projected = rows * kIdxNHeads;
       constexpr uint32_t kHalfWords = kIndexKeyRows * kRopeDim / 2;  // [rows, 64] in bfloat16
       const LocalTensor<float> x = slot.ReinterpretCast<float>();
-      const LocalTensor<bfloat16_t> raw_cos = slot[kKeyWords].ReinterpretCast<bfloat16_t>();
-      const LocalTensor<bfloat16_t> raw_sin = slot[kKeyWords + kHalfWords].ReinterpretCast<bfloat16_t>();
-      const LocalTensor<bfloat16_t> raw_weights = slot[kKeyWords + 2 * kHalfWords].ReinterpretCast<bfloat16_t>();
-      CopyIn(x, keys[r * kIdxHeadDim], rows * kIdxHeadDim);
+      const LocalTensor<float> sums = x[kProjectParts * kIndexKeyRows * kIdxHeadDim];
+      const LocalTensor<int32_t> rest = slot[kProjectParts * kIndexKeyRows * (kIdxHeadDim + kIdxNHeads)];
+      const LocalTensor<bfloat16_t> raw_cos = rest.ReinterpretCast<bfloat16_t>();
+      const LocalTensor<bfloat16_t> raw_sin = rest[kHalfWords].ReinterpretCast<bfloat16_t>();
+      const LocalTensor<bfloat16_t> raw_weights = rest[2 * kHalfWords].ReinterpretCast<bfloat16_t>();
+      for (uint32_t part = 0; part < kProjectParts; ++part) {
+        CopyIn(x[part * keys], workspace_.IndexKey(t_, step, part)[r * kIdxHeadDim], keys);
+        CopyIn(sums[part * projected], workspace_.Weights(t_, step, part)[r * kIdxNHeads], projected);
+      }
       CopyIn(raw_cos, gm_cos[token * kRopeDim], rows * kRopeDim);
       CopyIn(raw_sin, gm_sin[token * kRopeDim], rows * kRopeDim);
-      CopyIn(raw_weights, projected[r * kIdxNHeads], rows * kIdxNHeads);
       in_slots_.Publish();
       in_slots_.Take();
+      SumParts(x, keys);
+      SumParts(sums, projected);
+      Cast(raw_weights, sums, RoundMode::CAST_RINT, projected);
       const LocalTensor<float> cos = pairs_;
       const LocalTensor<float> sin = pairs_[kIndexKeyRows * kRopeDim];
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
       Cast(sin, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
       LayerNorm<kIdxHeadDim>(x, x_, gamma_, beta_, t_.epsilon_k, scratch_, rows);
       const uint32_t out_slot = out_slots_.Acquire();
-      const LocalTensor<bfloat16_t> out = out_[out_slot * kHeadRows * kQHeadDim];
+      const LocalTensor<bfloat16_t> out = out_[out_slot * kHeadRows * kNopeDim];
       const LocalTensor<half> weights_out = rope_out_[out_slot * kHeadRows * kRopeDim].ReinterpretCast<half>();
       RoundAndTurn(out, x, cos, sin, rows);
       Cast(rope_, raw_weights, RoundMode::CAST_NONE, rows * kIdxNHeads);
@@ -436,7 +533,7 @@ class PrologVector {
     return out_slot;
   }
   __aicore__ inline LocalTensor<int8_t> QuantisedRows(uint32_t slot) {
-    return out_[slot * kHeadRows * kQHeadDim].ReinterpretCast<int8_t>();
+    return out_[slot * kHeadRows * kNopeDim].ReinterpretCast<int8_t>();
   }
   __aicore__ inline LocalTensor<half> ScaleBlocks(uint32_t slot) {
     return rope_out_[slot * kHeadRows * kRopeDim].ReinterpretCast<half>();
@@ -463,20 +560,20 @@ class PrologVector {
 
   // S6 (2) quantisation of the keys, cache rows
   __aicore__ inline void QuantKeys(uint32_t i) {
-    if (own_begin_ == own_end_) {
-      return;
+    if (own_begin_ < own_end_) {
+      LoadCacheRows(cache_rows_, index_);
     }
+    AwaitCore(kTurned);
     const GlobalTensor<int8_t> k_cache = Global<int8_t>(a_.k_cache, t_.cache_rows * kIdxHeadDim);
     const GlobalTensor<half> k_cache_scale = Global<half>(a_.k_cache_scale, t_.cache_rows);
     const uint32_t core_begin = ShareBegin(m_, 2 * core_, 2 * t_.cores);
-    CacheRows cache_rows = LoadCacheRows(index_);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
       const uint32_t slot = Quantised(workspace_.Turned(t_, i)[(r - core_begin) * kIdxHeadDim], rows);
       out_slots_.Publish();
       out_slots_.Take();
       for (uint32_t j = 0; j < rows; ++j) {
-        const int64_t row = cache_rows.Of(r + j);
+        const int64_t row = cache_rows_.Of(r + j);
         if (row < 0) {
           continue;
         }
@@ -492,7 +589,7 @@ class PrologVector {
   PrologItems items_;
   PrologWorkspace workspace_;
   UbArena arena_;
-  uint32_t vector_ = 0, sub_ = 0, core_ = 0, t0_ = 0, m_ = 0, own_begin_ = 0, own_end_ = 0;
+  uint32_t vector_ = 0, sub_ = 0, core_ = 0, steps_ = 0, t0_ = 0, m_ = 0, own_begin_ = 0, own_end_ = 0;
 
   PingPong<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> in_slots_;
   PingPong<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_slots_;
@@ -502,6 +599,7 @@ class PrologVector {
   LocalTensor<float> x_, scale_, gamma_, beta_;
   LocalTensor<half> half_scale_;
   LocalTensor<int64_t> index_;
+  CacheRows cache_rows_;
   RowScratch scratch_;
 };
 

@@ -2,24 +2,48 @@
 #ifndef MS_DSV32_ASCENDC_SCATTER_H_
 #define MS_DSV32_ASCENDC_SCATTER_H_
 
-#include "copy.h"
+#include "rows.h"
+#include "sync.h"
 
 namespace ms_dsv32::ascendc {
 
-// cache_index of the tokens of one step, in UB and ready for scalar reads. Steps follow each other across all cores, so
-// two tokens of one row can only meet within a step: there the later one writes.
+// cache_index of the tokens of one step, 128 at most, in UB and ready for the vector unit and for scalar reads. Steps
+// follow each other across all cores, so two tokens of one row can only meet within a step: there the later one writes.
 class CacheRows {
  public:
-  __aicore__ inline void Init(const LocalTensor<int64_t>& index, uint32_t tokens, uint64_t cache_rows) {
+  static constexpr uint32_t kTokens = 128;
+
+  // Scratch, kept for Of: two times kTokens floats and a block.
+  __aicore__ inline void Init(const LocalTensor<int64_t>& index, UbArena& arena) {
     index_ = index;
+    values_ = arena.Take<float>(kTokens);
+    work_ = arena.Take<float>(kTokens);
+    others_ = arena.Take<float>(8);
+  }
+
+  __aicore__ inline void Load(uint32_t tokens, uint64_t cache_rows) {
     tokens_ = tokens;
     cache_rows_ = static_cast<int64_t>(cache_rows);
+    // The lower words as float: equal rows have equal ones, though not the other way round.
+    const LocalTensor<int32_t> words = work_.ReinterpretCast<int32_t>();
+    uint64_t gathered = 0;
+    const GatherMaskParams params(1, static_cast<uint16_t>(DivUp(tokens, kLanes / 2)), 8, 0);
+    GatherMask(words, index_.ReinterpretCast<int32_t>(), static_cast<uint8_t>(1), false, static_cast<uint32_t>(0),
+               params, gathered);
+    Duplicate(values_, -1.0f, static_cast<int32_t>(kTokens));
+    VectorBarrier();
+    Cast(values_, words, RoundMode::CAST_NONE, tokens);
+    WaitPipe<HardEvent::V_S>(2);
   }
+
   // The row of `token`, or -1 if it writes none: padding, a row outside the cache, or a later token has the same row.
   __aicore__ inline int64_t Of(uint32_t token) const {
     const int64_t row = index_.GetValue(token);
     if (row < 0 || row >= cache_rows_) {
       return -1;
+    }
+    if (IsUnique(token)) {
+      return row;
     }
     for (uint32_t later = token + 1; later < tokens_; ++later) {
       if (index_.GetValue(later) == row) {
@@ -30,7 +54,26 @@ class CacheRows {
   }
 
  private:
+  // Whether the vector unit tells `token` from all others, which a scalar read of each would take long to find out:
+  // values are whole numbers, so min(|difference|, 1) counts the others.
+  __aicore__ inline bool IsUnique(uint32_t token) const {
+    const auto count = static_cast<int32_t>(kTokens);
+    const float value = values_.GetValue(token);
+    VectorBarrier();
+    Adds(work_, values_, -value, count);
+    VectorBarrier();
+    Abs(work_, work_, count);
+    VectorBarrier();
+    Mins(work_, work_, 1.0f, count);
+    VectorBarrier();
+    WaitPipe<HardEvent::S_V>(2);  // the token before has read its count
+    WholeReduceSum(others_, work_, static_cast<int32_t>(kLanes), static_cast<int32_t>(kTokens / kLanes), 1, 1, 8);
+    WaitPipe<HardEvent::V_S>(2);
+    return others_.GetValue(0) + others_.GetValue(1) == static_cast<float>(kTokens - 1);
+  }
+
   LocalTensor<int64_t> index_;
+  LocalTensor<float> values_, work_, others_;
   uint32_t tokens_ = 0;
   int64_t cache_rows_ = 0;
 };

@@ -1,0 +1,125 @@
+// The memories of an AIC as the prologs use them: left operands in L1 that stay where the kernel puts them, slots of L1
+// for what streams, and two slots each of L0A, L0B and L0C. Products follow each other without a gap.
+#ifndef MS_DSV32_ASCENDC_CUBE_STREAM_H_
+#define MS_DSV32_ASCENDC_CUBE_STREAM_H_
+
+#include "cube_tile.h"
+
+namespace ms_dsv32::ascendc {
+
+class CubeStream {
+ public:
+  static constexpr uint32_t kMostSlots = 4;  // flags 0 to 3 of MTE2_MTE1 and MTE1_MTE2
+  static constexpr uint32_t kL0Bytes = 32768;
+  static constexpr uint32_t kL0cBytes = 65536;
+
+  __aicore__ inline void Init(TPipe& pipe, uint32_t left_bytes, uint32_t slots, uint32_t slot_bytes) {
+    slots_ = slots;
+    slot_bytes_ = slot_bytes;
+    pipe.InitBuffer(left_, left_bytes);
+    pipe.InitBuffer(stream_, slots * slot_bytes);
+    pipe.InitBuffer(l0a_, 2 * kL0Bytes);
+    pipe.InitBuffer(l0b_, 2 * kL0Bytes);
+    pipe.InitBuffer(l0c_, 2 * kL0cBytes);
+    for (uint32_t slot = 0; slot < slots_; ++slot) {
+      SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(slot));
+    }
+    l0_slots_.Begin();
+    SetFlag<HardEvent::FIX_M>(0);
+    SetFlag<HardEvent::FIX_M>(1);
+  }
+  __aicore__ inline void Finish() {
+    for (uint32_t slot = 0; slot < slots_; ++slot) {
+      WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(slot));
+    }
+    l0_slots_.End();
+    WaitFlag<HardEvent::FIX_M>(0);
+    WaitFlag<HardEvent::FIX_M>(1);
+  }
+
+  template <typename T>
+  __aicore__ inline LocalTensor<T> Left(uint32_t offset_bytes, uint32_t elements) {
+    return left_.GetWithOffset<T>(elements, offset_bytes);
+  }
+
+  // Producer: the next slot, to copy to, and its hand-over. At most as many slots as there are may be filled and not
+  // yet returned.
+  template <typename T>
+  __aicore__ inline LocalTensor<T> BeginFill() {
+    WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(filled_));
+    return Slot<T>(filled_);
+  }
+  __aicore__ inline void EndFill() {
+    SetFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(filled_));
+    filled_ = filled_ + 1 == slots_ ? 0 : filled_ + 1;
+  }
+  // Consumer: the oldest slot that was filled, and its return.
+  template <typename T>
+  __aicore__ inline LocalTensor<T> Take() {
+    WaitFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(taken_));
+    return Slot<T>(taken_);
+  }
+  __aicore__ inline void Return() {
+    SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(taken_));
+    taken_ = taken_ + 1 == slots_ ? 0 : taken_ + 1;
+  }
+
+  // Begin of an accumulation, of which two may be open. Add may be called as often as K has parts. The accumulator is
+  // complete with Close, and free again with Free.
+  __aicore__ inline uint32_t Open() {
+    const uint32_t product = next_product_;
+    WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(product));
+    first_[product] = true;
+    next_product_ ^= 1;
+    return product;
+  }
+  // C += a[:, a_k0 : a_k0 + k] * b[:k, n0 : n0 + n] in steps of k_step. `a` has m16 rows in L1, `b` b_rows. Whoever
+  // takes the steps in another order or size gets other bits: k_step must depend on nothing but the operator.
+  template <typename T>
+  __aicore__ inline void Add(uint32_t product, const LocalTensor<T>& a, uint32_t m16, uint32_t a_k0,
+                             const LocalTensor<T>& b, uint32_t b_rows, uint32_t k, uint32_t n0, uint32_t n,
+                             uint32_t k_step) {
+    const LocalTensor<Accumulator<T>> c = L0c<Accumulator<T>>(product);
+    for (uint32_t done = 0; done < k; done += k_step) {
+      const uint32_t slot = l0_slots_.Acquire();
+      const LocalTensor<T> l0a = l0a_.GetWithOffset<T>(kL0Bytes / sizeof(T), slot * kL0Bytes);
+      const LocalTensor<T> l0b = l0b_.GetWithOffset<T>(kL0Bytes / sizeof(T), slot * kL0Bytes);
+      LoadA(l0a, a, m16, a_k0 + done, k_step);
+      LoadB(l0b, b, b_rows, done, k_step, n0, n);
+      l0_slots_.Publish();
+      l0_slots_.Take();
+      Multiply(c, l0a, l0b, m16, n, k_step, first_[product]);
+      l0_slots_.Release();
+      first_[product] = false;
+    }
+  }
+  template <typename C>
+  __aicore__ inline LocalTensor<C> Close(uint32_t product) {
+    WaitPipe<HardEvent::M_FIX>(static_cast<int32_t>(product));
+    return L0c<C>(product);
+  }
+  __aicore__ inline void Free(uint32_t product) { SetFlag<HardEvent::FIX_M>(static_cast<int32_t>(product)); }
+
+ private:
+  template <typename T>
+  __aicore__ inline LocalTensor<T> Slot(uint32_t slot) {
+    return stream_.GetWithOffset<T>(slot_bytes_ / sizeof(T), slot * slot_bytes_);
+  }
+  template <typename C>
+  __aicore__ inline LocalTensor<C> L0c(uint32_t product) {
+    return l0c_.GetWithOffset<C>(kL0cBytes / sizeof(C), product * kL0cBytes);
+  }
+
+  TBuf<TPosition::A1> left_;
+  TBuf<TPosition::B1> stream_;
+  TBuf<TPosition::A2> l0a_;
+  TBuf<TPosition::B2> l0b_;
+  TBuf<TPosition::CO1> l0c_;
+  PingPong<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
+  uint32_t slots_ = 0, slot_bytes_ = 0, filled_ = 0, taken_ = 0, next_product_ = 0;
+  bool first_[2] = {true, true};
+};
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_CUBE_STREAM_H_
