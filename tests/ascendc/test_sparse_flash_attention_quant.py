@@ -21,6 +21,10 @@ extern "C" const char* make_tiling(const ms_dsv32::ascendc::SparseFlashAttention
                                    ms_dsv32::ascendc::SparseFlashAttentionTiling* tiling) {
   return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
 }
+extern "C" void make_team_tiling(const ms_dsv32::ascendc::SparseFlashAttentionShape* shape, uint32_t cores,
+                                 uint32_t team, ms_dsv32::ascendc::SparseFlashAttentionTiling* tiling) {
+  ms_dsv32::ascendc::MakeTeamTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), team, *tiling);
+}
 """
 
 
@@ -40,16 +44,15 @@ class TilingData(ctypes.Structure):
         *(
             (name, ctypes.c_uint32)
             for name in (
-                "cores", "t", "s1", "n_q", "topk", "block_num", "block_size", "max_blocknum", "group_heads", "groups",
-                "key_rows", "key_chunk", "softmax_offset",
+                "cores", "t", "s1", "n_q", "topk", "block_num", "block_size", "max_blocknum", "team", "slots",
+                "head_parts", "column_parts", "key_rows", "key_chunk", "list_rows", "softmax_offset",
             )
         ),
         ("softmax_scale", ctypes.c_float),
         *(
             (name, ctypes.c_uint64)
             for name in (
-                "rope_offset", "score_offset", "probability_offset", "mask_offset", "valid_offset", "slot_bytes",
-                "workspace_bytes",
+                "rope_offset", "score_offset", "probability_offset", "skipped_offset", "slot_bytes", "workspace_bytes",
             )
         ),
     )  # fmt: skip
@@ -60,21 +63,29 @@ def library() -> Library:
     return build(SOURCE, [OPERATOR], include_dirs=[OP_KERNEL])
 
 
-def make_tiling(cores: int, **shape: Any) -> TilingData:
-    """The tiling of a shape. Raises ValueError with the reason why it does not fit."""
-    function = ctypes.CDLL(str(library().path)).make_tiling
-    function.restype = ctypes.c_char_p
+def make_tiling(cores: int, team: int = 0, **shape: Any) -> TilingData:
+    """The tiling of a shape, with teams of `team` cores if given. Raises ValueError with the reason why it does not
+    fit."""
+    functions = ctypes.CDLL(str(library().path))
     tiling = TilingData()
+    if team:
+        functions.make_team_tiling(
+            ctypes.byref(Shape(**shape)), ctypes.c_uint32(cores), ctypes.c_uint32(team), ctypes.byref(tiling)
+        )
+        return tiling
+    function = functions.make_tiling
+    function.restype = ctypes.c_char_p
     reason = function(ctypes.byref(Shape(**shape)), ctypes.c_uint32(cores), ctypes.byref(tiling))
     if reason is not None:
         raise ValueError(reason.decode())
     return tiling
 
 
-def shape_tiling(case: cases.Case, cores: int) -> TilingData:
+def shape_tiling(case: cases.Case, cores: int, team: int = 0) -> TilingData:
     paging, attributes = case.paging, case.attributes
     return make_tiling(
         cores,
+        team,
         t=paging.t,
         b=paging.b,
         n_q=case.n_q,
@@ -86,10 +97,10 @@ def shape_tiling(case: cases.Case, cores: int) -> TilingData:
     )
 
 
-def run(case: cases.Case, cores: int = 1, **options: Any) -> tuple[dict[str, np.ndarray], Report]:
+def run(case: cases.Case, cores: int = 1, team: int = 0, **options: Any) -> tuple[dict[str, np.ndarray], Report]:
     """attention_out and lse of the kernel, and the launch's report, which must be clean."""
     paging = case.paging
-    tiling = shape_tiling(case, cores)
+    tiling = shape_tiling(case, cores, team)
     outputs = {
         "attention_out": Out("attention_out", (paging.b, paging.s1, case.n_q, 512), np.uint16),
         "lse": Out("lse", (paging.b, paging.s1, case.n_q), np.float32),
@@ -135,12 +146,30 @@ def test_key_counts(count: int) -> None:
     check(cases.attention_case(n_q=8, topk=520, kv_lens=count), seed=count % 2)
 
 
-@pytest.mark.parametrize("cores", [1, 24])
-def test_heads_are_split_between_cores(cores: int) -> None:
-    case = cases.attention_case(n_q=128, topk=300, kv_lens=400, holes=0.1)
-    tiling = shape_tiling(case, cores)
-    assert (tiling.groups, tiling.group_heads) == ((1, 128) if cores == 1 else (8, 16))
-    check(case, cores=cores, seed=1)
+def test_last_entries_end_inside_a_fractal() -> None:
+    """Of a whole chunk of keys, and at the end of topk_indices."""
+    check(cases.attention_case(n_q=8, topk=90, kv_lens=200))
+
+
+@pytest.mark.parametrize(("team", "cores", "seed"), [(2, 4, 1), (3, 8, 0), (5, 5, 2), (7, 20, 3), (24, 24, 1)])
+def test_teams(team: int, cores: int, seed: int) -> None:
+    """Cores that share tokens: more tasks than slots of the workspace, a team without a token in the last round, tokens
+    without a key, and cores without a part of the keys, the heads or the output."""
+    lengths = [0, 300, 77, 2, 150] if cores >= 20 else [1, 300, 0, 77, 20, 5, 1, 40, 130]
+    case = cases.attention_case(b=len(lengths), n_q=40, topk=150, kv_lens=lengths, holes=0.1)
+    check(case, cores=cores, team=team, seed=seed)
+
+
+def test_size_of_teams() -> None:
+    """All cores have a part of few tokens; of many, each core has its own. Cores that would have nothing to do are
+    left out."""
+    shape = {"n_q": 128, "topk": 2048, "block_num": 64, "block_size": 128, "max_blocknum": 64, "softmax_scale": 1.0}
+    teams = {t: make_tiling(24, t=t, b=t, **shape).team for t in (1, 2, 8, 32, 256)}
+    assert teams == {1: 22, 2: 12, 8: 6, 32: 3, 256: 1}
+
+
+def test_all_heads_in_one_team() -> None:
+    check(cases.attention_case(n_q=128, topk=300, kv_lens=400, holes=0.1), cores=24, seed=1)
 
 
 def test_rows_without_a_valid_entry() -> None:

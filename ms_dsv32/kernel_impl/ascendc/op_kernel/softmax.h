@@ -36,6 +36,23 @@ class RowSoftmax {
     PipeBarrier<PIPE_V>();
   }
 
+  // Sum of the first `count` values, at the front of the result, until the next Run.
+  __aicore__ inline LocalTensor<float> Sum(const LocalTensor<float>& values, uint32_t count) {
+    Duplicate(lanes_, 0.0f, 64);
+    PipeBarrier<PIPE_V>();
+    if (count >= 64) {
+      Add(lanes_, values, lanes_, kAll, static_cast<uint8_t>(count / 64), BinaryRepeatParams(1, 1, 1, 0, 8, 0));
+      PipeBarrier<PIPE_V>();
+    }
+    if (count % 64 > 0) {
+      Add(lanes_, values[count / 64 * 64], lanes_, static_cast<uint64_t>(count % 64), static_cast<uint8_t>(1),
+          BinaryRepeatParams(1, 1, 1, 0, 8, 0));
+      PipeBarrier<PIPE_V>();
+    }
+    WholeReduceSum(inverse_, lanes_, 64, 1, 1, 1, 8);
+    return inverse_;
+  }
+
   // Of each row: the columns from `count` on become kMasked, `mask` (if there is one) is added, and the row becomes its
   // softmax. log_sum gets log(sum(exp(row))) of each row, kRows floats.
   __aicore__ inline void Run(const LocalTensor<float>& scores, uint32_t rows, uint32_t width, uint32_t count,

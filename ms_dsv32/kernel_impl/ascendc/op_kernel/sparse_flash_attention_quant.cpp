@@ -1,10 +1,10 @@
 // sparse_flash_attention_quant: attention of each token over its selected keys of the quantised paged latent cache.
 //
-// A task is one token and a group of its heads, on one AI core. The AIVs gather and dequantise the keys to the
-// workspace, the AIC multiplies them with the query, the AIVs make probabilities of the scores, and the AIC multiplies
-// those with the same keys. Several tasks are under way at a time, so that the AIVs gather the keys of one while
-// the AIC works on another. Where the heads of a token are several tasks, each core has one of them, and the cores of a
-// token gather its keys together.
+// A task is one token, on a team of AI cores. Each core's AIVs gather and dequantise a part of the keys to the
+// workspace, and its AIC multiplies them with the query. Then the AIVs make probabilities of the scores, each of a part
+// of the heads, and the AICs multiply those with the keys, each for a part of the heads and columns of the output.
+// Several tasks are under way at a time, so that the AIVs gather the keys of one while the AICs work on another. Few
+// tokens have large teams; with many tokens a team is one core.
 #include "copy.h"
 #include "cube_tile.h"
 #include "gather.h"
@@ -21,14 +21,19 @@ using namespace AscendC;
 constexpr int64_t kKeysReady = 0;           // AIV to AIC, for each chunk of keys
 constexpr int64_t kScoresReady = 1;         // AIC to AIV
 constexpr int64_t kProbabilitiesReady = 2;  // AIV to AIC
-constexpr int64_t kSlotFree = 3;            // AIC to AIV: the task's part of the workspace is read
-constexpr int64_t kChunkGathered = 4;       // all AIVs, for each chunk of keys that cores share
+constexpr int64_t kSlotFree = 3;            // AIC to AIV: the team has read all of a task's part of the workspace
+// The same between all cores, where a team is more than one.
+constexpr int64_t kScoresShared = 4;         // AIV to AIV
+constexpr int64_t kProbabilitiesShared = 5;  // AIC to AIC
+constexpr int64_t kKeysShared = 6;           // AIV to AIC: all keys of the team are there
+static_assert(kFractal == kFractalRows);
 
 struct AttentionTask {
-  uint32_t token, sequence, head0, heads;
-  uint32_t length;  // positions of the sequence
-  uint32_t count;   // entries of topk_indices that are read
-  uint32_t keys;    // the same in whole fractals: rows of keys in the workspace, zeros from count on
+  uint32_t token, sequence, heads;
+  uint32_t length;              // positions of the sequence
+  uint32_t count;               // entries of topk_indices that are read
+  uint32_t keys;                // the same in whole fractals: rows of keys in the workspace, zeros from count on
+  uint32_t key_begin, key_end;  // the part of them that this core gathers and scores
 };
 
 // What AIC and AIVs share: the tasks of this core and the workspace.
@@ -36,61 +41,56 @@ class AttentionPlan {
  public:
   __aicore__ inline AttentionPlan(const SparseFlashAttentionTiling& tiling, uint32_t core, GM_ADDR kv_act_seqs,
                                   GM_ADDR workspace)
-      : tiling_(tiling), core_(core), workspace_(workspace) {
+      : tiling_(tiling), team_(core / tiling.team), member_(core % tiling.team), workspace_(workspace) {
     lengths_ = Global<int32_t>(kv_act_seqs, tiling.s1 == 0 ? 1 : tiling.t / tiling.s1);
   }
-  __aicore__ inline uint32_t Tasks() const { return tiling_.t * tiling_.groups; }
+  // Every core takes part in as many tasks.
+  __aicore__ inline uint32_t Tasks() const { return DivUp(tiling_.t, tiling_.cores / tiling_.team); }
 
+  // Task `index` of this team. One behind the last token has neither heads nor keys.
   __aicore__ inline AttentionTask Task(uint32_t index) const {
-    AttentionTask task;
-    task.token = index / tiling_.groups;
-    task.head0 = index % tiling_.groups * tiling_.group_heads;
-    task.heads = Smaller(tiling_.group_heads, tiling_.n_q - task.head0);
+    AttentionTask task{};
+    task.token = index * (tiling_.cores / tiling_.team) + team_;
+    if (task.token >= tiling_.t) return task;
+    task.heads = tiling_.n_q;
     task.sequence = task.token / tiling_.s1;
     const int32_t length = lengths_.GetValue(task.sequence);
     task.length = static_cast<uint32_t>(length > 0 ? length : 0);
     const int32_t visible =
         length - static_cast<int32_t>(tiling_.s1) + 1 + static_cast<int32_t>(task.token % tiling_.s1);
     task.count = visible > 0 ? Smaller(static_cast<uint32_t>(visible), tiling_.topk) : 0;
-    task.keys = RoundUp(task.count, kFractal);
+    const uint32_t fractals = DivUp(task.count, kFractal);
+    task.keys = fractals * kFractal;
+    task.key_begin = ShareBegin(fractals, member_, tiling_.team) * kFractal;
+    task.key_end = ShareBegin(fractals, member_ + 1, tiling_.team) * kFractal;
     return task;
   }
 
-  // AIVs that gather the keys of a task, and the number of AIV `sub` of this core among them.
-  __aicore__ inline uint32_t Gatherers() const { return tiling_.groups * kVectorsPerCore; }
-  __aicore__ inline uint32_t Gatherer(uint32_t sub) const { return core_ % tiling_.groups * kVectorsPerCore + sub; }
-  // Chunks of the longest possible task.
-  __aicore__ inline uint32_t MaxChunks() const { return DivUp(tiling_.key_rows, tiling_.key_chunk); }
-
+  // Part of the workspace of task `index`.
   template <typename T>
-  __aicore__ inline GlobalTensor<T> Slot(uint32_t core, uint32_t slot, uint64_t offset, uint64_t elements) const {
-    return Global<T>(workspace_ + (core * kTaskSlots + slot) * tiling_.slot_bytes + offset, elements);
+  __aicore__ inline GlobalTensor<T> Slot(uint32_t index, uint64_t offset, uint64_t elements) const {
+    return Global<T>(workspace_ + (team_ * tiling_.slots + index % tiling_.slots) * tiling_.slot_bytes + offset,
+                     elements);
   }
-  // The keys are in the workspace of the first of the cores that share them.
-  __aicore__ inline uint32_t KeyCore() const { return core_ - core_ % tiling_.groups; }
-  __aicore__ inline GlobalTensor<bfloat16_t> Latent(uint32_t slot) const {
-    return Slot<bfloat16_t>(KeyCore(), slot, 0, tiling_.key_rows * kKvLoraRank);
+  __aicore__ inline GlobalTensor<bfloat16_t> Latent(uint32_t index) const {
+    return Slot<bfloat16_t>(index, 0, tiling_.key_rows * kKvLoraRank);
   }
-  __aicore__ inline GlobalTensor<bfloat16_t> Rope(uint32_t slot) const {
-    return Slot<bfloat16_t>(KeyCore(), slot, tiling_.rope_offset, tiling_.key_rows * kRopeDim);
+  __aicore__ inline GlobalTensor<bfloat16_t> Rope(uint32_t index) const {
+    return Slot<bfloat16_t>(index, tiling_.rope_offset, tiling_.key_rows * kRopeDim);
   }
-  // 0 for a key that counts, kMasked for one that is skipped.
-  __aicore__ inline GlobalTensor<float> Mask(uint32_t slot) const {
-    return Slot<float>(KeyCore(), slot, tiling_.mask_offset, tiling_.key_rows);
+  // 1 for an entry that is skipped, else 0.
+  __aicore__ inline GlobalTensor<float> Skipped(uint32_t index) const {
+    return Slot<float>(index, tiling_.skipped_offset, tiling_.key_rows);
   }
-  // Keys that count among those that each AIV gathered, on a block of 8 each.
-  __aicore__ inline GlobalTensor<int32_t> Valid(uint32_t slot) const {
-    return Slot<int32_t>(KeyCore(), slot, tiling_.valid_offset, Gatherers() * 8);
+  __aicore__ inline GlobalTensor<float> Scores(uint32_t index) const {
+    return Slot<float>(index, tiling_.score_offset, tiling_.key_rows * tiling_.n_q);
   }
-  __aicore__ inline GlobalTensor<float> Scores(uint32_t slot) const {
-    return Slot<float>(core_, slot, tiling_.score_offset, tiling_.key_rows * tiling_.group_heads);
-  }
-  __aicore__ inline GlobalTensor<bfloat16_t> Probabilities(uint32_t slot) const {
-    return Slot<bfloat16_t>(core_, slot, tiling_.probability_offset, tiling_.key_rows * tiling_.group_heads);
+  __aicore__ inline GlobalTensor<bfloat16_t> Probabilities(uint32_t index) const {
+    return Slot<bfloat16_t>(index, tiling_.probability_offset, tiling_.key_rows * tiling_.n_q);
   }
 
   const SparseFlashAttentionTiling& tiling_;
-  const uint32_t core_;
+  const uint32_t team_, member_;  // this core's team, and its number there
 
  private:
   GM_ADDR workspace_;
@@ -104,7 +104,7 @@ class AttentionVector {
   __aicore__ inline AttentionVector(TPipe& pipe, const AttentionPlan& plan, uint32_t sub, GM_ADDR key_nope_2d,
                                     GM_ADDR key_rope_2d, GM_ADDR k_nope_scales, GM_ADDR topk_indices,
                                     GM_ADDR block_table, GM_ADDR attention_out, GM_ADDR lse)
-      : plan_(plan), tiling_(plan.tiling_), sub_(sub) {
+      : plan_(plan), tiling_(plan.tiling_), sub_(sub), together_(plan.tiling_.softmax_offset > 0) {
     const uint64_t rows = static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size;
     keys_.Init(Global<int8_t>(key_nope_2d, rows * kKvLoraRank), Global<bfloat16_t>(key_rope_2d, rows * kRopeDim),
                Global<float>(k_nope_scales, rows * kKScaleGroups));
@@ -114,237 +114,282 @@ class AttentionVector {
     attention_out_ = Global<bfloat16_t>(attention_out, static_cast<uint64_t>(tiling_.t) * tiling_.n_q * kKvLoraRank);
     lse_ = Global<float>(lse, static_cast<uint64_t>(tiling_.t) * tiling_.n_q);
     arena_.Init(pipe, kUbBytes);
+    for (uint32_t i = 0; i < (together_ ? 2 : 1); ++i) {
+      entries_[i] = arena_.Take<int32_t>(tiling_.list_rows);
+      skipped_[i] = arena_.Take<float>(tiling_.list_rows);
+      table_[i] = arena_.Take<int32_t>(RoundUp(tiling_.max_blocknum_perbatch, 8));
+    }
+    keys_.Place(arena_);
   }
 
   __aicore__ inline void Run() {
-    uint32_t started = 0;
-    for (uint32_t index = plan_.core_; index < plan_.Tasks(); index += tiling_.cores) {
-      const AttentionTask task = plan_.Task(index);
-      if (task.count == 0) {
-        Empty(task);
-        if (tiling_.groups > 1) {
-          for (uint32_t chunk = 0; chunk < plan_.MaxChunks(); ++chunk) AwaitAllVectors(kChunkGathered);
-        }
-        continue;
+    const uint32_t tasks = plan_.Tasks(), lists = together_ ? 2 : 1;
+    keys_.Begin();
+    rows_.Begin();
+    SetFlag<HardEvent::V_MTE2>(kFlag);
+    for (uint32_t i = 0; i < lists; ++i) SetFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(i));
+    AttentionTask task = plan_.Task(0);
+    if (together_) LoadLists(task, 0);
+    for (uint32_t index = 0; index < tasks; ++index) {
+      next_ = index + 1 < tasks ? plan_.Task(index + 1) : AttentionTask{};
+      if (index >= tiling_.slots) AwaitCore(kSlotFree);
+      if (!together_) {
+        PipeBarrier<PIPE_ALL>();
+        LoadLists(task, 0);
       }
-      if (started >= kTaskSlots) AwaitCore(kSlotFree);
-      const bool together = tiling_.softmax_offset > 0 && started > 0;
-      Gather(task, started % kTaskSlots, together);
-      if (!together && started > 0) Softmax();
+      Gather(task, index);
+      if (!together_ && index > 0) Softmax();
       softmax_task_ = task;
-      softmax_slot_ = started % kTaskSlots;
-      ++started;
+      softmax_index_ = index;
+      task = next_;
     }
-    if (started > 0) Softmax();
-    for (uint32_t i = 0; i < Smaller(started, kTaskSlots); ++i) AwaitCore(kSlotFree);
+    Softmax();
+    keys_.End();
+    rows_.End();
+    WaitFlag<HardEvent::V_MTE2>(kFlag);
+    for (uint32_t i = 0; i < lists; ++i) WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(i));
+    // A team of cores is told of a task's slot with the next task, one core at the end of each.
+    const uint32_t told = tiling_.team > 1 ? tasks - 1 : tasks;
+    for (uint32_t i = tasks > tiling_.slots ? tasks - tiling_.slots : 0; i < told; ++i) AwaitCore(kSlotFree);
   }
 
  private:
-  // Empty, Gather and a Softmax that is not part of a Gather begin when UB is no longer in use.
   static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
-  // Flags 0 to 3 belong to the gather's slots, 4 and 5 to the softmax's, kFlag to events that neither uses with it.
-  static constexpr int32_t kFlag = 2;
+  // Of the events between two pipes, flags 0 to 3 belong to the gather's slots, 4 and 5 to the softmax's or to the
+  // lists, kFlag to what has no other.
+  static constexpr int32_t kFlag = 2, kListFlag = 4, kSoftmaxFlag = 4;
+  static constexpr int32_t kMinusInfinity = static_cast<int32_t>(0xff800000u);  // bits of the float
+  // Batches of a gather before the softmax of the task before it begins: until then the cube is busy with the scores.
+  static constexpr uint32_t kSoftmaxLag = 4;
   static_assert(KeyGather::kBytes == kKeyGatherBytes && RowSoftmax::kBytes == kRowSoftmaxBytes);
 
-  // Heads of the task that are this AIV's.
-  __aicore__ inline uint32_t HeadBegin(const AttentionTask& task) const { return ShareBegin(task.heads, sub_, 2); }
-  __aicore__ inline uint32_t HeadEnd(const AttentionTask& task) const { return ShareBegin(task.heads, sub_ + 1, 2); }
-
-  // A row without a key: zeros, and the logarithm of 0.
-  __aicore__ inline void Empty(const AttentionTask& task) {
-    const uint32_t begin = HeadBegin(task), heads = HeadEnd(task) - begin;
-    if (heads == 0) return;
-    PipeBarrier<PIPE_ALL>();
-    arena_.Reset();
-    const LocalTensor<int16_t> zero = arena_.Take<int16_t>(heads * kKvLoraRank);
-    const LocalTensor<float> log_sum = arena_.Take<float>(RoundUp(heads, 8));
-    Duplicate(zero, static_cast<int16_t>(0), static_cast<int32_t>(heads * kKvLoraRank));
-    Duplicate(log_sum.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(heads));
-    WaitPipe<HardEvent::V_MTE3>(kFlag);
-    const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.n_q + task.head0 + begin;
-    CopyOut(attention_out_[row * kKvLoraRank], zero.ReinterpretCast<bfloat16_t>(), heads * kKvLoraRank);
-    CopyOut(lse_[row], log_sum, heads);
+  // Begin of the heads of this AIV, or of the one behind it.
+  __aicore__ inline uint32_t HeadBegin(const AttentionTask& task, uint32_t next = 0) const {
+    return ShareBegin(task.heads, plan_.member_ * kVectorsPerCore + sub_ + next, tiling_.team * kVectorsPerCore);
   }
 
-  // (1) the valid entries of the token and their cache rows, (2) the keys, dequantised and rounded to bf16. Each AIV
-  // takes its share of every chunk.
-  // `together`: with the softmax of softmax_task_, batch by batch, from the second chunk on: until then the cube is
-  // busy with the scores.
-  __aicore__ inline void Gather(const AttentionTask& task, uint32_t slot, bool together) {
-    PipeBarrier<PIPE_ALL>();
-    arena_.Reset();
-    const LocalTensor<int32_t> entries = arena_.Take<int32_t>(tiling_.key_rows);
-    const LocalTensor<int32_t> table = arena_.Take<int32_t>(RoundUp(tiling_.max_blocknum_perbatch, 8));
-    const LocalTensor<float> mask = arena_.Take<float>(tiling_.key_rows);
-    const LocalTensor<int32_t> valid = arena_.Take<int32_t>(8);
-    keys_.Place(arena_);
-    CopyIn(entries, topk_indices_[static_cast<uint64_t>(task.token) * tiling_.topk], task.count);
-    CopyIn(table, block_table_[static_cast<uint64_t>(task.sequence) * tiling_.max_blocknum_perbatch],
-           tiling_.max_blocknum_perbatch);
-    Duplicate(mask, 0.0f, static_cast<int32_t>(tiling_.key_rows));
-    Duplicate(valid, 0, 8);
-    WaitPipe<HardEvent::MTE2_S>(kFlag);
-    WaitPipe<HardEvent::V_S>(kFlag);
+  // Entries and pages of a task; none is skipped yet. An AIV takes its share of every chunk: those of whole chunks come
+  // in one copy. A chunk whose last fractal has fewer entries is not whole.
+  __aicore__ inline void LoadLists(const AttentionTask& task, uint32_t list) {
+    const uint32_t keys = task.key_end - task.key_begin, half = tiling_.key_chunk / kVectorsPerCore;
+    const uint32_t whole = (Smaller(task.key_end, task.count) - task.key_begin) / tiling_.key_chunk;
+    const uint32_t chunk = task.key_begin + whole * tiling_.key_chunk, blocks = (task.key_end - chunk) / kFractal;
+    const uint32_t begin = chunk + ShareBegin(blocks, sub_, kVectorsPerCore) * kFractal;
+    const uint32_t end = Smaller(chunk + ShareBegin(blocks, sub_ + 1, kVectorsPerCore) * kFractal, task.count);
+    const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
+    WaitPipe<HardEvent::S_MTE2>(kFlag);
+    if (whole > 0) {
+      CopyRowsIn(entries_[list], topk_indices_[row + task.key_begin + sub_ * half], whole, half, tiling_.key_chunk,
+                 half);
+    }
+    if (begin < end) CopyIn(entries_[list][whole * half], topk_indices_[row + begin], end - begin);
+    if (keys > 0) {
+      CopyIn(table_[list], block_table_[static_cast<uint64_t>(task.sequence) * tiling_.max_blocknum_perbatch],
+             tiling_.max_blocknum_perbatch);
+    }
+    SetFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
+    WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
+    Duplicate(skipped_[list], 0.0f, static_cast<int32_t>(tiling_.list_rows));
+    SetFlag<HardEvent::V_S>(static_cast<int32_t>(list));
+  }
+
+  // (1) the valid entries of the token and their cache rows, (2) the keys, dequantised and rounded to bf16. With the
+  // softmax of the task before it, batch by batch, if both have room in UB.
+  __aicore__ inline void Gather(const AttentionTask& task, uint32_t index) {
+    const uint32_t list = together_ ? index % 2 : 0;
+    const LocalTensor<int32_t> entries = entries_[list];
+    const LocalTensor<float> skipped = skipped_[list];
+    WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
+    WaitFlag<HardEvent::V_S>(static_cast<int32_t>(list));
     PagedSequence sequence;
-    sequence.table = table;
+    sequence.table = table_[list];
     sequence.length = static_cast<int32_t>(task.length);
     sequence.table_columns = static_cast<int32_t>(tiling_.max_blocknum_perbatch);
     sequence.block_size = static_cast<int32_t>(tiling_.block_size);
     sequence.block_num = static_cast<int32_t>(tiling_.block_num);
 
-    const GlobalTensor<bfloat16_t> latent = plan_.Latent(slot), rope = plan_.Rope(slot);
-    const GlobalTensor<float> mask_out = plan_.Mask(slot);
-    const uint32_t own = plan_.Gatherer(sub_);
-    int32_t valid_count = 0;
-    uint32_t gathered = 0, batches = 0;
-    keys_.Begin();
-    for (uint32_t chunk = 0; chunk < task.keys; chunk += tiling_.key_chunk) {
-      const uint32_t blocks = Smaller(tiling_.key_chunk, task.keys - chunk) / kFractal;
-      const uint32_t begin = chunk + ShareBegin(blocks, own, plan_.Gatherers()) * kFractal;
-      const uint32_t end = chunk + ShareBegin(blocks, own + 1, plan_.Gatherers()) * kFractal;
+    const GlobalTensor<bfloat16_t> latent = plan_.Latent(index), rope = plan_.Rope(index);
+    const GlobalTensor<float> skipped_out = plan_.Skipped(index);
+    const bool next_lists = together_ && index + 1 < plan_.Tasks();
+    uint32_t entry = 0, batches = 0;
+    for (uint32_t chunk = task.key_begin; chunk < task.key_end; chunk += tiling_.key_chunk) {
+      const uint32_t blocks = Smaller(tiling_.key_chunk, task.key_end - chunk) / kFractal;
+      const uint32_t begin = chunk + ShareBegin(blocks, sub_, kVectorsPerCore) * kFractal;
+      const uint32_t end = chunk + ShareBegin(blocks, sub_ + 1, kVectorsPerCore) * kFractal;
+      const uint32_t first = entry;
       for (uint32_t key = begin; key < end; key += KeyGather::kBatch) {
         int32_t rows[KeyGather::kBatch];
-        for (uint32_t i = 0; i < KeyGather::kBatch; ++i) {
-          rows[i] = key + i < task.count ? sequence.Row(entries.GetValue(key + i)) : kNoRow;
-          if (rows[i] == kNoRow) {
-            mask.SetValue(key + i, kMasked);
-          } else {
-            ++valid_count;
-          }
+        for (uint32_t i = 0; i < KeyGather::kBatch; ++i, ++entry) {
+          rows[i] = kNoRow;
+          if (key + i >= task.count) continue;
+          rows[i] = sequence.Row(entries.GetValue(entry));
+          if (rows[i] == kNoRow) skipped.SetValue(entry, 1.0f);
         }
         keys_.Batch(rows, KeyGather::kBatch, latent[key * kKvLoraRank], rope[key * kRopeDim]);
-        if (together && gathered > 0 && ++batches % 2 == 0) StepSoftmax();
+        if (++batches == 1 && next_lists) LoadLists(next_, list ^ 1);
+        if (together_ && index > 0 && batches >= kSoftmaxLag && batches % 2 == 0) StepSoftmax();
       }
-      if (together && gathered == 0) BeginSoftmax();
       WaitPipe<HardEvent::S_MTE3>(kFlag);
-      if (begin < end) CopyOut(mask_out[begin], mask[begin], end - begin);
-      if (chunk + tiling_.key_chunk >= task.keys) {
-        valid.SetValue(0, valid_count);
-        WaitPipe<HardEvent::S_MTE3>(kFlag);
-        CopyOut(plan_.Valid(slot)[own * 8], valid, 8);
-      }
-      if (tiling_.groups == 1) {
-        NotifyCube(kKeysReady);
-      } else {
-        // All AIVs come here as often, whatever the length of their tasks. A chunk is waited for behind the copies of
-        // the next one.
-        CrossCoreSetFlag<0, PIPE_MTE3>(kChunkGathered);
-        if (chunk > 0) ShareChunk();
-      }
-      ++gathered;
+      if (begin < end) CopyOut(skipped_out[begin], skipped[first], end - begin);
+      NotifyCube(kKeysReady);
     }
-    if (tiling_.groups > 1) {
-      ShareChunk();
-      for (; gathered < plan_.MaxChunks(); ++gathered) AwaitAllVectors(kChunkGathered);
-    }
-    if (together) FinishSoftmax();
-    keys_.End();
+    SetFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
+    if (batches == 0 && next_lists) LoadLists(next_, list ^ 1);
+    if (together_ && index > 0) FinishSoftmax();
   }
 
-  // The AIC may begin with the oldest chunk that it was not told of.
-  __aicore__ inline void ShareChunk() {
-    AwaitCore(kChunkGathered);
-    NotifyCube(kKeysReady);
-  }
-
-  // (4) softmax over the valid entries, normalised in float32, then rounded to bf16, a batch of rows at a time.
+  // (4) softmax over the valid entries, normalised in float32, then rounded to bf16, a batch of rows at a time. Softmax
+  // has all of UB, the steps beside a gather their part of it.
   __aicore__ inline void Softmax() {
     PipeBarrier<PIPE_ALL>();
-    BeginSoftmax();
+    alone_ = true;
     FinishSoftmax();
+  }
+  __aicore__ inline void FinishSoftmax() {
+    while (stage_ != kDone) StepSoftmax();
+    stage_ = kIdle;
+  }
+  // What may be done without waiting for what was asked for in the step before.
+  __aicore__ inline void StepSoftmax() {
+    if (stage_ == kIdle) {
+      BeginSoftmax();
+    } else if (stage_ == kLoaded) {
+      SumSkipped();
+    } else if (stage_ == kRows) {
+      NextRows();
+    }
   }
 
   __aicore__ inline void BeginSoftmax() {
     AwaitCore(kScoresReady);
+    if (tiling_.team > 1) {
+      AwaitAllVectors(kScoresShared);
+      NotifyCube(kKeysShared);
+    }
     head_ = HeadBegin(softmax_task_);
-    batch_ = 0;
-    if (head_ == HeadEnd(softmax_task_)) return;
-    arena_.Reset(tiling_.softmax_offset);
-    const uint32_t gatherers = plan_.Gatherers();
-    width_ = RoundUp(softmax_task_.keys, 64);
-    step_ = Smaller(RowSoftmax::kRows, kScoreBatchBytes / 4 / width_);
-    const LocalTensor<int32_t> valid = arena_.Take<int32_t>(gatherers * 8);
-    score_mask_ = arena_.Take<float>(width_);
-    log_sum_ = arena_.Take<float>((DivUp(HeadEnd(softmax_task_) - head_, step_) + 1) * RowSoftmax::kRows);
-    for (uint32_t i = 0; i < 2; ++i) scores_[i] = arena_.Take<float>(kScoreBatchBytes / 4);
+    head_end_ = HeadBegin(softmax_task_, 1);
+    first_batch_ = true;
+    if (head_ == head_end_) return EndSoftmax();
+    arena_.Reset(alone_ ? 0 : tiling_.softmax_offset);
+    mask_ = arena_.Take<float>(tiling_.key_rows);
     softmax_.Place(arena_);
+    for (uint32_t i = 0; i < 2; ++i) log_sum_[i] = arena_.Take<float>(RowSoftmax::kRows);
+    const uint32_t batch = (alone_ ? (kUbBytes - arena_.Used()) / 64 * 32 : kScoreBatchBytes) / 4;
+    for (uint32_t i = 0; i < 2; ++i) scores_[i] = arena_.Take<float>(batch);
+    if (softmax_task_.count == 0) return Empty();
+    width_ = RoundUp(softmax_task_.keys, 64);
+    step_ = Smaller(RowSoftmax::kRows, batch / width_);
+    // Alone, two batches that arrive one behind the other are better than larger ones.
+    if (alone_) step_ = Smaller(step_, DivUp(head_end_ - head_, 2));
     softmax_.Begin();
-    CopyIn(valid, plan_.Valid(softmax_slot_), gatherers * 8);
-    CopyIn(score_mask_, plan_.Mask(softmax_slot_), softmax_task_.keys);
-    WaitPipe<HardEvent::MTE2_S>(kFlag);
-    WaitPipe<HardEvent::MTE2_V>(kSoftmaxFlag);
-    valid_count_ = 0;
-    for (uint32_t i = 0; i < gatherers; ++i) valid_count_ += static_cast<uint32_t>(valid.GetValue(i * 8));
-    rows_.Begin();
+    WaitFlag<HardEvent::V_MTE2>(kFlag);
+    CopyIn(mask_, plan_.Skipped(softmax_index_), softmax_task_.keys);
     LoadScores();
+    stage_ = kLoaded;
+  }
+
+  // A token without a key: zeros, and the logarithm of 0.
+  __aicore__ inline void Empty() {
+    rows_.Acquire();
+    rows_.Publish();
+    const uint32_t slot = rows_.Take();
+    const LocalTensor<bfloat16_t> zero = scores_[slot].ReinterpretCast<bfloat16_t>();
+    Duplicate(zero.ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+              static_cast<int32_t>(RowSoftmax::kRows * kKvLoraRank));
+    Duplicate(log_sum_[slot].ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
+    WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
+    for (; head_ < head_end_; head_ += RowSoftmax::kRows) {
+      const uint32_t rows = Smaller(RowSoftmax::kRows, head_end_ - head_);
+      CopyOut(attention_out_[OutputRow() * kKvLoraRank], zero, rows * kKvLoraRank);
+      CopyOut(lse_[OutputRow()], log_sum_[slot], rows);
+    }
+    rows_.Release();
+    EndSoftmax();
   }
 
   // Copies the next batch of scores, so that it arrives while the batch before it is worked on.
   __aicore__ inline void LoadScores() {
     const uint32_t slot = rows_.Acquire();
-    CopyRowsIn(scores_[slot], plan_.Scores(softmax_slot_)[static_cast<uint64_t>(head_) * tiling_.key_rows],
-               Smaller(step_, HeadEnd(softmax_task_) - head_), softmax_task_.keys, tiling_.key_rows, width_);
+    CopyRowsIn(scores_[slot], plan_.Scores(softmax_index_)[static_cast<uint64_t>(head_) * tiling_.key_rows],
+               Smaller(step_, head_end_ - head_), softmax_task_.keys, tiling_.key_rows, width_);
     rows_.Publish();
   }
 
-  // One batch; nothing if there is none left.
-  __aicore__ inline void StepSoftmax() {
-    const uint32_t end = HeadEnd(softmax_task_), head = head_;
-    if (head == end) return;
-    const uint32_t rows = Smaller(step_, end - head);
+  // Of the marks of skipped entries: their number, and what to add to the scores.
+  __aicore__ inline void SumSkipped() {
+    slot_ = rows_.Take();
+    skipped_sum_ = softmax_.Sum(mask_, softmax_task_.keys);
+    SetFlag<HardEvent::V_S>(kFlag);
+    Muls(mask_, mask_, kMasked, static_cast<int32_t>(softmax_task_.keys));
+    PipeBarrier<PIPE_V>();
+    stage_ = kRows;
+  }
+
+  __aicore__ inline void NextRows() {
+    if (first_batch_) {
+      WaitFlag<HardEvent::V_S>(kFlag);
+      skipped_count_ = static_cast<uint32_t>(skipped_sum_.GetValue(0));
+      WaitPipe<HardEvent::S_V>(kFlag);
+    }
+    const uint32_t head = head_, rows = Smaller(step_, head_end_ - head);
+    const uint64_t output_row = OutputRow();
     head_ = head + rows;
-    if (head_ < end) LoadScores();
-    const LocalTensor<float> scores = scores_[rows_.Take()];
+    if (head_ < head_end_) LoadScores();
+    if (!first_batch_) slot_ = rows_.Take();
+    first_batch_ = false;
+    const LocalTensor<float> scores = scores_[slot_];
     const LocalTensor<bfloat16_t> probabilities = scores.ReinterpretCast<bfloat16_t>();
-    const LocalTensor<float> batch_log_sum = log_sum_[batch_ * RowSoftmax::kRows];
-    ++batch_;
-    if (valid_count_ == 0) {
+    if (skipped_count_ == softmax_task_.count) {
       Duplicate(probabilities.ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(rows * width_));
-      Duplicate(batch_log_sum.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
+      Duplicate(log_sum_[slot_].ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
     } else {
-      softmax_.Run(scores, rows, width_, softmax_task_.count, tiling_.softmax_scale, score_mask_,
-                   valid_count_ != softmax_task_.count, batch_log_sum);
+      softmax_.Run(scores, rows, width_, softmax_task_.count, tiling_.softmax_scale, mask_, skipped_count_ > 0,
+                   log_sum_[slot_]);
       Cast(probabilities, scores, RoundMode::CAST_RINT, rows * width_);
     }
     PipeBarrier<PIPE_V>();
     WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
-    CopyRowsOut(plan_.Probabilities(softmax_slot_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities, rows,
-                softmax_task_.keys, tiling_.key_rows, width_);
+    CopyRowsOut(plan_.Probabilities(softmax_index_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities,
+                rows, softmax_task_.keys, tiling_.key_rows, width_);
+    CopyOut(lse_[output_row], log_sum_[slot_], rows);
     rows_.Release();
-  }
-
-  __aicore__ inline void FinishSoftmax() {
-    const uint32_t begin = HeadBegin(softmax_task_), end = HeadEnd(softmax_task_);
-    while (head_ < end) StepSoftmax();
-    if (begin < end) {
-      rows_.End();
-      // Whole batches lie on blocks of 8; the last one may be shorter.
-      const uint64_t row = static_cast<uint64_t>(softmax_task_.token) * tiling_.n_q + softmax_task_.head0 + begin;
-      const uint32_t whole = (end - begin) / step_, rest = (end - begin) % step_;
-      WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
-      if (whole > 0) CopyRowsOut(lse_[row], log_sum_, whole, step_, step_, RowSoftmax::kRows);
-      if (rest > 0) CopyOut(lse_[row + whole * step_], log_sum_[whole * RowSoftmax::kRows], rest);
+    if (head_ == head_end_) {
+      SetFlag<HardEvent::V_MTE2>(kFlag);
+      EndSoftmax();
     }
-    NotifyCube(kProbabilitiesReady);
   }
 
-  static constexpr int32_t kSoftmaxFlag = 4;
-  static constexpr int32_t kMinusInfinity = static_cast<int32_t>(0xff800000u);  // bits of the float
+  __aicore__ inline void EndSoftmax() {
+    NotifyCube(kProbabilitiesReady);
+    stage_ = kDone;
+  }
+
+  // Row of the outputs of head_.
+  __aicore__ inline uint64_t OutputRow() const {
+    return static_cast<uint64_t>(softmax_task_.token) * tiling_.n_q + head_;
+  }
 
   const AttentionPlan& plan_;
   const SparseFlashAttentionTiling& tiling_;
   const uint32_t sub_;
+  const bool together_;  // the softmax has room in UB beside the gather
   GlobalTensor<int32_t> topk_indices_, block_table_;
   GlobalTensor<bfloat16_t> attention_out_;
   GlobalTensor<float> lse_;
   UbArena arena_;
   KeyGather keys_;
+  AttentionTask next_;
+  LocalTensor<int32_t> entries_[2], table_[2];
+  LocalTensor<float> skipped_[2];
 
-  // The softmax that is under way: its task, the next head, and the batches of rows so far.
+  // The softmax that is under way, or the next one: its task, how far it is, the next head, the batch of rows.
+  enum SoftmaxStage : uint32_t { kIdle, kLoaded, kRows, kDone };
+  SoftmaxStage stage_ = kIdle;
   AttentionTask softmax_task_;
-  uint32_t softmax_slot_ = 0, head_ = 0, batch_ = 0, width_ = 0, step_ = 0, valid_count_ = 0;
+  uint32_t softmax_index_ = 0, head_ = 0, head_end_ = 0, width_ = 0, step_ = 0, slot_ = 0, skipped_count_ = 0;
+  bool first_batch_ = true, alone_ = false;
   RowSoftmax softmax_;
-  LocalTensor<float> score_mask_, log_sum_, scores_[2];
+  LocalTensor<float> mask_, skipped_sum_, scores_[2], log_sum_[2];
   PingPong<HardEvent::MTE2_V, HardEvent::MTE3_MTE2, 4> rows_;
 };
 
@@ -360,7 +405,7 @@ class AttentionCube {
     query_rope_ = Global<bfloat16_t>(query_rope, rows * kRopeDim);
     attention_out_ = Global<bfloat16_t>(attention_out, rows * kKvLoraRank);
     pipe.InitBuffer(query_, kQueryBytes);
-    pipe.InitBuffer(stream_, 2 * kStreamBytes);
+    pipe.InitBuffer(stream_, kStreamSlots * kStreamBytes);
     pipe.InitBuffer(l0a_, 2 * kL0Bytes);
     pipe.InitBuffer(l0b_, 2 * kL0Bytes);
     pipe.InitBuffer(l0c_, 2 * kL0CBytes);
@@ -372,17 +417,18 @@ class AttentionCube {
     SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     SetFlag<HardEvent::FIX_M>(0);
     SetFlag<HardEvent::FIX_M>(1);
-    uint32_t started = 0;
-    AttentionTask previous;
-    for (uint32_t index = plan_.core_; index < plan_.Tasks(); index += tiling_.cores) {
-      const AttentionTask task = plan_.Task(index);
-      if (task.count == 0) continue;
-      Scores(task, started % kTaskSlots);
-      if (started > 0) Output(previous, (started - 1) % kTaskSlots);
+    const uint32_t tasks = plan_.Tasks();
+    AttentionTask previous{}, task = plan_.Task(0);
+    LoadQuery(task);
+    for (uint32_t index = 0; index < tasks; ++index) {
+      const AttentionTask next = index + 1 < tasks ? plan_.Task(index + 1) : AttentionTask{};
+      Scores(task, index);
+      if (index > 0) Output(previous, index - 1);
+      LoadQuery(next);
       previous = task;
-      ++started;
+      task = next;
     }
-    if (started > 0) Output(previous, (started - 1) % kTaskSlots);
+    Output(previous, tasks - 1);
     WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     WaitFlag<HardEvent::FIX_M>(0);
     WaitFlag<HardEvent::FIX_M>(1);
@@ -391,97 +437,156 @@ class AttentionCube {
   }
 
  private:
-  // L1: 147456 + 2 * 147456 = 442368 of 524032 bytes. L0A, L0B: 2 * 32768. L0C: 2 * 65536.
+  // L1: 147456 + 3 * 125440 = 523776 of 524032 bytes. L0A, L0B: 2 * 32768. L0C: 2 * 65536.
   static constexpr uint32_t kQueryBytes = 128 * kLatentDim * 2;
-  static constexpr uint32_t kStreamBytes = kKeyTile * kLatentDim * 2;
+  static constexpr uint32_t kStreamSlots = 3;
+  static constexpr uint32_t kStreamBytes = 125440;
   static constexpr uint32_t kL0Bytes = 32768;
   static constexpr uint32_t kL0CBytes = 65536;
-  static constexpr int32_t kQueryFlag = 2;
-  static constexpr uint32_t kScoreStep =
-      96;  // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A and of L0B
+  static constexpr int32_t kQueryFlag = 3;
+  static constexpr uint32_t kScoreStep = 96;       // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
   static constexpr uint32_t kOutputColumns = 256;  // 128 x 256 floats fill L0C
-  static constexpr uint32_t kOutputKeys = 192;     // 192 x (128 + 256) bfloat16 fill an L1 slot
-  static constexpr uint32_t kOutputStep = 64;      // 64 x 256 bfloat16 fill an L0B slot
+  static constexpr uint32_t kOutputStep = 64;      // keys: 64 x 256 bfloat16 fill an L0B slot
+  static_assert(kKeyTile * kLatentDim * 2 <= kStreamBytes && 128 * kKeyTile * 4 <= kL0CBytes);
 
-  // (3) scores in float32: nope and rope parts together. The AIVs scale them.
-  __aicore__ inline void Scores(const AttentionTask& task, uint32_t slot) {
+  // The query of a task, as soon as that of the task before it is no longer read.
+  __aicore__ inline void LoadQuery(const AttentionTask& task) {
+    if (task.key_begin == task.key_end) return;
     const uint32_t m16 = RoundUp(task.heads, kFractal);
-    const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.n_q + task.head0;
+    const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.n_q;
     const LocalTensor<bfloat16_t> query = query_.Get<bfloat16_t>();
     WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     CopyNdToL1(query, query_nope_[row * kKvLoraRank], task.heads, kKvLoraRank, kKvLoraRank, m16);
     CopyNdToL1(query[kKvLoraRank * m16], query_rope_[row * kRopeDim], task.heads, kRopeDim, kRopeDim, m16);
-    WaitPipe<HardEvent::MTE2_MTE1>(kQueryFlag);
-
-    const GlobalTensor<bfloat16_t> latent = plan_.Latent(slot), rope = plan_.Rope(slot);
-    const GlobalTensor<float> scores = plan_.Scores(slot);
-    for (uint32_t key0 = 0; key0 < task.keys; key0 += kKeyTile) {
-      if (key0 % tiling_.key_chunk == 0) AwaitCore(kKeysReady);
-      const uint32_t n = Smaller(kKeyTile, task.keys - key0);
-      const LocalTensor<bfloat16_t> keys = Stream(stream_slots_.Acquire());
-      CopyNdToL1(keys, latent[key0 * kKvLoraRank], n, kKvLoraRank, kKvLoraRank, n);
-      CopyNdToL1(keys[kKvLoraRank * n], rope[key0 * kRopeDim], n, kRopeDim, kRopeDim, n);
-      stream_slots_.Publish();
-      stream_slots_.Take();
-      WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(l0c_slot_));
-      const LocalTensor<float> c = l0c_.GetWithOffset<float>(kL0CBytes / 4, l0c_slot_ * kL0CBytes);
-      for (uint32_t k = 0; k < kLatentDim; k += kScoreStep) {
-        const uint32_t l0 = l0_slots_.Acquire();
-        LoadA(L0a(l0), query, m16, k, kScoreStep);
-        LoadBTransposed(L0b(l0), keys, n, k, kScoreStep, 0, n);
-        l0_slots_.Publish();
-        l0_slots_.Take();
-        Multiply(c, L0a(l0), L0b(l0), m16, n, kScoreStep, k == 0);
-        l0_slots_.Release();
-      }
-      stream_slots_.Release();
-      WaitPipe<HardEvent::M_FIX>(0);
-      StoreC(scores[key0], c, task.heads, m16, 0, n, tiling_.key_rows);
-      SetFlag<HardEvent::FIX_M>(static_cast<int32_t>(l0c_slot_));
-      l0c_slot_ ^= 1;
-    }
-    SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
-    NotifyVectors(kScoresReady);
+    SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
   }
 
-  // (5) weighted sum of the dequantised keys in float32, rounded to bf16.
-  __aicore__ inline void Output(const AttentionTask& task, uint32_t slot) {
-    AwaitCore(kProbabilitiesReady);
-    const uint32_t m16 = RoundUp(task.heads, kFractal);
-    const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.n_q + task.head0;
-    const GlobalTensor<bfloat16_t> latent = plan_.Latent(slot), probabilities = plan_.Probabilities(slot);
-    const LocalTensor<float> c = l0c_.Get<float>();
-    for (uint32_t column = 0; column < kKvLoraRank; column += kOutputColumns) {
-      WaitFlag<HardEvent::FIX_M>(0);
-      WaitFlag<HardEvent::FIX_M>(1);
-      for (uint32_t key0 = 0; key0 < task.keys; key0 += kOutputKeys) {
-        const uint32_t keys = Smaller(kOutputKeys, task.keys - key0);
-        const LocalTensor<bfloat16_t> left = Stream(stream_slots_.Acquire());
-        const LocalTensor<bfloat16_t> right = left[m16 * kOutputKeys];
-        CopyNdToL1(left, probabilities[key0], task.heads, keys, tiling_.key_rows, m16);
-        CopyNdToL1(right, latent[key0 * kKvLoraRank + column], keys, kOutputColumns, kKvLoraRank, keys);
+  // (3) scores in float32 of this core's keys: nope and rope parts together. The AIVs scale them.
+  __aicore__ inline void Scores(const AttentionTask& task, uint32_t index) {
+    if (task.key_begin < task.key_end) {
+      const uint32_t m16 = RoundUp(task.heads, kFractal);
+      const LocalTensor<bfloat16_t> query = query_.Get<bfloat16_t>();
+      const GlobalTensor<bfloat16_t> latent = plan_.Latent(index), rope = plan_.Rope(index);
+      const GlobalTensor<float> scores = plan_.Scores(index);
+      WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
+      for (uint32_t key0 = task.key_begin; key0 < task.key_end; key0 += kKeyTile) {
+        if ((key0 - task.key_begin) % tiling_.key_chunk == 0) AwaitCore(kKeysReady);
+        const uint32_t n = Smaller(kKeyTile, task.key_end - key0);
+        const LocalTensor<bfloat16_t> keys = Stream(stream_slots_.Acquire());
+        CopyNdToL1(keys, latent[key0 * kKvLoraRank], n, kKvLoraRank, kKvLoraRank, n);
+        CopyNdToL1(keys[kKvLoraRank * n], rope[key0 * kRopeDim], n, kRopeDim, kRopeDim, n);
         stream_slots_.Publish();
         stream_slots_.Take();
-        for (uint32_t k = 0; k < keys; k += kOutputStep) {
-          const uint32_t step = Smaller(kOutputStep, keys - k);
+        WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(l0c_slot_));
+        const LocalTensor<float> c = l0c_.GetWithOffset<float>(kL0CBytes / 4, l0c_slot_ * kL0CBytes);
+        for (uint32_t k = 0; k < kLatentDim; k += kScoreStep) {
           const uint32_t l0 = l0_slots_.Acquire();
-          LoadA(L0a(l0), left, m16, k, step);
-          LoadB(L0b(l0), right, keys, k, step, 0, kOutputColumns);
+          LoadA(L0a(l0), query, m16, k, kScoreStep);
+          LoadBTransposed(L0b(l0), keys, n, k, kScoreStep, 0, n);
           l0_slots_.Publish();
           l0_slots_.Take();
-          Multiply(c, L0a(l0), L0b(l0), m16, kOutputColumns, step, key0 + k == 0);
+          Multiply(c, L0a(l0), L0b(l0), m16, n, kScoreStep, k == 0);
           l0_slots_.Release();
         }
         stream_slots_.Release();
+        WaitPipe<HardEvent::M_FIX>(0);
+        StoreC(scores[key0], c, task.heads, m16, 0, n, tiling_.key_rows);
+        SetFlag<HardEvent::FIX_M>(static_cast<int32_t>(l0c_slot_));
+        l0c_slot_ ^= 1;
       }
-      WaitPipe<HardEvent::M_FIX>(0);
-      StoreC(attention_out_[row * kKvLoraRank + column], c, task.heads, m16, 0, kOutputColumns, kKvLoraRank);
-      SetFlag<HardEvent::FIX_M>(0);
-      SetFlag<HardEvent::FIX_M>(1);
+      SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     }
-    // The workspace is read by MTE2 alone.
-    CrossCoreSetFlag<2, PIPE_MTE2>(kSlotFree);
+    NotifyVectors(kScoresReady);
   }
+
+  // What this core computes of a token's output. The columns go by tiles of `columns`.
+  struct OutputPart {
+    uint32_t head, heads, m16;
+    uint32_t column, columns, column_end;
+    uint32_t tile;  // keys that fit into a slot
+  };
+
+  // (5) weighted sum of the dequantised keys in float32, rounded to bf16: this core's part.
+  __aicore__ inline void Output(const AttentionTask& task, uint32_t index) {
+    if (tiling_.team > 1) AwaitCore(kKeysShared);
+    const uint32_t head_part = plan_.member_ / tiling_.column_parts, column_part = plan_.member_ % tiling_.column_parts;
+    OutputPart part{};
+    if (task.keys > 0 && head_part < tiling_.head_parts) {
+      const uint32_t fractals = DivUp(task.heads, kFractal), columns = kKvLoraRank / kFractal;
+      part.head = ShareBegin(fractals, head_part, tiling_.head_parts) * kFractal;
+      part.heads =
+          Smaller(ShareBegin(fractals, head_part + 1, tiling_.head_parts) * kFractal, task.heads) - part.head;
+      part.column = ShareBegin(columns, column_part, tiling_.column_parts) * kFractal;
+      part.column_end = ShareBegin(columns, column_part + 1, tiling_.column_parts) * kFractal;
+      part.columns = Smaller(kOutputColumns, part.column_end - part.column);
+      part.m16 = RoundUp(part.heads, kFractal);
+      part.tile = kStreamBytes / 2 / (part.m16 + part.columns) / kOutputStep * kOutputStep;
+    }
+    // Keys come before the probabilities; many of them only for the last task, as those of others seldom wait.
+    uint32_t loaded = 0;
+    const uint32_t ahead = index + 1 == plan_.Tasks() ? kStreamSlots : 1;
+    for (; loaded < ahead && loaded * part.tile < task.keys && part.heads > 0; ++loaded) {
+      LoadKeys(task, index, part, loaded * part.tile);
+    }
+    AwaitCore(kProbabilitiesReady);
+    if (tiling_.team > 1) {
+      // Behind this, all probabilities of the team are there, and all cores have read what they need of the last task.
+      CrossCoreSetFlag<0, PIPE_MTE2>(kProbabilitiesShared);
+      CrossCoreWaitFlag(kProbabilitiesShared);
+      if (index > 0) NotifySlotFree();
+    }
+    if (part.heads > 0) {
+      for (; part.column < part.column_end; part.column += kOutputColumns) {
+        OutputTile(task, index, part, loaded);
+        loaded = 0;
+      }
+    }
+    if (tiling_.team == 1) NotifySlotFree();
+  }
+
+  __aicore__ inline void LoadKeys(const AttentionTask& task, uint32_t index, const OutputPart& part, uint32_t key0) {
+    const uint32_t keys = Smaller(part.tile, task.keys - key0);
+    CopyNdToL1(Stream(stream_slots_.Acquire())[part.m16 * part.tile],
+               plan_.Latent(index)[key0 * kKvLoraRank + part.column], keys, part.columns, kKvLoraRank, keys);
+  }
+
+  // Columns [part.column, part.column + part.columns), of which `loaded` tiles of keys are on their way.
+  __aicore__ inline void OutputTile(const AttentionTask& task, uint32_t index, const OutputPart& part,
+                                    uint32_t loaded) {
+    const GlobalTensor<bfloat16_t> probabilities = plan_.Probabilities(index)[part.head * tiling_.key_rows];
+    const LocalTensor<float> c = l0c_.Get<float>();
+    const uint32_t m16 = part.m16, columns = part.columns;
+    WaitFlag<HardEvent::FIX_M>(0);
+    WaitFlag<HardEvent::FIX_M>(1);
+    for (uint32_t key0 = 0; key0 < task.keys; key0 += part.tile) {
+      const uint32_t keys = Smaller(part.tile, task.keys - key0);
+      if (key0 >= loaded * part.tile) LoadKeys(task, index, part, key0);
+      const LocalTensor<bfloat16_t> left = Stream(stream_slots_.Oldest());
+      const LocalTensor<bfloat16_t> right = left[m16 * part.tile];
+      CopyNdToL1(left, probabilities[key0], part.heads, keys, tiling_.key_rows, m16);
+      stream_slots_.Publish();
+      stream_slots_.Take();
+      for (uint32_t k = 0; k < keys; k += kOutputStep) {
+        const uint32_t step = Smaller(kOutputStep, keys - k);
+        const uint32_t l0 = l0_slots_.Acquire();
+        LoadA(L0a(l0), left, m16, k, step);
+        LoadB(L0b(l0), right, keys, k, step, 0, columns);
+        l0_slots_.Publish();
+        l0_slots_.Take();
+        Multiply(c, L0a(l0), L0b(l0), m16, columns, step, key0 + k == 0);
+        l0_slots_.Release();
+      }
+      stream_slots_.Release();
+    }
+    WaitPipe<HardEvent::M_FIX>(0);
+    const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.n_q + part.head;
+    StoreC(attention_out_[row * kKvLoraRank + part.column], c, part.heads, m16, 0, columns, kKvLoraRank);
+    SetFlag<HardEvent::FIX_M>(0);
+    SetFlag<HardEvent::FIX_M>(1);
+  }
+
+  // The workspace of the oldest task is read, by MTE2 alone.
+  __aicore__ inline void NotifySlotFree() { CrossCoreSetFlag<2, PIPE_MTE2>(kSlotFree); }
 
   __aicore__ inline LocalTensor<bfloat16_t> Stream(uint32_t slot) {
     return stream_.GetWithOffset<bfloat16_t>(kStreamBytes / 2, slot * kStreamBytes);
@@ -501,7 +606,7 @@ class AttentionCube {
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
-  PingPong<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0> stream_slots_;
+  Ring<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0, kStreamSlots> stream_slots_;
   PingPong<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
   uint32_t l0c_slot_ = 0;
 };

@@ -7,18 +7,17 @@
 
 namespace ms_dsv32::ascendc {
 
-// Keys of one tile of scores: 128 x 576 bfloat16 are 144 KiB of L1, two of them beside the query's 144 KiB.
-constexpr uint32_t kKeyTile = 128;
+// Keys of one tile of scores: 96 x 576 bfloat16 are 108 KiB of L1, three of them beside the query's 144 KiB.
+constexpr uint32_t kKeyTile = 96;
+// Rows and columns of a fractal of 2-byte values: what cores and AIVs are dealt.
+constexpr uint32_t kFractalRows = 16;
 // The cube begins with the keys of a task chunk by chunk. Two tasks of 7 chunks stay below the 15 that a cross-core
 // counter holds.
 constexpr uint32_t kMaxChunks = 7;
-// Tasks whose keys, scores and probabilities are in the workspace at one time: the cube turns the probabilities of one
-// into its output after the scores of the next, while the gather is at the one behind that.
-constexpr uint32_t kTaskSlots = 3;
-// Longest list of positions. A row of scores is 4 bytes a position, and two batches of rows share UB with the mask.
+// Longest list of positions. A row of scores is 4 bytes a position, and two batches of rows share UB with the marks.
 constexpr uint32_t kMaxTopk = 4096;
 // Bytes of UB of the gather and of the softmax apart from what depends on the shape: see KeyGather and RowSoftmax. The
-// softmax has two batches of scores, and a block of 32 bytes for the log-sums of each and the counts of each AIV.
+// softmax has two batches of scores, with a block of 32 bytes for the log-sums of each.
 constexpr uint32_t kKeyGatherBytes = 96256;
 constexpr uint32_t kRowSoftmaxBytes = 2688;
 constexpr uint32_t kScoreBatchBytes = 24576;
@@ -31,18 +30,107 @@ struct SparseFlashAttentionShape {
 };
 
 struct SparseFlashAttentionTiling {
-  uint32_t cores;  // AI cores of the launch
+  uint32_t cores;  // AI cores of the launch: whole teams
   uint32_t t, s1, n_q, topk, block_num, block_size, max_blocknum_perbatch;
-  uint32_t group_heads;     // heads of one task
-  uint32_t groups;          // tasks of one token
+  uint32_t team;            // AI cores that work on one token
+  uint32_t slots;           // tasks whose keys, scores and probabilities are in the workspace at one time
+  uint32_t head_parts;      // parts of a token's output: a core of the team computes one of
+  uint32_t column_parts;    // head_parts x column_parts
   uint32_t key_rows;        // topk in whole blocks of 64: rows of keys and columns of scores in the workspace
-  uint32_t key_chunk;       // keys that are gathered before the cube may begin with them, whole tiles
+  uint32_t key_chunk;       // keys of one core that are gathered before the cube may begin with them, whole tiles
+  uint32_t list_rows;       // entries of topk_indices that one AIV gathers
   uint32_t softmax_offset;  // where the softmax has its part of UB; 0 if it takes turns with the gather
   float softmax_scale;
-  // Byte offsets within one slot of the workspace; slot_bytes leads to the next, kTaskSlots of them to the next core's.
-  uint64_t rope_offset, score_offset, probability_offset, mask_offset, valid_offset, slot_bytes;
+  // Byte offsets within one slot of the workspace; slot_bytes leads to the next, `slots` of them to the next team's.
+  uint64_t rope_offset, score_offset, probability_offset, skipped_offset, slot_bytes;
   uint64_t workspace_bytes;
 };
+
+// The part of a token's output that the busiest core of a team computes, in fractals, and what it costs a fractal of
+// keys: the cube a cycle for each fractal, MTE2 its probabilities, once for each 16 columns of fractals, and its keys.
+struct OutputGrid {
+  uint32_t head_parts, column_parts;
+  uint32_t cube, copies;
+};
+constexpr uint32_t kFractalCopy = 512;                // bytes
+constexpr uint32_t kL2Rate = 110;                     // bytes a cycle from L2 to a core
+constexpr uint32_t kScoreFractals = kLatentDim / 16;  // of the sum of a score
+
+constexpr uint32_t Larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
+
+constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
+  const uint32_t heads = tiling::CeilDiv(n_q, kFractalRows), columns = kKvLoraRank / kFractalRows;
+  OutputGrid best{0, 0, ~0u, ~0u};
+  for (uint32_t parts = 1; parts <= tiling::Smaller(team, heads); ++parts) {
+    const uint32_t column_parts = tiling::Smaller(team / parts, columns);
+    const uint32_t h = tiling::CeilDiv(heads, parts), c = tiling::CeilDiv(columns, column_parts);
+    const OutputGrid grid{parts, column_parts, h * c, (h * tiling::CeilDiv(c, 16) + c) * kFractalCopy / kL2Rate};
+    if (Larger(grid.cube, grid.copies) < Larger(best.cube, best.copies)) best = grid;
+  }
+  return best;
+}
+
+// What a call costs with teams of `team` cores, in cycles at the documented rates: the way of one task through gather,
+// softmax and output, the busiest unit for each further task, and the waits between cores.
+constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t cores, uint32_t team) {
+  constexpr uint64_t kGatherRow = 57;  // 1.5 copies of 24 cycles; 656 bytes from HBM, 32 a cycle
+  constexpr uint64_t kWaits = 2000;    // of a task: two barriers between cores and the latencies of GM around them
+  const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
+  const uint64_t tasks = tiling::CeilDiv(shape.t, cores / team), heads = tiling::CeilDiv(shape.n_q, kFractalRows);
+  const uint64_t fractals = tiling::CeilDiv(shape.topk, kFractalRows), own = tiling::CeilDiv(fractals, team);
+  const uint64_t vectors = uint64_t{kVectorsPerCore} * team;
+  const uint64_t gather = (fractals + vectors - 1) / vectors * kFractalRows * kGatherRow;
+  // A row takes 8 instructions for 64 columns, and a third more between them.
+  const uint64_t softmax = (shape.n_q + vectors - 1) / vectors * shape.topk / 6;
+  const uint64_t output = fractals * Larger(grid.cube, grid.copies);
+  const uint64_t cube = own * heads * kScoreFractals + fractals * grid.cube;
+  const uint64_t copies = (heads + own) * kScoreFractals * kFractalCopy / kL2Rate + fractals * grid.copies;
+  uint64_t busiest = gather + softmax;
+  if (cube > busiest) busiest = cube;
+  if (copies > busiest) busiest = copies;
+  return gather + softmax + output + (tasks - 1) * busiest + tasks * kWaits;
+}
+
+// As MakeTiling, with teams of `team` cores.
+constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, const Platform& platform, uint32_t team,
+                                     SparseFlashAttentionTiling& out) {
+  out = SparseFlashAttentionTiling{};
+  out.t = shape.t;
+  out.s1 = shape.b == 0 ? 0 : shape.t / shape.b;
+  out.n_q = shape.n_q;
+  out.topk = shape.topk;
+  out.block_num = shape.block_num;
+  out.block_size = shape.block_size;
+  out.max_blocknum_perbatch = shape.max_blocknum_perbatch;
+  out.softmax_scale = shape.softmax_scale;
+  out.team = team;
+  const uint32_t teams = shape.t == 0 ? 1 : tiling::Smaller(shape.t, platform.cores / team);
+  out.cores = teams * team;
+  // The output of a task follows the scores of the next one, while the gather is at the one behind that. A team knows
+  // one task later that all of its cores have read a slot.
+  out.slots = team == 1 ? 3 : 4;
+  const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
+  out.head_parts = grid.head_parts;
+  out.column_parts = grid.column_parts;
+  out.key_rows = tiling::RoundUp(shape.topk, 64);
+  const uint32_t core_fractals = tiling::CeilDiv(out.key_rows / kFractalRows, team);
+  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_fractals * kFractalRows, kMaxChunks), kKeyTile);
+  out.list_rows = tiling::CeilDiv(core_fractals, kVectorsPerCore) * kFractalRows;
+  // The gather of a task and the softmax of the one before it share the time, if they fit into UB together: the lists
+  // of the next task beside those of this one, and the softmax.
+  const uint32_t list_bytes = 2 * out.list_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4;
+  const uint32_t gather_bytes = 2 * list_bytes + kKeyGatherBytes;
+  const uint32_t softmax_bytes = out.key_rows * 4 + 2 * kScoreBatchBytes + kRowSoftmaxBytes + 2 * 32;
+  out.softmax_offset = gather_bytes + softmax_bytes <= platform.ub ? gather_bytes : 0;
+  const uint64_t keys = out.key_rows;
+  out.rope_offset = keys * kKvLoraRank * 2;
+  out.score_offset = out.rope_offset + keys * kRopeDim * 2;
+  out.probability_offset = out.score_offset + keys * shape.n_q * 4;
+  out.skipped_offset = out.probability_offset + keys * shape.n_q * 2;
+  out.slot_bytes = (out.skipped_offset + keys * 4 + 511) / 512 * 512;
+  out.workspace_bytes = out.slot_bytes * out.slots * teams;
+  return nullptr;
+}
 
 // Fills `out`, or returns why the shape does not fit. A null result means success.
 constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const Platform& platform,
@@ -54,47 +142,11 @@ constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const P
   if (shape.max_blocknum_perbatch > kMaxTableColumns) {
     return "max_blocknum_perbatch must be at most 8192: a row of block_table is held in UB";
   }
-  out = SparseFlashAttentionTiling{};
-  out.t = shape.t;
-  out.s1 = shape.b == 0 ? 0 : shape.t / shape.b;
-  out.n_q = shape.n_q;
-  out.topk = shape.topk;
-  out.block_num = shape.block_num;
-  out.block_size = shape.block_size;
-  out.max_blocknum_perbatch = shape.max_blocknum_perbatch;
-  out.softmax_scale = shape.softmax_scale;
-  // Fewer tokens than cores: split the heads, in whole fractals. The cores of a token share the gather of its keys.
-  out.group_heads = shape.n_q;
-  for (uint32_t heads = tiling::RoundUp(shape.n_q, 16); heads >= 16; heads -= 16) {
-    if (shape.t * tiling::CeilDiv(shape.n_q, heads) <= platform.cores) {
-      out.group_heads = tiling::Smaller(heads, shape.n_q);
-    }
+  uint32_t best = 1;
+  for (uint32_t team = 2; shape.t > 0 && team <= platform.cores; ++team) {
+    if (TeamCycles(shape, platform.cores, team) < TeamCycles(shape, platform.cores, best)) best = team;
   }
-  out.groups = tiling::CeilDiv(shape.n_q, out.group_heads);
-  const uint32_t tasks = shape.t * out.groups;
-  out.cores = tasks == 0 ? 1 : tiling::Smaller(tasks, platform.cores);
-  out.key_rows = tiling::RoundUp(shape.topk, 64);
-  // A chunk is whole tiles, and whole fractals for each AIV that gathers.
-  uint32_t unit = kKeyTile;
-  while (unit % (2 * out.groups * 16) != 0) {
-    unit += kKeyTile;
-  }
-  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(out.key_rows, kMaxChunks), unit);
-  // With several tasks a core, the gather of a task and the softmax of the one before it share the time, if they fit
-  // into UB together.
-  const uint32_t gather_bytes =
-      2 * out.key_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4 + 32 + kKeyGatherBytes;
-  const uint32_t softmax_bytes = out.key_rows * 4 + 2 * kScoreBatchBytes + kRowSoftmaxBytes + 65 * 32 + 2 * 32;
-  out.softmax_offset = out.groups == 1 && gather_bytes + softmax_bytes <= platform.ub ? gather_bytes : 0;
-  const uint64_t keys = out.key_rows;
-  out.rope_offset = keys * kKvLoraRank * 2;
-  out.score_offset = out.rope_offset + keys * kRopeDim * 2;
-  out.probability_offset = out.score_offset + keys * out.group_heads * 4;
-  out.mask_offset = out.probability_offset + keys * out.group_heads * 2;
-  out.valid_offset = out.mask_offset + keys * 4;
-  out.slot_bytes = (out.valid_offset + out.groups * 64 + 511) / 512 * 512;
-  out.workspace_bytes = out.slot_bytes * kTaskSlots * out.cores;
-  return nullptr;
+  return MakeTeamTiling(shape, platform, best, out);
 }
 
 }  // namespace ms_dsv32::ascendc

@@ -56,6 +56,48 @@ class PingPong {
   uint32_t consumed_ = 0;
 };
 
+// As PingPong with any number of slots. A slot may be acquired long before it is published: they go round on their own.
+template <HardEvent kFull, HardEvent kFree, int32_t kFirstId, uint32_t kSlots>
+class Ring {
+ public:
+  // All slots are free. Every Begin needs an End.
+  __aicore__ inline void Begin() {
+    for (uint32_t i = 0; i < kSlots; ++i) SetFlag<kFree>(Id(i));
+    acquired_ = published_ = consumed_ = 0;
+  }
+  __aicore__ inline void End() {
+    for (uint32_t i = 0; i < kSlots; ++i) WaitFlag<kFree>(Id(i));
+  }
+
+  // Producer: the slot to fill, then the hand-over of the oldest one that was not published.
+  __aicore__ inline uint32_t Acquire() {
+    const uint32_t slot = acquired_;
+    WaitFlag<kFree>(Id(slot));
+    acquired_ = Next(slot);
+    return slot;
+  }
+  __aicore__ inline uint32_t Oldest() const { return published_; }
+  __aicore__ inline void Publish() {
+    SetFlag<kFull>(Id(published_));
+    published_ = Next(published_);
+  }
+
+  // Consumer: the slot to read, then its return.
+  __aicore__ inline uint32_t Take() {
+    WaitFlag<kFull>(Id(consumed_));
+    return consumed_;
+  }
+  __aicore__ inline void Release() {
+    SetFlag<kFree>(Id(consumed_));
+    consumed_ = Next(consumed_);
+  }
+
+ private:
+  static __aicore__ inline int32_t Id(uint32_t slot) { return kFirstId + static_cast<int32_t>(slot); }
+  static __aicore__ inline uint32_t Next(uint32_t slot) { return slot + 1 == kSlots ? 0 : slot + 1; }
+  uint32_t acquired_ = 0, published_ = 0, consumed_ = 0;
+};
+
 // AIC to its two AIVs: what its Fixpipes have written to GM is there.
 __aicore__ inline void NotifyVectors(int64_t flag) { CrossCoreSetFlag<2, PIPE_FIX>(flag); }
 // AIV to its AIC, which goes on when both AIVs have called: what their MTE3 have written to GM is there.
