@@ -34,8 +34,8 @@ struct SparseFlashAttentionTiling {
   uint32_t t, s1, n_q, topk, block_num, block_size, max_blocknum_perbatch;
   uint32_t team;            // AI cores that work on one token
   uint32_t slots;           // tasks whose keys, scores and probabilities are in the workspace at one time
-  uint32_t head_parts;      // parts of a token's output: a core of the team computes one of
-  uint32_t column_parts;    // head_parts x column_parts
+  uint32_t head_parts;      // A core of the team computes one of head_parts x column_parts parts of a token's output:
+  uint32_t column_parts;    // whole fractals of its heads and columns.
   uint32_t key_rows;        // topk in whole blocks of 64: rows of keys and columns of scores in the workspace
   uint32_t key_chunk;       // keys of one core that are gathered before the cube may begin with them, whole tiles
   uint32_t list_rows;       // entries of topk_indices that one AIV gathers
@@ -47,16 +47,15 @@ struct SparseFlashAttentionTiling {
 };
 
 // The part of a token's output that the busiest core of a team computes, in fractals, and what it costs a fractal of
-// keys: the cube a cycle for each fractal, MTE2 its probabilities, once for each 16 columns of fractals, and its keys.
+// keys: the cube a cycle for each fractal; MTE2 the probabilities, once for each 256 columns, and the keys.
 struct OutputGrid {
   uint32_t head_parts, column_parts;
   uint32_t cube, copies;
+  constexpr uint32_t Cycles() const { return cube > copies ? cube : copies; }
 };
-constexpr uint32_t kFractalCopy = 512;                // bytes
-constexpr uint32_t kL2Rate = 110;                     // bytes a cycle from L2 to a core
-constexpr uint32_t kScoreFractals = kLatentDim / 16;  // of the sum of a score
-
-constexpr uint32_t Larger(uint32_t a, uint32_t b) { return a > b ? a : b; }
+constexpr uint32_t kFractalCopy = 512;                          // bytes
+constexpr uint32_t kL2Rate = 110;                               // bytes a cycle from L2 to a core
+constexpr uint32_t kScoreFractals = kLatentDim / kFractalRows;  // of the sum of a score
 
 constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
   const uint32_t heads = tiling::CeilDiv(n_q, kFractalRows), columns = kKvLoraRank / kFractalRows;
@@ -65,7 +64,7 @@ constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
     const uint32_t column_parts = tiling::Smaller(team / parts, columns);
     const uint32_t h = tiling::CeilDiv(heads, parts), c = tiling::CeilDiv(columns, column_parts);
     const OutputGrid grid{parts, column_parts, h * c, (h * tiling::CeilDiv(c, 16) + c) * kFractalCopy / kL2Rate};
-    if (Larger(grid.cube, grid.copies) < Larger(best.cube, best.copies)) best = grid;
+    if (grid.Cycles() < best.Cycles()) best = grid;
   }
   return best;
 }
@@ -82,7 +81,7 @@ constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t c
   const uint64_t gather = (fractals + vectors - 1) / vectors * kFractalRows * kGatherRow;
   // A row takes 8 instructions for 64 columns, and a third more between them.
   const uint64_t softmax = (shape.n_q + vectors - 1) / vectors * shape.topk / 6;
-  const uint64_t output = fractals * Larger(grid.cube, grid.copies);
+  const uint64_t output = fractals * grid.Cycles();
   const uint64_t cube = own * heads * kScoreFractals + fractals * grid.cube;
   const uint64_t copies = (heads + own) * kScoreFractals * kFractalCopy / kL2Rate + fractals * grid.copies;
   uint64_t busiest = gather + softmax;
