@@ -74,7 +74,7 @@ extern "C" __global__ __aicore__ void vector_case(GM_ADDR a, GM_ADDR b, GM_ADDR 
   // 4 rows of 128 floats times a scalar for each row, which Brcb spread to a block.
   CASE(mul_rows)
   for (int c = 0; c < 2; ++c)
-      Mul(D(f)[c * 64], A(f)[c * 64], B(f), uint64_t{64}, 4, BinaryRepeatParams(1, 1, 0, 16, 16, 1));
+    Mul(D(f)[c * 64], A(f)[c * 64], B(f), uint64_t{64}, 4, BinaryRepeatParams(1, 1, 0, 16, 16, 1));
   CASE(add_bits) {
     uint64_t mask[2] = {0x5555555555555555, 0xffff};
     Add(D(h), A(h), B(h), mask, 3, BinaryRepeatParams(1, 1, 1, 8, 8, 8));

@@ -514,8 +514,7 @@ class AttentionCube {
     if (task.keys > 0 && head_part < tiling_.head_parts) {
       const uint32_t fractals = DivUp(task.heads, kFractal), columns = kKvLoraRank / kFractal;
       part.head = ShareBegin(fractals, head_part, tiling_.head_parts) * kFractal;
-      part.heads =
-          Smaller(ShareBegin(fractals, head_part + 1, tiling_.head_parts) * kFractal, task.heads) - part.head;
+      part.heads = Smaller(ShareBegin(fractals, head_part + 1, tiling_.head_parts) * kFractal, task.heads) - part.head;
       part.column = ShareBegin(columns, column_part, tiling_.column_parts) * kFractal;
       part.column_end = ShareBegin(columns, column_part + 1, tiling_.column_parts) * kFractal;
       part.columns = Smaller(kOutputColumns, part.column_end - part.column);
