@@ -27,9 +27,8 @@ constexpr int64_t kGroupsReady = 4;   // all AIVs
 
 // The cube's half cannot hold |q . k| <= 2^21, and the weights' product may be below its normal range: the one is
 // divided by 2048 and the other multiplied, which changes no bit of either.
-constexpr float kDotScale = 1.0f / 2048;
 constexpr float kWeightScale = 2048.0f;
-constexpr uint64_t kDotScaleBits = 0x3a000000;  // of kDotScale
+constexpr uint64_t kDotScaleBits = 0x3a000000;  // 1 / 2048 as float32
 
 // A key without a block of the cache ranks below all others that have a score.
 constexpr float kUnscored = -3.0e38f;

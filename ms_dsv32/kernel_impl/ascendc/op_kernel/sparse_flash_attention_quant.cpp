@@ -447,7 +447,7 @@ class AttentionCube {
   static constexpr uint32_t kScoreStep = 96;       // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
   static constexpr uint32_t kOutputColumns = 256;  // 128 x 256 floats fill L0C
   static constexpr uint32_t kOutputStep = 64;      // keys: 64 x 256 bfloat16 fill an L0B slot
-  static_assert(kKeyTile * kLatentDim * 2 <= kStreamBytes && 128 * kKeyTile * 4 <= kL0CBytes);
+  static_assert(kScoreTile * kLatentDim * 2 <= kStreamBytes && 128 * kScoreTile * 4 <= kL0CBytes);
 
   // The query of a task, as soon as that of the task before it is no longer read.
   __aicore__ inline void LoadQuery(const AttentionTask& task) {
@@ -469,9 +469,9 @@ class AttentionCube {
       const GlobalTensor<bfloat16_t> latent = plan_.Latent(index), rope = plan_.Rope(index);
       const GlobalTensor<float> scores = plan_.Scores(index);
       WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
-      for (uint32_t key0 = task.key_begin; key0 < task.key_end; key0 += kKeyTile) {
+      for (uint32_t key0 = task.key_begin; key0 < task.key_end; key0 += kScoreTile) {
         if ((key0 - task.key_begin) % tiling_.key_chunk == 0) AwaitCore(kKeysReady);
-        const uint32_t n = Smaller(kKeyTile, task.key_end - key0);
+        const uint32_t n = Smaller(kScoreTile, task.key_end - key0);
         const LocalTensor<bfloat16_t> keys = Stream(stream_slots_.Acquire());
         CopyNdToL1(keys, latent[key0 * kKvLoraRank], n, kKvLoraRank, kKvLoraRank, n);
         CopyNdToL1(keys[kKvLoraRank * n], rope[key0 * kRopeDim], n, kRopeDim, kRopeDim, n);

@@ -8,7 +8,7 @@
 namespace ms_dsv32::ascendc {
 
 // Keys of one tile of scores: 96 x 576 bfloat16 are 108 KiB of L1, three of them beside the query's 144 KiB.
-constexpr uint32_t kKeyTile = 96;
+constexpr uint32_t kScoreTile = 96;
 // Rows and columns of a fractal of 2-byte values: what cores and AIVs are dealt.
 constexpr uint32_t kFractalRows = 16;
 // The cube begins with the keys of a task chunk by chunk. Two tasks of 7 chunks stay below the 15 that a cross-core
@@ -113,7 +113,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   out.column_parts = grid.column_parts;
   out.key_rows = tiling::RoundUp(shape.topk, 64);
   const uint32_t core_fractals = tiling::CeilDiv(out.key_rows / kFractalRows, team);
-  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_fractals * kFractalRows, kMaxChunks), kKeyTile);
+  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_fractals * kFractalRows, kMaxChunks), kScoreTile);
   out.list_rows = tiling::CeilDiv(core_fractals, kVectorsPerCore) * kFractalRows;
   // The gather of a task and the softmax of the one before it share the time, if they fit into UB together: the lists
   // of the next task beside those of this one, and the softmax.
