@@ -7,6 +7,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <thread>
@@ -180,17 +181,20 @@ __attribute__((noinline)) void Burst(int64_t rounds) {
   }
 }
 
-// 10^9 multiply-accumulates a second of all threads together: the best of `repeats` bursts of about a millisecond,
-// short enough that some fall between the interruptions of a shared machine.
+// 10^9 multiply-accumulates a second of all threads together: the best of `repeats` bursts. The shortest last about a
+// millisecond, so that some fall between the interruptions of a shared machine; `seconds` asks for longer ones.
 template <typename Product>
-double Throughput(int threads, int repeats) {
+double Throughput(int threads, int repeats, double seconds) {
   constexpr int64_t kRounds = 300000;
+  const auto rate = [threads](int64_t rounds) {
+    const double time = TimeThreads(threads, [rounds](int) { Burst<Product>(rounds); });
+    return 1e-9 * rounds * kAccumulators * Product::kMacs * threads / time;
+  };
+  int64_t rounds = kRounds;
+  if (seconds > 0)
+    rounds += static_cast<int64_t>(1e9 * seconds * rate(kRounds) / (kAccumulators * Product::kMacs * threads));
   double best = 0;
-  for (int i = 0; i < repeats; ++i) {
-    const double seconds = TimeThreads(threads, [](int) { Burst<Product>(kRounds); });
-    const double rate = 1e-9 * kRounds * kAccumulators * Product::kMacs * threads / seconds;
-    if (rate > best) best = rate;
-  }
+  for (int i = 0; i < repeats; ++i) best = std::max(best, rate(rounds));
   return best;
 }
 
@@ -200,11 +204,9 @@ typedef uint64_t Line __attribute__((vector_size(64)));
 
 extern "C" {
 
-// GMAC/s of products of type 0: fp32, 1: bf16, 2: int8.
-double ProbeThroughput(int type, int threads, int repeats) {
-  if (type == 0) return Throughput<Fp32>(threads, repeats);
-  if (type == 1) return Throughput<Bf16>(threads, repeats);
-  return Throughput<Int8>(threads, repeats);
+// GMAC/s of products of type 0: bf16, 1: int8.
+double ProbeThroughput(int type, int threads, int repeats, double seconds) {
+  return type == 0 ? Throughput<Bf16>(threads, repeats, seconds) : Throughput<Int8>(threads, repeats, seconds);
 }
 
 // A buffer of `bytes`, a multiple of 2 MiB, whose pages exist; on huge pages if `huge` (as far as the kernel has them),

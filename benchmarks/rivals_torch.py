@@ -29,6 +29,7 @@ from ms_dsv32 import golden, kernel_impl
 
 Way = Callable[[Tensor], Tensor]
 RUNS = 3  # of each way in a tournament
+QUALIFYING_ROWS = (4, 64)  # bound by the reads of weights, and by arithmetic
 
 
 def to_torch(array: Array) -> Tensor:
@@ -133,22 +134,21 @@ class Tournament:
     def __init__(self, flush: Callable[[], Any]) -> None:
         self._flush = flush
         self._picks: dict[tuple[str, int], Any] = {}
-        self._finalists: dict[str, list[str]] = {}
+        self._finalists: dict[tuple[str, int], list[str]] = {}
         self.used: dict[tuple[str, int], None] = {}
 
-    def pick(
-        self, name: str, ways: Mapping[str, Callable[[], Way]], x: Callable[[int], Tensor], rows: int, few: int = 4
-    ) -> Way:
+    def pick(self, name: str, ways: Mapping[str, Callable[[], Way]], x: Callable[[int], Tensor], rows: int) -> Way:
         """The fastest way to multiply `rows` rows. `x` makes inputs; `name` is the product's in the notes.
 
         A way that torch refuses on this CPU, or whose result is off by more than a rounding to bf16, is out; so is one
-        that is over four times slower than the best at `few` rows (torch emulates what the CPU lacks, for seconds).
+        that is over four times slower than the best at a few rows (torch emulates what the CPU lacks, for seconds).
         """
-        if name not in self._finalists:
-            self._finalists[name] = self._qualify(ways, x(few))
+        few = min(QUALIFYING_ROWS, key=lambda few: abs(few - rows))
+        if (name, few) not in self._finalists:
+            self._finalists[name, few] = self._qualify(ways, x(few))
         if (name, rows) not in self._picks:
             many = x(rows)
-            calls = {k: functools.partial(ways[k](), many) for k in self._finalists[name]}
+            calls = {k: functools.partial(ways[k](), many) for k in self._finalists[name, few]}
             times = {k: _seconds(call, self._flush, RUNS) for k, call in calls.items()}
             self._picks[name, rows] = min(times, key=times.__getitem__)
         self.used[name, rows] = None
@@ -246,8 +246,8 @@ class IndexerProlog:
         both = torch.cat((weights["wk"], weights["w_proj"]), 1)
         self.down = tournament.pick("wk|w_proj", _fp32_ways(both, t), lambda r: torch.randn(r, 7168).bfloat16(), t)
         row = lambda r: torch.randn(r, 128).bfloat16()  # noqa: E731
-        self.turn_q = tournament.pick("hadamard_q", _bf16_ways(weights["hadamard_q"], 64 * t), row, 64 * t, 256)
-        self.turn_k = tournament.pick("hadamard_k", _bf16_ways(weights["hadamard_k"], t), row, t, 256)
+        self.turn_q = tournament.pick("hadamard_q", _bf16_ways(weights["hadamard_q"], 64 * t), row, 64 * t)
+        self.turn_k = tournament.pick("hadamard_k", _bf16_ways(weights["hadamard_k"], t), row, t)
 
     def __call__(
         self,
