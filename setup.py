@@ -9,7 +9,8 @@ of a platform. Each ``<op>.cc`` is compiled once for every instruction set; the 
 Environment: ``CXX`` (default g++), ``CXXFLAGS`` (appended), ``MS_DSV32_BUILD_JOBS`` (parallel compiler processes),
 ``MS_DSV32_SANITIZE`` (value of -fsanitize=), ``MS_DSV32_SIMDE=1`` (compile the AVX-512 sources to AVX2 through SIMDe's
 headers, to test them on a CPU without AVX-512), ``MS_DSV32_CPU_ARCH`` (machine to compile for, where CXX is a cross
-compiler).
+compiler), ``MS_DSV32_ISAS`` (instruction sets to compile the kernels for, separated by commas; by default all of the
+machine).
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ FLAGS = [
 AVX2 = ["-mavx2", "-mfma", "-mf16c"]
 AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
 SIMDE = bool(os.environ.get("MS_DSV32_SIMDE"))
+# Of each machine the instruction sets, with their flags; the best comes last.
 ISAS: dict[str, dict[str, list[str]]] = {
     "x86_64": {
         "portable": [],
@@ -82,6 +84,13 @@ class BuildLibrary(build_ext):
         isas = ISAS.get(machine)
         if isas is None:
             raise SystemExit(f"ms_dsv32: no CPU kernels for {machine}; there are {', '.join(ISAS)}")
+        wanted = [name for name in os.environ.get("MS_DSV32_ISAS", "").split(",") if name] or list(isas)
+        if unknown := set(wanted) - set(isas):
+            raise SystemExit(
+                f"ms_dsv32: MS_DSV32_ISAS has {', '.join(sorted(unknown))}; {machine} has {', '.join(isas)}"
+            )
+        isas = {name: isa_flags for name, isa_flags in isas.items() if name in wanted}
+        tables = " ".join(f"F({name})" for name in reversed(isas))
         flags = [*FLAGS, f"-I{ROOT}"]
         exports = f"-Wl,--version-script={ROOT / CPU / 'exports.map'}"
         link = ["-shared", "-pthread", "-Wl,-z,nodelete", "-Wl,--no-undefined", exports]
@@ -95,7 +104,7 @@ class BuildLibrary(build_ext):
         temp = ROOT / ("build/objects" if self.inplace or self.editable_mode else self.build_temp)
         temp.mkdir(parents=True, exist_ok=True)
         baseline = sorted(p.stem for p in (ROOT / CPU).glob("*.cc") if p.stem not in KERNELS)
-        units = [(name, name, list[str]()) for name in baseline]
+        units = [(name, name, [f"-DMS_DSV32_ISAS(F)={tables}"] if name == "dispatch" else []) for name in baseline]
         for isa, isa_flags in isas.items():
             units += [(name, f"{name}.{isa}", [*isa_flags, f"-DMS_DSV32_ISA={isa}"]) for name in KERNELS]
 

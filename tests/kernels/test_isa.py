@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
 
+import driver
 import pytest
 
 from ms_dsv32 import kernel_impl
@@ -16,14 +16,7 @@ TESTS = [str(HERE / f"test_{name}.py") for name in ("operators", "topk", "attent
 
 
 def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, *arguments],
-        env=os.environ | environment,
-        cwd=HERE.parent.parent,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    return driver.run(sys.executable, *arguments, cwd=driver.ROOT, **environment)
 
 
 @pytest.mark.isa
@@ -48,12 +41,7 @@ def simde_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     if not Path("/usr/include/simde/x86/avx512.h").is_file():
         pytest.skip("SIMDe is not installed (Debian: libsimde-dev)")
     folder = tmp_path_factory.mktemp("simde")
-    build = ("setup.py", "-q", "build_ext", "--build-lib", str(folder), "--build-temp", str(folder / "temp"))
-    result = _python(*build, MS_DSV32_SIMDE="1", CXXFLAGS="-O1 -w")
-    if "No module named 'setuptools" in result.stderr:
-        pytest.skip("setuptools>=70.1 is not installed in this environment")
-    assert result.returncode == 0, result.stdout[-2000:] + result.stderr[-5000:]
-    return folder / "ms_dsv32" / "kernel_impl" / "libms_dsv32_cpu.so"
+    return driver.build_library(folder, MS_DSV32_SIMDE="1", MS_DSV32_ISAS="avx512,avx512_bf16", CXXFLAGS="-O1 -w")
 
 
 @pytest.mark.isa
@@ -76,6 +64,12 @@ def test_a_path_that_cannot_be_had_is_refused(isa: str) -> None:
     assert result.returncode == 1
     assert f"MS_DSV32_CPU_ISA={isa}" in result.stderr
     assert kernel_impl.isas()[0] in result.stderr
+
+
+@pytest.mark.parametrize("isas", ["sse9", "portable,sse9"])
+def test_a_path_that_cannot_be_compiled_is_refused(isas: str, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="MS_DSV32_ISAS has sse9"):
+        driver.build_library(tmp_path, MS_DSV32_ISAS=isas)
 
 
 @pytest.mark.isa

@@ -13,8 +13,10 @@
 
 namespace ms_dsv32::cpu {
 
-// Each instruction set is a namespace with the five kernels, defined by the <op>.cc files compiled for it.
-#define MS_DSV32_DECLARE_ISA(isa)                                             \
+// Each instruction set is a namespace with the five kernels, defined by the <op>.cc files compiled for it, and
+// Has_<isa> tells whether this CPU has it. MS_DSV32_ISAS(F), F of those that are compiled, best first, comes from
+// setup.py.
+#define MS_DSV32_DECLARE(isa)                                                 \
   namespace isa {                                                             \
   void MlaPrologQuant(const MlaPrologQuantParams&);                           \
   void LightningIndexerPrologQuant(const LightningIndexerPrologQuantParams&); \
@@ -22,25 +24,20 @@ namespace ms_dsv32::cpu {
   void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams&);     \
   void LightningIndexerQuant(const LightningIndexerQuantParams&);             \
   }
-#define MS_DSV32_TABLE(isa, supported)                                                                  \
-  {                                                                                                     \
-#isa, supported, isa::MlaPrologQuant, isa::LightningIndexerPrologQuant, isa::MlaIndexerPrologQuant, \
-        isa::SparseFlashAttentionQuant, isa::LightningIndexerQuant                                      \
-  }
+#define MS_DSV32_TABLE(isa)          \
+  {#isa,                             \
+   Has_##isa,                        \
+   isa::MlaPrologQuant,              \
+   isa::LightningIndexerPrologQuant, \
+   isa::MlaIndexerPrologQuant,       \
+   isa::SparseFlashAttentionQuant,   \
+   isa::LightningIndexerQuant},
 
-MS_DSV32_DECLARE_ISA(portable)
-#if defined(__x86_64__)
-MS_DSV32_DECLARE_ISA(avx2)
-MS_DSV32_DECLARE_ISA(avx512)
-MS_DSV32_DECLARE_ISA(avx512_bf16)
-#elif defined(__aarch64__)
-MS_DSV32_DECLARE_ISA(neon_dotprod)
-MS_DSV32_DECLARE_ISA(neon_bf16)
-#endif
+MS_DSV32_ISAS(MS_DSV32_DECLARE)
 
 namespace {
 
-bool Always() { return true; }
+[[maybe_unused]] bool Has_portable() { return true; }
 
 #if defined(__x86_64__)
 // F16C and AVX512_BF16 from CPUID's bits: gcc before 11 or clang 14 know no such names in __builtin_cpu_supports. The
@@ -50,47 +47,36 @@ bool HasF16c() {
   return __get_cpuid_count(1, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1) != 0;
 }
 
-bool HasAvx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c(); }
+bool Has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c(); }
 #if defined(MS_DSV32_SIMDE)
 // The AVX-512 sources were compiled to AVX2 instructions (to be tested on a CPU without AVX-512).
-bool HasAvx512() { return HasAvx2(); }
-bool HasAvx512Bf16() { return HasAvx2(); }
+[[maybe_unused]] bool Has_avx512() { return Has_avx2(); }
+[[maybe_unused]] bool Has_avx512_bf16() { return Has_avx2(); }
 #else
-bool HasAvx512() {
-  return HasAvx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+bool Has_avx512() {
+  return Has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
          __builtin_cpu_supports("avx512vnni");
 }
-bool HasAvx512Bf16() {
+[[maybe_unused]] bool Has_avx512_bf16() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  return HasAvx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 5 & 1) != 0;
+  return Has_avx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 5 & 1) != 0;
 }
 #endif
 #elif defined(__aarch64__)
 // Bits of <asm/hwcap.h>, written out because older kernel headers lack some of the names.
-bool HasNeonDotprod() {
+bool Has_neon_dotprod() {
   constexpr unsigned long kFphp = 1UL << 9, kAsimdhp = 1UL << 10, kAsimddp = 1UL << 20;
   constexpr unsigned long kNeeded = kFphp | kAsimdhp | kAsimddp;
   return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
 }
-bool HasNeonBf16() {
+[[maybe_unused]] bool Has_neon_bf16() {
   constexpr unsigned long kBf16 = 1UL << 14;
-  return HasNeonDotprod() && (getauxval(AT_HWCAP2) & kBf16) != 0;
+  return Has_neon_dotprod() && (getauxval(AT_HWCAP2) & kBf16) != 0;
 }
 #endif
 
-// Best first.
-constexpr KernelTable kTables[] = {
-#if defined(__x86_64__)
-    MS_DSV32_TABLE(avx512_bf16, HasAvx512Bf16),
-    MS_DSV32_TABLE(avx512, HasAvx512),
-    MS_DSV32_TABLE(avx2, HasAvx2),
-#elif defined(__aarch64__)
-    MS_DSV32_TABLE(neon_bf16, HasNeonBf16),
-    MS_DSV32_TABLE(neon_dotprod, HasNeonDotprod),
-#endif
-    MS_DSV32_TABLE(portable, Always),
-};
+constexpr KernelTable kTables[] = {MS_DSV32_ISAS(MS_DSV32_TABLE)};
 
 const KernelTable& Choose() {
   const char* forced = std::getenv("MS_DSV32_CPU_ISA");
@@ -102,6 +88,10 @@ const KernelTable& Choose() {
       throw std::runtime_error(std::string("MS_DSV32_CPU_ISA=") + forced +
                                ": this CPU lacks its instructions; it has " + IsaNames(true));
     }
+  }
+  if (forced == nullptr || *forced == '\0') {
+    throw std::runtime_error("this CPU has none of the instruction sets of this library, " +
+                             std::string(IsaNames(false)));
   }
   throw std::runtime_error(std::string("MS_DSV32_CPU_ISA=") + forced + " is unknown; this library has " +
                            IsaNames(false));
