@@ -30,38 +30,53 @@ constexpr int kGatherAhead = 8;
 constexpr int kStoreAhead = 4;
 static_assert(kGatherKeys % kLanes == 0 && kKeyWords % kLanes == 0, "whole blocks to transpose");
 
-struct LatentCache {
-  const int8_t* nope;    // [rows, 512]
-  const uint16_t* rope;  // bf16 [rows, 64]
-  const float* scales;   // [rows, 4]
+struct LatentKey {
+  const int8_t* nope;    // [512]
+  const uint16_t* rope;  // bf16 [64]
+  const float* scales;   // [4]
 };
 
-MS_DSV32_INLINE void PrefetchKey(const LatentCache& cache, int64_t row) {
-#pragma GCC unroll 8
-  for (int c = 0; c < kLatentDim; c += 64) Prefetch(cache.nope + row * kLatentDim + c);
-  Prefetch(cache.rope + row * kRopeKeyDim);
-  Prefetch(cache.rope + row * kRopeKeyDim + 32);
-  Prefetch(cache.scales + row * kScaleGroups);
-}
+// The caches of all keys, one row each.
+struct LatentCache : LatentKey {
+  MS_DSV32_INLINE LatentKey Key(int64_t row) const {
+    return {nope + row * kLatentDim, rope + row * kRopeKeyDim, scales + row * kScaleGroups};
+  }
+};
 
 // Two neighbouring keys: bf16 rows to even and odd, and their pairs to v (the address of their step in the first
-// strip). Only with kMayBeNan may a product be NaN, which needs a scale that is NaN or infinite.
+// strip). Only with kMayBeNan may a product be NaN, which needs a scale that is NaN or infinite. Meanwhile `next` keys
+// are fetched, and the lines of a step of V: one after the other, as prefetches that come too close together are
+// dropped.
 template <bool kMayBeNan>
-MS_DSV32_INLINE void DequantPair(const int8_t* k8_even, const int8_t* k8_odd, const float* scale_even,
-                                 const float* scale_odd, uint16_t* even, uint16_t* odd, uint16_t* v,
-                                 int64_t v_strip_stride) {
-  for (int g = 0; g < kScaleGroups; ++g) {
-    const VecF se = Set1(scale_even[g]), so = Set1(scale_odd[g]);
-#pragma GCC unroll 2
-    for (int c = g * kGroupDim; c < (g + 1) * kGroupDim; c += kLanes) {
-      const VecF even_f = ToFloat(LoadInt8(k8_even + c)) * se;
-      const VecF odd_f = ToFloat(LoadInt8(k8_odd + c)) * so;
-      const VecU e = kMayBeNan ? BitsToBf16(even_f) << 16 : RoundToUpperHalf(even_f);
-      const VecU o = kMayBeNan ? BitsToBf16(odd_f) << 16 : RoundToUpperHalf(odd_f);
-      StoreU16(even + c, e >> 16);
-      StoreU16(odd + c, o >> 16);
-      StoreAs(v + c / kStrip * v_strip_stride + 2 * (c % kStrip), (e >> 16) | (o & 0xffff0000u));
+MS_DSV32_INLINE void DequantPair(const LatentKey (&key)[2], const LatentKey (&next)[2], uint16_t* even, uint16_t* odd,
+                                 uint16_t* v, int64_t v_strip_stride) {
+  constexpr int kLine = 64;
+  static_assert(kGroupDim % kLine == 0 && kLine % kStrip == 0);
+  for (int line = 0; line < kLatentDim; line += kLine) {
+    const VecF se = Set1(key[0].scales[line / kGroupDim]), so = Set1(key[1].scales[line / kGroupDim]);
+    Prefetch(next[0].nope + line);
+    Prefetch(next[1].nope + line);
+    for (int strip = line; strip < line + kLine; strip += kStrip) {
+      Prefetch(v + kStoreAhead * 2 * kStrip);
+#pragma GCC unroll 4
+      for (int c = strip; c < strip + kStrip; c += kLanes) {
+        const VecF even_f = ToFloat(LoadInt8(key[0].nope + c)) * se;
+        const VecF odd_f = ToFloat(LoadInt8(key[1].nope + c)) * so;
+        const VecU e = kMayBeNan ? BitsToBf16(even_f) << 16 : RoundToUpperHalf(even_f);
+        const VecU o = kMayBeNan ? BitsToBf16(odd_f) << 16 : RoundToUpperHalf(odd_f);
+        StoreU16(even + c, e >> 16);
+        StoreU16(odd + c, o >> 16);
+        StoreAs(v + 2 * (c - strip), (e >> 16) | (o & 0xffff0000u));
+      }
+      v += v_strip_stride;
     }
+  }
+  memcpy(even + kLatentDim, key[0].rope, kRopeKeyDim * sizeof(uint16_t));
+  memcpy(odd + kLatentDim, key[1].rope, kRopeKeyDim * sizeof(uint16_t));
+  for (const LatentKey& key : next) {
+    Prefetch(key.rope);
+    Prefetch(key.rope + kRopeKeyDim / 2);
+    Prefetch(key.scales);
   }
 }
 
@@ -136,35 +151,24 @@ inline void GatherKeys(const LatentCache& cache, const int64_t* rows, int64_t co
   alignas(64) static const int8_t kZeroNope[kLatentDim] = {};
   alignas(64) static const uint16_t kZeroRope[kRopeKeyDim] = {};
   static const float kZeroScales[kScaleGroups] = {};
+  const LatentKey kZero = {kZeroNope, kZeroRope, kZeroScales};
   for (int64_t base = 0; base < n; base += kGatherKeys) {
     for (int i = 0; i < kGatherKeys; i += 2) {
-      const int8_t* nope[2] = {kZeroNope, kZeroNope};
-      const uint16_t* rope[2] = {kZeroRope, kZeroRope};
-      const float* scales[2] = {kZeroScales, kZeroScales};
+      LatentKey key[2], next[2];
       bool finite = true;
       for (int u = 0; u < 2; ++u) {
-        const int64_t key = base + i + u;
-        if (key + kGatherAhead < count + ahead) PrefetchKey(cache, rows[key + kGatherAhead]);
-        if (key >= count) continue;
-        nope[u] = cache.nope + rows[key] * kLatentDim;
-        rope[u] = cache.rope + rows[key] * kRopeKeyDim;
-        scales[u] = cache.scales + rows[key] * kScaleGroups;
-        for (int g = 0; g < kScaleGroups; ++g) finite &= (FloatBits(scales[u][g]) & 0x7f800000u) != 0x7f800000u;
+        const int64_t j = base + i + u;
+        key[u] = j < count ? cache.Key(rows[j]) : kZero;
+        next[u] = j + kGatherAhead < count + ahead ? cache.Key(rows[j + kGatherAhead]) : kZero;
+        for (int g = 0; g < kScaleGroups; ++g) finite &= (FloatBits(key[u].scales[g]) & 0x7f800000u) != 0x7f800000u;
       }
       uint16_t* even = buffer + i * kKeyDim;
-      uint16_t* odd = even + kKeyDim;
       uint16_t* step = v + (base + i) * kStrip;
-#pragma GCC unroll 32
-      for (int strip = 0; strip < kLatentDim / kStrip; ++strip) {
-        Prefetch(step + strip * v_strip_stride + kStoreAhead * 2 * kStrip);
-      }
       if (finite) {
-        DequantPair<false>(nope[0], nope[1], scales[0], scales[1], even, odd, step, v_strip_stride);
+        DequantPair<false>(key, next, even, even + kKeyDim, step, v_strip_stride);
       } else {
-        DequantPair<true>(nope[0], nope[1], scales[0], scales[1], even, odd, step, v_strip_stride);
+        DequantPair<true>(key, next, even, even + kKeyDim, step, v_strip_stride);
       }
-      memcpy(even + kLatentDim, rope[0], kRopeKeyDim * sizeof(uint16_t));
-      memcpy(odd + kLatentDim, rope[1], kRopeKeyDim * sizeof(uint16_t));
     }
     uint16_t* strip = k_strips + base * kKeyDim;
     for (int w = 0; w < kKeyWords; w += kLanes) {
