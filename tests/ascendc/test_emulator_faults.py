@@ -51,6 +51,7 @@ VECTOR = {
     "partial_overlap": ("overlap", "overlap in part"),
     "overlap_between_repeats": ("overlap", "repeat 1 reads from src what repeat 0 writes"),
     "brcb_in_place": ("overlap", "dst and src overlap"),
+    "narrowed_in_place": ("overlap", "overlap in part"),
     "deq_scale_not_set": ("argument", "DEQSCALE, which nobody set"),
     "cast_mode": ("argument", "float to bfloat16_t does not exist with RoundMode 0"),
     "integer_overflow": ("argument", "int32_t overflows"),

@@ -101,7 +101,8 @@ inline void AddRanges(Ranges& ranges, const Operand<T>& o, const Lanes& lanes, b
 }
 
 // 通用地址重叠约束: within a repeat a source is the destination or does not touch it; no repeat reads what an earlier
-// one wrote. `accumulates`: the second source of some instructions may be the destination with a repeat stride of 0.
+// one wrote. Stricter than it where elements become narrower in place, which it is not clear about. `accumulates`: the
+// second source of some instructions may be the destination with a repeat stride of 0.
 template <class D, class S>
 inline void CheckOverlap(const char* api, Loc loc, const Operand<D>& dst, const Operand<S>& src, const Lanes& lanes,
                          bool accumulates) {
@@ -109,7 +110,7 @@ inline void CheckOverlap(const char* api, Loc loc, const Operand<D>& dst, const 
   if (lanes.counted) {
     const int64_t dn = lanes.count * dst.kSize, sn = lanes.count * src.kSize;
     if (d0 + dn <= s0 || s0 + sn <= d0) return;
-    if (d0 == s0 && dst.kSize <= src.kSize) return;
+    if (d0 == s0 && dst.kSize == src.kSize) return;
     M().Fail(
         "overlap", loc,
         Format("%s: dst [%lld, %lld) and %s [%lld, %lld) overlap in part", api, static_cast<long long>(d0),

@@ -200,6 +200,10 @@ __aicore__ inline void VectorFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR ou
     load();
     Brcb(x, x, 1, BrcbRepeatParams());  // here
   }
+  FAULT(narrowed_in_place) {
+    load();
+    Cast(x.ReinterpretCast<bfloat16_t>(), x, RoundMode::CAST_RINT, 64);  // here
+  }
   FAULT(deq_scale_not_set) {
     load();
     Cast(zh, xi, RoundMode::CAST_NONE, 64);  // here

@@ -188,11 +188,6 @@ extern "C" __global__ __aicore__ void vector_case(GM_ADDR a, GM_ADDR b, GM_ADDR 
   }
   // int8 rows of 656 bytes, of which the first 128 count, to half rows of 128.
   CASE(cast_rows) Cast(D(h), A(int8_t{}), RoundMode::CAST_NONE, uint64_t{128}, 4, UnaryRepeatParams(1, 1, 8, 5));
-  CASE(cast_narrow_in_place) {
-    DataCopy(D(f), A(f), 64);
-    PipeBarrier<PIPE_V>();
-    Cast(D(h), D(f), RoundMode::CAST_RINT, 64);
-  }
 
   PipeBarrier<PIPE_ALL>();
   GlobalTensor<uint8_t> out_gm;

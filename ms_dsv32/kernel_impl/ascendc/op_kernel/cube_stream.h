@@ -115,7 +115,7 @@ class CubeStream {
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
-  PingPong<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
+  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
   uint32_t slots_ = 0, slot_bytes_ = 0, filled_ = 0, taken_ = 0, next_product_ = 0;
   bool first_[2] = {true, true};
 };

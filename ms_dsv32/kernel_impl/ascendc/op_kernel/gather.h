@@ -159,7 +159,7 @@ class KeyGather {
   LocalTensor<bfloat16_t> kr_[kInSlots], k_[2];
   LocalTensor<float> scale_[kInSlots], spread_, k32_;
   uint32_t in_slot_ = 0;
-  PingPong<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_;
 };
 
 }  // namespace ms_dsv32::ascendc

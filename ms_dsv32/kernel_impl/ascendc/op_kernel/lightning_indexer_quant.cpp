@@ -548,8 +548,8 @@ class IndexerVector {
   LocalTensor<float> scores_[2], scale32_, samples_, factors32_, samples_of_token_;
   LocalTensor<half> scale16_[2], factors16_;
   LocalTensor<int32_t> positions_;
-  PingPong<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> score_slots_;
-  PingPong<HardEvent::MTE2_V, HardEvent::V_MTE2, 2> scale_slots_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> score_slots_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 2> scale_slots_;
   uint32_t lengths_[kMaxLists] = {}, lists_ = 0;
   uint32_t tasks_ = 0, steps_ = 0;
 };
@@ -903,11 +903,11 @@ class IndexerCube {
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
-  PingPong<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0, kKeySlots> key_slots_;
-  PingPong<HardEvent::FIX_MTE1, HardEvent::MTE1_FIX, 0, kDotSlots> dot_slots_;
-  PingPong<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0b_slots_;
-  PingPong<HardEvent::M_FIX, HardEvent::FIX_M, 0, kProductSlots> product_slots_;
-  PingPong<HardEvent::M_FIX, HardEvent::FIX_M, 3, kSumSlots> sum_slots_;
+  Ring<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0, kKeySlots> key_slots_;
+  Ring<HardEvent::FIX_MTE1, HardEvent::MTE1_FIX, 0, kDotSlots> dot_slots_;
+  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0b_slots_;
+  Ring<HardEvent::M_FIX, HardEvent::FIX_M, 0, kProductSlots> product_slots_;
+  Ring<HardEvent::M_FIX, HardEvent::FIX_M, 3, kSumSlots> sum_slots_;
   KeyCursor cursor_;
   Pending pending_[kLag];
   uint32_t fetched_ = 0, loaded_ = 0, tile_in_l0a_ = 0, key_ = 0;

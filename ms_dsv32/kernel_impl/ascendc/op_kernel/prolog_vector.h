@@ -591,8 +591,8 @@ class PrologVector {
   UbArena arena_;
   uint32_t vector_ = 0, sub_ = 0, core_ = 0, steps_ = 0, t0_ = 0, m_ = 0, own_begin_ = 0, own_end_ = 0;
 
-  PingPong<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> in_slots_;
-  PingPong<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_slots_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> in_slots_;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_slots_;
   LocalTensor<float> cos_, sin_, token_blocks_, channel_, rope_, pairs_, turned_, rope_work_;
   LocalTensor<int32_t> in_;
   LocalTensor<bfloat16_t> out_, rope_out_;

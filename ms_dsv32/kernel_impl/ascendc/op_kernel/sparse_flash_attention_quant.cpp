@@ -127,6 +127,7 @@ class AttentionVector {
     keys_.Begin();
     rows_.Begin();
     SetFlag<HardEvent::V_MTE2>(kFlag);
+    SetFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
     for (uint32_t i = 0; i < lists; ++i) SetFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(i));
     AttentionTask task = plan_.Task(0);
     if (together_) LoadLists(task, 0);
@@ -147,6 +148,7 @@ class AttentionVector {
     keys_.End();
     rows_.End();
     WaitFlag<HardEvent::V_MTE2>(kFlag);
+    WaitFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
     for (uint32_t i = 0; i < lists; ++i) WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(i));
     // A team of cores is told of a task's slot with the next task, one core at the end of each.
     const uint32_t told = tiling_.team > 1 ? tasks - 1 : tasks;
@@ -155,9 +157,9 @@ class AttentionVector {
 
  private:
   static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
-  // Of the events between two pipes, flags 0 to 3 belong to the gather's slots, 4 and 5 to the softmax's or to the
-  // lists, kFlag to what has no other.
-  static constexpr int32_t kFlag = 2, kListFlag = 4, kSoftmaxFlag = 4;
+  // Of the events between two pipes, flags 0 to 3 belong to the gather's slots, 4 and 5 to the softmax's batches or to
+  // the lists, kSoftmaxFlag to the results of a batch, kFlag to what has no other.
+  static constexpr int32_t kFlag = 2, kListFlag = 4, kSoftmaxFlag = 6;
   static constexpr int32_t kMinusInfinity = static_cast<int32_t>(0xff800000u);  // bits of the float
   // Batches of a gather before the softmax of the task before it begins: until then the cube is busy with the scores.
   static constexpr uint32_t kSoftmaxLag = 4;
@@ -274,8 +276,9 @@ class AttentionVector {
     mask_ = arena_.Take<float>(tiling_.key_rows);
     softmax_.Place(arena_);
     for (uint32_t i = 0; i < 2; ++i) log_sum_[i] = arena_.Take<float>(RowSoftmax::kRows);
-    const uint32_t batch = (alone_ ? (kUbBytes - arena_.Used()) / 64 * 32 : kScoreBatchBytes) / 4;
+    const uint32_t batch = (alone_ ? (kUbBytes - arena_.Used()) / 160 * 64 : kScoreBatchBytes) / 4;
     for (uint32_t i = 0; i < 2; ++i) scores_[i] = arena_.Take<float>(batch);
+    probabilities_ = arena_.Take<bfloat16_t>(batch);
     if (softmax_task_.count == 0) return Empty();
     width_ = RoundUp(softmax_task_.keys, 64);
     step_ = Smaller(RowSoftmax::kRows, batch / width_);
@@ -290,20 +293,16 @@ class AttentionVector {
 
   // A token without a key: zeros, and the logarithm of 0.
   __aicore__ inline void Empty() {
-    rows_.Acquire();
-    rows_.Publish();
-    const uint32_t slot = rows_.Take();
-    const LocalTensor<bfloat16_t> zero = scores_[slot].ReinterpretCast<bfloat16_t>();
-    Duplicate(zero.ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
-              static_cast<int32_t>(RowSoftmax::kRows * kKvLoraRank));
-    Duplicate(log_sum_[slot].ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
+    WaitFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+    const LocalTensor<float> log_sum = NextLogSum();
+    Zero(log_sum, RowSoftmax::kRows * kKvLoraRank);
     WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
     for (; head_ < head_end_; head_ += RowSoftmax::kRows) {
       const uint32_t rows = Smaller(RowSoftmax::kRows, head_end_ - head_);
-      CopyOut(attention_out_[OutputRow() * kKvLoraRank], zero, rows * kKvLoraRank);
-      CopyOut(lse_[OutputRow()], log_sum_[slot], rows);
+      CopyOut(attention_out_[OutputRow() * kKvLoraRank], probabilities_, rows * kKvLoraRank);
+      CopyOut(lse_[OutputRow()], log_sum, rows);
     }
-    rows_.Release();
+    SetFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
     EndSoftmax();
   }
 
@@ -337,26 +336,39 @@ class AttentionVector {
     if (head_ < head_end_) LoadScores();
     if (!first_batch_) slot_ = rows_.Take();
     first_batch_ = false;
-    const LocalTensor<float> scores = scores_[slot_];
-    const LocalTensor<bfloat16_t> probabilities = scores.ReinterpretCast<bfloat16_t>();
+    const LocalTensor<float> scores = scores_[slot_], log_sum = NextLogSum();
     if (skipped_count_ == softmax_task_.count) {
-      Duplicate(probabilities.ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(rows * width_));
-      Duplicate(log_sum_[slot_].ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
+      WaitFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+      Zero(log_sum, rows * width_);
     } else {
       softmax_.Run(scores, rows, width_, softmax_task_.count, tiling_.softmax_scale, mask_, skipped_count_ > 0,
-                   log_sum_[slot_]);
-      Cast(probabilities, scores, RoundMode::CAST_RINT, rows * width_);
+                   log_sum);
+      WaitFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+      Cast(probabilities_, scores, RoundMode::CAST_RINT, rows * width_);
     }
     PipeBarrier<PIPE_V>();
-    WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
-    CopyRowsOut(plan_.Probabilities(softmax_index_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities,
-                rows, softmax_task_.keys, tiling_.key_rows, width_);
-    CopyOut(lse_[output_row], log_sum_[slot_], rows);
     rows_.Release();
+    WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
+    CopyRowsOut(plan_.Probabilities(softmax_index_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities_,
+                rows, softmax_task_.keys, tiling_.key_rows, width_);
+    CopyOut(lse_[output_row], log_sum, rows);
+    SetFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
     if (head_ == head_end_) {
       SetFlag<HardEvent::V_MTE2>(kFlag);
       EndSoftmax();
     }
+  }
+
+  // Log-sums of the next batch. Those of the batch before last are out: the last one has waited for it.
+  __aicore__ inline LocalTensor<float> NextLogSum() {
+    log_slot_ ^= 1;
+    return log_sum_[log_slot_];
+  }
+
+  // Results of rows without a key: `count` zeros, and the logarithm of 0.
+  __aicore__ inline void Zero(const LocalTensor<float>& log_sum, uint32_t count) {
+    Duplicate(probabilities_.ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(count));
+    Duplicate(log_sum.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
   }
 
   __aicore__ inline void EndSoftmax() {
@@ -386,11 +398,13 @@ class AttentionVector {
   enum SoftmaxStage : uint32_t { kIdle, kLoaded, kRows, kDone };
   SoftmaxStage stage_ = kIdle;
   AttentionTask softmax_task_;
-  uint32_t softmax_index_ = 0, head_ = 0, head_end_ = 0, width_ = 0, step_ = 0, slot_ = 0, skipped_count_ = 0;
+  uint32_t softmax_index_ = 0, head_ = 0, head_end_ = 0, width_ = 0, step_ = 0, slot_ = 0, log_slot_ = 0,
+           skipped_count_ = 0;
   bool first_batch_ = true, alone_ = false;
   RowSoftmax softmax_;
   LocalTensor<float> mask_, skipped_sum_, scores_[2], log_sum_[2];
-  PingPong<HardEvent::MTE2_V, HardEvent::MTE3_MTE2, 4> rows_;
+  LocalTensor<bfloat16_t> probabilities_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 4> rows_;
 };
 
 // ---------------------------------------------------------------- AIC
@@ -606,7 +620,7 @@ class AttentionCube {
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
   Ring<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0, kStreamSlots> stream_slots_;
-  PingPong<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
+  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
   uint32_t l0c_slot_ = 0;
 };
 

@@ -17,7 +17,7 @@ constexpr uint32_t kMaxChunks = 7;
 // Longest list of positions. A row of scores is 4 bytes a position, and two batches of rows share UB with the marks.
 constexpr uint32_t kMaxTopk = 4096;
 // Bytes of UB of the gather and of the softmax apart from what depends on the shape: see KeyGather and RowSoftmax. The
-// softmax has two batches of scores, with a block of 32 bytes for the log-sums of each.
+// softmax has two batches of scores, one of probabilities, of half their size, and two blocks of 32 bytes for log-sums.
 constexpr uint32_t kKeyGatherBytes = 96256;
 constexpr uint32_t kRowSoftmaxBytes = 2688;
 constexpr uint32_t kScoreBatchBytes = 24576;
@@ -119,7 +119,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   // of the next task beside those of this one, and the softmax.
   const uint32_t list_bytes = 2 * out.list_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4;
   const uint32_t gather_bytes = 2 * list_bytes + kKeyGatherBytes;
-  const uint32_t softmax_bytes = out.key_rows * 4 + 2 * kScoreBatchBytes + kRowSoftmaxBytes + 2 * 32;
+  const uint32_t softmax_bytes = out.key_rows * 4 + kScoreBatchBytes * 5 / 2 + kRowSoftmaxBytes + 2 * 32;
   out.softmax_offset = gather_bytes + softmax_bytes <= platform.ub ? gather_bytes : 0;
   const uint64_t keys = out.key_rows;
   out.rope_offset = keys * kKvLoraRank * 2;

@@ -19,45 +19,6 @@ __aicore__ inline void WaitPipe(int32_t id) {
 // the consumer that a slot is filled, kFree tells the producer that it is empty; slot i uses flag kFirstId + i of both
 // events. Ids of M_MTE1 start at 3: TPipe takes 0 to 2 on an AIC.
 template <HardEvent kFull, HardEvent kFree, int32_t kFirstId, uint32_t kSlots = 2>
-class PingPong {
- public:
-  // All slots are free. Every Begin needs an End.
-  __aicore__ inline void Begin() {
-    for (uint32_t i = 0; i < kSlots; ++i) SetFlag<kFree>(kFirstId + static_cast<int32_t>(i));
-    produced_ = 0;
-    consumed_ = 0;
-  }
-  __aicore__ inline void End() {
-    for (uint32_t i = 0; i < kSlots; ++i) WaitFlag<kFree>(kFirstId + static_cast<int32_t>(i));
-  }
-
-  // Producer: the slot to fill, then its hand-over.
-  __aicore__ inline uint32_t Acquire() {
-    WaitFlag<kFree>(kFirstId + static_cast<int32_t>(produced_));
-    return produced_;
-  }
-  __aicore__ inline void Publish() {
-    SetFlag<kFull>(kFirstId + static_cast<int32_t>(produced_));
-    produced_ = produced_ + 1 == kSlots ? 0 : produced_ + 1;
-  }
-
-  // Consumer: the slot to read, then its return.
-  __aicore__ inline uint32_t Take() {
-    WaitFlag<kFull>(kFirstId + static_cast<int32_t>(consumed_));
-    return consumed_;
-  }
-  __aicore__ inline void Release() {
-    SetFlag<kFree>(kFirstId + static_cast<int32_t>(consumed_));
-    consumed_ = consumed_ + 1 == kSlots ? 0 : consumed_ + 1;
-  }
-
- private:
-  uint32_t produced_ = 0;
-  uint32_t consumed_ = 0;
-};
-
-// As PingPong with any number of slots. A slot may be acquired long before it is published: they go round on their own.
-template <HardEvent kFull, HardEvent kFree, int32_t kFirstId, uint32_t kSlots>
 class Ring {
  public:
   // All slots are free. Every Begin needs an End.
@@ -69,7 +30,7 @@ class Ring {
     for (uint32_t i = 0; i < kSlots; ++i) WaitFlag<kFree>(Id(i));
   }
 
-  // Producer: the slot to fill, then the hand-over of the oldest one that was not published.
+  // Producer: the slot to fill, then the hand-over of the oldest one that was acquired and not published.
   __aicore__ inline uint32_t Acquire() {
     const uint32_t slot = acquired_;
     WaitFlag<kFree>(Id(slot));
