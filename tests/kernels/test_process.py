@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
 import driver
+import pytest
 
 PREPARE = """
 import os, resource, sys
@@ -48,6 +50,26 @@ print((got >= 0).all())
         assert " of 1024 (" in error
         assert "set MS_DSV32_NUM_THREADS to fewer" in error
     assert works == "True"
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is one CPU")
+def test_threads_that_meet_on_one_cpu_part() -> None:
+    code = """
+import time
+case = cases.indexer_case(1, 1, 3000, selected_count=8)
+first, *others = sorted(os.sched_getaffinity(0))
+before = set(os.listdir("/proc/self/task"))
+kernel_impl.call(case.operator, case.inputs, case.attributes)
+(worker,) = (int(task) for task in set(os.listdir("/proc/self/task")) - before)
+for thread in (0, worker):
+    os.sched_setaffinity(thread, [first])
+for _ in range(2):  # at the end of the first call the worker falls asleep there, if it was not there before
+    time.sleep(0.1)
+    kernel_impl.call(case.operator, case.inputs, case.attributes)
+print(os.sched_getaffinity(worker) == set(others), os.sched_getaffinity(0) == {first})
+"""
+    result = run(code, MS_DSV32_NUM_THREADS="2")
+    assert result.stdout.split() == ["True", "True"], result.stdout + result.stderr
 
 
 def test_fork_while_kernels_run_on_another_thread() -> None:

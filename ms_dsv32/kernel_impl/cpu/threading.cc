@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
+#include <deque>
 #include <fstream>
 #include <memory>
 #include <mutex>
@@ -122,11 +123,17 @@ thread_local int current_thread = -1;
 class Workers {
  public:
   explicit Workers(int count) : count_(count) {
+    if (sched_getaffinity(0, sizeof(cpus_), &cpus_) != 0) CPU_ZERO(&cpus_);  // more CPUs than a cpu_set_t holds
+    const int cpu = sched_getcpu();
     try {
-      threads_.reserve(static_cast<size_t>(count) - 1);
-      for (int i = 1; i < count; ++i) threads_.emplace_back([this] { Loop(); });
+      for (int i = 1; i < count; ++i) {
+        Worker& worker = workers_.emplace_back(cpu);
+        worker.thread = std::thread([this, &worker] { Loop(worker); });
+      }
+      Spread();
     } catch (const std::exception& e) {
-      const size_t started = threads_.size();
+      if (!workers_.empty() && !workers_.back().thread.joinable()) workers_.pop_back();
+      const size_t started = workers_.size();
       Stop();
       throw std::runtime_error("ms_dsv32: the system refuses thread " + std::to_string(started + 2) + " of " +
                                std::to_string(count) + " (" + e.what() +
@@ -147,7 +154,10 @@ class Workers {
     // A worker counts itself as asleep before it looks at round_ for the last time, so one of the two sees the other.
     const int asleep = sleepers_.load();
     const int awake = count_ - 1 - asleep + helpers_.load();
-    if (asleep > 0 && awake < count_ - 1) FutexWake(round_, count_ - 1 - awake);
+    if (asleep > 0 && awake < count_ - 1) {
+      Spread();
+      FutexWake(round_, count_ - 1 - awake);
+    }
     Take(0);
     open_.store(false);
     for (int spins = 0; inside_.load() != 0; ++spins) {
@@ -169,11 +179,45 @@ class Workers {
   }
 
  private:
+  static constexpr int kNoCpu = -1;
+
+  struct Worker {
+    explicit Worker(int starts_on) : cpu(starts_on) {}
+    std::thread thread;
+    std::atomic<int> cpu;  // that it was on when it fell asleep; kNoCpu once it is sent to another one
+    bool displaced = false;
+  };
+
   void Stop() {
     stop_.store(true);
     round_.fetch_add(1);
     FutexWake(round_, INT32_MAX);
-    for (std::thread& thread : threads_) thread.join();
+    for (Worker& worker : workers_) worker.thread.join();
+  }
+
+  // Sends workers that fell asleep on the CPU of the caller, or of another worker, to the CPUs that none of them has. A
+  // thread that is woken goes where it was before, or to an idle CPU that shares a cache with it; where CPUs share
+  // none, as in many virtual machines, Linux was seen to leave two threads on one CPU for half a second beside an idle
+  // one.
+  void Spread() {
+    cpu_set_t free = cpus_;
+    const auto take = [&free](int cpu) {
+      const bool first = CPU_ISSET(cpu, &free);
+      CPU_CLR(cpu, &free);
+      return first;
+    };
+    take(sched_getcpu());
+    for (Worker& worker : workers_) {
+      const int cpu = worker.cpu.load(std::memory_order_relaxed);
+      worker.displaced = cpu != kNoCpu && !take(cpu);
+    }
+    if (CPU_COUNT(&free) == 0) return;  // more threads than CPUs
+    for (Worker& worker : workers_) {
+      if (!worker.displaced) continue;
+      if (pthread_setaffinity_np(worker.thread.native_handle(), sizeof(free), &free) == 0) {
+        worker.cpu.store(kNoCpu, std::memory_order_relaxed);
+      }
+    }
   }
 
   void Take(int id) {
@@ -196,17 +240,17 @@ class Workers {
     inside_.fetch_sub(1);
   }
 
-  void Loop() {
+  void Loop(Worker& worker) {
     const DefaultFpEnv fp_env;
     for (uint32_t seen = 0;;) {
-      WaitForRound(seen);
+      WaitForRound(seen, worker);
       seen = round_.load();
       if (stop_.load()) return;
       Join();
     }
   }
 
-  void WaitForRound(uint32_t seen) {
+  void WaitForRound(uint32_t seen, Worker& worker) {
     const auto deadline = std::chrono::steady_clock::now() + kSpin;
     do {
       for (int i = 0; i < kPauses; ++i) {
@@ -214,6 +258,7 @@ class Workers {
         Pause();
       }
     } while (std::chrono::steady_clock::now() < deadline);
+    worker.cpu.store(sched_getcpu(), std::memory_order_relaxed);
     sleepers_.fetch_add(1);
     while (round_.load() == seen) FutexWait(round_, seen);
     sleepers_.fetch_sub(1);
@@ -232,7 +277,8 @@ class Workers {
   std::atomic<int> helpers_{0};
   std::atomic<bool> open_{false};
   std::atomic<bool> stop_{false};
-  std::vector<std::thread> threads_;
+  std::deque<Worker> workers_;  // whose elements stay where they are
+  cpu_set_t cpus_;              // that the workers may use; none if they are not to be sent anywhere
 };
 
 namespace {

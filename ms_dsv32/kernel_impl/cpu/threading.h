@@ -8,7 +8,8 @@
 //
 // The number of threads is MS_DSV32_NUM_THREADS (an integer in [1, 1024]); by default the CPUs in the process's
 // affinity mask, or fewer where its control group's CPU quota is less. Idle threads spin for some 50 us, which bridges
-// the gaps between the stages of one kernel, then sleep. A child of fork() starts its own threads.
+// the gaps between the stages of one kernel, then sleep. Threads that meet on one CPU are sent to others of the
+// affinity mask that the pool was started with. A child of fork() starts its own threads.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_THREADING_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_THREADING_H_
 
