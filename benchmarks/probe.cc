@@ -2,6 +2,7 @@
 //
 // Compiled at run time with the -m flags of the instruction set whose kernels run (limits.py), so that the loops below
 // use the same instructions: the best that the set has for each type of product.
+#include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -27,13 +28,29 @@ double Seconds(Clock::time_point from, Clock::time_point to) {
   return std::chrono::duration<double>(to - from).count();
 }
 
-// Starts `body(thread)` on all threads at once and returns the seconds from the first start to the last end. Creating
-// the threads is not timed.
+// Keeps the calling thread on the `index`th CPU of `cpus`, if there are as many.
+void StayOn(const cpu_set_t& cpus, int index) {
+  for (int cpu = 0; cpu < CPU_SETSIZE; ++cpu) {
+    if (!CPU_ISSET(cpu, &cpus) || index-- > 0) continue;
+    cpu_set_t one;
+    CPU_ZERO(&one);
+    CPU_SET(cpu, &one);
+    sched_setaffinity(0, sizeof(one), &one);
+    return;
+  }
+}
+
+// Starts `body(thread)` on all threads at once, each on a CPU of its own, where Linux at times leaves new threads on
+// one, and returns the seconds from the first start to the last end. Creating the threads is not timed.
 template <typename Body>
 double TimeThreads(int threads, const Body& body) {
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  sched_getaffinity(0, sizeof(cpus), &cpus);
   std::atomic<int> ready{0};
   std::vector<Clock::time_point> start(threads), end(threads);
   auto run = [&](int thread) {
+    StayOn(cpus, thread);
     ready.fetch_add(1);
     while (ready.load() < threads) std::this_thread::yield();
     start[thread] = Clock::now();
@@ -44,6 +61,7 @@ double TimeThreads(int threads, const Body& body) {
   for (int i = 1; i < threads; ++i) others.emplace_back(run, i);
   run(0);
   for (auto& other : others) other.join();
+  sched_setaffinity(0, sizeof(cpus), &cpus);
   Clock::time_point first = start[0], last = end[0];
   for (int i = 1; i < threads; ++i) {
     if (start[i] < first) first = start[i];
