@@ -77,7 +77,7 @@ def bars(found: Mapping[str, Any], path: Path) -> None:
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.5)
         axes.set_title(op, fontsize=9, loc="left")
-        axes.set_xticks(range(len(shapes)), [r["label"] for r in shapes], fontsize=7)
+        axes.set_xticks(range(len(shapes)), [r["label"].replace(" ", "\n") for r in shapes], fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
     panels[0, 0].legend(
         fontsize=7,
