@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -60,31 +59,15 @@ def bare(op: str, inputs: Mapping[str, Array], attributes: Mapping[str, Any]) ->
     info = op_info.load(op)
     results = kernel_impl.call(op, inputs, attributes)
     outputs = dict(zip((o.name for o in info.outputs), results, strict=True))
-    arrays = [*(inputs[a.name] for a in info.inputs), *(outputs[o.name] for o in info.kernel_outputs)]
-    count = len(info.inputs)
-    dims = [(ctypes.c_int64 * max(a.ndim, 1))(*a.shape) for a in arrays[:count]]
-    attrs = [kernel_impl._attr(op, n, v) for n, v in op_info.bind_attrs(info, attributes).items()]
-    message = ctypes.create_string_buffer(2048)
-    args = (
-        op.encode(),
-        (ctypes.c_int * count)(*(a.ndim for a in arrays[:count])),
-        (ctypes.c_void_p * count)(*map(ctypes.addressof, dims)),
-        (ctypes.c_char_p * count)(
-            *(kernel_impl._MS_DTYPES.get(a.dtype, a.dtype.name).encode() for a in arrays[:count])
-        ),
-        len(attrs),
-        (kernel_impl._Attr * max(len(attrs), 1))(*attrs),
-        (ctypes.c_void_p * len(arrays))(*(a.ctypes.data for a in arrays)),
-        message,
-        ctypes.c_size_t(len(message)),
-    )
-    entry = kernel_impl.load().ms_dsv32_call
-    alive = (arrays, dims)  # the arguments hold their addresses only
+    given = [inputs[a.name] for a in info.inputs]
+    arrays = [*given, *(outputs[o.name] for o in info.kernel_outputs)]
+    dtypes = [kernel_impl._MS_DTYPES[a.dtype] for a in given]
+    bound = kernel_impl.BoundCall(op, [a.shape for a in given], dtypes, op_info.bind_attrs(info, attributes))
+    addresses = [a.ctypes.data for a in arrays]
 
-    def call() -> tuple[Array, ...]:
-        if entry(*args):
-            raise RuntimeError(message.value.decode())
-        return results if alive else ()
+    def call(_alive: list[Array] = arrays) -> tuple[Array, ...]:
+        bound(addresses)
+        return results
 
     return call
 

@@ -59,12 +59,7 @@ def load() -> ctypes.CDLL:
     library = ctypes.CDLL(str(library_path()))
     for name in ("ms_dsv32_isa", "ms_dsv32_isas"):
         getattr(library, name).restype = ctypes.c_char_p
-    library.ms_dsv32_expect_call.restype = ctypes.c_uint32
-    library.ms_dsv32_wait_for_call.argtypes = (ctypes.c_uint32,)
-    library.ms_dsv32_wait_for_call.restype = None
-    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-    if library.ms_dsv32_init(message, ctypes.c_size_t(_MESSAGE_BYTES)):
-        raise RuntimeError(message.value.decode())
+    _checked(library.ms_dsv32_init)
     return library
 
 
@@ -97,22 +92,62 @@ def set_thread_count(count: int) -> None:
     load().ms_dsv32_set_thread_count(count)
 
 
-class LentThread:
-    """Within the block MindSpore is given a call, which runs on a thread of its own: this thread works for it.
+class BoundCall:
+    """A call whose shapes, dtypes and attributes are known and have been checked: the tensors' addresses are missing.
 
-    The block ends when a call has ended. That may be another host thread's, so MindSpore still has to be waited for;
-    but its own wait keeps a core busy, of which a kernel uses all. After an exception nothing is waited for.
+    It may be called any number of times, by several host threads at once.
+
+    Attributes:
+        out_shapes: of the kernel's outputs.
+
+    Args:
+        op: name of the operator.
+        shapes: of the inputs, in the contract's order; -1 for an axis that is not known.
+        dtypes: of the inputs, by MindSpore's names (``"bfloat16"``).
+        attrs: the kernel's attributes (``op_info.bind_attrs``).
+
+    Raises:
+        TypeError: wrong dtype or type of an attribute.
+        ValueError: wrong rank, shape or value of an attribute.
     """
 
-    def __enter__(self) -> None:
-        self._library = load()
-        self._expected = self._library.ms_dsv32_expect_call()
+    def __init__(
+        self, op: str, shapes: Sequence[Sequence[int]], dtypes: Sequence[str], attrs: Mapping[str, Any]
+    ) -> None:
+        info = op_info.load(op)
+        count = len(info.inputs)
+        if not len(shapes) == len(dtypes) == count:
+            raise TypeError(f"{op}: takes {count} tensors, got {len(shapes)}")
+        for arg, shape in zip(info.inputs, shapes, strict=True):
+            if len(shape) > _MAX_RANK:
+                raise ValueError(f"{op}: {arg.name} has {len(shape)} axes, expected {len(arg.shapes[0])}")
+        self._dims = [(ctypes.c_int64 * max(len(s), 1))(*s) for s in shapes]  # kept: the arguments have the addresses
+        self._arguments = (
+            op.encode(),
+            (ctypes.c_int * count)(*map(len, shapes)),
+            (ctypes.c_void_p * count)(*map(ctypes.addressof, self._dims)),
+            (ctypes.c_char_p * count)(*(d.encode() for d in dtypes)),
+            len(attrs),
+            (_Attr * max(len(attrs), 1))(*(_attr(op, n, v) for n, v in attrs.items())),
+        )
+        outputs = len(info.kernel_outputs)
+        out_shapes = ((ctypes.c_int64 * _MAX_RANK) * outputs)()
+        out_ranks = (ctypes.c_int * outputs)()
+        _checked(load().ms_dsv32_check, *self._arguments, out_shapes, out_ranks)
+        self.out_shapes = tuple(tuple(out_shapes[i][: out_ranks[i]]) for i in range(outputs))
+        self._pointers = ctypes.c_void_p * (count + outputs)
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if kind is None:
-            self._library.ms_dsv32_wait_for_call(self._expected)
-        else:
-            self._library.ms_dsv32_forget_call()
+    def __call__(self, addresses: Sequence[int]) -> None:
+        """Runs the kernel.
+
+        Args:
+            addresses: of the inputs, contiguous and in the contract's order, then of the kernel's outputs.
+
+        Raises:
+            ValueError: an index outside its cache. Nothing has been written then.
+            RuntimeError: the threads cannot be started.
+        """
+        _checked(load().ms_dsv32_call, *self._arguments, self._pointers(*addresses))
 
 
 def validate(
@@ -130,12 +165,7 @@ def validate(
         TypeError: wrong dtype or type of an attribute.
         ValueError: wrong rank, shape or value of an attribute.
     """
-    info = op_info.load(op)
-    outputs = len(info.kernel_outputs)
-    out_shapes = ((ctypes.c_int64 * _MAX_RANK) * outputs)()
-    out_ranks = (ctypes.c_int * outputs)()
-    _invoke("ms_dsv32_check", info, len(info.inputs), shapes, dtypes, attrs, out_shapes, out_ranks)
-    return tuple(tuple(out_shapes[i][: out_ranks[i]]) for i in range(outputs))
+    return BoundCall(op, shapes, dtypes, attrs).out_shapes
 
 
 def call(op: str, inputs: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) -> tuple[NDArray[Any], ...]:
@@ -170,12 +200,9 @@ def call(op: str, inputs: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) 
             raise ValueError(f"{op}: {arg.name} must be writeable, as it is updated in place")
     shapes = [a.shape for a in arrays]
     dtypes = [_MS_DTYPES.get(a.dtype, a.dtype.name) for a in arrays]
-    kernel_attrs = op_info.bind_attrs(info, attrs)
-    out_shapes = validate(op, shapes, dtypes, kernel_attrs)
-    outs = {o.name: np.empty(s, o.np_dtype) for o, s in zip(info.kernel_outputs, out_shapes, strict=True)}
-    data = [a.ctypes.data for a in (*arrays, *outs.values())]
-    pointers = (ctypes.c_void_p * len(data))(*data)
-    _invoke("ms_dsv32_call", info, len(arrays), shapes, dtypes, kernel_attrs, pointers)
+    bound = BoundCall(op, shapes, dtypes, op_info.bind_attrs(info, attrs))
+    outs = {o.name: np.empty(s, o.np_dtype) for o, s in zip(info.kernel_outputs, bound.out_shapes, strict=True)}
+    bound([a.ctypes.data for a in (*arrays, *outs.values())])
     return tuple(inputs[o.in_place_of] if o.in_place_of else outs[o.name] for o in info.outputs)
 
 
@@ -206,46 +233,18 @@ def pack(weight: NDArray[Any]) -> NDArray[Any]:
     weight = np.ascontiguousarray(weight)
     packed = np.empty_like(weight)
     batch = weight.shape[0] if weight.ndim == 3 else 1
-    message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-    if load().ms_dsv32_pack(
-        ctypes.c_void_p(weight.ctypes.data),
-        ctypes.c_void_p(packed.ctypes.data),
-        weight.dtype.itemsize,
+    _checked(
+        load().ms_dsv32_pack,
+        *(ctypes.c_void_p(weight.ctypes.data), ctypes.c_void_p(packed.ctypes.data), weight.dtype.itemsize),
         *(ctypes.c_int64(batch), ctypes.c_int64(k), ctypes.c_int64(n)),
-        message,
-        ctypes.c_size_t(_MESSAGE_BYTES),
-    ):
-        raise RuntimeError(message.value.decode())
+    )
     return packed
 
 
-def _invoke(
-    function: str,
-    info: op_info.OpInfo,
-    input_count: int,
-    shapes: Sequence[Sequence[int]],
-    dtypes: Sequence[str],
-    attrs: Mapping[str, Any],
-    *rest: Any,
-) -> None:
-    if not len(shapes) == len(dtypes) == input_count == len(info.inputs):
-        raise TypeError(f"{info.name}: takes {len(info.inputs)} tensors, got {len(shapes)}")
-    for arg, shape in zip(info.inputs, shapes, strict=True):
-        if len(shape) > _MAX_RANK:
-            raise ValueError(f"{info.name}: {arg.name} has {len(shape)} axes, expected {len(arg.shapes[0])}")
-    dims = [(ctypes.c_int64 * max(len(s), 1))(*s) for s in shapes]
+def _checked(function: Any, *arguments: Any) -> None:
+    """Calls one of the library's functions that return a status and a text."""
     message = ctypes.create_string_buffer(_MESSAGE_BYTES)
-    status = getattr(load(), function)(
-        info.name.encode(),
-        (ctypes.c_int * input_count)(*map(len, shapes)),
-        (ctypes.c_void_p * input_count)(*map(ctypes.addressof, dims)),
-        (ctypes.c_char_p * input_count)(*(d.encode() for d in dtypes)),
-        len(attrs),
-        (_Attr * max(len(attrs), 1))(*(_attr(info.name, n, v) for n, v in attrs.items())),
-        *rest,
-        message,
-        ctypes.c_size_t(_MESSAGE_BYTES),
-    )
+    status = function(*arguments, message, ctypes.c_size_t(_MESSAGE_BYTES))
     if status:
         kind = {1: ValueError, 2: TypeError}.get(status, RuntimeError)
         raise kind(message.value.decode())

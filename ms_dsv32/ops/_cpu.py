@@ -1,11 +1,9 @@
-"""What the CPU needs of the bridge to MindSpore: caches that are passed by address, errors in the caller's line."""
+"""What the CPU needs of the bridge to MindSpore: in PyNative mode kernels are called directly."""
 
 from __future__ import annotations
 
-import ctypes
 import functools
-import math
-import re
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -13,7 +11,9 @@ import mindspore as ms
 import ml_dtypes
 import numpy as np
 from mindspore import Tensor, ops
+from mindspore.common._grad_function import _Function
 from mindspore.graph import api as graph_api
+from mindspore.graph.jit_context import jit_context
 
 from ms_dsv32 import kernel_impl, op_info
 
@@ -62,52 +62,57 @@ def constants(info: op_info.OpInfo, attrs: dict[str, Any]) -> tuple[Any, ...]:
 
 
 class Launch:
-    """Calls a kernel in PyNative mode and waits for it."""
+    """Calls a kernel in PyNative mode, on the caller's thread.
+
+    MindSpore's own way of calling a ``Custom`` operator takes 0.3 to 2 ms on CPU, as long as some of the kernels take
+    (docs/performance.md), copies a view before the kernel writes into it, and tells of an error later. So a kernel is
+    called by the addresses of its tensors. A trace (``mindspore.jit(capture_mode="trace")``) needs the primitive.
+    """
 
     def __init__(self, info: op_info.OpInfo, custom: ops.Custom, attrs: dict[str, Any]) -> None:
         self._info = info
         self._custom = custom
-        self._attrs = attrs
-        self._caches = [(i, a.name, a.in_place) for i, a in enumerate(info.inputs) if _is_cache(a)]
+        self._outputs = [_NUMPY[getattr(ms, o.ms_dtype)] for o in info.kernel_outputs]
+        # Every number of tokens is a call of its own; as many as a server is likely to meet.
+        self._bind = functools.lru_cache(maxsize=1024)(functools.partial(_bind, info.name, attrs))
 
     def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
-        args = list(tensors)
-        for i, name, in_place in self._caches:
-            if tensors[i].is_contiguous():
-                args[i] = _base_alias(tensors[i])
-            elif in_place:
-                raise ValueError(f"{self._info.name}: {name} must be contiguous, as it is updated in place")
-        try:
-            with kernel_impl.LentThread():
-                outputs = self._custom(*args)
-            # Wait: an error must not surface elsewhere, and the aliases do not keep the caches' memory alive.
-            graph_api._pynative_executor.sync()
-        except RuntimeError as error:
-            text = re.search(rf"Error message is ({self._info.name}: .*?)(?:\n\n|$)", str(error), re.DOTALL)
-            if text is None:
-                raise
-            # What shapes, dtypes and attributes tell is raised with its type by `validate`; the rest is about values.
-            shapes, dtypes = [t.shape for t in tensors], [str(t.dtype).lower() for t in tensors]
-            kernel_impl.validate(self._info.name, shapes, dtypes, self._attrs)
-            raise ValueError(text[1]) from None
-        return outputs
+        if jit_context() is not None:
+            return self._custom(*tensors)
+        executor = graph_api._pynative_executor
+        if executor.requires_grad():
+            return _NoGradient.apply(self._run, self._info.name, *tensors)
+        return self._run(*tensors)
+
+    def _run(self, *tensors: Tensor) -> Any:
+        graph_api._pynative_executor.sync()  # what was called before may still read or write the same memory
+        tensors = tuple(t if t.is_contiguous() else self._contiguous(i, t) for i, t in enumerate(tensors))
+        bound = self._bind(*[t.shape for t in tensors], *[t.dtype for t in tensors])
+        outputs = [Tensor.from_numpy(np.empty(s, d)) for s, d in zip(bound.out_shapes, self._outputs, strict=True)]
+        bound([t.data_ptr() for t in (*tensors, *outputs)])
+        return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _contiguous(self, index: int, tensor: Tensor) -> Tensor:
+        arg = self._info.inputs[index]
+        if arg.in_place:
+            raise ValueError(f"{self._info.name}: {arg.name} must be contiguous, as it is updated in place")
+        return tensor.contiguous()
 
 
-def _is_cache(arg: op_info.Arg) -> bool:
-    return any("block_num" in axis for axis in arg.shapes[0])
+def _bind(op: str, attrs: dict[str, Any], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:
+    count = len(shapes_and_dtypes) // 2
+    dtypes = [str(dtype).lower() for dtype in shapes_and_dtypes[count:]]
+    return kernel_impl.BoundCall(op, shapes_and_dtypes[:count], dtypes, attrs)
 
 
-def _base_alias(tensor: Tensor) -> Tensor:
-    """A base tensor on the memory of a contiguous tensor, which may be a view; it does not keep that memory alive."""
-    dtype = tensor.dtype
-    if dtype not in _NUMPY or tensor.size == 0:
-        return tensor
-    return _alias(tensor.data_ptr(), dtype, tensor.shape)  # waits for all that has been called
+class _NoGradient(_Function):  # type: ignore[misc]
+    """A call while MindSpore records what a gradient needs."""
 
+    @staticmethod
+    def forward(ctx: Any, run: Callable[..., Any], op: str, *tensors: Tensor) -> Any:
+        ctx.op = op
+        return run(*tensors)
 
-# An alias is an address, so it is right for whatever tensor is found there later. As many as caches of a large model.
-@functools.lru_cache(maxsize=1024)
-def _alias(address: int, dtype: Any, shape: tuple[int, ...]) -> Tensor:
-    size = math.prod(shape) * _NUMPY[dtype].itemsize
-    buffer: Any = (ctypes.c_char * size).from_address(address)
-    return Tensor.from_numpy(np.frombuffer(buffer, _NUMPY[dtype]).reshape(shape))
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError(f"{ctx.op}: inference only, there is no gradient")

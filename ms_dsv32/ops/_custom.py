@@ -4,10 +4,8 @@ What differs between targets is in ``_cpu.py`` and ``_ascend.py``, which have th
 
 MindSpore has several ways to lose a write into an input tensor, none of which it reports. What is done about each:
 
-- PyNative copies a view before a kernel sees it: on CPU caches travel as fresh base tensors on the same memory, on
-  Ascend such a view is refused.
-- PyNative reports a kernel's error at some later statement: on CPU a call waits for its kernel and raises in the
-  caller's line.
+- PyNative copies a view before a kernel sees it, and reports a kernel's error at some later statement: on CPU kernels
+  are called directly (``_cpu.Launch``), on Ascend such a view is refused.
 - A compiled graph prunes and merges calls and turns tensor attributes into constants: ``side_effect_mem``, and
   ``RW_WRITE`` on the caches, prevent it. Views that are passed into a graph are refused by MindSpore because of
   ``RW_WRITE``.

@@ -25,7 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CPU = ROOT / "ms_dsv32" / "kernel_impl" / "cpu"
 OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
-SHARED = ("call_wait", "custom_ops", "graph_guard", "op_check", "pack", "threading")
+SHARED = ("custom_ops", "graph_guard", "op_check", "pack", "threading")
 """Sources of the CPU library that stay as they are."""
 
 

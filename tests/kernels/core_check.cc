@@ -232,39 +232,6 @@ int64_t SumOfIndices(int64_t n) {
   return sum;
 }
 
-// A host thread that helps: no call is lost or done twice, no number is used by two threads, and it leaves when it is
-// told to, or when there is nothing to do.
-void CheckHelper() {
-  for (int threads : {1, 2, 5}) {
-    SetNumThreads(threads);
-    SumOfIndices(1000);  // starts the threads
-    for (int round = 0; round < 50; ++round) {
-      const bool asleep = round % 5 == 0;
-      if (asleep) usleep(1000);
-      std::atomic<uint32_t> done{7};
-      Helper helper;
-      int64_t sum = 0;
-      std::thread host([&] {
-        for (int stage = 0; stage < 3; ++stage) sum += SumOfIndices(1000);
-        done.store(8);
-      });
-      helper.Work(done, 7);
-      host.join();
-      Expect(sum == 3 * 499500, "ParallelFor with a helper, %d threads: %d", threads, static_cast<int>(sum));
-      helper.Work(done, 7);  // too late
-    }
-    const std::atomic<uint32_t> never{0};
-    Helper helper;
-    helper.Work(never, 0);
-    // One that does not come is not waited for, nor is one of threads that are no longer used.
-    Expect(SumOfIndices(1000) == 499500, "ParallelFor without the helper, %d threads", threads);
-    SetNumThreads(threads + 1);
-    Expect(SumOfIndices(1000) == 499500, "ParallelFor beside an old helper, %d threads", threads);
-    helper.Work(never, 0);
-  }
-  SetNumThreads(0);
-}
-
 void CheckThreads() {
   for (int threads : {1, 2, 5, 16}) {
     SetNumThreads(threads);
@@ -374,7 +341,6 @@ int Run() {
   CheckProducts(132, 1, 259);  // more rows than are
   CheckCacheRows();
   CheckThreads();
-  CheckHelper();
   CheckQuotas();
   CheckScratch();
   return failures;

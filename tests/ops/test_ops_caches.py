@@ -238,6 +238,50 @@ def test_operators_of_mindspore_are_in_flight() -> None:
         assert np.isfinite(later.asnumpy()).all()
 
 
+def test_operators_of_mindspore_that_use_a_cache_are_in_flight() -> None:
+    """MindSpore runs an operator later than it was called, and has to have read, or written, a cache by then."""
+    square = Tensor(np.random.default_rng(0).random((700, 700), np.float32))
+    want_caches, want = STEPS.expected_reads(0)
+    for _ in range(3):
+        caches = STEPS.parameters()
+        k_scale_cache = caches[CACHES.index("k_scale_cache")]
+        before = weights.to_array(k_scale_cache).copy()
+        running = ops.matmul(square, square)
+        copied = k_scale_cache + 0
+        write(_X[0], _FIXED, *caches)
+        assert_caches(caches, want_caches)
+        np.testing.assert_array_equal(weights.to_array(copied), before)
+        k_scale_cache.set_data(tensor(before))
+        running = ops.matmul(running, square)
+        ops.assign(k_scale_cache, tensor(want_caches[-1]))
+        tolerance.assert_same_bits("read", weights.to_array(read(_QUERY, _SELECTION, *caches)), want[1])
+        assert np.isfinite(running.asnumpy()).all()
+
+
+class Reads(Base):
+    """A write into caches that nobody else has, which takes its time, then a read."""
+
+    def construct(self, x, others, a, b, c):
+        write(x, self.fixed, *others)
+        return read(self.query, self.selection, a, b, c)
+
+
+@pytest.mark.parametrize("parameter", [False, True])
+def test_a_compiled_function_is_in_flight(parameter: bool) -> None:
+    """`mindspore.jit` returns before its graph has run: what is called next in Python comes behind it all the same."""
+    writer, reader = ms.jit(Ignored()), ms.jit(Reads())
+    _, want = STEPS.expected_reads(0, 1)
+    for _ in range(5):
+        caches = STEPS.parameters() if parameter else STEPS.caches()
+        others = ms.mutable(tuple(STEPS.caches()))
+        writer(_X[0], *caches)
+        tolerance.assert_same_bits("read", weights.to_array(read(_QUERY, _SELECTION, *caches)), want[1])
+        got = reader(_X[0], others, *caches)
+        write(_X[1], _FIXED, *caches)
+        tolerance.assert_same_bits("read in the graph", weights.to_array(got), want[1])
+        tolerance.assert_same_bits("read", weights.to_array(read(_QUERY, _SELECTION, *caches)), want[2])
+
+
 class Attributes(Base):
     """Caches as attributes of the cell."""
 

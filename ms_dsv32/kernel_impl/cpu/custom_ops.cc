@@ -12,7 +12,6 @@
 #include <vector>
 
 #include "ms_dsv32/kernel_impl/cpu/call.h"
-#include "ms_dsv32/kernel_impl/cpu/call_wait.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 #include "ms_dsv32/kernel_impl/cpu/fp_env.h"
 #include "ms_dsv32/kernel_impl/cpu/graph_guard.h"
@@ -226,7 +225,6 @@ void Run(const Operator& op, const Call& call) {
 
 int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64_t** shapes, const char** dtypes,
                      void* extra) {
-  const RunningCall running;
   const Operator& op = FindOperator(name);
   const int expected = static_cast<int>(op.info.input_count + op.info.output_count);
   if (count != expected) {
@@ -374,18 +372,10 @@ MS_DSV32_EXPORT int ms_dsv32_call(const char* name, const int* ranks, const int6
                                   char* message, size_t message_size) {
   using namespace ms_dsv32;
   return Guard(message, message_size, [&] {
-    const RunningCall running;
     const Operator& op = FindOperator(name);
     Run(op, Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), CAttrs(attr_count, attrs)));
   });
 }
-
-// For a thread that waits while MindSpore runs a call on another one, see call_wait.h.
-MS_DSV32_EXPORT uint32_t ms_dsv32_expect_call() { return ms_dsv32::ExpectCall(); }
-
-MS_DSV32_EXPORT void ms_dsv32_wait_for_call(uint32_t expected) { ms_dsv32::WaitForCall(expected); }
-
-MS_DSV32_EXPORT void ms_dsv32_forget_call() { ms_dsv32::ForgetCall(); }
 
 // Packs `batch` row-major [k, n] weights of 1-byte or 2-byte elements, see pack.h.
 MS_DSV32_EXPORT int ms_dsv32_pack(const void* weight, void* packed, int element_size, int64_t batch, int64_t k,

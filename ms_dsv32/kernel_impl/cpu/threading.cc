@@ -1,35 +1,35 @@
 #include "threading.h"
 
+#include <linux/futex.h>
 #include <pthread.h>
 #include <sched.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <chrono>
+#include <climits>
+#include <cstdint>
 #include <cstdlib>
 #include <deque>
 #include <fstream>
 #include <memory>
 #include <mutex>
-#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "fp_env.h"
-#include "futex.h"
 
 namespace ms_dsv32::cpu {
 namespace {
 
 constexpr int kMaxThreads = 1024;
 constexpr std::chrono::microseconds kSpin{50};  // longer than the serial gaps between the stages of one kernel
-// Longer than what MindSpore needs to begin a call, for which a helper is there early.
-constexpr std::chrono::microseconds kHelperSpin{1000};
-constexpr int kPauses = 64;  // between two looks at the clock: about a microsecond
+constexpr int kPauses = 64;                     // between two looks at the clock: about a microsecond
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -96,38 +96,32 @@ int CountFromEnvironment() {
   return static_cast<int>(value);
 }
 
-// Polls for a helper; false if nothing has come. Yields to the thread whose call is awaited, should it be on this CPU.
-template <typename Done>
-bool Poll(const Done& done) {
-  const auto deadline = std::chrono::steady_clock::now() + kHelperSpin;
-  do {
-    for (int i = 0; i < kPauses; ++i) {
-      if (done()) return true;
-      Pause();
-    }
-    std::this_thread::yield();
-  } while (std::chrono::steady_clock::now() < deadline);
-  return false;
+// Threads sleep on a word until it changes. Unlike a mutex and a condition variable it has no state that a child of
+// fork() could inherit locked.
+static_assert(sizeof(std::atomic<uint32_t>) == 4 && std::atomic<uint32_t>::is_always_lock_free, "a futex is a word");
+
+// Sleeps while `word` is `value`, as far as it can tell: may return early.
+void FutexWait(const std::atomic<uint32_t>& word, uint32_t value) {
+  syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr);
 }
+
+void FutexWakeAll(const std::atomic<uint32_t>& word) { syscall(SYS_futex, &word, FUTEX_WAKE_PRIVATE, INT_MAX); }
 
 // The thread number of the body that this thread is running, or -1.
 thread_local int current_thread = -1;
 
-}  // namespace
-
 // The workers of one pool and the one job that they share. `Run` is called by one host thread at a time.
 //
-// A thread counts itself into `inside_` before it looks at the job, and the job is only rewritten while `open_` is
-// false and nobody is inside: a thread that comes late either finds the door closed or sees a complete job. Whoever
-// comes first takes part, up to the number of threads, so that a helper replaces a worker.
+// A worker counts itself into `inside_` before it looks at the job, and the job is only rewritten while `open_` is
+// false and nobody is inside: a worker that wakes late either finds the door closed or sees a complete job.
 class Workers {
  public:
-  explicit Workers(int count) : count_(count) {
+  explicit Workers(int count) {
     if (sched_getaffinity(0, sizeof(cpus_), &cpus_) != 0) CPU_ZERO(&cpus_);  // more CPUs than a cpu_set_t holds
     const int cpu = sched_getcpu();
     try {
       for (int i = 1; i < count; ++i) {
-        Worker& worker = workers_.emplace_back(cpu);
+        Worker& worker = workers_.emplace_back(i, cpu);
         worker.thread = std::thread([this, &worker] { Loop(worker); });
       }
       Spread();
@@ -148,15 +142,12 @@ class Workers {
     call_ = call;
     body_ = body;
     next_.store(0, std::memory_order_relaxed);
-    next_id_.store(1, std::memory_order_relaxed);
     open_.store(true);
     round_.fetch_add(1);
     // A worker counts itself as asleep before it looks at round_ for the last time, so one of the two sees the other.
-    const int asleep = sleepers_.load();
-    const int awake = count_ - 1 - asleep + helpers_.load();
-    if (asleep > 0 && awake < count_ - 1) {
+    if (sleepers_.load() > 0) {
       Spread();
-      FutexWake(round_, count_ - 1 - awake);
+      FutexWakeAll(round_);
     }
     Take(0);
     open_.store(false);
@@ -166,23 +157,12 @@ class Workers {
     }
   }
 
-  void AddHelper() { helpers_.fetch_add(1); }
-  void RemoveHelper() { helpers_.fetch_sub(1); }
-
-  void Help(const std::atomic<uint32_t>& word, uint32_t value) {
-    const DefaultFpEnv fp_env;
-    const auto done = [&] { return word.load(std::memory_order_acquire) != value; };
-    for (uint32_t seen = round_.load(); !done(); seen = round_.load()) {
-      Join();
-      if (!Poll([&] { return done() || round_.load(std::memory_order_acquire) != seen; })) return;
-    }
-  }
-
  private:
   static constexpr int kNoCpu = -1;
 
   struct Worker {
-    explicit Worker(int starts_on) : cpu(starts_on) {}
+    Worker(int number, int starts_on) : id(number), cpu(starts_on) {}
+    const int id;
     std::thread thread;
     std::atomic<int> cpu;  // that it was on when it fell asleep; kNoCpu once it is sent to another one
     bool displaced = false;
@@ -191,7 +171,7 @@ class Workers {
   void Stop() {
     stop_.store(true);
     round_.fetch_add(1);
-    FutexWake(round_, INT32_MAX);
+    FutexWakeAll(round_);
     for (Worker& worker : workers_) worker.thread.join();
   }
 
@@ -231,22 +211,15 @@ class Workers {
     current_thread = outer;
   }
 
-  // Takes part in the round if it is open and not full.
-  void Join() {
-    inside_.fetch_add(1);
-    if (open_.load()) {
-      if (const int id = next_id_.fetch_add(1, std::memory_order_relaxed); id < count_) Take(id);
-    }
-    inside_.fetch_sub(1);
-  }
-
   void Loop(Worker& worker) {
     const DefaultFpEnv fp_env;
     for (uint32_t seen = 0;;) {
       WaitForRound(seen, worker);
       seen = round_.load();
       if (stop_.load()) return;
-      Join();
+      inside_.fetch_add(1);
+      if (open_.load()) Take(worker.id);
+      inside_.fetch_sub(1);
     }
   }
 
@@ -264,7 +237,6 @@ class Workers {
     sleepers_.fetch_sub(1);
   }
 
-  const int count_;
   int64_t n_ = 0;
   ParallelBody call_ = nullptr;
   const void* body_ = nullptr;
@@ -272,22 +244,18 @@ class Workers {
   alignas(64) std::atomic<int64_t> next_{0};
   alignas(64) std::atomic<uint32_t> round_{0};
   alignas(64) std::atomic<int> inside_{0};
-  std::atomic<int> next_id_{1};
   alignas(64) std::atomic<int> sleepers_{0};
-  std::atomic<int> helpers_{0};
   std::atomic<bool> open_{false};
   std::atomic<bool> stop_{false};
   std::deque<Worker> workers_;  // whose elements stay where they are
   cpu_set_t cpus_;              // that the workers may use; none if they are not to be sent anywhere
 };
 
-namespace {
-
 // What lives as long as the process. `host_mutex` serialises host threads; fork() waits for it, so that the child never
 // inherits a pool in the middle of a job.
 struct Pool {
   std::mutex host_mutex;
-  std::shared_ptr<Workers> workers;  // absent until the first parallel call, and in a child of fork()
+  std::unique_ptr<Workers> workers;  // absent until the first parallel call, and in a child of fork()
   int count = 0;                     // 0: not read yet
   bool closed = false;               // after static destruction: everything runs on the caller
 
@@ -295,7 +263,7 @@ struct Pool {
     pthread_atfork([] { Get().host_mutex.lock(); }, [] { Get().host_mutex.unlock(); },
                    [] {
                      // The threads do not exist in the child: their handles can be neither joined nor destroyed.
-                     new (&Get().workers) std::shared_ptr<Workers>;
+                     static_cast<void>(Get().workers.release());
                      Get().host_mutex.unlock();
                    });
   }
@@ -360,25 +328,8 @@ void ParallelForErased(int64_t n, ParallelBody call, const void* body) {
     current_thread = -1;
     return;
   }
-  if (pool.workers == nullptr) pool.workers = std::make_shared<Workers>(count);
+  if (pool.workers == nullptr) pool.workers = std::make_unique<Workers>(count);
   pool.workers->Run(n, call, body);
-}
-
-Helper::Helper() {
-  Pool& pool = Pool::Get();
-  const std::unique_lock<std::mutex> lock(pool.host_mutex, std::try_to_lock);
-  if (!lock.owns_lock() || pool.workers == nullptr) return;
-  workers_ = pool.workers;
-  workers_->AddHelper();
-}
-
-Helper::~Helper() {
-  if (workers_ != nullptr) workers_->RemoveHelper();
-}
-
-void Helper::Work(const std::atomic<uint32_t>& word, uint32_t value) {
-  if (workers_ != nullptr) return workers_->Help(word, value);
-  Poll([&] { return word.load(std::memory_order_acquire) != value; });
 }
 
 }  // namespace ms_dsv32::cpu

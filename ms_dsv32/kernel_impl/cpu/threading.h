@@ -15,9 +15,6 @@
 
 #include <stdint.h>
 
-#include <atomic>
-#include <memory>
-
 namespace ms_dsv32::cpu {
 
 // Throws std::invalid_argument when MS_DSV32_NUM_THREADS is set and not an integer in [1, 1024]. Read once, at the
@@ -41,26 +38,6 @@ __attribute__((always_inline)) inline void ParallelFor(int64_t n, const Body& bo
   ParallelForErased(
       n, [](const void* b, int64_t index, int thread) { (*static_cast<const Body*>(b))(index, thread); }, &body);
 }
-
-class Workers;
-
-// A host thread that works on another one's ParallelFor instead of waiting for it idle. As long as the object exists it
-// counts as one of the NumThreads() threads, so that none that sleeps is woken in its place: waking one takes longer
-// than small kernels, and Linux may put it on the CPU of the caller. There is nothing to help where no other thread has
-// been started yet, or where a ParallelFor is running.
-class __attribute__((visibility("hidden"))) Helper {
- public:
-  Helper();
-  ~Helper();
-  Helper(const Helper&) = delete;
-  Helper& operator=(const Helper&) = delete;
-
-  // Takes part until `word` is no longer `value`, or there has been nothing to do for a millisecond.
-  void Work(const std::atomic<uint32_t>& word, uint32_t value);
-
- private:
-  std::shared_ptr<Workers> workers_;
-};
 
 }  // namespace ms_dsv32::cpu
 
