@@ -127,7 +127,7 @@ class AttentionVector {
     keys_.Begin();
     rows_.Begin();
     SetFlag<HardEvent::V_MTE2>(kFlag);
-    SetFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+    results_.Begin();
     for (uint32_t i = 0; i < lists; ++i) SetFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(i));
     AttentionTask task = plan_.Task(0);
     if (together_) LoadLists(task, 0);
@@ -148,7 +148,7 @@ class AttentionVector {
     keys_.End();
     rows_.End();
     WaitFlag<HardEvent::V_MTE2>(kFlag);
-    WaitFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+    results_.End();
     for (uint32_t i = 0; i < lists; ++i) WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(i));
     // A team of cores is told of a task's slot with the next task, one core at the end of each.
     const uint32_t told = tiling_.team > 1 ? tasks - 1 : tasks;
@@ -158,8 +158,8 @@ class AttentionVector {
  private:
   static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
   // Of the events between two pipes, flags 0 to 3 belong to the gather's slots, 4 and 5 to the softmax's batches or to
-  // the lists, kSoftmaxFlag to the results of a batch, kFlag to what has no other.
-  static constexpr int32_t kFlag = 2, kListFlag = 4, kSoftmaxFlag = 6;
+  // the lists, 6 to the results of a batch, kFlag to what has no other.
+  static constexpr int32_t kFlag = 2, kListFlag = 4;
   static constexpr int32_t kMinusInfinity = static_cast<int32_t>(0xff800000u);  // bits of the float
   // Batches of a gather before the softmax of the task before it begins: until then the cube is busy with the scores.
   static constexpr uint32_t kSoftmaxLag = 4;
@@ -293,16 +293,17 @@ class AttentionVector {
 
   // A token without a key: zeros, and the logarithm of 0.
   __aicore__ inline void Empty() {
-    WaitFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+    results_.Acquire();
     const LocalTensor<float> log_sum = NextLogSum();
     Zero(log_sum, RowSoftmax::kRows * kKvLoraRank);
-    WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
+    results_.Publish();
+    results_.Take();
     for (; head_ < head_end_; head_ += RowSoftmax::kRows) {
       const uint32_t rows = Smaller(RowSoftmax::kRows, head_end_ - head_);
       CopyOut(attention_out_[OutputRow() * kKvLoraRank], probabilities_, rows * kKvLoraRank);
       CopyOut(lse_[OutputRow()], log_sum, rows);
     }
-    SetFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+    results_.Release();
     EndSoftmax();
   }
 
@@ -338,21 +339,22 @@ class AttentionVector {
     first_batch_ = false;
     const LocalTensor<float> scores = scores_[slot_], log_sum = NextLogSum();
     if (skipped_count_ == softmax_task_.count) {
-      WaitFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+      results_.Acquire();
       Zero(log_sum, rows * width_);
     } else {
       softmax_.Run(scores, rows, width_, softmax_task_.count, tiling_.softmax_scale, mask_, skipped_count_ > 0,
                    log_sum);
-      WaitFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+      results_.Acquire();
       Cast(probabilities_, scores, RoundMode::CAST_RINT, rows * width_);
     }
     PipeBarrier<PIPE_V>();
     rows_.Release();
-    WaitPipe<HardEvent::V_MTE3>(kSoftmaxFlag);
+    results_.Publish();
+    results_.Take();
     CopyRowsOut(plan_.Probabilities(softmax_index_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities_,
                 rows, softmax_task_.keys, tiling_.key_rows, width_);
     CopyOut(lse_[output_row], log_sum, rows);
-    SetFlag<HardEvent::MTE3_V>(kSoftmaxFlag);
+    results_.Release();
     if (head_ == head_end_) {
       SetFlag<HardEvent::V_MTE2>(kFlag);
       EndSoftmax();
@@ -405,6 +407,7 @@ class AttentionVector {
   LocalTensor<float> mask_, skipped_sum_, scores_[2], log_sum_[2];
   LocalTensor<bfloat16_t> probabilities_;
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 4> rows_;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 6, 1> results_;
 };
 
 // ---------------------------------------------------------------- AIC
