@@ -37,8 +37,6 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for result in results:
         of = result["contenders"]
         bound = "memory" if result["memory_ms"] > result["compute_ms"] else "compute"
-        own = ratio(best(of, ["kernel"]), result["roofline_ms"])
-        own_median = ratio(best(of, ["kernel"], "median_ms"), result["roofline_median_ms"])
         graph, graph_median = best(of, ["graph"]), best(of, ["graph"], "median_ms")
         rivals = [
             f"{ratio(best(of, rival), graph)} ({ratio(best(of, rival, 'median_ms'), graph_median)})"
@@ -46,7 +44,46 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         times = [milliseconds(best(of, [n])) for n in names]
         limits = [f"{result['read_gbps']['huge']['max']:.1f}", f"{milliseconds(result['roofline_ms'])} {bound}"]
-        found.append([result["label"], *limits, *times, f"{own} ({own_median})", *rivals])
+        found.append([result["label"], *limits, *times, _over_roofline(result), *rivals])
+    return found
+
+
+def over_roofline(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The bare kernels' times over the roofline, by operator and tokens; its heading first."""
+    tokens = sorted({r["t"] for r in results})
+    found = [["kernel / roofline, t =", *map(str, tokens)]]
+    lines: dict[str, dict[int, str]] = {}
+    for result in results:
+        _, kv, keys = result["label"].partition(" kv=")
+        name = f"{result['op']}, {keys} keys" if kv else result["op"]
+        lines.setdefault(name, {})[result["t"]] = _over_roofline(result)
+    found += [[name, *(line.get(t, "-") for t in tokens)] for name, line in lines.items()]
+    return found
+
+
+def _over_roofline(result: Mapping[str, Any]) -> str:
+    of = result["contenders"]
+    own = ratio(best(of, ["kernel"]), result["roofline_ms"])
+    return f"{own} ({ratio(best(of, ['kernel'], 'median_ms'), result['roofline_median_ms'])})"
+
+
+TARGET = 5.0
+"""How many times as fast as MindSpore's own operators ours are meant to be."""
+
+
+def beside_rivals(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """The least and the greatest ratio of the rivals' times to ours in graph mode, by operator; its heading first."""
+    found = [["operator", "torch / graph", "mindspore / graph", f"of these {TARGET:g} or more"]]
+    ops = list(dict.fromkeys(r["op"] for r in results))
+    for name, some in [*((op, [op]) for op in ops), *([("all", ops)] if len(ops) > 1 else [])]:
+        line = [name]
+        for rival in (TORCH, ("mindspore",)):
+            times = [
+                (best(r["contenders"], rival), best(r["contenders"], ["graph"])) for r in results if r["op"] in some
+            ]
+            ratios = [a / b for a, b in times if a is not None and b is not None]
+            line.append(f"{min(ratios):.2f} to {max(ratios):.2f}" if ratios else "-")
+        found.append([*line, f"{sum(r >= TARGET for r in ratios)} of {len(ratios)}"])
     return found
 
 
@@ -85,10 +122,15 @@ def markdown(found: Mapping[str, Any]) -> str:
     ]
     out += ["Minima in ms; ratios of minima, in brackets of medians. What each column is: [README](../README.md).", ""]
     results = found["results"]
+    out += [*_lines(beside_rivals(results)), *_lines(over_roofline(results))]
     for op in dict.fromkeys(r["op"] for r in results):
-        heading, *lines = rows([r for r in results if r["op"] == op])
-        out += [f"## {op}", "", f"| {' | '.join(heading)} |", "|" + "---|" * len(heading)]
-        out += [*(f"| {' | '.join(line)} |" for line in lines), ""]
+        out += [f"## {op}", "", *_lines(rows([r for r in results if r["op"] == op]))]
     if missing := left_out(results):
         out += ["Not timed:", "", *(f"- {line}" for line in missing), ""]
     return "\n".join(out)
+
+
+def _lines(table: Sequence[Sequence[str]]) -> list[str]:
+    """A table as Markdown."""
+    heading, *lines = table
+    return [*(f"| {' | '.join(line)} |" for line in (heading, ["---"] * len(heading), *lines)), ""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import json
 import sys
 from pathlib import Path
 
@@ -12,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # `import benchmarks`, which is not installed
 
-from benchmarks import checks, limits, shapes  # noqa: E402
+from benchmarks import checks, limits, report, shapes  # noqa: E402
 from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, OPS, STEP, Shape, Work  # noqa: E402
 
 SMALL = {
@@ -123,6 +124,13 @@ def test_work_counts_shared_keys_once_and_causal_keys_only() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("page", ["benchmarks", "benchmarks_hot"])
+def test_committed_tables_are_those_of_the_committed_results(page: str) -> None:
+    results = ROOT / "benchmarks" / "results"
+    found = json.loads((results / f"{page}.json").read_text())
+    assert (results / f"{page}.md").read_text() == report.markdown(found), "run `python -m benchmarks plot`"
+
+
 def test_probe_measures_something() -> None:
     probe = limits.Probe(1)
     rates = probe.throughput(2)
