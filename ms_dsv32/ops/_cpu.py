@@ -89,8 +89,16 @@ class Launch:
         tensors = tuple(t if t.is_contiguous() else self._contiguous(i, t) for i, t in enumerate(tensors))
         bound = self._bind(*[t.shape for t in tensors], *[t.dtype for t in tensors])
         outputs = [Tensor.from_numpy(np.empty(s, d)) for s, d in zip(bound.out_shapes, self._outputs, strict=True)]
-        bound([t.data_ptr() for t in (*tensors, *outputs)])
+        addresses = [t.data_ptr() for t in (*tensors, *outputs)]
+        if 0 in addresses:
+            self._require_data(tensors)
+        bound(addresses)
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _require_data(self, tensors: tuple[Tensor, ...]) -> None:
+        for arg, tensor in zip(self._info.inputs, tensors, strict=True):
+            if tensor.size > 0 and tensor.data_ptr() == 0:
+                raise ValueError(f"{self._info.name}: {arg.name} has no data yet; call {arg.name}.init_data()")
 
     def _contiguous(self, index: int, tensor: Tensor) -> Tensor:
         arg = self._info.inputs[index]

@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 import tolerance
 from calls import Call, Loss, bare, mode, run, tensors
-from mindspore import Tensor
+from mindspore import Parameter, Tensor
+from mindspore.common.initializer import initializer
 from test_ops_results import MAKERS, make
 
 from ms_dsv32 import op_info, ops, weights
@@ -293,6 +294,19 @@ def test_plain_inputs_need_not_be_contiguous(how: str) -> None:
         results = (ms.jit(call) if how == "jit" else call)(*inputs.values())
     for output, result in list(zip(case.outputs, results, strict=True))[:4]:
         tolerance.assert_same_bits(output, weights.to_array(result), want[output])
+
+
+@pytest.mark.parametrize("name", ["w_dq", "kv_cache"])
+def test_a_parameter_that_is_not_initialised(name: str) -> None:
+    case = small("mla_prolog_quant")
+    inputs = tensors(case)
+    with ms.nn.no_init_parameters():
+        value = initializer("zeros", inputs[name].shape, inputs[name].dtype)
+        inputs[name] = Parameter(value, name=name, requires_grad=False)
+    with pytest.raises(ValueError, match=f"mla_prolog_quant: {name} has no data yet; call {name}.init_data()"):
+        ops.mla_prolog_quant(*inputs.values())
+    inputs[name].init_data()
+    ops.mla_prolog_quant(*inputs.values())
 
 
 def test_an_error_is_raised_by_the_call_that_made_it() -> None:
