@@ -80,6 +80,8 @@ def bars(found: Mapping[str, Any], path: Path) -> None:
         axes.set_xticks(range(len(shapes)), [r["label"].replace(" ", "\n") for r in shapes], fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
     panels[0, 0].legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),  # above the bars
         fontsize=7,
         ncols=len(series),
         title="time / roofline (torch: the better of eager and compile)",
