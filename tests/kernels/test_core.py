@@ -25,7 +25,7 @@ ISAS: dict[str, dict[str, tuple[str, ...]]] = {
     "aarch64": {
         "portable": (),
         "neon_dotprod": ("-march=armv8.2-a+dotprod+fp16",),
-        "neon_bf16": ("-march=armv8.2-a+dotprod+fp16+bf16",),
+        "neon_bf16": ("-march=armv8.2-a+dotprod+fp16+bf16+i8mm",),
     },
 }
 

@@ -71,8 +71,8 @@ bool Has_neon_dotprod() {
   return (getauxval(AT_HWCAP) & kNeeded) == kNeeded;
 }
 [[maybe_unused]] bool Has_neon_bf16() {
-  constexpr unsigned long kBf16 = 1UL << 14;
-  return Has_neon_dotprod() && (getauxval(AT_HWCAP2) & kBf16) != 0;
+  constexpr unsigned long kI8mm = 1UL << 13, kBf16 = 1UL << 14, kNeeded = kI8mm | kBf16;
+  return Has_neon_dotprod() && (getauxval(AT_HWCAP2) & kNeeded) == kNeeded;
 }
 #endif
 

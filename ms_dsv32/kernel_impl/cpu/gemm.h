@@ -172,6 +172,71 @@ struct Block {
   int64_t ahead_step;
 };
 
+#if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16
+// The int8 product of two rows or more by the matrix instruction, which multiplies 2 rows of 8 with 8 by 2 columns:
+// twice what a dot product multiplies. An accumulator holds two columns of a pair of rows; sums are exact in any order.
+template <int kRows, int kStrips, int kDepth>
+MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, int32_t* c, int64_t ldc, bool load) {
+  constexpr int kStride = OperandStride<Int8Dot>(kDepth);
+  constexpr int kPairs = (kRows + 1) / 2;  // the last row of an odd number is paired with itself
+  constexpr int kQuads = kStrip / 4;       // of columns
+  const auto second = [](int pair) { return Min(2 * pair + 1, kRows - 1); };
+  for (int strip = 0; strip < kStrips; ++strip, c += kStrip) {
+    const int8_t* w = reinterpret_cast<const int8_t*>(block.w + strip * block.strip_bytes);
+    const char* ahead = block.ahead + strip * block.strip_bytes;
+    int32x4_t acc[kPairs][kQuads][2];
+#pragma GCC unroll 3
+    for (int p = 0; p < kPairs; ++p) {
+#pragma GCC unroll 4
+      for (int q = 0; q < kQuads; ++q) {
+        const int64x2_t zero = vdupq_n_s64(0);
+        const int64x2_t top = load ? vreinterpretq_s64_s32(vld1q_s32(c + 2 * p * ldc + 4 * q)) : zero;
+        const int64x2_t bottom = load ? vreinterpretq_s64_s32(vld1q_s32(c + second(p) * ldc + 4 * q)) : zero;
+        acc[p][q][0] = vreinterpretq_s32_s64(vzip1q_s64(top, bottom));
+        acc[p][q][1] = vreinterpretq_s32_s64(vzip2q_s64(top, bottom));
+      }
+    }
+    // 8 neighbours in k; of the last of an odd number of steps the second half is zeros, whatever x holds there.
+    const auto multiply = [&](int s, auto high_at) __attribute__((always_inline)) {
+      int8x16_t rows[kPairs];
+#pragma GCC unroll 3
+      for (int p = 0; p < kPairs; ++p) {
+        rows[p] = vreinterpretq_s8_s32(
+            vcombine_s32(vld1_s32(x + 2 * p * kStride + s), vld1_s32(x + second(p) * kStride + s)));
+      }
+#pragma GCC unroll 4
+      for (int q = 0; q < kQuads; ++q) {
+        const int32x4_t low = vreinterpretq_s32_s8(vld1q_s8(w + 16 * q)), high = high_at(w + kStepBytes + 16 * q);
+        const int8x16_t left = vreinterpretq_s8_s32(vzip1q_s32(low, high));
+        const int8x16_t right = vreinterpretq_s8_s32(vzip2q_s32(low, high));
+#pragma GCC unroll 3
+        for (int p = 0; p < kPairs; ++p) acc[p][q][0] = vmmlaq_s32(acc[p][q][0], rows[p], left);
+#pragma GCC unroll 3
+        for (int p = 0; p < kPairs; ++p) acc[p][q][1] = vmmlaq_s32(acc[p][q][1], rows[p], right);
+      }
+    };
+    int s = 0;
+    for (; s + 1 < block.steps; s += 2) {
+      multiply(s, [](const int8_t* at) { return vreinterpretq_s32_s8(vld1q_s8(at)); });
+      w += 2 * kStepBytes;
+      for (int i = 0; i < 2; ++i, ahead += block.ahead_step) __builtin_prefetch(ahead, 0, 2);  // into L2
+    }
+    if (s < block.steps) multiply(s, [](const int8_t*) { return vdupq_n_s32(0); });
+#pragma GCC unroll 3
+    for (int p = 0; p < kPairs; ++p) {
+#pragma GCC unroll 4
+      for (int q = 0; q < kQuads; ++q) {
+        const int64x2_t left = vreinterpretq_s64_s32(acc[p][q][0]), right = vreinterpretq_s64_s32(acc[p][q][1]);
+        vst1q_s32(c + 2 * p * ldc + 4 * q, vreinterpretq_s32_s64(vzip1q_s64(left, right)));
+        if (2 * p + 1 < kRows) {
+          vst1q_s32(c + (2 * p + 1) * ldc + 4 * q, vreinterpretq_s32_s64(vzip2q_s64(left, right)));
+        }
+      }
+    }
+  }
+}
+#endif
+
 // c[kRows, kLanes * kVectors] += x @ w; with `load` false from 0. x: words [kRows][phase][kDepth]. `compensation`
 // (kVirtualRow only) is subtracted.
 template <typename Kernel, int kRows, int kVectors, int kDepth, Weights kWeights>
@@ -182,6 +247,11 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
   constexpr int kStrips = Max(1, kVectors * kLanes / kStrip);
   constexpr int kStripVectors = kStrip / kLanes;
   static_assert(kStrips == 1 || kWeights == Weights::kRaw, "widened numbers are those of one strip");
+#if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16
+  if constexpr (Kernel::kPhases == 1 && sizeof(typename Kernel::Element) == 1 && kRows > 1) {
+    return PairTile<kRows, kStrips, kDepth>(x, block, c, ldc, load);
+  }
+#endif
   const char* w = block.w;
   const char* ahead = block.ahead;
   int32_t* wide = block.wide;
