@@ -155,15 +155,7 @@ def validate(
 ) -> tuple[tuple[int, ...], ...]:
     """Checks a call against the operator's contract and returns the shapes of the kernel's outputs.
 
-    Args:
-        op: name of the operator.
-        shapes: of the inputs, in the contract's order; -1 for an axis that is not known.
-        dtypes: of the inputs, by MindSpore's names (``"bfloat16"``).
-        attrs: the kernel's attributes (``op_info.bind_attrs``).
-
-    Raises:
-        TypeError: wrong dtype or type of an attribute.
-        ValueError: wrong rank, shape or value of an attribute.
+    Arguments and errors are those of ``BoundCall``.
     """
     return BoundCall(op, shapes, dtypes, attrs).out_shapes
 

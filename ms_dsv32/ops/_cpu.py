@@ -79,8 +79,7 @@ class Launch:
     def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
         if jit_context() is not None:
             return self._custom(*tensors)
-        executor = graph_api._pynative_executor
-        if executor.requires_grad():
+        if graph_api._pynative_executor.requires_grad():
             return _NoGradient.apply(self._run, self._info.name, *tensors)
         return self._run(*tensors)
 

@@ -248,7 +248,7 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
   constexpr int kStripVectors = kStrip / kLanes;
   static_assert(kStrips == 1 || kWeights == Weights::kRaw, "widened numbers are those of one strip");
 #if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16
-  if constexpr (Kernel::kPhases == 1 && sizeof(typename Kernel::Element) == 1 && kRows > 1) {
+  if constexpr (sizeof(typename Kernel::Element) == 1 && kRows > 1) {
     return PairTile<kRows, kStrips, kDepth>(x, block, c, ldc, load);
   }
 #endif
