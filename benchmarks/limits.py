@@ -18,8 +18,7 @@ from typing import Any
 from benchmarks.shapes import Work
 from ms_dsv32 import kernel_impl
 
-# The -m flags of each instruction set, as setup.py compiles the kernels; and i8mm, which they do not use, as CPUs with
-# bf16 have it: the limit is the machine's.
+# The -m flags of each instruction set, as setup.py compiles the kernels.
 _AVX512 = "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni"
 ISA_FLAGS = {
     "portable": "",

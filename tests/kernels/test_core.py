@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import platform
 import re
 import shutil
@@ -60,7 +61,33 @@ def test_core(machine: str, isa: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]
 
 
-def inner_loops(disassembly: str) -> dict[str, tuple[int, int, int]]:
+@dataclasses.dataclass(frozen=True)
+class Assembly:
+    """Regular expressions for what objdump writes: instructions from their start, stack accesses anywhere."""
+
+    jump: str  # its group is the target
+    product: str
+    stack: str
+    store: str  # of a vector
+
+
+ASSEMBLY = {
+    "x86_64": Assembly(
+        jump=r"j\w+ +([0-9a-f]+) ",
+        product=r"vfmadd|vpmaddwd|vdpbf16ps|vpdpbusd",
+        stack=r"%rsp|%rbp",
+        store=r"vmov\w+ +%[xyz]mm\d+,",
+    ),
+    "aarch64": Assembly(
+        jump=r"(?:b|b\.\w+|cbn?z\t\w+,|tbn?z\t\w+, #\w+,)\s+([0-9a-f]+) ",
+        product=r"fmla|sdot|bfdot|smmla|bfmmla",
+        stack=r"\[(?:sp|x29)\b",
+        store=r"st[pru]+\t[qd]\d+",
+    ),
+}
+
+
+def inner_loops(disassembly: str, assembly: Assembly) -> dict[str, tuple[int, int, int]]:
     """Of each function with products, its inner loop with most of them: products, stack accesses, of these stores."""
     loops: dict[str, tuple[int, int, int]] = {}
     for function in disassembly.split("\n\n"):
@@ -70,23 +97,24 @@ def inner_loops(disassembly: str) -> dict[str, tuple[int, int, int]]:
         code = [(int(m[1], 16), m[2]) for m in re.finditer(r"^ *([0-9a-f]+):\t(.*)$", function, re.MULTILINE)]
         index = {address: i for i, (address, _) in enumerate(code)}
         for i, (_, text) in enumerate(code):
-            jump = re.match(r"j\w+ +([0-9a-f]+) ", text)
+            jump = re.match(assembly.jump, text)
             start = index.get(int(jump[1], 16), i + 1) if jump else i + 1
             if start > i:
                 continue
             body = [t for _, t in code[start : i + 1]]
-            if any(re.match(r"j\w+ ", t) for t in body[:-1]):
+            if any(re.match(assembly.jump, t) for t in body[:-1]):
                 continue  # not an innermost loop
-            products = sum(bool(re.match(r"vfmadd|vpmaddwd|vdpbf16ps|vpdpbusd", t)) for t in body)
-            stack = [t for t in body if "%rsp" in t or "%rbp" in t]
-            stores = sum(bool(re.match(r"vmov\w+ +%[xyz]mm\d+,", t)) for t in stack)
+            products = sum(bool(re.match(assembly.product, t)) for t in body)
+            stack = [t for t in body if re.search(assembly.stack, t)]
+            stores = sum(bool(re.match(assembly.store, t)) for t in stack)
             if products:
                 loops[name[1]] = max(loops.get(name[1], (0, 0, 0)), (products, len(stack), stores))
     return loops
 
 
-@pytest.mark.skipif(platform.machine() != "x86_64", reason="reads x86-64 assembly")
-@pytest.mark.parametrize("isa", ["avx2", "avx512", "avx512_bf16"])
+@pytest.mark.parametrize(
+    ("machine", "isa"), [(m, isa) for m, isas in ISAS.items() for isa in isas if isa != "portable"]
+)
 @pytest.mark.parametrize(
     ("operator", "expected"),
     [
@@ -94,17 +122,21 @@ def inner_loops(disassembly: str) -> dict[str, tuple[int, int, int]]:
         ("lightning_indexer_quant", ("LightningIndexerQuant.*lambda",)),  # IndexDots is inlined there
     ],
 )
-def test_accumulators_stay_in_registers(operator: str, expected: tuple[str, ...], isa: str, tmp_path: Path) -> None:
+def test_accumulators_stay_in_registers(
+    operator: str, expected: tuple[str, ...], machine: str, isa: str, tmp_path: Path
+) -> None:
     """GCC 12 moves accumulators to the stack for reasons that are hard to see, which halves the speed."""
-    compiler = _compiler("x86_64")
-    if shutil.which("objdump") is None:
-        pytest.skip("objdump is not installed (Debian: binutils)")
+    compiler = _compiler(machine)
+    objdump = compiler.replace("g++", "objdump")
+    if shutil.which(objdump) is None:
+        pytest.skip(f"{objdump} is not installed (Debian: binutils)")
     target = tmp_path / "kernel.o"
-    flags = (*FLAGS, "-O3", "-fPIC", f"-DMS_DSV32_ISA={isa}", *ISAS["x86_64"][isa])
+    flags = (*FLAGS, "-O3", "-fPIC", f"-DMS_DSV32_ISA={isa}", *ISAS[machine][isa])
     result = driver.run(compiler, *flags, "-c", CPU / f"{operator}.cc", "-o", target)
     assert result.returncode == 0, result.stderr[-5000:]
-    command = ["objdump", "-dC", "--no-show-raw-insn", str(target)]
-    loops = inner_loops(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    command = [objdump, "-dC", "--no-show-raw-insn", str(target)]
+    output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    loops = inner_loops(output, ASSEMBLY[machine])
     kernels = {name: loop for name, loop in loops.items() if "GemmTile" in name or "LightningIndexer" in name}
     for pattern in expected:
         assert any(re.search(pattern, name) for name in kernels), (pattern, sorted(loops))

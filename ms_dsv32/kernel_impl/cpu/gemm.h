@@ -51,7 +51,7 @@ struct Bf16Dot {
   // x86 shifts beside its multipliers; Arm's cores have two pipes for both.
   static constexpr bool kKeepsWide = MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_dotprod;
 
-#if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512_bf16 || MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16
+#if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512_bf16 || MS_DSV32_IS_NEON_BF16
   static constexpr int kPhases = 1;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int /*phase*/) { return raw; }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int /*phase*/) { return raw; }
@@ -62,6 +62,13 @@ struct Bf16Dot {
     return (VecF)vbfdotq_f32((float32x4_t)acc, (bfloat16x8_t)w, (bfloat16x8_t)x);
 #endif
   }
+#if MS_DSV32_IS_NEON_BF16
+  // By its definition the matrix instruction adds the products of its two steps as two dot products do.
+  static MS_DSV32_INLINE VecF DotPairs(VecF acc, VecI x, VecI w) {
+    return (VecF)vbfmmlaq_f32((float32x4_t)acc, (bfloat16x8_t)x, (bfloat16x8_t)w);
+  }
+  static constexpr uint32_t kNoWeights = 0x80008000u;  // times 0 it is -0, which changes no sum, -0 included
+#endif
 #else
   // As float32: k in phase 0 is the low half of each pair, k + 1 in phase 1 the high half.
   static constexpr int kPhases = 2;
@@ -70,10 +77,13 @@ struct Bf16Dot {
   }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int phase) { return Weights(raw, phase); }
   static MS_DSV32_INLINE VecF Dot(VecF acc, VecI w, VecI x) {
+    // Of the intrinsics GCC 12 makes one expression for both phases, in forms that overwrite a factor instead of the
+    // sum, or with sums that move to other registers, and spills up to 4 accumulators in each step.
 #if (MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)) || MS_DSV32_IS_AVX2
-    // Of the intrinsic GCC 12 makes one expression for both phases, in forms that overwrite a factor instead of the
-    // sum, and spills up to 4 accumulators in each step.
     asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
+    return acc;
+#elif MS_DSV32_IS_NEON
+    asm("fmla %0.4s, %1.4s, %2.4s" : "+w"(acc) : "w"(x), "w"(w));
     return acc;
 #else
     return Fma((VecF)x, (VecF)w, acc);
@@ -114,6 +124,12 @@ struct Int8Dot {
   static MS_DSV32_INLINE VecI Dot(VecI acc, VecI w, VecI x) {
     return (VecI)vdotq_s32((int32x4_t)acc, (int8x16_t)w, (int8x16_t)x);
   }
+#if MS_DSV32_IS_NEON_BF16
+  static MS_DSV32_INLINE VecI DotPairs(VecI acc, VecI x, VecI w) {
+    return (VecI)vmmlaq_s32((int32x4_t)acc, (int8x16_t)x, (int8x16_t)w);
+  }
+  static constexpr uint32_t kNoWeights = 0;
+#endif
 #else
   // Sign-extended to 16 bits, two products of a column in one lane: k, k + 2 in phase 0 (even bytes), k + 1, k + 3 in
   // phase 1. Unlike a multiplication of unsigned with signed bytes, which saturates its 16-bit sums, this is exact.
@@ -172,65 +188,70 @@ struct Block {
   int64_t ahead_step;
 };
 
-#if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16
-// The int8 product of two rows or more by the matrix instruction, which multiplies 2 rows of 8 with 8 by 2 columns:
-// twice what a dot product multiplies. An accumulator holds two columns of a pair of rows; sums are exact in any order.
-template <int kRows, int kStrips, int kDepth>
-MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, int32_t* c, int64_t ldc, bool load) {
-  constexpr int kStride = OperandStride<Int8Dot>(kDepth);
+#if MS_DSV32_IS_NEON_BF16
+// Two rows or more by the matrix instructions, which multiply two rows of x in two steps with two columns: twice what
+// a dot product multiplies. An accumulator holds two columns of a pair of rows, the first row in its first half.
+template <typename Kernel, int kRows, int kStrips, int kDepth>
+MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, typename Kernel::Sum* c, int64_t ldc, bool load) {
+  using Acc = typename Kernel::Acc;
+  constexpr int kStride = OperandStride<Kernel>(kDepth);
   constexpr int kPairs = (kRows + 1) / 2;  // the last row of an odd number is paired with itself
   constexpr int kQuads = kStrip / 4;       // of columns
   const auto second = [](int pair) { return Min(2 * pair + 1, kRows - 1); };
+  const int steps = block.steps;
+  const int64_t ahead_step = block.ahead_step;
   for (int strip = 0; strip < kStrips; ++strip, c += kStrip) {
-    const int8_t* w = reinterpret_cast<const int8_t*>(block.w + strip * block.strip_bytes);
+    const char* w = block.w + strip * block.strip_bytes;
     const char* ahead = block.ahead + strip * block.strip_bytes;
-    int32x4_t acc[kPairs][kQuads][2];
+    Acc acc[kPairs][kQuads][2];
 #pragma GCC unroll 3
     for (int p = 0; p < kPairs; ++p) {
 #pragma GCC unroll 4
       for (int q = 0; q < kQuads; ++q) {
-        const int64x2_t zero = vdupq_n_s64(0);
-        const int64x2_t top = load ? vreinterpretq_s64_s32(vld1q_s32(c + 2 * p * ldc + 4 * q)) : zero;
-        const int64x2_t bottom = load ? vreinterpretq_s64_s32(vld1q_s32(c + second(p) * ldc + 4 * q)) : zero;
-        acc[p][q][0] = vreinterpretq_s32_s64(vzip1q_s64(top, bottom));
-        acc[p][q][1] = vreinterpretq_s32_s64(vzip2q_s64(top, bottom));
+        const VecI top = load ? LoadAs<VecI>(c + 2 * p * ldc + 4 * q) : VecI{};
+        const VecI bottom = load ? LoadAs<VecI>(c + second(p) * ldc + 4 * q) : VecI{};
+        acc[p][q][0] = (Acc)ZipLow64(top, bottom);
+        acc[p][q][1] = (Acc)ZipHigh64(top, bottom);
       }
     }
-    // 8 neighbours in k; of the last of an odd number of steps the second half is zeros, whatever x holds there.
-    const auto multiply = [&](int s, auto high_at) __attribute__((always_inline)) {
-      int8x16_t rows[kPairs];
+    // Two steps: rows(p) is of a pair of rows, low(q) and high(q) are of columns 4 q to 4 q + 3 in either step.
+    const auto multiply = [&](auto rows, auto low, auto high) __attribute__((always_inline)) {
+      VecI xs[kPairs];
 #pragma GCC unroll 3
-      for (int p = 0; p < kPairs; ++p) {
-        rows[p] = vreinterpretq_s8_s32(
-            vcombine_s32(vld1_s32(x + 2 * p * kStride + s), vld1_s32(x + second(p) * kStride + s)));
-      }
+      for (int p = 0; p < kPairs; ++p) xs[p] = rows(p);
 #pragma GCC unroll 4
       for (int q = 0; q < kQuads; ++q) {
-        const int32x4_t low = vreinterpretq_s32_s8(vld1q_s8(w + 16 * q)), high = high_at(w + kStepBytes + 16 * q);
-        const int8x16_t left = vreinterpretq_s8_s32(vzip1q_s32(low, high));
-        const int8x16_t right = vreinterpretq_s8_s32(vzip2q_s32(low, high));
+        const VecI first = low(q), next = high(q);
+        const VecI left = (VecI)vzip1q_s32((int32x4_t)first, (int32x4_t)next);
+        const VecI right = (VecI)vzip2q_s32((int32x4_t)first, (int32x4_t)next);
 #pragma GCC unroll 3
-        for (int p = 0; p < kPairs; ++p) acc[p][q][0] = vmmlaq_s32(acc[p][q][0], rows[p], left);
+        for (int p = 0; p < kPairs; ++p) acc[p][q][0] = Kernel::DotPairs(acc[p][q][0], xs[p], left);
 #pragma GCC unroll 3
-        for (int p = 0; p < kPairs; ++p) acc[p][q][1] = vmmlaq_s32(acc[p][q][1], rows[p], right);
+        for (int p = 0; p < kPairs; ++p) acc[p][q][1] = Kernel::DotPairs(acc[p][q][1], xs[p], right);
+        KeepLoadsInOrder();
       }
     };
+    const auto raw = [&](int q) { return LoadAs<VecI>(w + 16 * q); };
     int s = 0;
-    for (; s + 1 < block.steps; s += 2) {
-      multiply(s, [](const int8_t* at) { return vreinterpretq_s32_s8(vld1q_s8(at)); });
+    for (; s + 1 < steps; s += 2) {
+      const auto rows = [&](int p) {
+        return (VecI)vcombine_s32(vld1_s32(x + 2 * p * kStride + s), vld1_s32(x + second(p) * kStride + s));
+      };
+      multiply(rows, raw, [&](int q) { return LoadAs<VecI>(w + kStepBytes + 16 * q); });
       w += 2 * kStepBytes;
-      for (int i = 0; i < 2; ++i, ahead += block.ahead_step) __builtin_prefetch(ahead, 0, 2);  // into L2
+      for (int i = 0; i < 2; ++i, ahead += ahead_step) __builtin_prefetch(ahead, 0, 2);  // into L2
     }
-    if (s < block.steps) multiply(s, [](const int8_t*) { return vdupq_n_s32(0); });
+    if (s < steps) {
+      const auto rows = [&](int p) { return VecI{x[2 * p * kStride + s], 0, x[second(p) * kStride + s], 0}; };
+      multiply(rows, raw, [](int) { return (VecI)Set1U(Kernel::kNoWeights); });
+    }
 #pragma GCC unroll 3
     for (int p = 0; p < kPairs; ++p) {
 #pragma GCC unroll 4
       for (int q = 0; q < kQuads; ++q) {
-        const int64x2_t left = vreinterpretq_s64_s32(acc[p][q][0]), right = vreinterpretq_s64_s32(acc[p][q][1]);
-        vst1q_s32(c + 2 * p * ldc + 4 * q, vreinterpretq_s32_s64(vzip1q_s64(left, right)));
-        if (2 * p + 1 < kRows) {
-          vst1q_s32(c + (2 * p + 1) * ldc + 4 * q, vreinterpretq_s32_s64(vzip2q_s64(left, right)));
-        }
+        const VecI left = (VecI)acc[p][q][0], right = (VecI)acc[p][q][1];
+        StoreAs(c + 2 * p * ldc + 4 * q, ZipLow64(left, right));
+        if (2 * p + 1 < kRows) StoreAs(c + (2 * p + 1) * ldc + 4 * q, ZipHigh64(left, right));
       }
     }
   }
@@ -247,14 +268,13 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
   constexpr int kStrips = Max(1, kVectors * kLanes / kStrip);
   constexpr int kStripVectors = kStrip / kLanes;
   static_assert(kStrips == 1 || kWeights == Weights::kRaw, "widened numbers are those of one strip");
-#if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16
-  if constexpr (sizeof(typename Kernel::Element) == 1 && kRows > 1) {
-    return PairTile<kRows, kStrips, kDepth>(x, block, c, ldc, load);
-  }
+#if MS_DSV32_IS_NEON_BF16
+  if constexpr (kRows > 1) return PairTile<Kernel, kRows, kStrips, kDepth>(x, block, c, ldc, load);
 #endif
   const char* w = block.w;
   const char* ahead = block.ahead;
   int32_t* wide = block.wide;
+  const int steps = block.steps;
   const int64_t strip_bytes = block.strip_bytes, ahead_step = block.ahead_step;
   Acc acc[kRows][kVectors];
   if (load) {
@@ -270,7 +290,7 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
       for (int v = 0; v < kVectors; ++v) acc[m][v] = Acc{};
     }
   }
-  for (int s = 0; s < block.steps; ++s) {
+  for (int s = 0; s < steps; ++s) {
 #pragma GCC unroll 2
     for (int phase = 0; phase < Kernel::kPhases; ++phase) {
       const auto weights = [&](int v) {
@@ -291,6 +311,7 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
           const VecI ws = weights(v);
 #pragma GCC unroll 8
           for (int m = 0; m < kRows; ++m) acc[m][v] = Kernel::Dot(acc[m][v], ws, xs[m]);
+          KeepLoadsInOrder();
         }
       } else {
         VecI ws[kVectors];
@@ -304,6 +325,7 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
           const VecI xs = Set1I(x[m * kStride + phase * kDepth]);
 #pragma GCC unroll 16
           for (int v = 0; v < kVectors; ++v) acc[m][v] = Kernel::Dot(acc[m][v], ws[v], xs);
+          KeepLoadsInOrder();
         }
       }
     }

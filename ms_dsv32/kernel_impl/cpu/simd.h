@@ -38,6 +38,7 @@
 #define MS_DSV32_IS_AVX512 (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512 || MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512_bf16)
 #define MS_DSV32_IS_NEON \
   (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_dotprod || MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16)
+#define MS_DSV32_IS_NEON_BF16 (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16)  // FEAT_BF16 and FEAT_I8MM
 #define MS_DSV32_IS_AVX2 (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx2)
 #define MS_DSV32_IS_PORTABLE (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_portable)
 
@@ -275,12 +276,26 @@ MS_DSV32_INLINE VecF Rint(VecF v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
 // bf16(v) in the upper half of each lane, garbage in the lower half; v is not NaN. Half the work of BitsToBf16.
 MS_DSV32_INLINE VecU RoundToUpperHalf(VecF v) { return (VecU)v + 0x7fffu + (((VecU)v >> 16) & 1u); }
 
+#if MS_DSV32_IS_NEON_BF16
+// The first, or the second, halves of both.
+MS_DSV32_INLINE VecI ZipLow64(VecI a, VecI b) { return (VecI)vzip1q_s64((int64x2_t)a, (int64x2_t)b); }
+MS_DSV32_INLINE VecI ZipHigh64(VecI a, VecI b) { return (VecI)vzip2q_s64((int64x2_t)a, (int64x2_t)b); }
+#endif
+
 // Keeps the compiler from loading the value again at each use: a core does fewer loads than it takes operands.
 MS_DSV32_INLINE void KeepInRegister(VecI& v) {
 #if MS_DSV32_IS_AVX2 || (MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE))
   asm("" : "+v"(v));
 #else
   static_cast<void>(v);
+#endif
+}
+
+// Keeps GCC from loading on Arm what comes after this before it: in inner loops whose sums take 24 of 32 registers it
+// loads so far ahead that sums go to the stack.
+MS_DSV32_INLINE void KeepLoadsInOrder() {
+#if MS_DSV32_IS_NEON
+  asm volatile("" ::: "memory");
 #endif
 }
 
