@@ -11,7 +11,7 @@
 // accumulators together with kKeyTile keys.
 //   AVX-512   vpdpbusd, keys as k + 128 (uint8); each head starts at -128 * sum(q[n]), which takes the offset out again
 //   AVX2      vpmaddubsw, the query as uint8; see below
-//   NEON      sdot
+//   NEON      smmla with FEAT_I8MM, two keys with two heads at a time; else sdot
 //   others    int16 pairs (pmaddwd)
 //
 // vpmaddubsw multiplies uint8 by int8 and adds the products of a pair in int16, which holds them if they have opposite
@@ -49,6 +49,13 @@ constexpr int kDotDepth = 4;
 constexpr int kPassHeads = 32;
 constexpr int kKeyTile = 2;  // 2 x 4 accumulators + 4 products + 1 key + ones of 16 registers
 constexpr int kKeyRun = 64;
+#elif MS_DSV32_IS_NEON_BF16
+typedef int8_t IndexKey;
+typedef int8_t IndexQuery;
+constexpr int kDotDepth = 8;
+constexpr int kPassHeads = 16;
+constexpr int kKeyTile = 6;  // 3 x 8 accumulators of pairs + 3 of the keys + the query of 32 registers
+constexpr int kKeyRun = 48;
 #elif MS_DSV32_IS_NEON
 typedef int8_t IndexKey;
 typedef int8_t IndexQuery;
@@ -113,7 +120,7 @@ inline void PackIndexHeads(const int8_t* q, const uint16_t* q_scale, const uint1
     IndexQuery* forms = out + d * kQueryForms * kPassHeads + head % kPassHeads * kDotDepth;
     IndexQuery* plain = forms + (kQueryForms - 1) * kFormSize;
     for (int h = 0; h < kPackHeads; ++h) {
-      StoreAs(plain + h * kDotDepth, LoadAs<uint32_t>(wide + h * kIndexDim + d));
+      memcpy(plain + h * kDotDepth, wide + h * kIndexDim + d, kDotDepth * sizeof(IndexQuery));
     }
 #if MS_DSV32_IS_AVX2
     for (int i = 0; i < kPackHeads * kDotDepth; i += kVecBytes) {
@@ -180,6 +187,10 @@ MS_DSV32_INLINE void LoadIndexKey(const int8_t* key, int64_t i, IndexRun* run) {
   __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(start), _mm256_extracti128_si256(start, 1));
   sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
   run->start[i] = _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+#elif MS_DSV32_IS_NEON_BF16
+  // A pair of keys is [128 / kDotDepth][2][kDotDepth].
+  int8_t* out = run->keys + i / 2 * (2 * kIndexDim) + i % 2 * kDotDepth;
+  for (int d = 0; d < kIndexDim; d += kDotDepth) memcpy(out + 2 * d, key + d, kDotDepth);
 #else
   for (int d = 0; d < kIndexDim; ++d) run->keys[i * kIndexDim + d] = key[d];
 #endif
@@ -251,6 +262,37 @@ MS_DSV32_INLINE void IndexDots(const IndexRun& run, int key, const IndexToken& t
         __asm__("vpdpbusd %2, %1, %0" : "+v"(acc[m][j]) : "v"(k), "v"(b[j]));
 #endif
       }
+    }
+  }
+#elif MS_DSV32_IS_NEON_BF16
+  // Of a pair of keys with two pairs of heads, 4 j and 4 j + 2; the first key has the first half.
+  constexpr int kKeyPairs = kKeyTile / 2;
+  int32x4_t pairs[kKeyPairs][kPassVecs][2];
+#pragma GCC unroll 3
+  for (int m = 0; m < kKeyPairs; ++m) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kPassVecs; ++j) pairs[m][j][0] = pairs[m][j][1] = vdupq_n_s32(0);
+  }
+  for (int d = 0; d < kIndexDim; d += kDotDepth) {
+    int8x16_t k[kKeyPairs];
+#pragma GCC unroll 3
+    for (int m = 0; m < kKeyPairs; ++m) k[m] = vld1q_s8(keys + 2 * (m * kIndexDim + d));
+#pragma GCC unroll 4
+    for (int j = 0; j < kPassVecs; ++j) {
+#pragma GCC unroll 2
+      for (int half = 0; half < 2; ++half) {
+        const int8x16_t b = vld1q_s8(q + d * kPassHeads + (2 * j + half) * 16);
+#pragma GCC unroll 3
+        for (int m = 0; m < kKeyPairs; ++m) pairs[m][j][half] = vmmlaq_s32(pairs[m][j][half], k[m], b);
+      }
+    }
+  }
+#pragma GCC unroll 3
+  for (int m = 0; m < kKeyPairs; ++m) {
+#pragma GCC unroll 4
+    for (int j = 0; j < kPassVecs; ++j) {
+      acc[2 * m][j] = ZipLow64((VecI)pairs[m][j][0], (VecI)pairs[m][j][1]);
+      acc[2 * m + 1][j] = ZipHigh64((VecI)pairs[m][j][0], (VecI)pairs[m][j][1]);
     }
   }
 #elif MS_DSV32_IS_NEON
