@@ -63,7 +63,8 @@ struct Bf16Dot {
 #endif
   }
 #if MS_DSV32_IS_NEON_BF16
-  // By its definition the matrix instruction adds the products of its two steps as two dot products do.
+  // The matrix instruction adds the products of its two steps as two dot products do, bit for bit: so Arm's description
+  // of BFMMLA, whether FPCR.EBF fuses sums or not.
   static MS_DSV32_INLINE VecF DotPairs(VecF acc, VecI x, VecI w) {
     return (VecF)vbfmmlaq_f32((float32x4_t)acc, (bfloat16x8_t)x, (bfloat16x8_t)w);
   }
