@@ -180,7 +180,7 @@ void CheckProducts(int k, int panels, int all_rows = 23) {
   }
   // The bits of a row depend neither on how many rows there are, nor on the cuts of k, nor on a NaN elsewhere.
   const int cut = k / 8 * 4;  // 0 for the smallest k: one call then
-  for (int rows = 1; rows <= 13; ++rows) {
+  for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, all_rows}) {
     const size_t first = static_cast<size_t>(all_rows - rows);
     GemmBf16(x.data() + first * k, k, rows, wp.data(), 16 * k, panels, cut, part.data(), n, false);
     GemmBf16(x.data() + first * k + cut, k, rows, wp.data() + 16 * cut, 16 * k, panels, k - cut, part.data(), n,
@@ -339,7 +339,7 @@ int Run() {
   CheckProducts(132, 3);
   CheckProducts(64, 17);
   CheckProducts(2052, 1);      // deeper than is converted at a time
-  CheckProducts(132, 1, 259);  // more rows than are
+  CheckProducts(264, 1, 259);  // more rows than are, cut in k as well
   CheckCacheRows();
   CheckThreads();
   CheckQuotas();
