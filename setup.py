@@ -16,6 +16,7 @@ machine).
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import platform
 import re
@@ -44,23 +45,11 @@ FLAGS = [
     *("-std=c++17", "-O3", "-fPIC", "-pthread", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"),
 ]
-AVX2 = ["-mavx2", "-mfma", "-mf16c"]
-AVX512 = [*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni"]
 SIMDE = bool(os.environ.get("MS_DSV32_SIMDE"))
 # Of each machine the instruction sets, with their flags; the best comes last.
-ISAS: dict[str, dict[str, list[str]]] = {
-    "x86_64": {
-        "portable": [],
-        "avx2": AVX2,
-        "avx512": AVX2 if SIMDE else AVX512,
-        "avx512_bf16": AVX2 if SIMDE else [*AVX512, "-mavx512bf16"],
-    },
-    "aarch64": {
-        "portable": [],
-        "neon_dotprod": ["-march=armv8.2-a+dotprod+fp16"],
-        "neon_bf16": ["-march=armv8.2-a+dotprod+fp16+bf16+i8mm"],
-    },
-}
+ISAS: dict[str, dict[str, list[str]]] = json.loads((ROOT / CPU / "isas.json").read_text())
+if SIMDE:
+    ISAS["x86_64"] |= dict.fromkeys(("avx512", "avx512_bf16"), ISAS["x86_64"]["avx2"])
 KERNELS = [
     "mla_prolog_quant",
     "lightning_indexer_prolog_quant",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import json
 import os
 import platform
 import shlex
@@ -18,16 +19,8 @@ from typing import Any
 from benchmarks.shapes import Work
 from ms_dsv32 import kernel_impl
 
-# The -m flags of each instruction set, as setup.py compiles the kernels.
-_AVX512 = "-mavx2 -mfma -mf16c -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vnni"
-ISA_FLAGS = {
-    "portable": "",
-    "avx2": "-mavx2 -mfma -mf16c",
-    "avx512": _AVX512,
-    "avx512_bf16": f"{_AVX512} -mavx512bf16",
-    "neon_dotprod": "-march=armv8.2-a+dotprod+fp16",
-    "neon_bf16": "-march=armv8.2-a+dotprod+fp16+bf16+i8mm",
-}
+_ISAS = Path(__file__).parents[1] / "ms_dsv32" / "kernel_impl" / "cpu" / "isas.json"
+"""The flags that the kernels are compiled with."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +110,8 @@ def _library(isa: str) -> ctypes.CDLL:
     compiler = shlex.split(os.environ.get("CXX", "g++"))
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "probe.so"
-        flags = ["-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-Wno-psabi", *ISA_FLAGS[isa].split()]
+        isa_flags = json.loads(_ISAS.read_text())[platform.machine()][isa]
+        flags = ["-std=c++17", "-O3", "-fPIC", "-shared", "-pthread", "-Wno-psabi", *isa_flags]
         try:
             subprocess.run(
                 [*compiler, *flags, str(source), "-o", str(target)], check=True, capture_output=True, text=True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import platform
 import re
 import shutil
@@ -19,16 +20,8 @@ FLAGS = (
     *("-std=c++17", "-O1", "-pthread", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math"),
     *("-Wall", "-Wextra", "-Werror", "-Wno-psabi", f"-I{driver.ROOT}"),
 )
-AVX2 = ("-mavx2", "-mfma", "-mf16c")
-AVX512 = (*AVX2, "-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx512vnni")
-ISAS: dict[str, dict[str, tuple[str, ...]]] = {
-    "x86_64": {"portable": (), "avx2": AVX2, "avx512": AVX512, "avx512_bf16": (*AVX512, "-mavx512bf16")},
-    "aarch64": {
-        "portable": (),
-        "neon_dotprod": ("-march=armv8.2-a+dotprod+fp16",),
-        "neon_bf16": ("-march=armv8.2-a+dotprod+fp16+bf16+i8mm",),
-    },
-}
+ISAS: dict[str, dict[str, list[str]]] = json.loads((CPU / "isas.json").read_text())
+"""Of each machine the instruction sets, with the flags that the kernels are compiled with."""
 
 pytestmark = pytest.mark.isa
 
@@ -44,7 +37,8 @@ def _compiler(machine: str) -> str:
 @pytest.mark.parametrize(("machine", "isa"), [(m, isa) for m, isas in ISAS.items() for isa in isas])
 def test_core(machine: str, isa: str, tmp_path: Path) -> None:
     compiler = _compiler(machine)
-    flags, emulator = ISAS[machine][isa], ()
+    flags: tuple[str, ...] = tuple(ISAS[machine][isa])
+    emulator: tuple[str, ...] = ()
     if machine != platform.machine():
         if shutil.which(f"qemu-{machine}") is None:
             pytest.skip(f"qemu-{machine} is not installed (Debian: qemu-user)")
@@ -52,7 +46,7 @@ def test_core(machine: str, isa: str, tmp_path: Path) -> None:
     elif isa not in kernel_impl.isas():
         if not isa.startswith("avx512") or not Path("/usr/include/simde/x86/avx512.h").is_file():
             pytest.skip(f"this CPU lacks {isa}, and there is no SIMDe to stand in")
-        flags = (*AVX2, "-DMS_DSV32_SIMDE", "-w")
+        flags = (*ISAS[machine]["avx2"], "-DMS_DSV32_SIMDE", "-w")
     program = tmp_path / "core_check"
     sources = (driver.HERE / "core_check.cc", CPU / "threading.cc", CPU / "scratch.cc")
     result = driver.run(compiler, *FLAGS, f"-DMS_DSV32_ISA={isa}", *flags, *sources, "-o", program)
