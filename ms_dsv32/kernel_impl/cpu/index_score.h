@@ -49,19 +49,13 @@ constexpr int kDotDepth = 4;
 constexpr int kPassHeads = 32;
 constexpr int kKeyTile = 2;  // 2 x 4 accumulators + 4 products + 1 key + ones of 16 registers
 constexpr int kKeyRun = 64;
-#elif MS_DSV32_IS_NEON_BF16
-typedef int8_t IndexKey;
-typedef int8_t IndexQuery;
-constexpr int kDotDepth = 8;
-constexpr int kPassHeads = 16;
-constexpr int kKeyTile = 6;  // 3 x 8 accumulators of pairs + 3 of the keys + the query of 32 registers
-constexpr int kKeyRun = 48;
 #elif MS_DSV32_IS_NEON
 typedef int8_t IndexKey;
 typedef int8_t IndexQuery;
-constexpr int kDotDepth = 4;
+constexpr int kDotDepth = MS_DSV32_IS_NEON_BF16 ? 8 : 4;
 constexpr int kPassHeads = 16;
-constexpr int kKeyTile = 4;  // 4 x 4 accumulators + 4 of the query + 4 of the keys of 32 registers
+// Of 32 registers 3 x 8 accumulators of pairs + 3 of the keys + the query, or 4 x 4 + 4 of the query + 4 of the keys.
+constexpr int kKeyTile = MS_DSV32_IS_NEON_BF16 ? 6 : 4;
 constexpr int kKeyRun = 48;
 #else
 typedef int16_t IndexKey;
@@ -267,12 +261,7 @@ MS_DSV32_INLINE void IndexDots(const IndexRun& run, int key, const IndexToken& t
 #elif MS_DSV32_IS_NEON_BF16
   // Of a pair of keys with two pairs of heads, 4 j and 4 j + 2; the first key has the first half.
   constexpr int kKeyPairs = kKeyTile / 2;
-  int32x4_t pairs[kKeyPairs][kPassVecs][2];
-#pragma GCC unroll 3
-  for (int m = 0; m < kKeyPairs; ++m) {
-#pragma GCC unroll 4
-    for (int j = 0; j < kPassVecs; ++j) pairs[m][j][0] = pairs[m][j][1] = vdupq_n_s32(0);
-  }
+  int32x4_t pairs[kKeyPairs][kPassVecs][2] = {};
   for (int d = 0; d < kIndexDim; d += kDotDepth) {
     int8x16_t k[kKeyPairs];
 #pragma GCC unroll 3
