@@ -66,11 +66,11 @@ def durations(folder: Path, op: str) -> list[float]:
     files = sorted(folder.rglob("kernel_details.csv"))
     if not files:
         raise FileNotFoundError(f"no kernel_details.csv below {folder}: the profiler's analysis failed, see its output")
-    entry = op_info.load(op).entry
+    op_type = op_info.load(op).cann_type
     found = []
     for file in files:
         with file.open(newline="", encoding="utf-8") as lines:
-            found += [float(r["Duration(us)"]) for r in csv.DictReader(lines) if r["Type"].strip() == entry]
+            found += [float(r["Duration(us)"]) for r in csv.DictReader(lines) if r["Type"].strip() == op_type]
     return found
 
 

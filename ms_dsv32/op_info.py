@@ -15,6 +15,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import re
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,6 +33,8 @@ DTYPES = {
 }
 ASCEND_UNITS = ("ascend910b", "ascend910_93")
 """The devices that the Ascend operators are built for, by CANN's names: Atlas A2 and Atlas A3."""
+CANN_PREFIX = "MsDsa"
+"""What the type of each operator begins with in CANN, which finds an operator by its type alone, whoever made it."""
 
 
 @dataclass(frozen=True)
@@ -115,8 +118,18 @@ class OpInfo:
 
     @property
     def entry(self) -> str:
-        """Name of the operator in C++, in the kernel library and in CANN: ``MlaPrologQuant``."""
+        """Name of the operator in C++ and in the kernel library: ``MlaPrologQuant``."""
         return camel(self.name)
+
+    @property
+    def cann_type(self) -> str:
+        """Type of the operator in CANN, whose functions are ``aclnn<type>``: ``MsDsaMlaPrologQuant``."""
+        return CANN_PREFIX + self.entry
+
+    @property
+    def cann_stem(self) -> str:
+        """The type in names of files that CANN makes, as ``aclnn_<stem>.h``: ``ms_dsa_mla_prolog_quant``."""
+        return re.sub(r"(?<!^)(?=[A-Z])", "_", self.cann_type).lower()
 
     @property
     def kernel_outputs(self) -> tuple[Arg, ...]:
@@ -344,7 +357,8 @@ def op_def(op: OpInfo) -> str:
 
     An output that is an input's buffer has that input's name: CANN then makes one parameter of both. The order is that
     of the kernel's entry. All formats are ND, as MindSpore marks every tensor and CANN takes the declared formats only;
-    the bytes of an NZ weight are laid out before (``ms_dsv32.weights.prepare``). Source: asc-devkit, "算子原型定义".
+    the bytes of an NZ weight are laid out before (``ms_dsv32.weights.prepare``). The type has `CANN_PREFIX`; the kernel
+    keeps the operator's own name, as a file and as a function. Source: asc-devkit, "算子原型定义".
     """
 
     def tensor(kind: str, name: str, a: Arg) -> str:
@@ -381,9 +395,9 @@ def op_def(op: OpInfo) -> str:
         *map(output, op.outputs),
         "};",
         "",
-        f"class {op.entry} : public OpDef {{",
+        f"class {op.cann_type} : public OpDef {{",
         " public:",
-        f"  explicit {op.entry}(const char* name) : OpDef(name) {{",
+        f"  explicit {op.cann_type}(const char* name) : OpDef(name) {{",
     ]
     lines += [tensor("Input", a.name, a) for a in op.inputs]
     lines += [tensor("Output", a.in_place_of or a.name, a) for a in op.outputs]
@@ -392,11 +406,12 @@ def op_def(op: OpInfo) -> str:
         f"    this->SetInferShape(InferShape<kOp, k{op.entry}Outputs>);",
         f"    this->SetInferDataType(InferDataType<k{op.entry}Outputs>);",
         f"    this->AICore().SetTiling(Tile{op.entry});",
-        *(f'    this->AICore().AddConfig("{unit}");' for unit in ASCEND_UNITS),
+        f'    OpAICoreConfig config = KernelConfig("{op.name}");',
+        *(f'    this->AICore().AddConfig("{unit}", config);' for unit in ASCEND_UNITS),
         "  }",
         "};",
         "",
-        f"OP_ADD({op.entry});",
+        f"OP_ADD({op.cann_type});",
         "",
         "}  // namespace ops",
         "",

@@ -36,7 +36,7 @@ def library(package: Path) -> Path:
 
 def entries(op: str) -> tuple[str, str]:
     """The two functions of an operator: what launches it, and what tells its workspace."""
-    name = f"aclnn{op_info.load(op).entry}"
+    name = f"aclnn{op_info.load(op).cann_type}"
     return name, f"{name}GetWorkspaceSize"
 
 

@@ -59,9 +59,9 @@ def test_find_takes_the_first_library_that_has_both_entries(
 ) -> None:
     with pytest.raises(RuntimeError, match=r"mla_prolog_quant: no Ascend kernel: there is no .*libcust_opapi\.so, and"):
         opp.find("mla_prolog_quant")
-    assert opp.entries("mla_prolog_quant") == ("aclnnMlaPrologQuant", "aclnnMlaPrologQuantGetWorkspaceSize")
+    assert opp.entries("mla_prolog_quant") == ("aclnnMsDsaMlaPrologQuant", "aclnnMsDsaMlaPrologQuantGetWorkspaceSize")
     other = make_package(tmp_path / "other", list(opp.entries("mla_prolog_quant")))
-    make_package(vendor, ["aclnnMlaPrologQuant"])
+    make_package(vendor, ["aclnnMsDsaMlaPrologQuant"])
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{tmp_path / 'nowhere'}:{other}")
     assert opp.find("mla_prolog_quant") == opp.library(other)
     for name in set(op_info.names()) - {"mla_prolog_quant"}:

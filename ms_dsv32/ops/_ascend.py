@@ -1,8 +1,8 @@
 """What Ascend needs of the bridge to MindSpore: where the ``aclnn`` functions are, and what they are called with.
 
 MindSpore calls ``aclnn<Op>`` of the custom operator packages that ``ASCEND_CUSTOM_OPP_PATH`` lists, with the inputs,
-then the attributes, then the outputs; it takes the C types from the package's ``aclnn_<op>.h``. The reasons for what is
-done here are in docs/ascend.md, "MindSpore on Ascend".
+then the attributes, then the outputs; it takes the C types from the package's ``aclnn_<stem>.h``. The reasons for what
+is done here are in docs/ascend.md, "MindSpore on Ascend".
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from ms_dsv32 import cann, op_info, opp
 
 _SEARCH_PATH = "ASCEND_CUSTOM_OPP_PATH"
 _C_TYPES = {"float": "double", "int": "int64_t"}
-"""An attribute in ``aclnn_<op>.h``. CANN's generator makes a Float attribute a double."""
+"""An attribute in ``aclnn_<stem>.h``. CANN's generator makes a Float attribute a double."""
 _REG_TYPES = {"float": "double", "int": "int"}
 """The same, in the words of ``CustomRegOp``."""
 
@@ -61,10 +61,10 @@ def require(info: op_info.OpInfo, attrs: dict[str, Any]) -> None:
     if not os.environ.get("ASCEND_OPP_PATH"):
         raise RuntimeError(f"{name}: ASCEND_OPP_PATH is not set; run `source <CANN>/set_env.sh`")
     if shutil.which("g++") is None:
-        raise RuntimeError(f"{name}: no g++, with which MindSpore builds its call of aclnn{info.entry}; install it")
-    want, got = c_types(info), CustomInfoGenerator(info.entry).get_aclnn_api_types()
+        raise RuntimeError(f"{name}: no g++, with which MindSpore builds its call of aclnn{info.cann_type}; install it")
+    want, got = c_types(info), CustomInfoGenerator(info.cann_type).get_aclnn_api_types()
     if got != want:
-        header = f"aclnn_{name}.h"
+        header = f"aclnn_{info.cann_stem}.h"
         what = f"takes ({', '.join(got)}), expected ({', '.join(want)})" if got else f"is not in {_SEARCH_PATH}"
         raise RuntimeError(f"{name}: {header} {what}; build the Ascend operators again, see docs/ascend.md")
 
@@ -137,13 +137,18 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="ms_dsv32_")
 
 
+def type_name(info: op_info.OpInfo) -> str:
+    """The operator's name for MindSpore, which looks for ``aclnn_<stem>.h`` by it."""
+    return info.cann_type
+
+
 def reg_info(info: op_info.OpInfo, target: str = "Ascend") -> dict[str, Any]:
     """MindSpore's registration of an operator.
 
-    Caches are inputs alone, as in ``aclnn_<op>.h``. The attributes have no value here, so that MindSpore passes those
+    Caches are inputs alone, as in ``aclnn_<stem>.h``. The attributes have no value here, so that MindSpore passes those
     of each call. All formats are the default: weights are tensors whose bytes are in the order of FRACTAL_NZ.
     """
-    registration = ops.CustomRegOp(f"aclnn{info.entry}")
+    registration = ops.CustomRegOp(f"aclnn{info.cann_type}")
     for i, arg in enumerate(info.inputs):
         registration.input(i, arg.name, "required")
     for i, arg in enumerate(info.kernel_outputs):

@@ -52,6 +52,11 @@ def building(info: op_info.OpInfo) -> AbstractContextManager[None]:
     return nullcontext()
 
 
+def type_name(info: op_info.OpInfo) -> str:
+    """The operator's name for MindSpore, which calls the kernel library's function of that name."""
+    return info.entry
+
+
 def reg_info(info: op_info.OpInfo) -> None:
     """None: dtypes are checked by the kernel library, and attributes travel as those of the primitive."""
 

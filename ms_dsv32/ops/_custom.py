@@ -139,9 +139,8 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             # MindSpore wants a bprop with a parameter for each argument; without one it refuses a gradient itself.
             bprop = None if constants else self._bprop
             with target.building(info):
-                # On every target the shapes come from the library's <entry>InferShape.
                 custom = ops.Custom(
-                    f"{path}:{info.entry}",
+                    f"{path}:{target.type_name(info)}",
                     None,
                     dtypes if several else dtypes[0],
                     "aot",
@@ -149,6 +148,8 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
                     reg_info=target.reg_info(info),
                 )
             prim_attrs = {"multi_output": several, "side_effect_mem": True, **attrs}
+            # On every target the shapes come from the library's <entry>InferShape.
+            prim_attrs["func_name"] = f"{path}:{info.entry}"
             if not constants:  # else the registration tells it
                 prim_attrs["reg_op_name"] = info.entry
             if plain_caches:

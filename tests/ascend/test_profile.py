@@ -16,9 +16,9 @@ from benchmarks import ascend
 
 # As MindSpore's profiler writes it at level 0, some columns left out.
 CSV = """Name,Type,Accelerator Core,Start Time(us),Duration(us),Wait Time(us),Block Num
-aclnnX_MlaPrologQuant_1,MlaPrologQuant,MIX_AIC,1\t,{a},0.1,24
+aclnnX_MsDsaMlaPrologQuant_1,MsDsaMlaPrologQuant,MIX_AIC,1\t,{a},0.1,24
 aclnnAdd_AddAiCore_Add,Add,AI_VECTOR_CORE,2\t,5.5,0.1,48
-aclnnX_MlaPrologQuant_2,MlaPrologQuant,MIX_AIC,3\t,{b},0.1,24
+aclnnX_MsDsaMlaPrologQuant_2,MsDsaMlaPrologQuant,MIX_AIC,3\t,{b},0.1,24
 """
 
 

@@ -73,19 +73,19 @@ def parameters(info: op_info.OpInfo) -> list[Parameter]:
 
 def _declarations(info: op_info.OpInfo, change: Change) -> tuple[str, str]:
     listed = ",\n    ".join(map(str, change(parameters(info))))
-    first = f"aclnnStatus aclnn{info.entry}GetWorkspaceSize(\n    {listed},\n    uint64_t *workspaceSize,\n"
+    first = f"aclnnStatus aclnn{info.cann_type}GetWorkspaceSize(\n    {listed},\n    uint64_t *workspaceSize,\n"
     first += "    aclOpExecutor **executor)"
-    second = f"aclnnStatus aclnn{info.entry}(\n    void *workspace,\n    uint64_t workspaceSize,\n"
+    second = f"aclnnStatus aclnn{info.cann_type}(\n    void *workspace,\n    uint64_t workspaceSize,\n"
     return first, second + "    aclOpExecutor *executor,\n    aclrtStream stream)"
 
 
 def header(info: op_info.OpInfo, change: Change = lambda found: found) -> str:
-    """``aclnn_<op>.h``: a comment that names the parameters, then the declarations, a line each parameter."""
+    """``aclnn_<stem>.h``: a comment that names the parameters, then the declarations, a line each parameter."""
     first, second = _declarations(info, change)
     visible = '__attribute__((visibility("default")))\n'
     names = "\n".join(f" * {p.name}" for p in change(parameters(info)))
-    return f"""#ifndef ACLNN_{info.name.upper()}_H_
-#define ACLNN_{info.name.upper()}_H_
+    return f"""#ifndef ACLNN_{info.cann_stem.upper()}_H_
+#define ACLNN_{info.cann_stem.upper()}_H_
 
 #include "aclnn/acl_meta.h"
 
@@ -93,7 +93,7 @@ def header(info: op_info.OpInfo, change: Change = lambda found: found) -> str:
 extern "C" {{
 #endif
 
-/* aclnn{info.entry}GetWorkspaceSize
+/* aclnn{info.cann_type}GetWorkspaceSize
 {names}
  */
 {visible}{first};
@@ -111,7 +111,7 @@ extern "C" {{
 def _source(infos: Sequence[op_info.OpInfo]) -> str:
     """The functions: each writes "name value" of every argument, pointers and floats in hexadecimal."""
     lines = ["#include <cstdarg>\n#include <cstdio>"]
-    lines += [f'#include "aclnn_{info.name}.h"' for info in infos]
+    lines += [f'#include "aclnn_{info.cann_stem}.h"' for info in infos]
     lines.append("static char calls[1 << 14];\nstatic int used;")
     lines.append("static void Note(const char* format, ...) {\n  va_list list;\n  va_start(list, format);")
     lines.append("  used += vsnprintf(calls + used, sizeof(calls) - used, format, list);\n  va_end(list);\n}")
@@ -144,7 +144,7 @@ class FakeCann:
 
     def write_header(self, info: op_info.OpInfo, change: Change) -> None:
         """Replaces an operator's header; the library stays as it is."""
-        path = self.package / "op_api" / "include" / f"aclnn_{info.name}.h"
+        path = self.package / "op_api" / "include" / f"aclnn_{info.cann_stem}.h"
         path.unlink()
         path.write_text(header(info, change))
 
@@ -160,7 +160,7 @@ def make(root: Path, names: Sequence[str] = op_info.names()) -> FakeCann:
     (headers / "aclnn" / "acl_meta.h").write_text(ACL_META)
     infos = [op_info.load(name) for name in names]
     for info in infos:
-        (include / f"aclnn_{info.name}.h").write_text(header(info))
+        (include / f"aclnn_{info.cann_stem}.h").write_text(header(info))
     (root / "opapi.cc").write_text(_source(infos))
     _compile(root / "opapi.cc", lib / "libcust_opapi.so", f"-I{headers}", f"-I{include}")
     (root / "driver.cc").write_text(DRIVER)

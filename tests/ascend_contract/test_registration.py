@@ -22,7 +22,7 @@ from calls import Call, forget_kernels, mode, tensors
 from fake_opapi import FakeCann, Parameter
 from mindspore.ops.operations._custom_ops_utils import CustomCodeGenerator
 
-from ms_dsv32 import cann, op_info, ops
+from ms_dsv32 import cann, kernel_impl, op_info, ops
 from ms_dsv32.ops import _ascend, _custom
 
 ATTRIBUTES: dict[str, dict[str, Any]] = {
@@ -149,7 +149,8 @@ def test_mindspore_passes_every_argument_to_its_parameter(name: str, cann_folder
 def test_the_primitive_is_what_a_graph_needs(name: str) -> None:
     info = op_info.load(name)
     prim = operator(name)._custom(kernel_attributes(name)).get_attr_dict()
-    assert prim["reg_op_name"] == f"aclnn{info.entry}"
+    assert prim["reg_op_name"] == f"aclnn{info.cann_type}"
+    assert prim["func_name"] == f"{kernel_impl.library_path()}:{info.entry}"  # whose InferShape the library has
     assert prim["input_names"] == [*(a.name for a in info.inputs), *(a.name for a in info.ascend_attrs)]
     assert prim["output_names"] == [o.name for o in info.kernel_outputs]
     assert prim["side_effect_mem"] is True
@@ -170,7 +171,7 @@ def test_one_primitive_for_each_attribute_set() -> None:
     customs = [op._custom({**attrs, "epsilon_cq": value}) for value in (0.5, 0.25, 0.5)]
     assert customs[0] is customs[2]
     assert customs[0] is not customs[1]
-    assert {c.get_attr_dict()["reg_op_name"] for c in customs} == {"aclnnMlaPrologQuant"}
+    assert {c.get_attr_dict()["reg_op_name"] for c in customs} == {"aclnnMsDsaMlaPrologQuant"}
 
 
 def swapped(first: int, second: int) -> fake_opapi.Change:
@@ -198,7 +199,7 @@ WRONG = [
 def test_a_library_with_another_interface_is_refused(name: str, change: fake_opapi.Change, header: Any) -> None:
     info = op_info.load(name)
     header(info, change)
-    text = f"{name}: aclnn_{name}.h takes (aclTensor*, "
+    text = f"{name}: aclnn_{info.cann_stem}.h takes (aclTensor*, "
     with pytest.raises(RuntimeError, match=re.escape(text) + ".* build the Ascend operators again"):
         _ascend.require(info, kernel_attributes(name))
 
@@ -215,15 +216,31 @@ def test_mindspore_itself_tells_only_a_wrong_number_of_arguments(header: Any) ->
     assert "double* input9 = static_cast<double*>" in generated
 
 
+def test_an_operator_of_the_same_name_in_another_package_does_not_matter(
+    cann_folder: FakeCann, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As vllm-ascend's package, which stands first in the search path and has other parameters."""
+    info = op_info.load("lightning_indexer_quant")
+    include = tmp_path / "op_api" / "include"
+    include.mkdir(parents=True)
+    theirs = fake_opapi.header(info, lambda found: found[1:]).replace("MsDsa", "")
+    (include / f"aclnn_{info.name}.h").write_text(theirs)
+    monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{tmp_path}:{cann_folder.package}")
+    attrs = kernel_attributes(info.name)
+    _ascend.require(info, attrs)
+    prim = operator(info.name)._custom(attrs).get_attr_dict()
+    assert [*prim["custom_inputs_type"], "uint64_t*", "aclOpExecutor**"] == _ascend.c_types(info)
+
+
 def test_what_is_missing_is_named(cann_folder: FakeCann, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     info = op_info.load("lightning_indexer_quant")
     attrs = kernel_attributes(info.name)
-    header_file = cann_folder.package / "op_api" / "include" / "aclnn_lightning_indexer_quant.h"
+    header_file = cann_folder.package / "op_api" / "include" / f"aclnn_{info.cann_stem}.h"
 
     other = fake_opapi.make(tmp_path / "other", ["mla_prolog_quant"])
     with monkeypatch.context() as patch:
         patch.setenv("ASCEND_CUSTOM_OPP_PATH", str(other.package))
-        text = f"lightning_indexer_quant: no Ascend kernel: {other.library} has no symbol aclnnLightningIndexerQuant"
+        text = f"lightning_indexer_quant: no Ascend kernel: {other.library} has no symbol aclnn{info.cann_type}"
         with pytest.raises(RuntimeError, match=f"{re.escape(text)}; run python -m ms_dsv32.doctor"):
             _ascend.require(info, attrs)
         patch.delenv("ASCEND_CUSTOM_OPP_PATH")
@@ -239,7 +256,7 @@ def test_what_is_missing_is_named(cann_folder: FakeCann, tmp_path: Path, monkeyp
         with pytest.raises(RuntimeError, match=r"lightning_indexer_quant: no g\+\+"):
             _ascend.require(info, attrs)
     kept = header_file.rename(tmp_path / "kept.h")
-    with pytest.raises(RuntimeError, match=r"aclnn_lightning_indexer_quant.h is not in ASCEND_CUSTOM_OPP_PATH"):
+    with pytest.raises(RuntimeError, match=r"aclnn_ms_dsa_lightning_indexer_quant.h is not in ASCEND_CUSTOM_OPP_PATH"):
         _ascend.require(info, attrs)
     kept.rename(header_file)
     _ascend.require(info, attrs)

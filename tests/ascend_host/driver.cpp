@@ -32,7 +32,7 @@ ops::OpDef Find(const char* op) { return ops::Registry().at(op)(); }
 extern "C" {
 
 // One line for each: "input|output name option dtypes formats contiguous", "attr name option type default", "unit
-// name".
+// name key=value ...".
 const char* host_definition(const char* op) {
   static std::string text;
   std::ostringstream out;
@@ -49,7 +49,11 @@ const char* host_definition(const char* op) {
   for (const auto& p : def.outputs) tensor("output", p);
   for (const auto& a : def.attrs)
     out << "attr " << a.name << ' ' << a.option << ' ' << a.type << ' ' << a.number << '\n';
-  for (const auto& unit : def.aicore.units) out << "unit " << unit << '\n';
+  for (const auto& [unit, config] : def.aicore.configs) {
+    out << "unit " << unit;
+    for (const auto& [key, value] : config.entries) out << ' ' << key << '=' << value;
+    out << '\n';
+  }
   text = out.str();
   return text.c_str();
 }

@@ -92,13 +92,13 @@ def _inputs(shapes: Shapes, attrs: Mapping[str, float | int]) -> list[object]:
     return [len(shapes), given, count, is_float, values]
 
 
-def definition(entry: str) -> list[list[str]]:
+def definition(op_type: str) -> list[list[str]]:
     """The OpDef of an operator: a list of words for each tensor, attribute and device."""
-    return [line.split() for line in library().host_definition(entry.encode()).decode().splitlines()]
+    return [line.split() for line in library().host_definition(op_type.encode()).decode().splitlines()]
 
 
 def tile(
-    entry: str,
+    op_type: str,
     shapes: Shapes,
     attrs: Mapping[str, float | int],
     device: Device | None = None,
@@ -110,23 +110,23 @@ def tile(
     data = ctypes.create_string_buffer(max(capacity, 1))
     launch = (ctypes.c_uint64 * 5)()
     arguments = [*_inputs(shapes, attrs), platform, ctypes.c_uint64(capacity), data, launch]
-    status = library().host_tile(entry.encode(), *arguments)
+    status = library().host_tile(op_type.encode(), *arguments)
     assert status in (0, FAILED)
     return None if status else Launch(*launch[:4], data.raw[: launch[4]])
 
 
 def infer_shapes(
-    entry: str, outputs: int, shapes: Shapes, attrs: Mapping[str, float | int]
+    op_type: str, outputs: int, shapes: Shapes, attrs: Mapping[str, float | int]
 ) -> list[tuple[int, ...]] | None:
     """Shapes of all outputs of the OpDef; None if the inference fails."""
     out = (ctypes.c_int64 * (9 * outputs))()
-    status = library().host_infer_shape(entry.encode(), *_inputs(shapes, attrs), out)
+    status = library().host_infer_shape(op_type.encode(), *_inputs(shapes, attrs), out)
     assert status in (0, FAILED)
     return None if status else [tuple(out[i * 9 + 1 : i * 9 + 1 + out[i * 9]]) for i in range(outputs)]
 
 
-def infer_dtypes(entry: str, outputs: int) -> list[int]:
+def infer_dtypes(op_type: str, outputs: int) -> list[int]:
     """CANN's numbers of the outputs' dtypes."""
     out = (ctypes.c_int * outputs)()
-    assert library().host_infer_dtype(entry.encode(), outputs, out) == 0
+    assert library().host_infer_dtype(op_type.encode(), outputs, out) == 0
     return list(out)

@@ -144,7 +144,8 @@ def test_with_the_functions_of_cann_9(checkout: Path, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stdout + result.stderr
     sources = len(HOST) + 1
     kernels = [
-        ["npu_op_kernel_sources", "ascendc_kernels", op_info.load(n).entry, "./", f"{n}.cpp"] for n in op_info.names()
+        ["npu_op_kernel_sources", "ascendc_kernels", op_info.load(n).cann_type, "./", f"{n}.cpp"]
+        for n in op_info.names()
     ]
     calls = _calls(checkout)
     assert calls[1][:2] == ["npu_op_code_gen", "ms_dsv32"]

@@ -54,7 +54,7 @@ def _cpu_attrs(name: str, attrs: dict[str, float | int]) -> dict[str, object]:
 @pytest.mark.parametrize("name", OPERATORS)
 def test_definition(name: str) -> None:
     info = op_info.load(name)
-    lines = definition(info.entry)
+    lines = definition(info.cann_type)
     nd = f"{FORMAT_ND},"
     want = [["input", a.name, REQUIRED, f"{DTYPES[a.dtype]},", nd, "1"] for a in info.inputs]
     want += [["output", a.in_place_of or a.name, REQUIRED, f"{DTYPES[a.dtype]},", nd, "0"] for a in info.outputs]
@@ -65,7 +65,13 @@ def test_definition(name: str) -> None:
     ]
     for line, attr in zip(attrs, info.ascend_attrs, strict=True):
         assert float(line[4]) == pytest.approx(attr.default or 0, rel=1e-6)
-    assert [line[1] for line in lines if line[0] == "unit"] == ["ascend910b", "ascend910_93"]
+    flags = "dynamicCompileStatic dynamicFormat dynamicRankSupport dynamicShapeSupport"
+    config = sorted([
+        *(f"{flag}.flag=true" for flag in flags.split()), "needCheckSupport.flag=false", "precision_reduce.flag=true",
+        f"opFile.value={name}", f"opInterface.value={name}",
+    ])  # fmt: skip
+    units = {line[1]: sorted(line[2:]) for line in lines if line[0] == "unit"}
+    assert units == {"ascend910b": config, "ascend910_93": config}
 
 
 def test_all_operators_are_registered() -> None:
@@ -84,7 +90,9 @@ ATTRIBUTES = {
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_attributes(name: str) -> None:
-    assert [line[1] for line in definition(op_info.load(name).entry) if line[0] == "attr"] == ATTRIBUTES[name].split()
+    assert [line[1] for line in definition(op_info.load(name).cann_type) if line[0] == "attr"] == ATTRIBUTES[
+        name
+    ].split()
 
 
 def _cann_name(op_type: str) -> str:
@@ -95,9 +103,16 @@ def _cann_name(op_type: str) -> str:
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_entry_of_the_kernel(name: str) -> None:
-    """CANN calls it with inputs, outputs, workspace and tiling, and finds it by its name."""
+    """CANN calls it with inputs, outputs, workspace and tiling, and finds it by the name in the definition."""
     info = op_info.load(name)
-    assert _cann_name(info.entry) == name
+    (kernel,) = {
+        word.partition("=")[2]
+        for line in definition(info.cann_type)
+        if line[0] == "unit"
+        for word in line
+        if word.startswith(("opFile.value=", "opInterface.value="))
+    }
+    assert kernel == name
     source = (ASCENDC / "op_kernel" / f"{name}.cpp").read_text(encoding="utf-8")
     found = re.findall(r'extern "C" __global__ __aicore__ void (\w+)\(([^)]*)\)', source)
     assert len(found) == 1
@@ -108,6 +123,14 @@ def test_entry_of_the_kernel(name: str) -> None:
     registered = re.findall(r"REGISTER_TILING_DEFAULT\(ms_dsv32::ascendc::(\w+)\);", source)
     adapter = (ASCENDC / "op_host" / f"{name}_tiling.cpp").read_text(encoding="utf-8")
     assert registered == re.findall(r"\bTile<(\w+)>", adapter)
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_names_of_an_operator_in_cann(name: str) -> None:
+    info = op_info.load(name)
+    assert info.cann_type == f"MsDsa{info.entry}"
+    assert re.fullmatch("[A-Za-z]+", info.cann_type)
+    assert info.cann_stem == _cann_name(info.cann_type) == f"ms_dsa_{name}"
 
 
 def test_names_in_cann() -> None:
@@ -179,7 +202,7 @@ def test_tiling(name: str, b: int, s1: int, cores: int, alternative: int) -> Non
     if name == "sparse_flash_attention_quant" and b == 0:
         alternative = 2  # (t * n_q, 512) does not tell n_q of an empty call; nq does
     launch = tile(
-        op_info.load(name).entry, _shapes(name, alternative, b=b, s1=s1), _attrs(name), Device(cores, 2 * cores)
+        op_info.load(name).cann_type, _shapes(name, alternative, b=b, s1=s1), _attrs(name), Device(cores, 2 * cores)
     )
     assert launch is not None
     data, blocks, workspace = _reference(
@@ -195,16 +218,17 @@ def test_tiling(name: str, b: int, s1: int, cores: int, alternative: int) -> Non
 
 
 def test_tiling_uses_the_cores_that_there_are() -> None:
-    entry, shapes, attrs = "MlaPrologQuant", _shapes("mla_prolog_quant"), _attrs("mla_prolog_quant")
+    name = "mla_prolog_quant"
+    op_type, shapes, attrs = op_info.load(name).cann_type, _shapes(name), _attrs(name)
     for device, blocks in ((Device(24, 48), 24), (Device(24, 16), 8), (Device(5, 48), 5)):
-        launch = tile(entry, shapes, attrs, device)
+        launch = tile(op_type, shapes, attrs, device)
         assert launch is not None
         assert launch.block_dim == blocks
 
 
 def _refused(capfd: pytest.CaptureFixture[str], name: str, shapes, attrs=None, device=None, capacity=2048) -> str:
     capfd.readouterr()
-    assert tile(op_info.load(name).entry, shapes, attrs or _attrs(name), device, capacity) is None
+    assert tile(op_info.load(name).cann_type, shapes, attrs or _attrs(name), device, capacity) is None
     return capfd.readouterr().err
 
 
@@ -261,7 +285,7 @@ def test_inference(name: str, alternative: int, sizes: dict[str, int]) -> None:
     """Shapes as the CPU's inference gives them; a cache's output is the cache."""
     info = op_info.load(name)
     shapes, attrs = _shapes(name, alternative, **sizes), _attrs(name)
-    got = infer_shapes(info.entry, len(info.outputs), shapes, attrs)
+    got = infer_shapes(info.cann_type, len(info.outputs), shapes, attrs)
     assert got is not None
     dtypes = [a.ms_dtype for a in info.inputs]
     inferred = dict(
@@ -270,7 +294,7 @@ def test_inference(name: str, alternative: int, sizes: dict[str, int]) -> None:
     )  # fmt: skip
     index = {a.name: i for i, a in enumerate(info.inputs)}
     assert got == [shapes[index[o.in_place_of]] if o.in_place_of else inferred[o.name] for o in info.outputs]
-    assert infer_dtypes(info.entry, len(info.outputs)) == [DTYPES[o.dtype] for o in info.outputs]
+    assert infer_dtypes(info.cann_type, len(info.outputs)) == [DTYPES[o.dtype] for o in info.outputs]
 
 
 @pytest.mark.parametrize("name", OPERATORS)
@@ -278,7 +302,7 @@ def test_inference(name: str, alternative: int, sizes: dict[str, int]) -> None:
 def test_inference_of_what_is_not_known_yet(name: str, unknown: str) -> None:
     info = op_info.load(name)
     shapes = [(-2,) if unknown == "rank" else (-1, *s[1:]) for s in _shapes(name)]
-    got = infer_shapes(info.entry, len(info.outputs), shapes, _attrs(name))
+    got = infer_shapes(info.cann_type, len(info.outputs), shapes, _attrs(name))
     assert got is not None
     for output, shape in zip(info.outputs, got, strict=True):
         if output.in_place_of is None:
@@ -288,9 +312,10 @@ def test_inference_of_what_is_not_known_yet(name: str, unknown: str) -> None:
 
 
 def test_inference_refuses_what_the_contract_refuses(capfd: pytest.CaptureFixture[str]) -> None:
-    shapes = _shapes("lightning_indexer_quant")
+    name = "lightning_indexer_quant"
+    shapes = _shapes(name)
     shapes[0] = (6, 64, 127)
-    assert infer_shapes("LightningIndexerQuant", 1, shapes, {"selected_count": 2048}) is None
+    assert infer_shapes(op_info.load(name).cann_type, 1, shapes, {"selected_count": 2048}) is None
     assert capfd.readouterr().err.startswith(
         "ms_dsv32: lightning_indexer_quant: q_int8 has shape (6, 64, 127), expected (t, idx_n_heads, idx_head_dim)"
     )

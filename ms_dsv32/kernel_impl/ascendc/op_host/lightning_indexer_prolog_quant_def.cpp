@@ -21,9 +21,9 @@ static constexpr OutputInfo kLightningIndexerPrologQuantOutputs[] = {
     {ge::DT_FLOAT16, -1},  // weights_out
 };
 
-class LightningIndexerPrologQuant : public OpDef {
+class MsDsaLightningIndexerPrologQuant : public OpDef {
  public:
-  explicit LightningIndexerPrologQuant(const char* name) : OpDef(name) {
+  explicit MsDsaLightningIndexerPrologQuant(const char* name) : OpDef(name) {
     this->Input("x").ParamType(REQUIRED).DataType({ge::DT_BF16}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("q_norm").ParamType(REQUIRED).DataType({ge::DT_INT8}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("q_norm_scale").ParamType(REQUIRED).DataType({ge::DT_FLOAT}).Format({ge::FORMAT_ND}).AutoContiguous();
@@ -49,11 +49,12 @@ class LightningIndexerPrologQuant : public OpDef {
     this->SetInferShape(InferShape<kOp, kLightningIndexerPrologQuantOutputs>);
     this->SetInferDataType(InferDataType<kLightningIndexerPrologQuantOutputs>);
     this->AICore().SetTiling(TileLightningIndexerPrologQuant);
-    this->AICore().AddConfig("ascend910b");
-    this->AICore().AddConfig("ascend910_93");
+    OpAICoreConfig config = KernelConfig("lightning_indexer_prolog_quant");
+    this->AICore().AddConfig("ascend910b", config);
+    this->AICore().AddConfig("ascend910_93", config);
   }
 };
 
-OP_ADD(LightningIndexerPrologQuant);
+OP_ADD(MsDsaLightningIndexerPrologQuant);
 
 }  // namespace ops

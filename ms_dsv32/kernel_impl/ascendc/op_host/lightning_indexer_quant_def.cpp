@@ -17,9 +17,9 @@ static constexpr OutputInfo kLightningIndexerQuantOutputs[] = {
     {ge::DT_INT32, -1},  // topk_indices
 };
 
-class LightningIndexerQuant : public OpDef {
+class MsDsaLightningIndexerQuant : public OpDef {
  public:
-  explicit LightningIndexerQuant(const char* name) : OpDef(name) {
+  explicit MsDsaLightningIndexerQuant(const char* name) : OpDef(name) {
     this->Input("q_int8").ParamType(REQUIRED).DataType({ge::DT_INT8}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("q_scale").ParamType(REQUIRED).DataType({ge::DT_FLOAT16}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("weights").ParamType(REQUIRED).DataType({ge::DT_FLOAT16}).Format({ge::FORMAT_ND}).AutoContiguous();
@@ -32,11 +32,12 @@ class LightningIndexerQuant : public OpDef {
     this->SetInferShape(InferShape<kOp, kLightningIndexerQuantOutputs>);
     this->SetInferDataType(InferDataType<kLightningIndexerQuantOutputs>);
     this->AICore().SetTiling(TileLightningIndexerQuant);
-    this->AICore().AddConfig("ascend910b");
-    this->AICore().AddConfig("ascend910_93");
+    OpAICoreConfig config = KernelConfig("lightning_indexer_quant");
+    this->AICore().AddConfig("ascend910b", config);
+    this->AICore().AddConfig("ascend910_93", config);
   }
 };
 
-OP_ADD(LightningIndexerQuant);
+OP_ADD(MsDsaLightningIndexerQuant);
 
 }  // namespace ops

@@ -26,9 +26,9 @@ static constexpr OutputInfo kMlaIndexerPrologQuantOutputs[] = {
     {ge::DT_FLOAT16, -1},  // ip_weights_out
 };
 
-class MlaIndexerPrologQuant : public OpDef {
+class MsDsaMlaIndexerPrologQuant : public OpDef {
  public:
-  explicit MlaIndexerPrologQuant(const char* name) : OpDef(name) {
+  explicit MsDsaMlaIndexerPrologQuant(const char* name) : OpDef(name) {
     this->Input("token_x").ParamType(REQUIRED).DataType({ge::DT_BF16}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("mla_w_dq").ParamType(REQUIRED).DataType({ge::DT_BF16}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("mla_w_uq_qr").ParamType(REQUIRED).DataType({ge::DT_INT8}).Format({ge::FORMAT_ND}).AutoContiguous();
@@ -69,11 +69,12 @@ class MlaIndexerPrologQuant : public OpDef {
     this->SetInferShape(InferShape<kOp, kMlaIndexerPrologQuantOutputs>);
     this->SetInferDataType(InferDataType<kMlaIndexerPrologQuantOutputs>);
     this->AICore().SetTiling(TileMlaIndexerPrologQuant);
-    this->AICore().AddConfig("ascend910b");
-    this->AICore().AddConfig("ascend910_93");
+    OpAICoreConfig config = KernelConfig("mla_indexer_prolog_quant");
+    this->AICore().AddConfig("ascend910b", config);
+    this->AICore().AddConfig("ascend910_93", config);
   }
 };
 
-OP_ADD(MlaIndexerPrologQuant);
+OP_ADD(MsDsaMlaIndexerPrologQuant);
 
 }  // namespace ops

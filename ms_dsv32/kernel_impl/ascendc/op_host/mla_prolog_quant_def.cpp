@@ -23,9 +23,9 @@ static constexpr OutputInfo kMlaPrologQuantOutputs[] = {
     {ge::DT_FLOAT, kKScaleCache},  // k_scale_cache_out
 };
 
-class MlaPrologQuant : public OpDef {
+class MsDsaMlaPrologQuant : public OpDef {
  public:
-  explicit MlaPrologQuant(const char* name) : OpDef(name) {
+  explicit MsDsaMlaPrologQuant(const char* name) : OpDef(name) {
     this->Input("token_x").ParamType(REQUIRED).DataType({ge::DT_BF16}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("w_dq").ParamType(REQUIRED).DataType({ge::DT_BF16}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("w_uq_qr").ParamType(REQUIRED).DataType({ge::DT_INT8}).Format({ge::FORMAT_ND}).AutoContiguous();
@@ -52,11 +52,12 @@ class MlaPrologQuant : public OpDef {
     this->SetInferShape(InferShape<kOp, kMlaPrologQuantOutputs>);
     this->SetInferDataType(InferDataType<kMlaPrologQuantOutputs>);
     this->AICore().SetTiling(TileMlaPrologQuant);
-    this->AICore().AddConfig("ascend910b");
-    this->AICore().AddConfig("ascend910_93");
+    OpAICoreConfig config = KernelConfig("mla_prolog_quant");
+    this->AICore().AddConfig("ascend910b", config);
+    this->AICore().AddConfig("ascend910_93", config);
   }
 };
 
-OP_ADD(MlaPrologQuant);
+OP_ADD(MsDsaMlaPrologQuant);
 
 }  // namespace ops

@@ -118,6 +118,23 @@ ge::graphStatus InferDataType(gert::InferDataTypeContext* context) {
   return ge::GRAPH_SUCCESS;
 }
 
+// For OpDef::AICore().AddConfig: an operator whose kernel is the function `kernel` in op_kernel/<kernel>.cpp. Left
+// alone, CANN would look for both by the snake case of the operator's type, which has a prefix. The flags are those
+// that AddConfig sets when it is given no configuration; a new configuration has none (asc-devkit, "AddConfig",
+// "OpAICoreConfig构造函数", "命名转换规则对照表").
+inline ops::OpAICoreConfig KernelConfig(const char* kernel) {
+  ops::OpAICoreConfig config;
+  config.DynamicCompileStaticFlag(true)
+      .DynamicFormatFlag(true)
+      .DynamicRankSupportFlag(true)
+      .DynamicShapeSupportFlag(true)
+      .NeedCheckSupportFlag(false)
+      .PrecisionReduceFlag(true)
+      .ExtendCfgInfo("opFile.value", kernel)
+      .ExtendCfgInfo("opInterface.value", kernel);
+  return config;
+}
+
 // What a tiling function may use of the device: no more than it has, and than a MIX kernel is left with.
 inline Platform DevicePlatform(const platform_ascendc::PlatformAscendC& device) {
   using platform_ascendc::CoreMemType;

@@ -18,9 +18,9 @@ static constexpr OutputInfo kSparseFlashAttentionQuantOutputs[] = {
     {ge::DT_FLOAT, -1},  // lse
 };
 
-class SparseFlashAttentionQuant : public OpDef {
+class MsDsaSparseFlashAttentionQuant : public OpDef {
  public:
-  explicit SparseFlashAttentionQuant(const char* name) : OpDef(name) {
+  explicit MsDsaSparseFlashAttentionQuant(const char* name) : OpDef(name) {
     this->Input("query_nope").ParamType(REQUIRED).DataType({ge::DT_BF16}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("query_rope").ParamType(REQUIRED).DataType({ge::DT_BF16}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("key_nope_2d").ParamType(REQUIRED).DataType({ge::DT_INT8}).Format({ge::FORMAT_ND}).AutoContiguous();
@@ -40,11 +40,12 @@ class SparseFlashAttentionQuant : public OpDef {
     this->SetInferShape(InferShape<kOp, kSparseFlashAttentionQuantOutputs>);
     this->SetInferDataType(InferDataType<kSparseFlashAttentionQuantOutputs>);
     this->AICore().SetTiling(TileSparseFlashAttentionQuant);
-    this->AICore().AddConfig("ascend910b");
-    this->AICore().AddConfig("ascend910_93");
+    OpAICoreConfig config = KernelConfig("sparse_flash_attention_quant");
+    this->AICore().AddConfig("ascend910b", config);
+    this->AICore().AddConfig("ascend910_93", config);
   }
 };
 
-OP_ADD(SparseFlashAttentionQuant);
+OP_ADD(MsDsaSparseFlashAttentionQuant);
 
 }  // namespace ops

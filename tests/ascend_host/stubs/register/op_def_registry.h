@@ -165,13 +165,30 @@ class OpAttrDef {
   double number = 0;
 };
 
+// A configuration keeps its entries as CANN writes them into the operator's description.
+class OpAICoreConfig {
+ public:
+  OpAICoreConfig& DynamicCompileStaticFlag(bool flag) { return Flag("dynamicCompileStatic.flag", flag); }
+  OpAICoreConfig& DynamicFormatFlag(bool flag) { return Flag("dynamicFormat.flag", flag); }
+  OpAICoreConfig& DynamicRankSupportFlag(bool flag) { return Flag("dynamicRankSupport.flag", flag); }
+  OpAICoreConfig& DynamicShapeSupportFlag(bool flag) { return Flag("dynamicShapeSupport.flag", flag); }
+  OpAICoreConfig& NeedCheckSupportFlag(bool flag) { return Flag("needCheckSupport.flag", flag); }
+  OpAICoreConfig& PrecisionReduceFlag(bool flag) { return Flag("precision_reduce.flag", flag); }
+  OpAICoreConfig& ExtendCfgInfo(const char* key, const char* value) { return entries[key] = value, *this; }
+
+  std::map<std::string, std::string> entries;
+
+ private:
+  OpAICoreConfig& Flag(const char* key, bool flag) { return ExtendCfgInfo(key, flag ? "true" : "false"); }
+};
+
 class OpAICoreDef {
  public:
   OpAICoreDef& SetTiling(ge::graphStatus (*function)(gert::TilingContext*)) { return tiling = function, *this; }
-  OpAICoreDef& AddConfig(const char* unit) { return units.push_back(unit), *this; }
+  OpAICoreDef& AddConfig(const char* unit, OpAICoreConfig& config) { return configs[unit] = config, *this; }
 
   ge::graphStatus (*tiling)(gert::TilingContext*) = nullptr;
-  std::vector<std::string> units;
+  std::map<std::string, OpAICoreConfig> configs;
 };
 
 class OpDef {
