@@ -67,6 +67,8 @@ VECTOR = {
     "no_path_to_l1": ("position", "no path from UB to L1"),
     "merge_valid_bit": ("argument", "validBit is 5"),
     "merge_result_without_flag": ("hazard", "no V_S flag"),
+    "gather_count_without_flag": ("hazard", "GetGatherMaskRemainCount: no V_S flag"),
+    "gather_count_by_reference": ("argument", "count is -1"),
     "merge_repeat": ("argument", "repeatTimes > 1 needs four lists"),
     "sort_alignment": ("alignment", "no multiple of 256"),
     "gather_offset": ("argument", r"srcOffset\[0\] \+ base is 2048 in a source of 2048 bytes"),

@@ -232,6 +232,8 @@ def test_gather_mask(library: Library) -> None:
     got = run(library, "gather_mask_bits", a, bits, np.zeros(80, F))
     np.testing.assert_array_equal(got[: len(expected)], expected)
     np.testing.assert_array_equal(got[len(expected) :], 0)
+    got = run(library, "gather_mask_count", a, bits, np.zeros(97, F))
+    assert got[96:].view(I32)[0] == len(expected)
 
 
 @pytest.mark.parametrize(

@@ -144,6 +144,8 @@ struct Core {
   int64_t deq_scale = -1;  // DEQSCALE holds rubbish until it is set
   uint64_t mrg_result_seq = 0;
   uint16_t mrg_result[4] = {};
+  uint64_t gather_count_seq = 0;
+  int64_t gather_count = 0;
   uint64_t atomic = 0;  // 0: none, else the element type
   void* pipe_object = nullptr;
   uint32_t allocated[8] = {};

@@ -6,7 +6,8 @@
 
 namespace ascendc_emulator {
 
-// GatherMask.md. `pattern` is 0 when the mask comes from a tensor.
+// GatherMask.md. `pattern` is 0 when the mask comes from a tensor. The count by reference is useless: CANN's header
+// reads the register right after issue, when the instruction has not run (asc_get_rsvd_count.md).
 template <class T, class U>
 inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const LocalTensor<T>& src,
                                   const LocalTensor<U>* bits, int64_t pattern, bool counter, int64_t mask,
@@ -25,7 +26,7 @@ inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const Loca
   const int64_t bits_rep = Range(api, loc, "src1RepeatStride (32 B)", p.src1RepeatStride, 0, 255) * 32;
   // Counter mode: `mask` elements of each repeat, which may be more than 256 B of them.
   const int64_t n = counter ? Range(api, loc, "mask", mask, 1, 196608) : kLanes;
-  kept_count = 0;
+  kept_count = ~uint64_t{0};
   if (repeat == 0) return;
   auto offset = [=](int64_t r, int64_t e) { return r * rep + e / kPerBlock * blk + e % kPerBlock * kSize; };
   if (bits != nullptr) M().DrainPipe(PIPE_V, loc);  // how much is kept is data; the API reads it back itself
@@ -58,7 +59,6 @@ inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const Loca
   int64_t total = 0;
   for (int64_t r = 0; r < repeat; ++r)
     for (int64_t e = 0; e < n; ++e) total += kept(r, e);
-  kept_count = static_cast<uint64_t>(total);
   ranges.Local("dst", dst, true, 0, total * kSize);
   const View to = dst.view(), from = src.view();
   const double cycles = static_cast<double>(repeat * n) / (kSize == 4 ? 32 : 64);
@@ -66,6 +66,7 @@ inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const Loca
   if (d0 != s0 && d0 < s0 + offset(repeat - 1, n - 1) + kSize && s0 < d0 + total * kSize)
     M().Fail("overlap", loc, "GatherMask: dst and src0 overlap in part");
   // With a tensor as the pattern it is read where it is executed, which is at once.
+  Core* core = t_core;
   M().Issue(PIPE_V, api, loc, ranges.list(), {kVectorIssue + cycles, kVectorHead}, [=] {
     int64_t at = 0;
     Seen seen;
@@ -78,7 +79,9 @@ inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const Loca
         at += kSize;
       }
     if (at > 0) ReportUnseen(api, loc, seen.any[0], "src0");
+    core->gather_count = total;
   });
+  core->gather_count_seq = core->seq[PIPE_V];
   if (bits != nullptr) M().DrainPipe(PIPE_V, loc);
 }
 
@@ -110,6 +113,17 @@ inline void GatherMask(const LocalTensor<T>& dst, const LocalTensor<T>& src0, co
   static_assert(std::is_same_v<U, std::conditional_t<sizeof(T) == 2, uint16_t, uint32_t>>,
                 "src1Pattern is uint16_t or uint32_t, as wide as the data");
   GatherMaskInstruction<T, U>(loc, dst, src0, &pattern, 0, reduce_mode, mask, params, kept);
+}
+
+// asc_get_rsvd_count.md, which reads the same register: how many elements the last GatherMask kept. The scalar unit
+// must have waited for it.
+inline int64_t GetGatherMaskRemainCount(Loc loc = Loc::Here()) {
+  using namespace ascendc_emulator;
+  Core& core = *t_core;
+  if (core.gather_count_seq == 0) M().Fail("argument", loc, "GetGatherMaskRemainCount without a GatherMask before it");
+  if (core.known[PIPE_S].at[PIPE_V] < core.gather_count_seq)
+    M().Note("hazard", loc, "GetGatherMaskRemainCount: no V_S flag orders the scalar unit behind the GatherMask");
+  return core.gather_count;
 }
 
 // Sort32.md: 32 scores in descending order, equal ones in the order of their places.

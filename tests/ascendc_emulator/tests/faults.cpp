@@ -38,7 +38,6 @@ __aicore__ inline void VectorFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR ou
   bf.bits = 0;
   const auto zb = z_buffer.Get<bfloat16_t>();
   uint64_t kept = 0;
-  (void)kept;
   const auto load = [&] {
     DataCopy(x, in_gm, 512);
     DataCopy(y, in_gm, 512);
@@ -276,6 +275,20 @@ __aicore__ inline void VectorFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR ou
     MrgSort(z, MrgSortSrcList<float>(x, y, x, y), MrgSort4Info(lengths, true, 3, 1));
     uint16_t n[4];
     GetMrgSortResult(n[0], n[1], n[2], n[3]);  // here
+  }
+  FAULT(gather_count_without_flag) {
+    load();
+    GatherMask(z, x, uint8_t{1}, false, 0, GatherMaskParams(1, 1, 8, 0), kept);
+    Sync<HardEvent::V_S>(0);
+    GatherMask(z[64], y, uint8_t{1}, false, 0, GatherMaskParams(1, 1, 8, 0), kept);
+    GetGatherMaskRemainCount();  // here
+  }
+  FAULT(gather_count_by_reference) {
+    load();
+    GatherMask(z, x, uint8_t{1}, false, 0, GatherMaskParams(1, 1, 8, 0), kept);
+    Sync<HardEvent::V_S>(0);
+    PipeBarrier<PIPE_V>();
+    Adds(z, z, 1.0f, static_cast<int32_t>(kept));  // here
   }
   FAULT(merge_repeat) {
     load();

@@ -132,6 +132,14 @@ extern "C" __global__ __aicore__ void vector_case(GM_ADDR a, GM_ADDR b, GM_ADDR 
   CASE(gather_mask_2) GatherMask(D(h), A(h), uint8_t{2}, false, 0, GatherMaskParams(1, 3, 8, 0), kept);
   CASE(gather_mask_5) GatherMask(D(i), A(i), uint8_t{5}, false, 0, GatherMaskParams(1, 3, 8, 0), kept);
   CASE(gather_mask_7) GatherMask(D(f), A(f), uint8_t{7}, true, 20, GatherMaskParams(1, 3, 4, 0), kept);
+  CASE(gather_mask_count) {  // of the last one of two, behind what it kept
+    GatherMask(D(f), A(f), uint8_t{1}, false, 0, GatherMaskParams(1, 3, 8, 0), kept);
+    PipeBarrier<PIPE_V>();
+    GatherMask(D(f), A(f), B(u), true, 70, GatherMaskParams(1, 2, 12, 0), kept);
+    SetFlag<HardEvent::V_S>(0);
+    WaitFlag<HardEvent::V_S>(0);
+    D(i).SetValue(96, static_cast<int32_t>(GetGatherMaskRemainCount()));
+  }
   CASE(gather_mask_bits) GatherMask(D(f), A(f), B(u), true, 70, GatherMaskParams(1, 2, 12, 0), kept);
 
   CASE(compare_scalar_gt) CompareScalar(D(uint8_t{}), A(f), 0.5f, CMPMODE::GT, static_cast<uint32_t>(n));

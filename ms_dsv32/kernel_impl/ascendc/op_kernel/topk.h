@@ -146,14 +146,16 @@ class TopK {
     CompareScalar(bits_, scores, bound, mode, RoundUp(count, 64));
     PipeBarrier<PIPE_V>();
     Kept kept{dst, dst[kChunk].ReinterpretCast<int32_t>(), 0};
-    uint64_t number = 0;
+    uint64_t unused = 0;
     const GatherMaskParams params(1, 1, 8, 0);
     const LocalTensor<uint32_t> bits = bits_.ReinterpretCast<uint32_t>();
-    GatherMask(kept.positions, positions_, bits, true, count, params, number);
-    GatherMask(kept.scores, scores, bits, true, count, params, number);
+    GatherMask(kept.positions, positions_, bits, true, count, params, unused);
+    GatherMask(kept.scores, scores, bits, true, count, params, unused);
     WaitPipe<HardEvent::V_S>(0);
     PipeBarrier<PIPE_V>();
-    kept.count = static_cast<uint32_t>(number);
+    // GatherMask's own output is of no use: it is the register's value at issue, when the instruction has not run. The
+    // register holds the count once the scalar unit has waited (asc-devkit, "asc_get_rsvd_count").
+    kept.count = static_cast<uint32_t>(GetGatherMaskRemainCount());
     return kept;
   }
   __aicore__ inline void MovePositions(uint32_t first) {
