@@ -235,6 +235,12 @@ class BuildAscend(Command):
             for file in [*(ASCENDC / folder).glob("*.cpp"), *(ASCENDC / folder).glob("*.h")]:
                 shutil.copy2(file, project / folder)
         shutil.copy2(ROOT / CPU / "op_check.cc", project / "op_host" / "op_check.cpp")
+        # As the first line, which is where CANN's documentation has options: they must come before the kernels.
+        shutil.copy2(ASCENDC / "kernel_options.cmake", project / "cmake")
+        kernels = project / "op_kernel" / "CMakeLists.txt"
+        options = "include(${CMAKE_SOURCE_DIR}/cmake/kernel_options.cmake)\n"
+        options += "add_ops_compile_options(ALL OPTIONS ${kernel_options})\n"
+        kernels.write_text(options + kernels.read_text(encoding="utf-8"), encoding="utf-8")
         # The template compiles host sources as C++11, with no option to change it.
         for file in [*(project / "cmake").glob("*.cmake"), *project.glob("**/CMakeLists.txt")]:
             text = file.read_text(encoding="utf-8")
@@ -244,7 +250,7 @@ class BuildAscend(Command):
         return project
 
     def get_source_files(self) -> list[str]:
-        files = [*ASCENDC.glob("CMake*"), *ASCENDC.glob("op_*/*")]
+        files = [*ASCENDC.glob("CMake*"), *ASCENDC.glob("*.cmake"), *ASCENDC.glob("op_*/*")]
         return [str(file.relative_to(ROOT)) for file in files if file.is_file()]
 
     def get_outputs(self) -> list[str]:

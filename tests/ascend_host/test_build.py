@@ -50,6 +50,8 @@ def _cann(home: Path, version: str) -> Path:
     info = home / f"{platform.machine()}-linux" / "ascend_toolkit_install.info"
     info.parent.mkdir(parents=True)
     info.write_text(f"package_name=Ascend-cann-toolkit\nversion={version}\n")
+    (home / "compiler").mkdir()
+    (home / "compiler" / "version.info").write_text(f"Version={COMPILER_VERSION}\n")
     shutil.copytree(HERE / "stubs", home / "include")
     fake = HERE / "fake_cann"
     if int(version.partition(".")[0]) >= 9:
@@ -158,6 +160,7 @@ def test_with_the_functions_of_cann_9(checkout: Path, tmp_path: Path) -> None:
         ["npu_op_library", "cust_optiling", "TILING", str(sources)],
         ["npu_op_package_add", "ms_dsv32", "cust_optiling", "cust_opapi", "cust_op_proto"],
         *kernels,
+        ["npu_op_kernel_options", "ascendc_kernels", "ALL", *KERNEL_OPTIONS],
         ["npu_op_kernel_library", "ascendc_kernels"],
         ["npu_op_package_add", "ms_dsv32", "ascendc_kernels"],
     ]
@@ -259,6 +262,7 @@ def test_wheel(checkout: Path, tmp_path: Path, version: str) -> None:
     assert not any("stale" in f for f in vendors)
     if version:
         assert "ms_dsv32/vendors/ms_dsv32/op_api/lib/libcust_opapi.so" in vendors
+        assert "ms_dsv32/vendors/ms_dsv32/version.info" in vendors
     assert not [f for f in files if f.startswith(("tests/", "benchmarks/")) or "emulator" in f or f.endswith(".cpp")]
 
 

@@ -37,6 +37,11 @@ function(npu_op_kernel_sources target)
   record(npu_op_kernel_sources ${target} ${KERNEL_OP_TYPE} ${KERNEL_KERNEL_DIR} ${KERNEL_KERNEL_FILE})
 endfunction()
 
+function(npu_op_kernel_options target op_type)
+  cmake_parse_arguments(KERNEL "" "" "COMPUTE_UNIT;OPTIONS" ${ARGN})
+  record(npu_op_kernel_options ${target} ${op_type} ${KERNEL_OPTIONS})
+endfunction()
+
 function(npu_op_kernel_library target)
   cmake_parse_arguments(KERNEL "" "SRC_BASE;TILING_LIBRARY" "" ${ARGN})
   if(NOT IS_DIRECTORY ${KERNEL_SRC_BASE} OR NOT TARGET ${KERNEL_TILING_LIBRARY})

@@ -7,6 +7,11 @@ function(opbuild)
   fake_compile(SOURCES ${OPBUILD_OPS_SRC})
 endfunction()
 
+function(add_ops_compile_options op_type)
+  cmake_parse_arguments(OP "" "" "COMPUTE_UNIT;OPTIONS" ${ARGN})
+  record(add_ops_compile_options ${op_type} ${OP_OPTIONS})
+endfunction()
+
 function(add_kernels_compile)
   file(GLOB kernels RELATIVE ${CMAKE_SOURCE_DIR}/op_kernel ${CMAKE_SOURCE_DIR}/op_kernel/*.cpp)
   record(add_kernels_compile ${vendor_name} ${ASCEND_COMPUTE_UNIT} ${ENABLE_BINARY_PACKAGE} ${kernels})
