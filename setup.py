@@ -216,6 +216,8 @@ class BuildAscend(Command):
         shutil.rmtree(target, ignore_errors=True)
         for part in ("op_api", "op_impl", "op_proto"):
             shutil.copytree(made / part, target / part, symlinks=True)
+        if (made / cann.VERSION_INFO).is_file():  # it only informs: no reason to fail
+            shutil.copy2(made / cann.VERSION_INFO, target)
         print(f"the Ascend operators are in {target}", flush=True)
 
     def _vendor(self) -> Path:

@@ -15,9 +15,11 @@ from pathlib import Path
 MINIMUM = (8, 1)
 """The oldest CANN with which the operators are built."""
 VENDOR = Path(__file__).resolve().parent / "vendors" / "ms_dsv32"
-"""What the Ascend build fills, in CANN's layout: ``op_api``, ``op_impl``, ``op_proto``."""
+"""What the Ascend build fills, in CANN's layout: ``op_api``, ``op_impl``, ``op_proto``, ``version.info``."""
 OP_API = Path("op_api", "lib", "libcust_opapi.so")
 """The library of the ``aclnn`` functions, below ``VENDOR``."""
+VERSION_INFO = Path("version.info")
+"""What tells the CANN that an operator package was built with, below its folder."""
 INSTALL = (
     "install the CANN toolkit (and the kernels or ops package of your device) from "
     "https://www.hiascend.com/software/cann and run `source <CANN>/set_env.sh`"
@@ -93,6 +95,32 @@ def read(home: Path) -> Cann:
             return Cann(home, (int(number[1]), int(number[2])), found[1], file)
     names = ", ".join(name for name, _ in sources)
     raise CannError(f"{home} does not tell CANN's version (looked at {names}); is it a CANN toolkit? If not, {INSTALL}")
+
+
+def compiler_version(home: Path) -> str | None:
+    """What the compiler of the CANN in ``home`` calls itself, or None if that is not told.
+
+    Up to 8.1 it is a row of its own (``7.7.0.1.238``) and not the product's version.
+    """
+    return _row(home / "compiler" / "version.info", r"^Version=(\S+)")
+
+
+def built_with(package: Path) -> str | None:
+    """The ``compiler_version`` of the CANN that an operator package was built with, or None if it does not tell.
+
+    CANN's build writes it into every package (asc-devkit, ``gen_version_info.sh``).
+
+    Args:
+        package: a folder ``vendors/<vendor>``.
+    """
+    return _row(package / VERSION_INFO, r"^custom_opp_compiler_version=(\S+)")
+
+
+def _row(file: Path, pattern: str) -> str | None:
+    if not file.is_file():
+        return None
+    found = re.search(pattern, file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE)
+    return found[1] if found else None
 
 
 def require(environ: Mapping[str, str] | None = None) -> Cann:

@@ -14,10 +14,14 @@ from pathlib import Path
 import pytest
 
 from ms_dsv32 import op_info
+from ms_dsv32.cann import built_with
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 UNITS = ["ascend910b", "ascend910_93"]
+COMPILER_VERSION = "7.7.0.1.238"  # as CANN 8.1 has it
+# No flags of the compiler's own beside ours, and long jumps.
+KERNEL_OPTIONS = ["--cce-auto-sync=off", "-mllvm", "-cce-aicore-jump-expand=true"]
 # A compiler that makes empty files: what is in a wheel does not depend on the kernels.
 COMPILER = """#!/bin/sh
 while [ $# -gt 0 ]; do
@@ -119,7 +123,8 @@ def _calls(checkout: Path) -> list[list[str]]:
 
 
 def _check_vendor(vendor: Path, units: list[str]) -> None:
-    assert sorted(p.name for p in vendor.iterdir()) == ["op_api", "op_impl", "op_proto"]
+    assert sorted(p.name for p in vendor.iterdir()) == ["op_api", "op_impl", "op_proto", "version.info"]
+    assert built_with(vendor) == COMPILER_VERSION
     assert (vendor / "op_api" / "lib" / "libcust_opapi.so").is_file()
     assert sorted(p.name for p in (vendor / "op_impl/ai_core/tbe/config").iterdir()) == sorted(units)
 
@@ -131,9 +136,10 @@ def test_with_the_template_of_cann_8(checkout: Path, tmp_path: Path) -> None:
     """The operators' sources, and none of the template's examples, go through CANN's functions; as C++17."""
     result = _build(checkout, _cann(tmp_path / "cann", "8.1.RC1"))
     assert result.returncode == 0, result.stdout + result.stderr
-    opbuild, kernels = _calls(checkout)
+    opbuild, options, kernels = _calls(checkout)
     assert opbuild[0] == "opbuild"
     assert sorted(Path(p).name for p in opbuild[1:]) == sorted([*HOST, "op_check.cpp"])
+    assert options == ["add_ops_compile_options", "ALL", *KERNEL_OPTIONS]
     assert kernels == ["add_kernels_compile", "ms_dsv32", *UNITS, "True", *(f"{n}.cpp" for n in op_info.names())]
     project = checkout / "build/ascend/project"
     assert not list(project.rglob("add_custom.cpp"))
@@ -274,6 +280,7 @@ def test_source_distribution(checkout: Path, tmp_path: Path) -> None:
     ascendc = "ms_dsv32/kernel_impl/ascendc"
     assert {f"{ascendc}/op_host/{name}" for name in [*HOST, "op_host.h"]} < files
     assert {f"{ascendc}/op_kernel/{name}.cpp" for name in op_info.names()} < files
+    assert f"{ascendc}/kernel_options.cmake" in files
     assert {f"{ascendc}/CMakeLists.txt", f"{ascendc}/CMakePresets.json", "setup.py", "ms_dsv32/cann.py"} < files
     assert "tests/ascend_host/stubs/register/op_def_registry.h" in files
     assert not [f for f in files if "vendors" in f or f.endswith(".so")]
