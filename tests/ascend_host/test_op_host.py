@@ -240,13 +240,22 @@ def _refused(capfd: pytest.CaptureFixture[str], name: str, shapes, attrs=None, d
         ({"l0a": 32768}, "L0A and L0B must hold two slots of 32768 bytes"),
         ({"l0b": 32768}, "L0A and L0B must hold two slots of 32768 bytes"),
         ({"l0c": 65536}, "L0C must hold two accumulators of 128 x 128"),
-        ({"aic": 0}, "the device has no AI core"),
     ],
 )
 def test_a_device_that_does_not_fit(capfd: pytest.CaptureFixture[str], change: dict[str, int], message: str) -> None:
     device = dataclasses.replace(Device(), **change)
     text = _refused(capfd, "mla_prolog_quant", _shapes("mla_prolog_quant"), device=device)
     assert text == f"ms_dsv32: mla_prolog_quant: {message}\n"
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize("b", [3, 0])
+@pytest.mark.parametrize("device", [Device(0, 48), Device(24, 0), Device(24, 1), Device(0, 0)])
+def test_a_device_without_cores(capfd: pytest.CaptureFixture[str], name: str, b: int, device: Device) -> None:
+    """An AI core is one AIC and two AIVs: where either is missing there is none."""
+    alternative = 2 if name == "sparse_flash_attention_quant" and b == 0 else 0  # as in test_tiling
+    text = _refused(capfd, name, _shapes(name, alternative, b=b), device=device)
+    assert text == f"ms_dsv32: {name}: the device has no AI core\n"
 
 
 def test_refusals_name_the_argument(capfd: pytest.CaptureFixture[str]) -> None:

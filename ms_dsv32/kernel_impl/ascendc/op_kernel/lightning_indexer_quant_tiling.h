@@ -51,6 +51,7 @@ struct LightningIndexerTiling {
 // Fills `out`, or returns why the shape does not fit. A null result means success.
 constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platform& platform,
                                  LightningIndexerTiling& out) {
+  if (const char* refusal = Refusal(platform)) return refusal;
   if (shape.b == 0 ? shape.t != 0 : shape.t % shape.b != 0) return "t must be a multiple of b";
   if (shape.selected_count < 1 || shape.selected_count > kMaxSelected) {
     return "selected_count must be in [1, 2048]: the running lists are held in UB";

@@ -18,6 +18,11 @@ constexpr uint32_t kVectorsPerCore = 2;
 // NPU arch 2201. MIX kernels lose 256 B of UB and of L1 to the runtime.
 constexpr Platform Arch2201(uint32_t cores) { return {cores, 196608 - 256, 524288 - 256, 65536, 65536, 131072}; }
 
+// Why no tiling function can use the device, or null. They divide by the number of cores.
+constexpr const char* Refusal(const Platform& platform) {
+  return platform.cores < 1 ? "the device has no AI core" : nullptr;
+}
+
 // Arithmetic of tiling functions, which are host code too.
 namespace tiling {
 constexpr uint32_t CeilDiv(uint32_t a, uint32_t b) { return (a + b - 1) / b; }

@@ -82,7 +82,7 @@ constexpr void Deal(uint32_t count, uint32_t bytes, uint32_t cores, uint32_t (&l
 
 // Fills `tiling`, or returns why the shape does not fit. A null result means success.
 constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform& platform, PrologTiling& tiling) {
-  if (platform.cores < 1) return "the device has no AI core";
+  if (const char* refusal = Refusal(platform)) return refusal;
   if (shape.mla && (shape.n_q < 1 || shape.n_q > 128)) return "n_q must be in [1, 128]";
   if (shape.t > 65536) return "t must be at most 65536: a call is one workspace";
   if (platform.l1 < 507904) return "L1 must hold 507904 bytes: left operands of 128 tokens and three slots of weights";

@@ -134,6 +134,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
 // Fills `out`, or returns why the shape does not fit. A null result means success.
 constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const Platform& platform,
                                  SparseFlashAttentionTiling& out) {
+  if (const char* refusal = Refusal(platform)) return refusal;
   if (shape.n_q < 1 || shape.n_q > 128) return "n_q must be in [1, 128]";
   if (shape.b == 0 ? shape.t != 0 : shape.t % shape.b != 0) return "t must be a multiple of b";
   if (shape.topk < 1 || shape.topk > kMaxTopk) return "topk must be in [1, 4096]: a row of scores is held in UB";
