@@ -13,11 +13,11 @@ import pytest
 os.environ.setdefault("GLOG_v", "3")  # MindSpore: errors only
 HERE = Path(__file__).parent
 MARKS = {
-    "ops": "mindspore",
-    "cells": "mindspore",
-    "ascendc": "emulator",
-    "ascend": "mindspore",
-    "ascend_contract": "mindspore",
+    "ops": ("mindspore",),
+    "cells": ("mindspore",),
+    "ascendc": ("emulator",),
+    "ascend": ("mindspore", "ascend"),
+    "ascend_contract": ("mindspore",),
 }
 """What everything in a folder needs."""
 
@@ -27,8 +27,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     has_mindspore = importlib.util.find_spec("mindspore") is not None
     for item in items:
         folder = item.path.relative_to(HERE).parts[0]
-        if folder in MARKS:
-            item.add_marker(MARKS[folder])
+        for mark in MARKS.get(folder, ()):
+            item.add_marker(mark)
         if not has_mindspore and item.get_closest_marker("mindspore"):
             item.add_marker(pytest.mark.skip(reason="MindSpore is not installed: pip install mindspore==2.10.0"))
 

@@ -1,69 +1,67 @@
-"""The device target of the tests here, and what stands in for a device where there is none.
+"""Everything here runs on a device: on the machine's Atlas A2 or A3, or else on the virtual Ascend.
 
-On a machine with an Atlas A2 or A3, CANN and the built operators everything runs on the device. Elsewhere the tests of
-the fixture `target` run on CPU, with the operators registered as for Ascend: attributes behind the tensors, PyNative as
-a graph of one node. What needs a device is skipped with the reason; ``MS_DSV32_TEST_TARGET=CPU`` runs it on CPU too.
+The tests run in a process of their own (`remote.py`), whose device target is Ascend when a test begins. To get at them
+with a debugger, start pytest itself on the virtual Ascend, where they run as any other test::
+
+    python tests/ascend_virtual/run.py -- python -m pytest tests/ascend --pdb
 """
 
 from __future__ import annotations
 
-import functools
 import os
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterator
 
 import pytest
-from device import missing
+import remote
+import virtual
+from device import environment
 
-_ON_CPU = os.environ.get("MS_DSV32_TEST_TARGET") == "CPU"
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skips what cannot run here."""
-    for item in items:
-        needs_device = item.get_closest_marker("ascend") is not None
-        if needs_device and missing():
-            item.add_marker(pytest.mark.skip(reason=missing()))
+_workers: list[remote.Worker] = []
 
 
-@pytest.fixture
-def _stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Registers the operators on CPU as for Ascend."""
-    from calls import forget_kernels
-
-    from ms_dsv32.ops import _ascend, _custom
-
-    if not _ON_CPU and not missing():
-        pytest.skip("the tests run on the device")
-    monkeypatch.setitem(_custom._TARGETS, "CPU", _ascend)
-    monkeypatch.setattr(_ascend, "require", lambda info, attrs: None)
-    monkeypatch.setattr(_ascend, "_is_on_host", lambda tensor: False)
-    monkeypatch.setattr(_ascend, "building", lambda info: nullcontext())
-    monkeypatch.setattr(_ascend, "reg_info", functools.partial(_ascend.reg_info, target="CPU"))
-    forget_kernels(monkeypatch)
+def _runs_here() -> bool:
+    return remote.PIPES in os.environ or virtual.running()
 
 
-_DEVICE = pytest.param("Ascend", marks=pytest.mark.ascend)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop(session: pytest.Session) -> bool | None:
+    """In the second pytest: the tests are those that it is told."""
+    pipes = os.environ.get(remote.PIPES)
+    if pipes is None or session.config.option.collectonly:
+        return None
+    remote.serve(session, pipes)
+    return True
 
 
-def _use(target: str, request: pytest.FixtureRequest) -> str:
-    if target == "CPU":
-        request.getfixturevalue("_stand_in")
-    else:
-        import mindspore as ms
-
-        if ms.get_context("device_target") != "Ascend":
-            ms.set_device("Ascend")
-    return target
-
-
-@pytest.fixture(params=["CPU"] if _ON_CPU else [_DEVICE, "CPU"])
-def target(request: pytest.FixtureRequest) -> Any:
-    """ "Ascend" or "CPU": where the test runs."""
-    return _use(request.param, request)
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """In the first pytest: a test runs in the second."""
+    if _runs_here() or item.get_closest_marker("skip"):
+        return None
+    if not _workers or not _workers[-1].alive:
+        _workers.append(remote.Worker(item.config, environment()))
+    item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
+    for report in _workers[-1].run(item):
+        item.ihook.pytest_runtest_logreport(report=report)
+    item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
+    return True
 
 
-@pytest.fixture(params=["CPU"] if _ON_CPU else [_DEVICE])
-def device(request: pytest.FixtureRequest) -> Any:
-    """The same, for what is too much for a CPU in everyday tests."""
-    return _use(request.param, request)
+def pytest_sessionfinish() -> None:
+    for worker in _workers:
+        worker.close()
+    _workers.clear()
+
+
+@pytest.fixture(autouse=True)
+def _device(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The device target is Ascend, and what a test leaves on the device, an error too, is its own."""
+    import mindspore as ms
+
+    if ms.get_context("device_target") != "Ascend":
+        ms.set_device("Ascend")
+    quick = request.node.get_closest_marker("cpu_kernels") is not None
+    if virtual.running():
+        virtual.put("KERNELS", virtual.CPU if quick else virtual.EMULATOR)
+    yield
+    ms.runtime.synchronize()

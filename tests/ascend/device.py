@@ -1,9 +1,12 @@
-"""Whether there is a device to test on. Without MindSpore, so that nothing is loaded to tell that there is none."""
+"""Which device the tests run on: the machine's, or the virtual Ascend. Without MindSpore."""
 
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
+
+import virtual
 
 from ms_dsv32 import cann, op_info, opp
 
@@ -13,7 +16,7 @@ DEVICES = Path("/dev")
 
 @functools.cache
 def missing() -> str:
-    """What keeps the tests from running on a device, and what to do about it; empty if nothing does."""
+    """What keeps the tests from running on a device of this machine, and what to do about it; empty if nothing does."""
     if not list(DEVICES.glob("davinci[0-9]*")):
         return "no Ascend device: run on an Atlas A2 or A3 machine with the driver (in a container, pass /dev/davinci*)"
     try:
@@ -26,3 +29,8 @@ def missing() -> str:
     except RuntimeError as error:
         return f"the Ascend operators are not built: {error}; build them as docs/ascend.md says"
     return ""
+
+
+def environment() -> dict[str, str]:
+    """The variables of the process that runs the tests."""
+    return virtual.environment() if missing() else dict(os.environ)

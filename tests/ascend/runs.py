@@ -1,4 +1,4 @@
-"""Runs cases on the device target of a test, with weights laid out for it and caches in its memory."""
+"""Runs cases on the device, with weights laid out for it and caches in its memory."""
 
 from __future__ import annotations
 
@@ -14,37 +14,32 @@ from mindspore import Tensor
 
 from ms_dsv32 import golden, op_info, ops, weights
 
-TOPK_RTOL = {"CPU": 1e-5, "Ascend": 2e-3}
+TOPK_RTOL = 2e-3
 
 
 @functools.cache
-def prepared(name: str, n_q: int, target: str) -> Array:
-    """A weight of `cases`, laid out for the target; made once, read-only."""
+def prepared(name: str, n_q: int) -> Array:
+    """A weight of `cases`, laid out for the device; made once, read-only."""
     known = cases.mla_weights(n_q) if name in weights.MLA_WEIGHTS else cases.indexer_weights()
-    array = weights.prepare(name, known[name], target)
+    array = weights.prepare(name, known[name], "Ascend")
     array.flags.writeable = False
     return array
 
 
-def packed(case: Case, target: str) -> Case:
-    """The case with its weights laid out for the target."""
+def packed(case: Case) -> Case:
+    """The case with its weights laid out for the device."""
     if not op_info.load(case.operator).packable:
         return case
     all_weights = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS)
     names = [n for n in case.inputs if weight_name(n) in all_weights]
-    changed = {n: prepared(weight_name(n), case.n_q, target) for n in names}
+    changed = {n: prepared(weight_name(n), case.n_q) for n in names}
     return case.copy(**changed).with_attributes(weight_format="PACKED")
 
 
-def on_target(value: Tensor, target: str) -> Tensor:
-    """The tensor in the target's memory."""
-    return value.to("Ascend") if target == "Ascend" else value
-
-
-def inputs_of(case: Case, target: str) -> dict[str, Tensor]:
-    """The case's inputs as tensors, weights laid out, in-place caches copied into the target's memory."""
-    given = {name: tensor(array) for name, array in packed(case.copy(), target).inputs.items()}
-    return {n: on_target(t, target) if n in IN_PLACE[case.operator] else t for n, t in given.items()}
+def inputs_of(case: Case) -> dict[str, Tensor]:
+    """The case's inputs as tensors, weights laid out, in-place caches copied into the device's memory."""
+    given = {name: tensor(array) for name, array in packed(case.copy()).inputs.items()}
+    return {n: t.to("Ascend") if n in IN_PLACE[case.operator] else t for n, t in given.items()}
 
 
 def attributes_of(case: Case) -> dict[str, Any]:
@@ -53,9 +48,9 @@ def attributes_of(case: Case) -> dict[str, Any]:
     return {**case.attributes, **({"weight_format": "PACKED"} if packable else {})}
 
 
-def run(case: Case, mode_name: str, target: str) -> dict[str, Array]:
+def run(case: Case, mode_name: str) -> dict[str, Array]:
     """The outputs of a case; caches are read from the tensors that were passed. As `calls.run`."""
-    inputs, attributes = inputs_of(case, target), attributes_of(case)
+    inputs, attributes = inputs_of(case), attributes_of(case)
     with mode(mode_name):
         if mode_name == "pynative":
             results = getattr(ops, case.operator)(*inputs.values(), **attributes)
@@ -68,14 +63,14 @@ def run(case: Case, mode_name: str, target: str) -> dict[str, Array]:
     return named
 
 
-def assert_golden(case: Case, got: dict[str, Array], target: str) -> None:
+def assert_golden(case: Case, got: dict[str, Array]) -> None:
     """Within the contract's tolerances of the golden reference; cache rows that were not to be written as before."""
     want = case.golden()
     caches = {output: cache for cache, output in IN_PLACE[case.operator].items()}
     for name in case.outputs:
         if name == "topk_indices":
             scores = golden.lightning_indexer_scores(*case.inputs.values())
-            tolerance.assert_topk(got[name], want[name], scores, rtol=TOPK_RTOL[target])
+            tolerance.assert_topk(got[name], want[name], scores, rtol=TOPK_RTOL)
         elif name in caches:
             index = case.paging.cache_index
             tolerance.assert_close_cache(name, got[name], want[name], case.inputs[caches[name]], index)

@@ -14,7 +14,7 @@ import pytest
 import tolerance
 from calls import MODES, Call, Loss, mode
 from mindspore import Parameter, Tensor, nn
-from runs import assert_golden, assert_same, attributes_of, inputs_of, on_target, run
+from runs import assert_golden, assert_same, attributes_of, inputs_of, run
 from test_ops_results import MAKERS, PROLOGS, make
 
 from ms_dsv32 import op_info, ops, weights
@@ -39,9 +39,9 @@ READER_SIZES = [
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
 @pytest.mark.parametrize("size", SMALL, ids=str)
 @pytest.mark.parametrize("operator", MAKERS)
-def test_golden_at_small_sizes(operator: str, size: tuple[Any, ...], mode_name: str, target: str) -> None:
+def test_golden_at_small_sizes(operator: str, size: tuple[Any, ...], mode_name: str) -> None:
     case = make(operator, *size)
-    assert_golden(case, run(case, mode_name, target), target)
+    assert_golden(case, run(case, mode_name))
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
@@ -50,39 +50,39 @@ def test_golden_at_small_sizes(operator: str, size: tuple[Any, ...], mode_name: 
     [(o, size) for o in MAKERS for size in (PROLOG_SIZES if o in PROLOGS else READER_SIZES)],
     ids=str,
 )
-def test_golden_at_all_sizes(operator: str, size: tuple[Any, ...], mode_name: str, device: str) -> None:
+def test_golden_at_all_sizes(operator: str, size: tuple[Any, ...], mode_name: str) -> None:
     case = make(operator, *size)
-    assert_golden(case, run(case, mode_name, device), device)
+    assert_golden(case, run(case, mode_name))
 
 
 @pytest.mark.parametrize("operator", MAKERS)
-def test_all_modes_give_the_same_bits(operator: str, target: str) -> None:
+def test_all_modes_give_the_same_bits(operator: str) -> None:
     case = make(operator, 2, 2, [5, 130], n_q=3, split=True)
-    want = run(case, "pynative", target)
+    want = run(case, "pynative")
     for mode_name in MODES[1:]:
-        assert_same(run(case, mode_name, target), want)
-    assert_same(run(case, "pynative", target), want)  # nothing is left of the runs before
+        assert_same(run(case, mode_name), want)
+    assert_same(run(case, "pynative"), want)  # nothing is left of the runs before
 
 
-def test_the_fused_operator_has_the_bits_of_the_pair(target: str) -> None:
+def test_the_fused_operator_has_the_bits_of_the_pair() -> None:
     fused = cases.fused_prolog_case(3, 1, 3, [3, 130, 257])
     mla = cases.mla_prolog_case(3, 1, 3, [3, 130, 257])
-    got, first = run(fused, "pynative", target), run(mla, "pynative", target)
+    got, first = run(fused, "pynative"), run(mla, "pynative")
     second = cases.indexer_prolog_case(3, 1, [3, 130, 257]).copy(
         x=mla.inputs["token_x"], q_norm=first["q_norm_out"], q_norm_scale=first["q_norm_scale_out"]
     )
     pair = {f"mla_{name}": array for name, array in first.items()}
-    pair |= {f"ip_{name}": array for name, array in run(second, "pynative", target).items()}
+    pair |= {f"ip_{name}": array for name, array in run(second, "pynative").items()}
     for name in fused.outputs:
         tolerance.assert_same_bits(name, got[name], pair[name])
 
 
-def test_lse(target: str) -> None:
+def test_lse() -> None:
     case = cases.with_lse(make("sparse_flash_attention_quant", 2, 2, [1, 140], n_q=2))
     for mode_name in ("pynative", "graph"):
-        got = run(case, mode_name, target)
+        got = run(case, mode_name)
         assert np.isneginf(got["lse"][0, 0]).all()  # a row without a visible key
-        assert_golden(case, got, target)
+        assert_golden(case, got)
 
 
 ATTRIBUTES = [
@@ -96,26 +96,26 @@ ATTRIBUTES = [
 
 
 @pytest.mark.parametrize(("operator", "attributes", "output"), ATTRIBUTES)
-def test_attributes_reach_the_kernel(operator: str, attributes: dict[str, Any], output: str, target: str) -> None:
+def test_attributes_reach_the_kernel(operator: str, attributes: dict[str, Any], output: str) -> None:
     plain = make(operator, 1, 2, 140, n_q=2)
     case = plain.with_attributes(**attributes)
-    default = run(plain, "pynative", target)[output]
+    default = run(plain, "pynative")[output]
     for mode_name in ("pynative", "graph"):
-        got = run(case, mode_name, target)
-        assert_golden(case, got, target)
+        got = run(case, mode_name)
+        assert_golden(case, got)
         assert got[output].shape != default.shape or (got[output] != default).any()
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
-def test_padding_nan_and_equal_rows(mode_name: str, target: str) -> None:
+def test_padding_nan_and_equal_rows(mode_name: str) -> None:
     case = make("mla_prolog_quant", 4, 1, n_q=2)
-    clean = run(case, mode_name, target)
+    clean = run(case, mode_name)
     own = case.inputs["cache_index"]
     index, token_x = own.copy(), case.inputs["token_x"].copy()
     index[1] = -1  # padding: its cache rows are not written
     token_x[2] = 0x7FC0  # NaN: only this token's outputs and row may change
     index[3] = index[0]  # the later token wins
-    got = run(case.copy(cache_index=index, token_x=token_x), mode_name, target)
+    got = run(case.copy(cache_index=index, token_x=token_x), mode_name)
     rows = [0, 1, 3]
     for name in ("q_norm_out", "query_nope_out", "query_rope_out"):
         tolerance.assert_same_bits(name, got[name][rows], clean[name][rows])
@@ -129,30 +129,22 @@ def test_padding_nan_and_equal_rows(mode_name: str, target: str) -> None:
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
-def test_a_row_outside_the_cache_is_not_written(mode_name: str, device: str) -> None:
+def test_a_row_outside_the_cache_is_not_written(mode_name: str) -> None:
     case = make("mla_prolog_quant", 3, 1, n_q=2)
     index = case.inputs["cache_index"].copy()
     index[1] = case.paging.block_num * 128
     outside, padding = case.copy(cache_index=index), index.copy()
     padding[1] = -1
-    if device == "CPU":
-        with pytest.raises((ValueError, RuntimeError), match=r"cache_index\[1\]"):
-            run(outside, mode_name, device)
-    else:
-        assert_same(run(outside, mode_name, device), run(case.copy(cache_index=padding), mode_name, device))
+    assert_same(run(outside, mode_name), run(case.copy(cache_index=padding), mode_name))
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
-def test_a_position_outside_the_sequence_is_skipped(mode_name: str, device: str) -> None:
+def test_a_position_outside_the_sequence_is_skipped(mode_name: str) -> None:
     case = make("sparse_flash_attention_quant", 2, 1, [130, 140], n_q=2)
     outside, skipped = case.inputs["topk_indices"].copy(), case.inputs["topk_indices"].copy()
     outside[1, 17], skipped[1, 17] = 140, -1
-    if device == "CPU":
-        with pytest.raises((ValueError, RuntimeError), match=r"topk_indices\[1, 17\]"):
-            run(case.copy(topk_indices=outside), mode_name, device)
-    else:
-        want = run(case.copy(topk_indices=skipped), mode_name, device)
-        assert_same(run(case.copy(topk_indices=outside), mode_name, device), want)
+    want = run(case.copy(topk_indices=skipped), mode_name)
+    assert_same(run(case.copy(topk_indices=outside), mode_name), want)
 
 
 class Twice(nn.Cell):
@@ -173,19 +165,19 @@ class Twice(nn.Cell):
 
 @pytest.mark.parametrize("parameter", [False, True])
 @pytest.mark.parametrize("mode_name", MODES)
-def test_a_read_sees_the_write_before_it(mode_name: str, parameter: bool, target: str) -> None:
+def test_a_read_sees_the_write_before_it(mode_name: str, parameter: bool) -> None:
     writer = cases.mla_prolog_case(1, 1, 1, 5)
     other = writer.copy(token_x=cases.mla_prolog_case(1, 1, 1, 5, seed=1).inputs["token_x"])  # to the same row
     reader = cases.attention_case(1, 1, 1, 5, topk=8)
-    given, read = inputs_of(writer, target), inputs_of(reader, target)
+    given, read = inputs_of(writer), inputs_of(reader)
     names = list(cases.IN_PLACE["mla_prolog_quant"])
     want = []
     caches = {n: writer.inputs[n] for n in names}
     for step in (writer, other):
-        written = run(step.copy(**caches), "pynative", target)
+        written = run(step.copy(**caches), "pynative")
         caches = {n: written[f"{n}_out"] for n in names}
         seen = dict(zip(("key_nope_2d", "key_rope_2d", "k_nope_scales"), caches.values(), strict=True))
-        want.append(run(reader.copy(**seen), "pynative", target)["attention_out"])
+        want.append(run(reader.copy(**seen), "pynative")["attention_out"])
     assert (want[0] != want[1]).any()
 
     held = [given[n] for n in names]
@@ -198,7 +190,7 @@ def test_a_read_sees_the_write_before_it(mode_name: str, parameter: bool, target
     with mode(mode_name):
         got = call(
             given["token_x"],
-            inputs_of(other, target)["token_x"],
+            inputs_of(other)["token_x"],
             ms.mutable(tuple(fixed)),
             ms.mutable(tuple(values[:2])),
             ms.mutable(tuple(values[5:])),
@@ -210,9 +202,9 @@ def test_a_read_sees_the_write_before_it(mode_name: str, parameter: bool, target
         tolerance.assert_same_bits(name, weights.to_array(tensor_), caches[name])
 
 
-def refused(case: cases.Case, mode_name: str, target: str, error: Any, text: str, **changed: Any) -> None:
+def refused(case: cases.Case, mode_name: str, error: Any, text: str, **changed: Any) -> None:
     """A call with changed inputs or attributes raises, and leaves the caches as they were."""
-    given: dict[str, Any] = {**inputs_of(case, target), **attributes_of(case)}
+    given: dict[str, Any] = {**inputs_of(case), **attributes_of(case)}
     caches = {n: given[n] for n in cases.IN_PLACE[case.operator]}
     given |= {n: change(given.get(n)) if callable(change) else change for n, change in changed.items()}
     attributes = {n: v for n, v in given.items() if n not in case.inputs}
@@ -251,45 +243,43 @@ BAD: list[tuple[str, Any, str, dict[str, Any]]] = [
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
 @pytest.mark.parametrize(("operator", "error", "text", "changed"), BAD)
-def test_bad_input(operator: str, error: Any, text: str, changed: dict[str, Any], mode_name: str, target: str) -> None:
-    refused(make(operator, 2, 1, [3, 130], n_q=1), mode_name, target, error, text, **changed)
+def test_bad_input(operator: str, error: Any, text: str, changed: dict[str, Any], mode_name: str) -> None:
+    refused(make(operator, 2, 1, [3, 130], n_q=1), mode_name, error, text, **changed)
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
 @pytest.mark.parametrize("cache", cases.IN_PLACE["mla_prolog_quant"])
-def test_caches_of_which_mindspore_would_write_a_copy(cache: str, mode_name: str, target: str) -> None:
+def test_caches_of_which_mindspore_would_write_a_copy(cache: str, mode_name: str) -> None:
     case = make("mla_prolog_quant", 2, 1, [3, 130], n_q=1)
     width = case.inputs[cache].shape[-1]
 
     def strided(tensor_: Tensor) -> Tensor:
         array = np.ascontiguousarray(weights.to_array(tensor_).transpose(3, 2, 1, 0))
-        return on_target(weights.to_tensor(array), target).permute(3, 2, 1, 0)
+        return weights.to_tensor(array).to("Ascend").permute(3, 2, 1, 0)
 
     def part(tensor_: Tensor) -> Tensor:
         pool = np.stack([weights.to_array(tensor_)] * 2)
-        return on_target(weights.to_tensor(pool), target)[1]
+        return weights.to_tensor(pool).to("Ascend")[1]
 
-    refused(case, mode_name, target, ValueError, f"{cache} must be contiguous", **{cache: strided})
+    refused(case, mode_name, ValueError, f"{cache} must be contiguous", **{cache: strided})
     text = f"{cache} is a view that begins {case.paging.block_num * 128 * width} elements into its storage"
-    refused(case, mode_name, target, ValueError, text, **{cache: part})
+    refused(case, mode_name, ValueError, text, **{cache: part})
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
 @pytest.mark.parametrize("cache", cases.IN_PLACE["mla_prolog_quant"])
-def test_a_cache_in_host_memory(cache: str, mode_name: str, device: str) -> None:
+def test_a_cache_in_host_memory(cache: str, mode_name: str) -> None:
     case = make("mla_prolog_quant", 2, 1, [3, 130], n_q=1)
-    if device == "CPU":
-        pytest.skip("a CPU has no other memory")
     text = f"{cache} of shape {case.inputs[cache].shape} is in the memory of CPU"
     host = weights.to_tensor(case.inputs[cache].copy())
-    refused(case, mode_name, device, ValueError, text, **{cache: host})
+    refused(case, mode_name, ValueError, text, **{cache: host})
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
-def test_gradients_are_refused(mode_name: str, target: str) -> None:
+def test_gradients_are_refused(mode_name: str) -> None:
     case = make("sparse_flash_attention_quant", 1, 1, 3, n_q=1)
     with mode(mode_name), pytest.raises((RuntimeError, NotImplementedError), match="bprop"):
-        ms.grad(Loss(case.operator, case.attributes))(*inputs_of(case, target).values())
+        ms.grad(Loss(case.operator, case.attributes))(*inputs_of(case).values())
 
 
 def test_every_operator_is_tested() -> None:

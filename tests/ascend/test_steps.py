@@ -10,7 +10,7 @@ import pytest
 import tolerance
 from calls import MODES, mode, tensor
 from mindspore import Parameter, Tensor
-from runs import inputs_of, on_target, prepared, run
+from runs import inputs_of, prepared, run
 from test_cells import CACHES, SCALE, WIDTHS, Sequences, layer_weights
 
 from ms_dsv32 import cells, ops, weights
@@ -58,10 +58,10 @@ def attention() -> tuple[Any, cases.Case, tuple[str, ...]]:
 
 @pytest.mark.parametrize("mode_name", MODES)
 @pytest.mark.parametrize("make", [mla_prolog, indexer_prolog, fused_prolog, indexer, attention])
-def test_a_cell_is_its_operator(make: Any, mode_name: str, target: str) -> None:
+def test_a_cell_is_its_operator(make: Any, mode_name: str) -> None:
     cell, case, outputs = make()
-    want = run(case, "pynative", target)
-    given = inputs_of(case, target)
+    want = run(case, "pynative")
+    given = inputs_of(case)
     held = {p.name.split(".")[-1] for p in cell.get_parameters()}
     own = [n for n in given if n.removeprefix("mla_").removeprefix("ip_").removesuffix("_in") not in held]
     for name, result in zip(outputs, call(cell, mode_name, *(given[n] for n in own)), strict=True):
@@ -70,16 +70,15 @@ def test_a_cell_is_its_operator(make: Any, mode_name: str, target: str) -> None:
         tolerance.assert_same_bits(cache, weights.to_array(given[cache]), want[output])
 
 
-def caches_of(sequences: Sequences, target: str) -> list[Tensor]:
-    return [on_target(weights.to_tensor(a.copy()), target) for a in sequences.caches]
+def caches_of(sequences: Sequences) -> list[Tensor]:
+    return [weights.to_tensor(a.copy()).to("Ascend") for a in sequences.caches]
 
 
-def operators_in_a_row(n_q: int, inputs: list[Any], caches: list[Tensor], target: str) -> Any:
+def operators_in_a_row(n_q: int, inputs: list[Any], caches: list[Tensor]) -> Any:
     """attention_out of one step by the functions, in PyNative mode; updates the caches."""
     token_x, cos, sin, index, block_table, lengths = (weights.to_tensor(a) for a in inputs)
     mla, ip = (
-        [tensor(prepared(name, n_q, target)) for name in names]
-        for names in (weights.MLA_WEIGHTS, weights.INDEXER_WEIGHTS)
+        [tensor(prepared(name, n_q)) for name in names] for names in (weights.MLA_WEIGHTS, weights.INDEXER_WEIGHTS)
     )
     q_nope, q_rope, _, _, _, q_int8, q_scale, _, _, head_weights = ops.mla_indexer_prolog_quant(
         token_x, *mla, cos, sin, index, *caches[:3], *ip, *caches[3:], weight_format="PACKED"
@@ -93,12 +92,12 @@ def operators_in_a_row(n_q: int, inputs: list[Any], caches: list[Tensor], target
 
 
 @pytest.mark.parametrize(("mode_name", "parameters"), [*((m, False) for m in (*MODES, "dynamic")), ("graph", True)])
-def test_steps_have_the_bits_of_the_operators_in_a_row(mode_name: str, parameters: bool, target: str) -> None:
+def test_steps_have_the_bits_of_the_operators_in_a_row(mode_name: str, parameters: bool) -> None:
     """Chunks of a prompt, then decoding, over a block boundary; "dynamic" is one graph for all numbers of tokens."""
     step = cells.SparseAttentionStep(3, 4, softmax_scale=SCALE)
     step.prolog.set_weights(layer_weights(4))
     sequences = Sequences(2, 4, 6, seed=1)
-    caches, reference = caches_of(sequences, target), caches_of(sequences, target)
+    caches, reference = caches_of(sequences), caches_of(sequences)
     if parameters:
         caches = [Parameter(c, name=n, requires_grad=False) for n, c in zip(CACHES, caches, strict=True)]
     if mode_name == "dynamic":
@@ -106,7 +105,7 @@ def test_steps_have_the_bits_of_the_operators_in_a_row(mode_name: str, parameter
     run_step = ms.jit(step) if mode_name == "jit" else step
     for s1 in (100, 28, 2, 2):
         inputs = sequences.advance(s1)
-        want = operators_in_a_row(4, inputs, reference, target)
+        want = operators_in_a_row(4, inputs, reference)
         with mode("graph" if mode_name == "dynamic" else mode_name):
             got = run_step(*map(weights.to_tensor, inputs), *caches)
         tolerance.assert_same_bits(f"attention_out at {sequences.lengths}", weights.to_array(got), want)
@@ -114,16 +113,17 @@ def test_steps_have_the_bits_of_the_operators_in_a_row(mode_name: str, parameter
         tolerance.assert_same_bits(name, weights.to_array(cache), weights.to_array(other))
 
 
-def test_the_whole_models_heads(device: str) -> None:
+@pytest.mark.cpu_kernels
+def test_the_whole_models_heads() -> None:
     step = cells.SparseAttentionStep(32, softmax_scale=SCALE)
     step.prolog.set_weights(layer_weights(128))
     sequences = Sequences(2, 128, 64, columns=32)
-    caches, reference = caches_of(sequences, device), caches_of(sequences, device)
+    caches, reference = caches_of(sequences), caches_of(sequences)
     assert len(caches) == len(WIDTHS)
     with mode("graph"):
         for s1 in (512, 512, 4, 1):
             inputs = sequences.advance(s1)
             got = weights.to_array(step(*map(weights.to_tensor, inputs), *caches))
             with mode("pynative"):
-                want = operators_in_a_row(128, inputs, reference, device)
+                want = operators_in_a_row(128, inputs, reference)
             tolerance.assert_same_bits(f"attention_out at {sequences.lengths}", got, want)

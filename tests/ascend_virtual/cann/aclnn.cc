@@ -1,0 +1,110 @@
+// The operators of CANN's own library (libopapi) that MindSpore puts around ours: copies of views and of host tensors,
+// casts, fills. They work on any strides, one element after another. Source: documentation of each function.
+#include <functional>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "element.h"
+#include "memory.h"
+#include "tensor.h"
+
+namespace ascend_virtual {
+namespace {
+
+using Function = std::function<Element(const std::vector<Element>&)>;
+
+// Calls `visit` with the multi-index of each element.
+void ForEach(const std::vector<int64_t>& shape, const std::function<void(const std::vector<int64_t>&)>& visit) {
+  std::vector<int64_t> index(shape.size(), 0);
+  for (const int64_t dim : shape) {
+    if (dim == 0) return;
+  }
+  for (;;) {
+    visit(index);
+    size_t axis = shape.size();
+    while (axis > 0 && ++index[axis - 1] == shape[axis - 1]) index[--axis] = 0;
+    if (axis == 0) return;
+  }
+}
+
+// The element of a tensor at an index of a shape that it is broadcast to.
+char* At(const aclTensor& tensor, const std::vector<int64_t>& index) {
+  int64_t at = tensor.offset;
+  const size_t skipped = index.size() - tensor.view.size();
+  for (size_t i = 0; i < tensor.view.size(); ++i) {
+    if (tensor.view[i] != 1) at += index[skipped + i] * tensor.strides[i];
+  }
+  return Memory::Get().Alias(tensor.data) + at * static_cast<int64_t>(tensor.ElementBytes());
+}
+
+bool Broadcasts(const aclTensor& from, const aclTensor& to) {
+  if (from.view.size() > to.view.size()) return false;
+  const size_t skipped = to.view.size() - from.view.size();
+  for (size_t i = 0; i < from.view.size(); ++i) {
+    if (from.view[i] != 1 && from.view[i] != to.view[skipped + i]) return false;
+  }
+  return true;
+}
+
+// tensors[out] = function(the other tensors), element by element; those are broadcast.
+int Elementwise(const char* name, std::vector<const aclTensor*> tensors, size_t out, const Function& function,
+                uint64_t* workspace_size, aclOpExecutor** executor) {
+  auto call = std::make_unique<aclOpExecutor>();
+  call->name = name;
+  call->tensors = std::move(tensors);
+  for (const aclTensor* tensor : call->tensors) {
+    const aclTensor* to = call->tensors[out];
+    if (tensor != nullptr && to != nullptr && !Broadcasts(*tensor, *to)) {
+      return Fail(ACLNN_ERR_PARAM_INVALID, call->name + ": " + Describe(*tensor) + " for " + Describe(*to));
+    }
+  }
+  call->run = [function, out](const std::vector<aclTensor>& all, char*) -> std::string {
+    const aclTensor& to = all[out];
+    std::vector<Element> operands(all.size() - 1);
+    ForEach(to.view, [&](const std::vector<int64_t>& index) {
+      for (size_t i = 0, k = 0; i < all.size(); ++i) {
+        if (i != out) operands[k++] = ReadElement(At(all[i], index), all[i].dtype);
+      }
+      WriteElement(At(to, index), to.dtype, to.ElementBytes(), function(operands));
+    });
+    return "";
+  };
+  return Prepare(std::move(call), workspace_size, executor);
+}
+
+Element Same(const std::vector<Element>& operands) { return operands[0]; }
+
+// a + alpha * b
+Element MultiplyAdd(const Element& a, const Element& alpha, const Element& b) {
+  return {a.number + alpha.number * b.number, a.integer + alpha.integer * b.integer};
+}
+
+}  // namespace
+}  // namespace ascend_virtual
+
+using namespace ascend_virtual;  // NOLINT: the functions below are this library's whole interface
+
+// aclnn<name> and aclnn<name>GetWorkspaceSize: its parameters, its tensors in their order, which of them is the result.
+#define OPERATOR(name, parameters, tensors, out, function)                                                           \
+  ASCEND_VIRTUAL_API int aclnn##name##GetWorkspaceSize(parameters, uint64_t* workspace_size,                         \
+                                                       aclOpExecutor** executor) {                                   \
+    return Elementwise("aclnn" #name, tensors, out, function, workspace_size, executor);                             \
+  }                                                                                                                  \
+  ASCEND_VIRTUAL_API int aclnn##name(void* workspace, uint64_t bytes, aclOpExecutor* executor, aclrtStream stream) { \
+    return Launch(workspace, bytes, executor, stream);                                                               \
+  }
+#define LIST(...) __VA_ARGS__
+
+OPERATOR(Cast, LIST(const aclTensor* self, int, aclTensor* out), LIST({self, out}), 1, Same)
+OPERATOR(InplaceCopy, LIST(aclTensor* self, const aclTensor* source), LIST({self, source}), 0, Same)
+OPERATOR(InplaceZero, aclTensor* self, {self}, 0, [](const auto&) { return Whole(0); })
+OPERATOR(InplaceOne, aclTensor* self, {self}, 0, [](const auto&) { return Whole(1); })
+OPERATOR(InplaceFillScalar, LIST(aclTensor* self, const aclScalar* value), {self}, 0,
+         [v = value->value](const auto&) { return v; })
+OPERATOR(Adds, LIST(const aclTensor* self, const aclScalar* other, const aclScalar* alpha, aclTensor* out),
+         LIST({self, out}), 1,
+         LIST([b = other->value, a = alpha->value](const auto& x) { return MultiplyAdd(x[0], a, b); }))
+OPERATOR(Add, LIST(const aclTensor* self, const aclTensor* other, const aclScalar* alpha, aclTensor* out),
+         LIST({self, other, out}), 2, [a = alpha->value](const auto& x) { return MultiplyAdd(x[0], a, x[1]); })

@@ -1,0 +1,75 @@
+// Streams and events. A stream is a thread that runs its tasks in order, and late: before a task it waits for a random
+// time of its seed. The error of a task reaches the host at the next synchronisation, as on a device; the tasks that
+// were already given to the stream are dropped (aclrtSetStreamFailureMode, ACL_STOP_ON_FAILURE, which MindSpore asks
+// for).
+#ifndef ASCEND_VIRTUAL_STREAM_H_
+#define ASCEND_VIRTUAL_STREAM_H_
+
+#include <condition_variable>
+#include <deque>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+
+#include "device.h"
+
+namespace ascend_virtual {
+
+// Returns nothing, or what went wrong.
+using Task = std::function<std::string()>;
+
+class Stream {
+ public:
+  explicit Stream(int number);
+  ~Stream();
+
+  // The stream behind a handle of the host; null stands for the default stream of the device.
+  static Stream* Of(aclrtStream handle);
+  static aclrtStream Create();
+  static bool Destroy(aclrtStream handle);
+  // Waits for all streams; the error of the first one that has one.
+  static aclError SynchronizeAll();
+
+  // Tasks that must run even after a failure (a record of an event, a callback) are `always`.
+  void Put(std::string name, Task task, bool always = false);
+  aclError Synchronize();
+  bool Idle();
+
+ private:
+  struct Entry {
+    std::string name;
+    Task task;
+    bool always;
+  };
+  void Run();
+
+  const int number_;
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::deque<Entry> queue_;
+  bool busy_ = false, stop_ = false;
+  std::string failure_;
+  std::thread thread_;
+};
+
+class Event {
+ public:
+  // Both are given to a stream: the event is recorded, or waited for, when the stream gets there.
+  static void Record(std::shared_ptr<Event> event, Stream* stream);
+  static void Wait(std::shared_ptr<Event> event, Stream* stream);
+  void Synchronize();
+  bool Complete();
+  uint64_t Microseconds();
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  int recorded_ = 0, done_ = 0;
+  uint64_t microseconds_ = 0;
+};
+
+}  // namespace ascend_virtual
+
+#endif  // ASCEND_VIRTUAL_STREAM_H_
