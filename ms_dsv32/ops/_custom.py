@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any
 
@@ -95,6 +95,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             if value["value"] is None and value["dtype"] is not None:
                 raise TypeError(f"{name}: {attr.name} must be a constant where a graph is compiled")
         shapes, dtypes, plain_caches, arguments = [], [], [], []
+        passed = {id(tensor) for tensor in _passed(compilation)}
         for arg, tensor in zip(self._info.inputs, args[count:], strict=True):
             if not isinstance(tensor["dtype"], (mstype.TensorType, mstype.RefType)):
                 raise TypeError(f"{name}: {arg.name} must be a Tensor, got {tensor['dtype']}")
@@ -108,9 +109,9 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
                 if tensor["value"] is None and compilation and not candidates:
                     text = "is computed inside the graph, so the write would be lost: pass the cache itself"
                     raise ValueError(f"{name}: {arg.name} of shape {tuple(tensor['shape'])} {text}")
-                arguments += [(arg.name, candidate) for candidate in candidates]
+                arguments += [(arg.name, candidate) for candidate in candidates if id(candidate) in passed]
         bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
-        for cache, candidate in arguments if not _has_placeholders(compilation) else ():
+        for cache, candidate in arguments:
             target.require_cache(self._info, cache, candidate)
         custom = self._custom(bound, ", ".join(plain_caches))
         return {"shape": None, "dtype": None, "value": (custom, target.constants(self._info, bound))}
@@ -223,23 +224,32 @@ def _compilation() -> dict[str, Any]:
 def _arguments(compilation: dict[str, Any], dtype: str, shape: Sequence[int]) -> list[Tensor]:
     """The tensors of this dtype and shape among the arguments of the graph that is being compiled."""
     found = []
-    pending = [compilation.get(name) for name in ("args", "kwargs", "compile_args")]
-    while pending:
-        value = pending.pop()
-        if isinstance(value, dict):
-            pending += value.values()
-        elif isinstance(value, (list, tuple)):
-            pending += value
-        elif isinstance(value, Tensor) and _dtype_name(value.dtype) == dtype and len(value.shape) == len(shape):
-            same = all(a == b or -1 in (a, b) for a, b in zip(value.shape, shape, strict=True))
-            found += [value] if same else []
+    for tensor in _tensors([compilation.get(name) for name in ("args", "kwargs", "compile_args")]):
+        if _dtype_name(tensor.dtype) == dtype and len(tensor.shape) == len(shape):
+            same = all(a == b or -1 in (a, b) for a, b in zip(tensor.shape, shape, strict=True))
+            found += [tensor] if same else []
     return found
 
 
-def _has_placeholders(compilation: dict[str, Any]) -> bool:
-    """Whether the arguments were declared by `nn.Cell.set_inputs`: they are no tensors of the call then."""
+def _passed(compilation: dict[str, Any]) -> list[Tensor]:
+    """The tensors of the call itself, without those that `nn.Cell.set_inputs` declares in their place.
+
+    A cell is compiled with the declared tensors as its arguments. Under ``mindspore.jit`` they are the ``compile_args``
+    and ``args`` are those of the call.
+    """
     cell = compilation.get("obj")
-    return isinstance(cell, ms.nn.Cell) and cell.get_inputs() is not None
+    declared = {id(tensor) for tensor in _tensors(cell.get_inputs() if isinstance(cell, ms.nn.Cell) else None)}
+    given = _tensors([compilation.get("args"), compilation.get("kwargs")])
+    return [tensor for tensor in given if id(tensor) not in declared]
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    """The tensors in a value and in the containers that it holds."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (dict, list, tuple)):
+        for item in value.values() if isinstance(value, dict) else value:
+            yield from _tensors(item)
 
 
 def _dtype_name(dtype: Any) -> str:
