@@ -14,6 +14,7 @@ which the prolog absorbs; ``kv_b_proj``'s value half (v_up) and ``o_proj`` follo
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,15 +41,44 @@ from ms_dsv32.config import (
     RopeTileShapeConfig,
     SaTileShapeConfig,
 )
+from ms_dsv32.ops._custom import CacheCheck, device_target
 
 Array = NDArray[Any]
 
 
-class _Weighted(nn.Cell):  # type: ignore[misc]
+class _Checked(nn.Cell):  # type: ignore[misc]
+    """A cell that checks its weights and caches at each call from Python.
+
+    MindSpore lets an operator check them only when it compiles a graph, and `set_inputs` hides them even then. A cell
+    inside another one's graph, or under ``mindspore.jit``, is not called: MindSpore compiles its `construct`.
+
+    Args:
+        operator: that writes the caches.
+    """
+
+    def __init__(self, operator: str) -> None:
+        super().__init__()
+        self._operator = operator
+        self._require_caches = CacheCheck(operator, list(inspect.signature(self.construct).parameters))
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        target = device_target()
+        self._require_layout(target)
+        self._require_caches(target, args, kwargs)
+        return super().__call__(*args, **kwargs)
+
+    def _require_layout(self, target: str) -> None:
+        """Raises ValueError if a weight is not laid out for the device target."""
+        for cell in self._cells.values():
+            if isinstance(cell, _Checked):
+                cell._require_layout(target)
+
+
+class _Weighted(_Checked):
     """A cell that owns the weights of one operator: Parameters, zero until they are set."""
 
     def __init__(self, operator: str, names: tuple[str, ...], n_q: int) -> None:
-        super().__init__()
+        super().__init__(operator)
         self._names = names
         self._n_q = n_q
         self._target = ms.get_context("device_target")
@@ -84,6 +114,13 @@ class _Weighted(nn.Cell):  # type: ignore[misc]
     def save(self, path: str | Path) -> None:
         """Writes the weights to a safetensors file, row-major, under the contract's names."""
         weights.save(path, self.get_weights())
+
+    def _require_layout(self, target: str) -> None:
+        if self._target != target:
+            name = op_info.load(self._operator).packable[0]
+            text = f"is laid out for {self._target}, and the device target is {target} now"
+            hint = "make the cell, or set its weights, after mindspore.set_device"
+            raise ValueError(f"{self._operator}: {name} {text}: {hint}")
 
 
 class MLAProlog(_Weighted):
@@ -212,7 +249,7 @@ class LightningIndexerProlog(_Weighted):
         return q_int8, q_scale, head_weights
 
 
-class MLAIndexerProlog(nn.Cell):  # type: ignore[misc]
+class MLAIndexerProlog(_Checked):
     """`ops.mla_indexer_prolog_quant` with its weights, those of the cells ``mla`` and ``indexer``.
 
     Args:
@@ -240,7 +277,7 @@ class MLAIndexerProlog(nn.Cell):  # type: ignore[misc]
         layernorm_epsilon_k: float = 1e-6,
         configs: IndexerPrologQuantConfigs | None = None,
     ) -> None:
-        super().__init__()
+        super().__init__("mla_indexer_prolog_quant")
         self.mla = MLAProlog(
             n_q, epsilon_cq=epsilon_cq, epsilon_ckv=epsilon_ckv, tile_config=tile_config, rope_cfg=rope_cfg
         )
@@ -422,7 +459,7 @@ class SparseFlashAttention(nn.Cell):  # type: ignore[misc]
         )
 
 
-class SparseAttentionStep(nn.Cell):  # type: ignore[misc]
+class SparseAttentionStep(_Checked):
     """One step of DeepSeek sparse attention over a paged cache: prolog, indexer, attention.
 
     Serves decoding (b sequences of s1 = 1..4 tokens) and a prompt in chunks (one sequence, s1 up to 1024); what differs
@@ -457,7 +494,7 @@ class SparseAttentionStep(nn.Cell):  # type: ignore[misc]
         attention_tile_config: SaTileShapeConfig | None = None,
         **prolog: Any,
     ) -> None:
-        super().__init__()
+        super().__init__("mla_indexer_prolog_quant")
         self.prolog = MLAIndexerProlog(n_q, **prolog)
         self.indexer = LightningIndexer(selected_count)
         self.attention = SparseFlashAttention(

@@ -100,12 +100,12 @@ def require_cache(info: op_info.OpInfo, name: str, tensor: Tensor) -> None:
     Raises:
         ValueError: MindSpore would hand a copy to the kernel.
     """
-    if not isinstance(tensor, Parameter) and -1 not in tensor.shape and _is_on_host(tensor):
+    if _is_on_host(tensor) and not isinstance(tensor, Parameter) and -1 not in tensor.shape:
         text = f"is in the memory of {tensor.device}, so the write would be lost: pass {name}.to('Ascend')"
         raise ValueError(f"{info.name}: {name} of shape {tuple(tensor.shape)} {text}")
-    if not tensor.is_contiguous():
-        raise ValueError(f"{info.name}: {name} must be contiguous, as it is updated in place")
     if tensor._need_contiguous():
+        if not tensor.is_contiguous():
+            raise ValueError(f"{info.name}: {name} must be contiguous, as it is updated in place")
         where = f"a view that begins {tensor.storage_offset()} elements into its storage"
         raise ValueError(f"{info.name}: {name} is {where}, expected a tensor with its own memory")
 
