@@ -1,4 +1,4 @@
-"""Decodes with DeepSeek-V3.2's sparse attention at full size, on the CPU.
+"""Decodes with DeepSeek-V3.2's sparse attention at full size, on the CPU or on an Atlas A2/A3.
 
 One layer's weights are made from a seed. Sequences of different lengths share a paged int8 cache; each is prefilled in
 chunks, then all are decoded together, `--s1` tokens of each a step (s1 > 1 is multi-token prediction). The hidden
@@ -9,6 +9,7 @@ changed.
     python examples/decode.py                                   4 sequences of up to 4096 keys, graph mode
     python examples/decode.py --mode pynative --kv-len 131072 --batch 1
     python examples/decode.py --steps 0                         prefill alone
+    python examples/decode.py --device Ascend                   needs CANN and the built operators, see docs/ascend.md
 """
 
 from __future__ import annotations
@@ -55,6 +56,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--chunk", type=int, default=512, help="tokens of a prefill chunk, 1 to 1024")
     parser.add_argument("--heads", type=int, default=128, help="query heads of this rank, 1 to 128")
     parser.add_argument("--mode", choices=("graph", "pynative"), default="graph")
+    parser.add_argument("--device", choices=("CPU", "Ascend"), default="CPU")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
     limits = {"batch": (1, 128), "kv_len": (1, 131072), "s1": (1, 4), "chunk": (1, 1024), "heads": (1, 128)}
@@ -67,11 +69,14 @@ def parse() -> argparse.Namespace:
 
 @dataclass
 class Batch:
-    """The sequences and their cache: `lengths` is what each holds at the end; `caches` are updated in place."""
+    """The sequences and their cache: `lengths` is what each holds at the end.
+
+    `caches` are in the device's memory and are updated in place.
+    """
 
     lengths: Array
     block_table: Array
-    caches: dict[str, Array]
+    caches: dict[str, ms.Tensor]
 
     @classmethod
     def make(cls, args: argparse.Namespace) -> Batch:
@@ -84,7 +89,8 @@ class Batch:
         for arg in op_info.load("mla_indexer_prolog_quant").inputs:
             if arg.name in CACHES:
                 width = arg.shapes[0][-1]
-                caches[arg.name] = np.zeros((block_num, golden.BLOCK_SIZE, 1, widths[width]), arg.np_dtype)
+                shape = (block_num, golden.BLOCK_SIZE, 1, widths[width])
+                caches[arg.name] = ms.ops.zeros(shape, getattr(ms, arg.ms_dtype))
         table = golden.make_block_table(lengths, rng=np.random.default_rng(args.seed))
         return cls(lengths, table, caches)
 
@@ -103,12 +109,32 @@ class Batch:
         }
 
 
+def on_device(call: dict[str, Array]) -> list[ms.Tensor]:
+    """A call's inputs in the device's memory; on CPU they share that of the arrays."""
+    return [weights.to_tensor(a).to(ms.get_context("device_target")) for a in call.values()]
+
+
+def timed(function: Callable[[], Any]) -> tuple[Any, float]:
+    """What a function of the operators returns, when it is there, and the seconds until then."""
+    start = time.perf_counter()
+    result = function()
+    if ms.get_context("device_target") == "CPU":
+        (result[0] if isinstance(result, tuple) else result).asnumpy()  # waits, and copies nothing
+    else:
+        ms.runtime.synchronize()  # does not wait on CPU
+    return result, time.perf_counter() - start
+
+
 def run(step: cells.SparseAttentionStep, call: dict[str, Array], caches: dict[str, ms.Tensor]) -> tuple[Array, float]:
     """One step: its attention output, and the seconds that it took."""
-    tensors = [weights.to_tensor(a) for a in call.values()]
-    start = time.perf_counter()
-    out = weights.to_array(step(*tensors, *caches.values()))
-    return out, time.perf_counter() - start
+    inputs = on_device(call)
+    out, seconds = timed(lambda: step(*inputs, *caches.values()))
+    return weights.to_array(out), seconds
+
+
+def copies(caches: dict[str, ms.Tensor]) -> dict[str, Array]:
+    """What the caches hold now."""
+    return {name: weights.to_array(cache).copy() for name, cache in caches.items()}
 
 
 def golden_prolog(call: dict[str, Array], caches: dict[str, Array], layer: dict[str, Array]) -> tuple[Array, ...]:
@@ -211,26 +237,22 @@ def operator_times(
     step: cells.SparseAttentionStep, call: dict[str, Array], caches: dict[str, ms.Tensor]
 ) -> dict[str, list[float]]:
     """Seconds of each operator, called on its own with the inputs of the last step; it writes the same rows again."""
-    x, cos, sin, index, table, lengths = (weights.to_tensor(a) for a in call.values())
+    x, cos, sin, index, table, lengths = on_device(call)
     kv, kr, scale, k, k_scale = caches.values()
     times: dict[str, list[float]] = {}
 
-    def timed(name: str, function: Callable[[], Any]) -> Any:
-        for _ in range(6):
-            start = time.perf_counter()
-            result = function()
-            (result[0] if isinstance(result, tuple) else result).asnumpy()  # waits
-            times.setdefault(name, []).append(time.perf_counter() - start)
-        del times[name][0]  # compiles
-        return result
+    def repeated(name: str, function: Callable[[], Any]) -> Any:
+        runs = [timed(function) for _ in range(6)]
+        times[name] = [seconds for _, seconds in runs[1:]]  # the first one compiles
+        return runs[-1][0]
 
-    q_nope, q_rope, q_int8, q_scale, head_weights = timed(
+    q_nope, q_rope, q_int8, q_scale, head_weights = repeated(
         "mla_indexer_prolog_quant", lambda: step.prolog(x, cos, sin, index, kv, kr, scale, k, k_scale)
     )
-    topk_indices = timed(
+    topk_indices = repeated(
         "lightning_indexer_quant", lambda: step.indexer(q_int8, q_scale, head_weights, k, k_scale, table, lengths)
     )
-    timed(
+    repeated(
         "sparse_flash_attention_quant",
         lambda: step.attention(q_nope, q_rope, kv, kr, scale, topk_indices, table, lengths),
     )
@@ -240,9 +262,12 @@ def operator_times(
 def main() -> int:
     args = parse()
     console = Console()
+    if ms.get_context("device_target") != args.device:
+        ms.set_device(args.device)  # before the weights are laid out for it, and the caches are made in its memory
     ms.set_context(mode=ms.GRAPH_MODE if args.mode == "graph" else ms.PYNATIVE_MODE)
     rng = np.random.default_rng(args.seed)
-    console.print(f"kernels: {kernel_impl.isa()}, {kernel_impl.thread_count()} threads; {args.mode} mode")
+    kernels = f"{kernel_impl.isa()}, {kernel_impl.thread_count()} threads" if args.device == "CPU" else "AscendC"
+    console.print(f"device: {args.device}; kernels: {kernels}; {args.mode} mode")
 
     start = time.perf_counter()
     mla, indexer = golden.make_weights(args.seed, n_q=args.heads)
@@ -250,7 +275,6 @@ def main() -> int:
     batch = Batch.make(args)
     step = cells.SparseAttentionStep(batch.block_table.shape[1], args.heads)
     step.prolog.set_weights({**mla, **indexer})
-    caches = {name: weights.to_tensor(a) for name, a in batch.caches.items()}  # the same memory
     if args.mode == "graph":
         step.set_dynamic_tokens(batch.caches[CACHES[0]].shape[0])
     console.print(
@@ -268,8 +292,8 @@ def main() -> int:
                 end = min(begin + args.chunk, int(prompt))
                 call = batch.call(rng, slice(n, n + 1), np.array([end]), end - begin)
                 if args.steps == 0 and n == args.batch - 1 and end == prompt:
-                    before = {name: a.copy() for name, a in batch.caches.items()}
-                out, seconds = run(step, call, caches)
+                    before = copies(batch.caches)
+                out, seconds = run(step, call, batch.caches)
                 prefill_seconds += seconds
                 sample = tokens_of(call, rng.integers(end - begin, size=1))
                 samples.append({name: sample[name] for name in ("token_x", "cos", "sin", "cache_index")})
@@ -278,11 +302,11 @@ def main() -> int:
         for i in range(args.steps):
             call = batch.call(rng, slice(None), prompts + (i + 1) * args.s1, args.s1)
             if i == args.steps - 1:
-                before = {name: a.copy() for name, a in batch.caches.items()}
-            out, seconds = run(step, call, caches)
+                before = copies(batch.caches)
+            out, seconds = run(step, call, batch.caches)
             decode_seconds.append(seconds)
             progress.advance(task)
-    after = {name: a.copy() for name, a in batch.caches.items()}
+    after = copies(batch.caches)
 
     table = Table(title="time", title_justify="left")
     for heading, justify in (("", "left"), ("median ms", "right"), ("min ms", "right"), ("tokens/s", "right")):
@@ -292,15 +316,18 @@ def main() -> int:
     if args.steps:
         tokens = args.batch * args.s1
         rows = {f"decode step, {tokens} tokens": decode_seconds[1:] or decode_seconds}
-        rows |= {f"  {name}": times for name, times in operator_times(step, call, caches).items()}
+        rows |= {f"  {name}": times for name, times in operator_times(step, call, batch.caches).items()}
         for name, times in rows.items():
             median = float(np.median(times))
             rate = "" if name.startswith(" ") else f"{tokens / median:.0f}"
             table.add_row(name, f"{1e3 * median:.2f}", f"{1e3 * min(times):.2f}", rate)
     console.print(table)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
-    cache_mib, weight_mib = (sum(a.nbytes for a in d.values()) / 2**20 for d in (batch.caches, layer))
-    console.print(f"memory: peak {peak:.0f} MiB, of it caches {cache_mib:.0f} MiB and weights {weight_mib:.0f} MiB")
+    if args.device == "CPU":
+        memory, peak = "memory", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    else:
+        memory, peak = "device memory", ms.runtime.max_memory_allocated() / 2**20
+    cache_mib, weight_mib = (sum(a.nbytes for a in d.values()) / 2**20 for d in (after, layer))
+    console.print(f"{memory}: peak {peak:.0f} MiB, of it caches {cache_mib:.0f} MiB and weights {weight_mib:.0f} MiB")
 
     errors, changed = check_step(args, call, out, before, after, layer)
     prompt_errors = check_prompt(samples, after, layer) if samples else {}
