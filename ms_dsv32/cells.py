@@ -3,10 +3,13 @@
 Weights are Parameters under the contract's names, laid out for the device target when they are set. ``save`` writes
 them row-major, for any target; a MindSpore checkpoint holds them as they are laid out, for the same target only.
 
-Caches belong to the caller and are inputs, Tensors or Parameters; they are updated in place and never returned
-(MindSpore would copy what the outermost cell of a graph returns). All operators of a graph run in program order, so a
-later layer sees what an earlier one wrote. Inside a branch or loop whose condition is known only at run time caches
-must be Parameters.
+Caches belong to the caller and are inputs, Tensors in the device's memory (``mindspore.ops.zeros``) or Parameters; they
+are updated in place and never returned (MindSpore would copy what the outermost cell of a graph returns). All operators
+of a graph run in program order, so a later layer sees what an earlier one wrote. Inside a branch or loop whose
+condition is known only at run time caches must be Parameters.
+
+Every call of a cell from Python checks that its weights are laid out for the device target and that a graph can write
+its caches; what is wrong is a ValueError before anything runs.
 
 The projections around the attention are not here: the query side ends with ``q_a_proj`` .. ``kv_b_proj``'s key half,
 which the prolog absorbs; ``kv_b_proj``'s value half (v_up) and ``o_proj`` follow `SparseAttentionStep`.
