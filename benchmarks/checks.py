@@ -90,9 +90,9 @@ def _paging(case: Case, tokens: list[int]) -> dict[str, Array]:
 def _check_indexer(case: Case, inputs: Mapping[str, Array], got: Array, tokens: list[int]) -> None:
     some = {n: inputs[n][tokens] for n in ("q_int8", "q_scale", "weights")}
     some |= {n: inputs[n] for n in ("k_cache", "k_cache_scale")} | _paging(case, tokens)
-    scores = golden.lightning_indexer_scores(**some)
+    scores, magnitudes = cases.indexer_scores(replace(case, inputs={n: some[n] for n in case.inputs}))
     want = np.stack([golden.select_topk(score, got.shape[1]) for score in scores])
-    tolerance.assert_topk(got[tokens], want, scores)
+    tolerance.assert_topk(got[tokens], want, scores, magnitudes)
 
 
 def _check_attention(case: Case, inputs: Mapping[str, Array], topk: Array, got: Array, tokens: list[int]) -> None:

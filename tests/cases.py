@@ -458,3 +458,11 @@ def indexer_case(
         "kv_act_seqs": paging.kv_act_seqs,
     }
     return Case("lightning_indexer_quant", inputs, {"selected_count": selected_count}, paging)
+
+
+def indexer_scores(case: Case) -> tuple[list[Array], list[Array]]:
+    """The scores of an `indexer_case` and the sums of their absolute terms, of each token over what it sees."""
+    signless = {name: np.abs(case.inputs[name]) for name in ("q_scale", "weights", "k_cache_scale")}
+    given = (case, case.copy(**signless))
+    scores, magnitudes = ([*golden.lightning_indexer_scores(*c.inputs.values())] for c in given)
+    return scores, magnitudes

@@ -241,17 +241,23 @@ def assert_close_cache(name: str, got: Array, want: Array, before: Array, cache_
     assert_close_output(name, flat_got[rows], flat_want[rows])
 
 
-def assert_topk(got: Array, want: Array, scores: Sequence[Array], *, rtol: float = 1e-5) -> None:
+def assert_topk(
+    got: Array, want: Array, scores: Sequence[Array], magnitudes: Sequence[Array], *, rtol: float = 1e-5
+) -> None:
     """Selections of the indexer: equal sets, or every differing position scores within `rtol` of the k-th score.
+
+    The head weights have both signs, so that a score can be small beside its terms, which are what was rounded: `rtol`
+    is relative to the larger of the k-th score and the sum of the absolute terms of either score.
 
     Args:
         got, want: int32 [t, selected_count]; any order of the valid entries.
-        scores: of each token, float32 [visible] (`lightning_indexer_scores`). rtol: 1e-5 on CPU, 2e-3 on Ascend.
+        scores, magnitudes: of each token, float32 [visible], scores and the sums of their absolute terms
+            (`cases.indexer_scores`). rtol: 1e-5 on CPU, 2e-3 on Ascend.
     """
     _same_kind("topk_indices", got, want)
     assert got.dtype == np.int32, f"topk_indices: dtype {got.dtype}, want int32"
     assert len(scores) == got.shape[0], f"topk_indices: {got.shape[0]} rows, want {len(scores)}"
-    for i, score in enumerate(scores):
+    for i, (score, magnitude) in enumerate(zip(scores, magnitudes, strict=True)):
         count = min(score.size, got.shape[1])
         chosen, rest = got[i, :count], got[i, count:]
         assert (rest == -1).all(), f"topk_indices[{i}]: entries after the first {count} are not all -1"
@@ -261,9 +267,10 @@ def assert_topk(got: Array, want: Array, scores: Sequence[Array], *, rtol: float
         differing = np.setxor1d(chosen, want[i, :count])
         if differing.size == 0:
             continue
-        kth = float(score[want[i, :count]].min())
+        last = want[i, np.argmin(score[want[i, :count]])]
+        kth = float(score[last])
         error = np.abs(score[differing].astype(np.float64) - kth)
-        beyond = ~(error <= rtol * abs(kth))
+        beyond = ~(error <= rtol * np.maximum(abs(kth), np.maximum(magnitude[last], magnitude[differing])))
         assert not beyond.any(), (
             f"topk_indices[{i}]: {int(beyond.sum())} positions differ beyond rounding; first {differing[beyond][0]}, "
             f"score {score[differing[beyond][0]]!r}, k-th score {kth!r}, largest distance {error.max()!r}"

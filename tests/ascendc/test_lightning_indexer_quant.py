@@ -13,8 +13,6 @@ import pytest
 from emulator import In, Library, Out, Report, Tiling, Workspace, build
 from tolerance import assert_same_bits, assert_topk
 
-from ms_dsv32.golden.lightning_indexer_quant import lightning_indexer_scores
-
 OP_KERNEL = Path(__file__).resolve().parents[2] / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
 OPERATOR = "lightning_indexer_quant"
 SOURCE = """
@@ -88,7 +86,7 @@ def run(case: cases.Case, cores: int = 1, **options: Any) -> tuple[np.ndarray, R
 
 def check(case: cases.Case, **options: Any) -> Report:
     got, report = run(case, **options)
-    assert_topk(got, case.golden()["topk_indices"], lightning_indexer_scores(*case.inputs.values()), rtol=2e-3)
+    assert_topk(got, case.golden()["topk_indices"], *cases.indexer_scores(case), rtol=2e-3)
     return report
 
 
@@ -158,6 +156,15 @@ def test_short_tasks_behind_a_long_one(s1: int, kv_len: int) -> None:
     check(cases.indexer_case(4, s1, [700, kv_len, kv_len, 400], selected_count=64), cores=1, seed=s1 % 2)
 
 
+@pytest.mark.parametrize("cores", [1, 3, 4, 24])
+@pytest.mark.parametrize(("s1", "kv_lens"), [(4, [2049, 4096]), (3, [3, 513, 8191]), (4, [4096, 2050, 2048, 4097])])
+def test_tokens_that_select_all_beside_tokens_that_do_not(s1: int, kv_lens: list[int], cores: int) -> None:
+    """An AIV whose tokens see no more keys than are selected goes through the steps of the others without a score."""
+    case = cases.indexer_case(len(kv_lens), s1, kv_lens)
+    for seed in (0, 1):
+        check(case, cores=cores, seed=seed)
+
+
 def test_equal_scores_take_the_smaller_positions() -> None:
     """Keys drawn from one: every score is the same, so that the first positions win, across tiles, lists and cores."""
     case = cases.indexer_case(kv_lens=9000, selected_count=2048, distinct_keys=1)
@@ -180,10 +187,10 @@ def test_keys_without_a_block_rank_last() -> None:
     table = case.inputs["block_table"].copy()
     table[0, [1, 3]] = [-1, case.paging.block_num]
     got, _ = run(case.copy(block_table=table), seed=1)
-    scores = lightning_indexer_scores(*case.inputs.values())[0].copy()
+    scores, magnitudes = (found[0] for found in cases.indexer_scores(case))
     scores[128:256] = scores[384:512] = -np.inf
     want = np.argsort(-scores, kind="stable")[:300].astype(np.int32)
-    assert_topk(got, want[None], [scores], rtol=2e-3)
+    assert_topk(got, want[None], [scores], [magnitudes], rtol=2e-3)
 
 
 def test_sequence_without_a_block() -> None:

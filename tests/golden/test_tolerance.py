@@ -255,7 +255,7 @@ class TestTopk:
     want = np.int32([[0, 1, 2], [0, 1, -1]])
 
     def check(self, got: list[list[int]], rtol: float = 1e-5) -> None:
-        tolerance.assert_topk(np.int32(got), self.want, self.scores, rtol=rtol)
+        tolerance.assert_topk(np.int32(got), self.want, self.scores, self.scores, rtol=rtol)
 
     def test_any_order(self) -> None:
         self.check([[2, 0, 1], [1, 0, -1]])
@@ -285,14 +285,25 @@ class TestTopk:
     def test_ascend_may_be_off_by_more(self) -> None:
         scores = (np.float32([9, 8, 7, 6.99]), self.scores[1])
         got = np.int32([[0, 1, 3], [0, 1, -1]])
-        tolerance.assert_topk(got, self.want, scores, rtol=2e-3)
+        tolerance.assert_topk(got, self.want, scores, scores, rtol=2e-3)
         with pytest.raises(AssertionError, match="differ beyond rounding"):
-            tolerance.assert_topk(got, self.want, scores)
+            tolerance.assert_topk(got, self.want, scores, scores)
+
+    @pytest.mark.parametrize("large", [2, 3])  # the last one that was wanted, the one that came
+    def test_terms_that_cancel(self, large: int) -> None:
+        scores = (np.float32([9, 8, 0.01, 0.009]), self.scores[1])
+        terms = scores[0].copy()
+        terms[large] = 1
+        got = np.int32([[0, 1, 3], [0, 1, -1]])
+        tolerance.assert_topk(got, self.want, scores, (terms, self.scores[1]), rtol=2e-3)
+        terms[large] = 0.4
+        with pytest.raises(AssertionError, match="differ beyond rounding"):
+            tolerance.assert_topk(got, self.want, scores, (terms, self.scores[1]), rtol=2e-3)
 
     def test_nan_scores_do_not_pass(self) -> None:
         scores = (np.float32([9, 8, np.nan, 7]), self.scores[1])
         with pytest.raises(AssertionError, match="differ beyond rounding"):
-            tolerance.assert_topk(np.int32([[0, 1, 3], [0, 1, -1]]), self.want, scores)
+            tolerance.assert_topk(np.int32([[0, 1, 3], [0, 1, -1]]), self.want, scores, scores)
 
 
 def test_every_output_has_a_tolerance() -> None:

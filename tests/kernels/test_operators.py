@@ -13,7 +13,7 @@ import pytest
 import tolerance
 from numpy.typing import NDArray
 
-from ms_dsv32 import golden, kernel_impl, op_info
+from ms_dsv32 import kernel_impl, op_info
 
 Array = NDArray[Any]
 PROLOGS = {
@@ -46,14 +46,9 @@ def check(case: cases.Case, got: dict[str, Array] | None = None) -> None:
             index = case.inputs[CACHE_INDEX[case.operator]]
             tolerance.assert_close_cache(name, got[name], value, case.inputs[caches[name]], index)
         elif name == "topk_indices":
-            tolerance.assert_topk(got[name], value, _scores(case))
+            tolerance.assert_topk(got[name], value, *cases.indexer_scores(case))
         else:
             tolerance.assert_close_output(name, got[name], value)
-
-
-def _scores(case: cases.Case) -> list[Array]:
-    names = ("q_int8", "q_scale", "weights", "k_cache", "k_cache_scale", "block_table", "kv_act_seqs")
-    return list(golden.lightning_indexer_scores(*(case.inputs[n] for n in names)))
 
 
 def assert_same(got: dict[str, Array], want: dict[str, Array]) -> None:

@@ -320,18 +320,21 @@ class IndexerVector {
       const uint32_t missing = LoadScales(task, first, most);
       AwaitCore(kScoresReady);
       uint32_t loaded[kRows] = {};
+      bool scored = false;
       for (uint32_t row = begin; row < end; ++row) {
         if (task.Visible(row) <= tiling_.selected_count) continue;
         const uint32_t count = task.Keys(row, from, to);
         loaded[row - begin] = count;
         if (count == 0) continue;
+        scored = true;
         DataCopy(scores_[score_slots_.Acquire()], plan_.Scores(steps_, row), RoundUp(count, 8));
         score_slots_.Publish();
       }
       // Scores are read by MTE2 alone.
       CrossCoreSetFlag<2, PIPE_MTE2>(kScoresFree);
       const LocalTensor<half> scales = scale16_[scale_slots_.Take()];
-      if (missing < most) Cast(scale32_, scales, RoundMode::CAST_NONE, most);
+      // The barriers behind which the next step may write scale32_ again are those of a row.
+      if (scored && missing < most) Cast(scale32_, scales, RoundMode::CAST_NONE, most);
       scale_slots_.Release();
       for (uint32_t row = begin; row < end; ++row) {
         if (loaded[row - begin] == 0) continue;
