@@ -19,7 +19,7 @@ import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 from mindspore.ops.operations._custom_ops_utils import CustomInfoGenerator
 
-from ms_dsv32 import cann, op_info, opp
+from ms_dsv32 import cann, kernel_impl, op_info, opp
 
 _SEARCH_PATH = "ASCEND_CUSTOM_OPP_PATH"
 _C_TYPES = {"float": "double", "int": "int64_t"}
@@ -175,7 +175,7 @@ class Launch:
         self._info = info
         self._graph = _graph(custom, constants(info, attrs))
 
-    def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
+    def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:
         for arg, tensor in zip(self._info.inputs, tensors, strict=True):
             if arg.in_place:
                 require_cache(self._info, arg.name, tensor)

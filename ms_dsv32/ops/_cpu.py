@@ -78,43 +78,26 @@ class Launch:
         self._info = info
         self._custom = custom
         self._outputs = [_NUMPY[getattr(ms, o.ms_dtype)] for o in info.kernel_outputs]
-        # Every number of tokens is a call of its own; as many as a server is likely to meet.
-        self._bind = functools.lru_cache(maxsize=1024)(functools.partial(_bind, info.name, attrs))
 
-    def __call__(self, tensors: tuple[Tensor, ...]) -> Any:
+    def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:
         if jit_context() is not None:
             return self._custom(*tensors)
         if graph_api._pynative_executor.requires_grad():
-            return _NoGradient.apply(self._run, self._info.name, *tensors)
-        return self._run(*tensors)
+            return _NoGradient.apply(functools.partial(self._run, call), self._info.name, *tensors)
+        return self._run(call, *tensors)
 
-    def _run(self, *tensors: Tensor) -> Any:
+    def _run(self, call: kernel_impl.BoundCall, *tensors: Tensor) -> Any:
         graph_api._pynative_executor.sync()  # what was called before may still read or write the same memory
         tensors = tuple(t if t.is_contiguous() else self._contiguous(i, t) for i, t in enumerate(tensors))
-        bound = self._bind(*[t.shape for t in tensors], *[t.dtype for t in tensors])
-        outputs = [Tensor.from_numpy(np.empty(s, d)) for s, d in zip(bound.out_shapes, self._outputs, strict=True)]
-        addresses = [t.data_ptr() for t in (*tensors, *outputs)]
-        if 0 in addresses:
-            self._require_data(tensors)
-        bound(addresses)
+        outputs = [Tensor.from_numpy(np.empty(s, d)) for s, d in zip(call.out_shapes, self._outputs, strict=True)]
+        call([t.data_ptr() for t in (*tensors, *outputs)])
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
-
-    def _require_data(self, tensors: tuple[Tensor, ...]) -> None:
-        for arg, tensor in zip(self._info.inputs, tensors, strict=True):
-            if tensor.size > 0 and tensor.data_ptr() == 0:
-                raise ValueError(f"{self._info.name}: {arg.name} has no data yet; call {arg.name}.init_data()")
 
     def _contiguous(self, index: int, tensor: Tensor) -> Tensor:
         arg = self._info.inputs[index]
         if arg.in_place:
             raise ValueError(f"{self._info.name}: {arg.name} must be contiguous, as it is updated in place")
         return tensor.contiguous()
-
-
-def _bind(op: str, attrs: dict[str, Any], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:
-    count = len(shapes_and_dtypes) // 2
-    dtypes = [str(dtype).lower() for dtype in shapes_and_dtypes[count:]]
-    return kernel_impl.BoundCall(op, shapes_and_dtypes[:count], dtypes, attrs)
 
 
 class _NoGradient(_Function):  # type: ignore[misc]

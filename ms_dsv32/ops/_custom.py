@@ -25,6 +25,7 @@ MindSpore has several ways to lose a write into an input tensor, none of which i
 
 from __future__ import annotations
 
+import functools
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +85,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
                 _require_tensor(self._info.name, arg.name, tensor)
             bound = self._bind(attrs, [t.shape for t in tensors], [_dtype_name(t.dtype) for t in tensors])
             launch = _target(self._info).Launch(self._info, self._custom(bound), bound)
-            kernel = self._kernels[key] = _Kernel(self._info, launch)
+            kernel = self._kernels[key] = _Kernel(self._info, bound, launch)
         return kernel, ()
 
     def __infer__(self, *args: dict[str, Any]) -> dict[str, Any]:
@@ -169,21 +170,36 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
 
 
 class _Kernel:
-    """Calls a kernel from Python."""
+    """Calls a kernel from Python, with the attributes of its first call. Every call's tensors are checked."""
 
-    def __init__(self, info: op_info.OpInfo, launch: Callable[[tuple[Tensor, ...]], Any]) -> None:
+    def __init__(
+        self,
+        info: op_info.OpInfo,
+        attrs: dict[str, Any],
+        launch: Callable[[tuple[Tensor, ...], kernel_impl.BoundCall], Any],
+    ) -> None:
         self._info = info
         self._launch = launch
         self._writes = _writes(info)
+        # Every number of tokens is a call of its own; as many as a server is likely to meet.
+        self._bind = functools.lru_cache(maxsize=1024)(functools.partial(_bind_call, info.name, attrs))
 
     def __call__(self, *tensors: Tensor) -> Any:
+        op = self._info.name
         if self._writes:
-            _refuse_capture(self._info.name)
-        for i, tensor in enumerate(tensors):
-            if not isinstance(tensor, Tensor):
-                _require_tensor(self._info.name, self._info.inputs[i].name, tensor)
+            _refuse_capture(op)
+        for arg, tensor in zip(self._info.inputs, tensors, strict=True):
+            _require_tensor(op, arg.name, tensor)
+            if tensor.init is not None and tensor.size > 0 and tensor.data_ptr() == 0:
+                raise ValueError(f"{op}: {arg.name} has no data yet; call {arg.name}.init_data()")
+        call = self._bind(*[t.shape for t in tensors], *[t.dtype for t in tensors])
         with _LAUNCH:
-            return self._launch(tensors)
+            return self._launch(tensors, call)
+
+
+def _bind_call(op: str, attrs: dict[str, Any], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:
+    count = len(shapes_and_dtypes) // 2
+    return kernel_impl.BoundCall(op, shapes_and_dtypes[:count], [*map(_dtype_name, shapes_and_dtypes[count:])], attrs)
 
 
 class CacheCheck:
