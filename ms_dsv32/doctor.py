@@ -8,9 +8,11 @@ A check's state is ``ok``, ``missing`` (not there; fine if you do not need it), 
 ``info``. On CPU an operator is run in both modes; on Ascend nothing is run, ``ready`` says that all that it needs was
 found.
 
+For Ascend, MindSpore itself says which library it will call for each operator, as only it knows what it could load;
+where its Ascend plugin does not load, the lines tell what the files say.
+
 The exit status is 0 if the operators work on CPU in both modes, and 1 if not. Nothing here fails on a broken
-installation: MindSpore and the kernel library are tried in a process of their own, and CANN's libraries are read, not
-loaded.
+installation: MindSpore, the kernel library and the operators' libraries are tried in a process of their own.
 """
 
 from __future__ import annotations
@@ -306,25 +308,34 @@ def _operators(report: dict[str, Any], units: set[str]) -> Iterator[Check]:
         places = ", ".join(str(opp.library(p)) for p in opp.packages())
         yield Check("CANN", "operators", "missing", f"no {places}", f"for Ascend: {_BUILD}")
         return
-    refused = report.get("Ascend", {}).get("refused", {})
+    probed = report.get("Ascend", {})
+    called, refused = probed.get("called", {}), probed.get("refused", {})
     packages = set()
     for name in op_info.names():
         reason = refused.get(name, "")
         try:
-            packages.add(opp.find(name).parents[len(cann.OP_API.parts) - 1])
+            listed = opp.find(name)
+            packages.add(opp.package_of(listed))
+            opp.require_interface(op_info.load(name), listed)
         except RuntimeError as error:
-            reason = str(error).removesuffix("; run python -m ms_dsv32.doctor")
+            reason = reason or str(error)
         if reason:
             reason = reason.removeprefix(f"{name}: ").removeprefix("no Ascend kernel: ")
+            reason = reason.removesuffix("; run python -m ms_dsv32.doctor")
             yield Check("CANN", name, "wrong", reason, f"for Ascend: {_BUILD}")
         else:
-            yield Check("CANN", name, "ok", ", ".join(opp.entries(name)))
+            found = f"MindSpore calls {called[name]}" if name in called else f"{listed}; MindSpore could not be asked"
+            yield Check("CANN", name, "ok", f"{', '.join(opp.entries(name))}: {found}")
     for package in sorted(packages):
         built = sorted(p.name for p in (package / "op_impl/ai_core/tbe/config").glob("*"))
         fits = built and units <= set(built)
         todo = "" if fits else f"for Ascend: {_BUILD}, for {', '.join(sorted(units)) or 'your device'}"
         text = f"{opp.library(package)}, for {', '.join(built) or 'no device'}"
         yield Check("CANN", "operators", "ok" if fits else "wrong", text, todo)
+        before, now = cann.built_with(package), cann.compiler_version(Path(os.environ.get("ASCEND_HOME_PATH", "")))
+        if before and now and before != now:
+            text = f"built with CANN's compiler {before}, this CANN's is {now}"
+            yield Check("CANN", "operators' CANN", "info", text, f"for Ascend: if one fails, {_BUILD}")
 
 
 def _plugin(report: dict[str, Any]) -> Iterator[Check]:
@@ -335,6 +346,8 @@ def _plugin(report: dict[str, Any]) -> Iterator[Check]:
     elif not report["Ascend"]["devices"]:
         todo = "for Ascend: get CANN, driver and devices in order"
         yield Check("CANN", name, "missing", report["Ascend"]["reason"], todo)
+    elif "unasked" in report["Ascend"]:
+        yield Check("CANN", name, "wrong", report["Ascend"]["unasked"], "use the MindSpore version above")
     else:
         yield Check("CANN", name, "ok", f"loads; {report['Ascend']['devices']} devices")
 
@@ -428,12 +441,20 @@ def _probe_ascend() -> dict[str, Any]:
 
     from ms_dsv32.ops import _ascend
 
-    found: dict[str, Any] = {"devices": 0, "cann": AscendEnvChecker(None).version, "refused": {}}
+    found: dict[str, Any] = {"devices": 0, "cann": AscendEnvChecker(None).version, "called": {}, "refused": {}}
+    try:
+        _ascend.called("aclnnInit")
+        names = op_info.names()
+    except RuntimeError as error:
+        names, found["unasked"] = (), str(error)
     # Without these every operator is refused for a reason that has a line of its own.
     ready = os.environ.get("ASCEND_OPP_PATH") and shutil.which("g++")
-    for name in op_info.names() if ready else ():
+    for name in names:
+        info = op_info.load(name)
         try:
-            _ascend.require(op_info.load(name), {})
+            found["called"][name] = str(_ascend.library(info))
+            if ready:
+                _ascend.require(info, {})
         except RuntimeError as error:
             found["refused"][name] = str(error)
     if ms.device_context.ascend.is_available():

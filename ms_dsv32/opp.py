@@ -2,13 +2,15 @@
 
 A package is a folder ``vendors/<vendor>`` with ``op_api/lib/libcust_opapi.so``, whose ``aclnn<Op>`` and
 ``aclnn<Op>GetWorkspaceSize`` MindSpore calls; it looks for them in the folders of ``ASCEND_CUSTOM_OPP_PATH``, in that
-order. Source: CANN's documentation of custom operator packages; MindSpore's ``acl_ir/op_api_convert.h``.
+order. ``op_api/include`` has a header for each operator. Source: CANN's documentation of custom operator packages;
+MindSpore's ``acl_ir/op_api_convert.h``.
 """
 
 from __future__ import annotations
 
 import os
 import platform
+import re
 import struct
 from pathlib import Path
 
@@ -18,20 +20,28 @@ from ms_dsv32 import cann, op_info
 _MACHINES = {"x86_64": 62, "aarch64": 183}
 _ELF_HEADER = 64  # bytes
 _SHT_DYNSYM = 11
+_INCLUDES = ("op_api/include", "op_api/include/aclnnop")
+"""Where a package has its headers: as CANN's build of a custom package does, and as vllm-ascend does."""
+_C_TYPES = {"float": "double", "int": "int64_t"}
+"""An attribute in ``aclnn_<stem>.h``. CANN's generator makes a Float attribute a double."""
 
 
 def packages() -> list[Path]:
-    """The package folders in the order in which they are searched.
-
-    Those of ``ASCEND_CUSTOM_OPP_PATH``; where it does not list `cann.VENDOR`, that one first, as ``ms_dsv32.ops`` does.
+    """The package folders in the order in which they are searched: `cann.VENDOR`, whose place ``ms_dsv32.ops`` sees to,
+    and the others of ``ASCEND_CUSTOM_OPP_PATH``.
     """
     listed = [Path(entry) for entry in os.environ.get("ASCEND_CUSTOM_OPP_PATH", "").split(":") if entry]
-    return listed if cann.VENDOR in listed else [cann.VENDOR, *listed]
+    return [cann.VENDOR, *(package for package in listed if package != cann.VENDOR)]
 
 
 def library(package: Path) -> Path:
     """Where the entries of a package are; it need not exist."""
     return package / cann.OP_API
+
+
+def package_of(path: Path) -> Path:
+    """The package of a `library`."""
+    return path.parents[len(cann.OP_API.parts) - 1]
 
 
 def entries(op: str) -> tuple[str, str]:
@@ -60,6 +70,50 @@ def find(op: str) -> Path:
         reasons.append(f"{path} has no symbol {absent[0]}")
     reason = "; ".join(reasons) or f"there is no {library(cann.VENDOR)}, and ASCEND_CUSTOM_OPP_PATH names no other"
     raise RuntimeError(f"{op}: no Ascend kernel: {reason}; run python -m ms_dsv32.doctor")
+
+
+def parameters(info: op_info.OpInfo) -> list[str]:
+    """The C types of ``aclnn<Op>GetWorkspaceSize``: inputs, attributes, outputs that are no cache, CANN's own two."""
+    inputs, outputs = (["aclTensor*"] * len(args) for args in (info.inputs, info.kernel_outputs))
+    return [*inputs, *(_C_TYPES[a.type] for a in info.ascend_attrs), *outputs, "uint64_t*", "aclOpExecutor**"]
+
+
+def require_interface(info: op_info.OpInfo, path: Path) -> None:
+    """Checks by the header of a library's package that an operator takes what it is called with.
+
+    A library tells names only, so that one whose function has other parameters would take arguments for what they are
+    not.
+
+    Args:
+        path: of the library, as `library` gives it.
+
+    Raises:
+        RuntimeError: there is no such header, or it declares other parameters.
+    """
+    want, function = parameters(info), entries(info.name)[1]
+    headers = [package_of(path) / folder / f"aclnn_{info.cann_stem}.h" for folder in _INCLUDES]
+    header = next(filter(Path.is_file, headers), None)
+    got = _declared(header.read_text(encoding="utf-8", errors="replace"), function) if header else []
+    if header is None:
+        text = f"{path} has {function}, but there is no {headers[0]}"
+    elif not got:
+        text = f"{path} has {function}, but {header} does not declare it"
+    elif got != want:
+        text = f"{function} of {path} takes ({', '.join(got)}), expected ({', '.join(want)}): see {header}"
+    else:
+        return
+    todo = "build the Ascend operators again, or take that package out of ASCEND_CUSTOM_OPP_PATH, see docs/ascend.md"
+    raise RuntimeError(f"{info.name}: no Ascend kernel: {text}; {todo}")
+
+
+def _declared(header: str, function: str) -> list[str]:
+    """The C types of a function's parameters without ``const``, or nothing if the header does not declare it."""
+    code = re.sub(r"/\*.*?\*/|//[^\n]*", " ", header, flags=re.DOTALL)
+    found = re.search(rf"\baclnnStatus\s+{function}\s*\(([^)]*)\)", code)
+    if found is None:
+        return []
+    types = [re.match(r"\s*(?:const\s+)?(\w+)\s*(?:const\s*)?([\s*]*)", parameter) for parameter in found[1].split(",")]
+    return [re.sub(r"\s", "", t[1] + t[2]) for t in types if t]
 
 
 def dynamic_symbols(path: Path) -> frozenset[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_opp import make_package
+from test_opp import header, make_operators, make_package, write_header
 
 from ms_dsv32 import cann, doctor, kernel_impl, op_info, opp
 
@@ -102,13 +102,17 @@ def test_a_broken_kernel_library(tmp_path: Path) -> None:
 
 
 @pytest.mark.mindspore
-def test_a_library_without_its_header_is_told_by_mindspores_own_search(tmp_path: Path) -> None:
-    vendor = make_package(tmp_path / "vendor", [entry for op in op_info.names() for entry in opp.entries(op)])
+def test_libraries_where_mindspores_plugin_does_not_load(tmp_path: Path) -> None:
+    vendor = make_operators(tmp_path / "vendor")
+    header = write_header(vendor, "mla_prolog_quant", "")
     checks, _, status = run_json(ASCEND_CUSTOM_OPP_PATH=str(vendor), ASCEND_OPP_PATH=str(tmp_path))
     assert status == 0
-    for op in op_info.names():
-        assert checks[op]["state"] == "wrong"
-        assert checks[op]["found"].startswith(f"aclnn_{op_info.load(op).cann_stem}.h is not in ASCEND_CUSTOM_OPP_PATH")
+    for op in set(op_info.names()) - {"mla_prolog_quant"}:
+        text = f"{', '.join(opp.entries(op))}: {opp.library(vendor)}; MindSpore could not be asked"
+        assert (checks[op]["state"], checks[op]["found"]) == ("ok", text)
+    assert checks["mla_prolog_quant"]["state"] == "wrong"
+    assert f"{header} does not declare it" in checks["mla_prolog_quant"]["found"]
+    assert checks["MindSpore's Ascend plugin"]["state"] == "missing"
 
 
 @pytest.fixture
@@ -124,7 +128,7 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / "include" / "acl" / "acl_base.h").touch()
     (tmp_path / "version.info").write_text("Version=24.1.rc3\npackage_version=24.1.rc3\n", encoding="utf-8")
     npu_smi(tmp_path, NPU_SMI.format(name="910B3", health="OK"))
-    vendor = make_package(tmp_path / "vendor", [entry for op in op_info.names() for entry in opp.entries(op)])
+    vendor = make_operators(tmp_path / "vendor")
     for unit in ("ascend910b", "ascend910_93"):
         (vendor / "op_impl/ai_core/tbe/config" / unit).mkdir(parents=True)
     monkeypatch.setattr(doctor, "DEVICES", dev)
@@ -140,7 +144,13 @@ def atlas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "mindspore": {"version": "2.10.0"},
         "PyNative": {},
         "graph": {},
-        "Ascend": {"devices": 2, "cann": ["8.2", "8.3", "8.5"], "refused": {}, "reason": ""},
+        "Ascend": {
+            "devices": 2,
+            "cann": ["8.2", "8.3", "8.5"],
+            "called": {op: str(opp.library(vendor)) for op in op_info.names()},
+            "refused": {},
+            "reason": "",
+        },
     }
     monkeypatch.setattr(doctor, "_run_probe", lambda: report)
     return tmp_path
@@ -169,7 +179,8 @@ def test_an_atlas_machine_in_order(atlas: Path) -> None:
     assert checks["CANN"].found == f"8.5.0 in {atlas / 'cann'}"
     assert checks["operators"].found == f"{opp.library(atlas / 'vendor')}, for ascend910_93, ascend910b"
     for op in op_info.names():
-        assert all(entry in checks[op].found for entry in opp.entries(op))
+        library = opp.library(atlas / "vendor")
+        assert checks[op].found == f"{', '.join(opp.entries(op))}: MindSpore calls {library}"
     assert checks["Ascend graph"].found == "ready; not run"
 
 
@@ -261,8 +272,7 @@ def test_what_mindspore_needs_at_run_time(atlas: Path, monkeypatch: pytest.Monke
 
 def test_operators_are_missing_or_lack_an_entry(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lacking = opp.entries("mla_prolog_quant")[1]
-    every = [entry for op in op_info.names() for entry in opp.entries(op)]
-    part = make_package(atlas / "part", [entry for entry in every if entry != lacking])
+    part = make_operators(atlas / "part", without=lacking)
     (part / "op_impl/ai_core/tbe/config/ascend910b").mkdir(parents=True)
     monkeypatch.setattr(cann, "VENDOR", part)
     checks, usable = examine()
@@ -286,6 +296,37 @@ def test_operators_are_missing_or_lack_an_entry(atlas: Path, monkeypatch: pytest
     assert (checks["operators"].state, checks["operators"].found) == ("missing", f"no {opp.library(part)}")
 
 
+def test_what_mindspore_says_of_the_operators(atlas: Path) -> None:
+    ascend = doctor._run_probe()["Ascend"]
+    text = "mla_prolog_quant: no Ascend kernel: MindSpore does not find aclnnX, expected Y: it cannot be loaded: Z"
+    ascend["refused"]["mla_prolog_quant"] = text
+    checks, usable = examine()
+    assert checks["mla_prolog_quant"].state == "wrong"
+    assert checks["mla_prolog_quant"].found == text.removeprefix("mla_prolog_quant: no Ascend kernel: ")
+    assert checks["lightning_indexer_quant"].state == "ok"
+    assert checks["Ascend graph"].found == "not ready: mla_prolog_quant"
+    ascend["called"], ascend["refused"], ascend["unasked"] = {}, {}, "MindSpore 2.11.0 cannot be asked"
+    checks, usable = examine()
+    assert checks["MindSpore's Ascend plugin"].state == "wrong"
+    assert checks["MindSpore's Ascend plugin"].found == "MindSpore 2.11.0 cannot be asked"
+    assert checks["mla_prolog_quant"].found.endswith(f"{opp.library(atlas / 'vendor')}; MindSpore could not be asked")
+    assert not usable["Ascend graph"]
+
+
+@pytest.mark.parametrize("include", ["op_api/include", "op_api/include/aclnnop"])
+def test_a_package_with_other_parameters(atlas: Path, include: str) -> None:
+    """As vllm-ascend's operator of the same purpose, whose header is in ``aclnnop``."""
+    op = "lightning_indexer_quant"
+    write_header(atlas / "vendor", op, "").unlink()
+    written = write_header(atlas / "vendor", op, header(op, lambda found: [*found, "char *layout"]), include)
+    checks, usable = examine()
+    assert checks[op].state == "wrong"
+    assert checks[op].found.startswith(f"{opp.entries(op)[1]} of {opp.library(atlas / 'vendor')} takes (aclTensor*, ")
+    assert str(written) in checks[op].found
+    assert checks["mla_prolog_quant"].state == "ok"
+    assert not usable["Ascend graph"]
+
+
 def test_operators_built_for_another_device(atlas: Path) -> None:
     config = atlas / "vendor/op_impl/ai_core/tbe/config"
     (config / "ascend910b").rmdir()
@@ -297,6 +338,18 @@ def test_operators_built_for_another_device(atlas: Path) -> None:
     assert examine()[1]["Ascend graph"]
     (config / "ascend910_93").rmdir()
     assert examine()[0]["operators"].found.endswith(", for no device")
+
+
+def test_operators_built_with_another_cann(atlas: Path) -> None:
+    info = atlas / "vendor" / cann.VERSION_INFO
+    info.write_text("custom_opp_compiler_version=8.5.0\n", encoding="utf-8")
+    assert "operators' CANN" not in examine()[0]
+    info.write_text("custom_opp_compiler_version=8.2.RC1\n", encoding="utf-8")
+    checks, usable = examine()
+    line = checks["operators' CANN"]
+    assert (line.state, line.found) == ("info", "built with CANN's compiler 8.2.RC1, this CANN's is 8.5.0")
+    assert line.todo == "for Ascend: if one fails, build them, see docs/ascend.md, Build"
+    assert usable["Ascend graph"]
 
 
 def test_packages_out_of_their_ranges(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import struct
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +24,33 @@ def make_package(folder: Path, functions: list[str]) -> Path:
     command = [os.environ.get("CXX", "g++"), "-x", "c", "-", "-shared", "-fPIC", "-s", "-o", str(path)]
     subprocess.run(command, input=source, text=True, check=True)
     return folder
+
+
+def header(op: str, change: Callable[[list[str]], list[str]] = lambda found: found) -> str:
+    """What CANN generates for an operator, as far as it is read: a comment, and its first function."""
+    info = op_info.load(op)
+    found = [f"{'aclTensor *' if a.in_place else 'const aclTensor *'}{a.name}" for a in info.inputs]
+    found += [f"{'double' if a.type == 'float' else 'int64_t'} {a.name}" for a in info.ascend_attrs]
+    found += [f"const aclTensor *{o.name}Out" for o in info.kernel_outputs]
+    listed = ",\n    ".join([*change(found), "uint64_t *workspaceSize", "aclOpExecutor **executor"])
+    name = opp.entries(op)[1]
+    return f'/* {name}(\n * x, y\n */\n__attribute__((visibility("default")))\naclnnStatus {name}(\n    {listed});\n'
+
+
+def make_operators(folder: Path, without: str = "") -> Path:
+    """A vendor package with all operators, their headers included, but for one function; the folder."""
+    make_package(folder, [entry for op in op_info.names() for entry in opp.entries(op) if entry != without])
+    for op in op_info.names():
+        write_header(folder, op, header(op))
+    return folder
+
+
+def write_header(folder: Path, op: str, text: str, include: str = "op_api/include") -> Path:
+    """Writes the header of an operator into a package; its path."""
+    path = folder / include / f"aclnn_{op_info.load(op).cann_stem}.h"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return path
 
 
 @pytest.fixture
@@ -51,7 +80,7 @@ def test_packages_are_searched_in_order(tmp_path: Path, vendor: Path, monkeypatc
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{first}::{second}")
     assert opp.packages() == [vendor, first, second]
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{first}:{vendor}")
-    assert opp.packages() == [first, vendor]
+    assert opp.packages() == [vendor, first]
 
 
 def test_find_takes_the_first_library_that_has_both_entries(
@@ -86,3 +115,54 @@ def test_a_library_for_another_machine(vendor: Path) -> None:
     path.write_bytes(data)
     with pytest.raises(RuntimeError, match=f"was built for {name}, this machine is {platform.machine()}"):
         opp.find("mla_prolog_quant")
+
+
+SPARSE = "sparse_flash_attention_quant"
+
+
+def test_the_interface_is_that_of_op_info(tmp_path: Path) -> None:
+    package = make_operators(tmp_path)
+    for op in op_info.names():
+        opp.require_interface(op_info.load(op), opp.library(package))
+    text = header(SPARSE).replace("const aclTensor *", "aclTensor const* ").replace(",\n", ", // a comment, (\n")
+    write_header(package, SPARSE, text)
+    opp.require_interface(op_info.load(SPARSE), opp.library(package))
+
+
+def swapped(first: int, second: int) -> Callable[[list[str]], list[str]]:
+    def change(found: list[str]) -> list[str]:
+        found[first], found[second] = found[second], found[first]
+        return found
+
+    return change
+
+
+@pytest.mark.parametrize("include", ["op_api/include", "op_api/include/aclnnop"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda found: found[:-1],
+        lambda found: [*found, found[-1]],
+        swapped(9, 10),  # n_kv and softmax_scale: the number of arguments is right
+        swapped(13, 14),  # max_blocknum_perbatch and attention_out
+        lambda found: [parameter.replace("double", "float") for parameter in found],
+    ],
+)
+def test_another_interface_is_refused(tmp_path: Path, change: Callable[[list[str]], list[str]], include: str) -> None:
+    """MindSpore itself tells only a wrong number of arguments."""
+    package = make_package(tmp_path / "package", list(opp.entries(SPARSE)))
+    path = write_header(package, SPARSE, header(SPARSE, change), include)
+    function = opp.entries(SPARSE)[1]
+    text = f"{SPARSE}: no Ascend kernel: {function} of {opp.library(package)} takes (aclTensor*, "
+    with pytest.raises(RuntimeError, match=f"^{re.escape(text)}.*{re.escape(str(path))}; build the Ascend operators"):
+        opp.require_interface(op_info.load(SPARSE), opp.library(package))
+
+
+def test_a_header_that_is_missing_or_of_another_operator(tmp_path: Path) -> None:
+    package = make_package(tmp_path / "package", list(opp.entries(SPARSE)))
+    path = package / "op_api/include" / f"aclnn_{op_info.load(SPARSE).cann_stem}.h"
+    with pytest.raises(RuntimeError, match=f"has {opp.entries(SPARSE)[1]}, but there is no {re.escape(str(path))}; "):
+        opp.require_interface(op_info.load(SPARSE), opp.library(package))
+    write_header(package, SPARSE, header("mla_prolog_quant"))
+    with pytest.raises(RuntimeError, match=f"but {re.escape(str(path))} does not declare it; build"):
+        opp.require_interface(op_info.load(SPARSE), opp.library(package))

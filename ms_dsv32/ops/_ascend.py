@@ -7,13 +7,15 @@ is done here are in docs/ascend.md, "MindSpore on Ascend".
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
@@ -22,23 +24,97 @@ from mindspore.ops.operations._custom_ops_utils import CustomInfoGenerator
 from ms_dsv32 import cann, kernel_impl, op_info, opp
 
 _SEARCH_PATH = "ASCEND_CUSTOM_OPP_PATH"
-_C_TYPES = {"float": "double", "int": "int64_t"}
-"""An attribute in ``aclnn_<stem>.h``. CANN's generator makes a Float attribute a double."""
 _REG_TYPES = {"float": "double", "int": "int"}
-"""The same, in the words of ``CustomRegOp``."""
+"""The C types of an operator's attributes, in the words of ``CustomRegOp``."""
+_PLUGIN = Path(ms.__file__).parent / "lib" / "plugin" / "libmindspore_ops_ascend.so"
+_GET_FUNCTION = "_ZN9mindspore6device6ascend12GetOpApiFuncEPKc"
+"""``void* mindspore::device::ascend::GetOpApiFunc(const char*)`` in `_PLUGIN`: what MindSpore gets a function with."""
 
 
-def _prepend_search_path() -> bool:
-    """Lists the package's own operators first; whether that came too late, as the device was in use."""
-    listed = [entry for entry in os.environ.get(_SEARCH_PATH, "").split(":") if entry]
-    if str(cann.VENDOR) in listed or not opp.library(cann.VENDOR).is_file():
-        return False
-    os.environ[_SEARCH_PATH] = ":".join([str(cann.VENDOR), *listed])
-    return ms.get_context("device_target") == "Ascend" and bool(ms.hal.is_initialized("Ascend"))
+def _list_own_operators_first() -> None:
+    """Puts the package's own operators in front of the packages that MindSpore and CANN search."""
+    if opp.library(cann.VENDOR).is_file():
+        os.environ[_SEARCH_PATH] = ":".join(map(str, opp.packages()))
 
 
-# At import: MindSpore and CANN read the variable once, when the first operator runs on the device.
-_TOO_LATE = _prepend_search_path()
+# At import: MindSpore reads the variable once, when somebody first asks it for a function of such a package.
+_list_own_operators_first()
+
+
+class _DlInfo(ctypes.Structure):
+    # Dl_info of <dlfcn.h>.
+    _fields_ = (
+        ("fname", ctypes.c_char_p),
+        ("fbase", ctypes.c_void_p),
+        ("sname", ctypes.c_char_p),
+        ("saddr", ctypes.c_void_p),
+    )
+
+
+@functools.cache
+def _get_function() -> Callable[[bytes], int | None]:
+    """MindSpore's own search for a function by its name.
+
+    Raises:
+        RuntimeError: this MindSpore has no such search, or its Ascend plugin cannot be loaded.
+    """
+    try:
+        function = getattr(ctypes.CDLL(str(_PLUGIN)), _GET_FUNCTION)
+    except (OSError, AttributeError) as error:
+        text = f"MindSpore {ms.__version__} cannot be asked which library it calls: {error}"
+        raise RuntimeError(f"{text}; this package is made for mindspore 2.10.0") from None
+    function.argtypes, function.restype = [ctypes.c_char_p], ctypes.c_void_p
+    return cast("Callable[[bytes], int | None]", function)
+
+
+def called(function: str) -> Path | None:
+    """The library whose function of this name MindSpore calls; None if it finds none.
+
+    Only MindSpore knows: it loads the libraries that are listed when somebody first asks it for a function, and leaves
+    out, without a word, those that cannot be loaded.
+
+    Raises:
+        RuntimeError: it cannot be asked.
+    """
+    address = _get_function()(function.encode())
+    if not address:
+        return None
+    info = _DlInfo()
+    dladdr = ctypes.CDLL(None).dladdr
+    dladdr.argtypes = [ctypes.c_void_p, ctypes.POINTER(_DlInfo)]
+    if not dladdr(address, ctypes.byref(info)):
+        raise RuntimeError(f"MindSpore's {function} is in no library")
+    return Path(os.fsdecode(info.fname))
+
+
+def library(info: op_info.OpInfo) -> Path:
+    """The library of an operator: the one that is listed first is the one that MindSpore calls, and has our interface.
+
+    Raises:
+        RuntimeError: it is not so, or MindSpore cannot be asked.
+    """
+    listed = opp.find(info.name)
+    for function in opp.entries(info.name):
+        found = called(function)
+        if found is None or not found.samefile(listed):
+            what = f"does not find {function}" if found is None else f"calls {function} of {found}"
+            raise RuntimeError(
+                f"{info.name}: no Ascend kernel: MindSpore {what}, expected {listed}: {_why_not(listed)}"
+            )
+    opp.require_interface(info, listed)
+    return listed
+
+
+def _why_not(listed: Path) -> str:
+    """Why MindSpore does not call a library that is listed first, and what to do about it."""
+    try:
+        ctypes.CDLL(str(listed), mode=os.RTLD_LAZY)  # as MindSpore does
+    except OSError as error:
+        return f"it cannot be loaded: {error}"
+    return (
+        f"MindSpore had loaded its operator libraries before that one was in {_SEARCH_PATH}, "
+        "which other packages make it do (ms_custom_ops when it is imported); import ms_dsv32.ops before them"
+    )
 
 
 def require(info: op_info.OpInfo, attrs: dict[str, Any]) -> None:
@@ -46,33 +122,25 @@ def require(info: op_info.OpInfo, attrs: dict[str, Any]) -> None:
 
     Raises:
         ValueError: weights that are not packed.
-        RuntimeError: there is no such library or function, it has another interface, or CANN's environment or g++ is
-            missing.
+        RuntimeError: there is no such library or function, MindSpore calls another, it has another interface, or CANN's
+            environment or g++ is missing.
     """
     name = info.name
     if attrs.get("weight_format", "PACKED") != "PACKED":
         given = attrs["weight_format"]
         text = "lay the weights out once with ms_dsv32.weights.prepare (the cells do)"
         raise ValueError(f"{name}: weight_format must be 'PACKED' on Ascend, got {given!r}: {text}")
-    library = opp.find(name)
-    if _TOO_LATE:
-        what = f"{library} was not listed when the device was initialised"
-        raise RuntimeError(f"{name}: no Ascend kernel: {what}; import ms_dsv32.ops before anything runs on it")
+    library(info)
     if not os.environ.get("ASCEND_OPP_PATH"):
         raise RuntimeError(f"{name}: ASCEND_OPP_PATH is not set; run `source <CANN>/set_env.sh`")
     if shutil.which("g++") is None:
         raise RuntimeError(f"{name}: no g++, with which MindSpore builds its call of aclnn{info.cann_type}; install it")
-    want, got = c_types(info), CustomInfoGenerator(info.cann_type).get_aclnn_api_types()
+    # MindSpore takes the types of its call from the first such header that it finds, whatever library it calls.
+    want, got = opp.parameters(info), CustomInfoGenerator(info.cann_type).get_aclnn_api_types()
     if got != want:
         header = f"aclnn_{info.cann_stem}.h"
         what = f"takes ({', '.join(got)}), expected ({', '.join(want)})" if got else f"is not in {_SEARCH_PATH}"
         raise RuntimeError(f"{name}: {header} {what}; build the Ascend operators again, see docs/ascend.md")
-
-
-def c_types(info: op_info.OpInfo) -> list[str]:
-    """The parameters of ``aclnn<Op>GetWorkspaceSize``: inputs, attributes, outputs that are no cache, CANN's two."""
-    inputs, outputs = (["aclTensor*"] * len(args) for args in (info.inputs, info.kernel_outputs))
-    return [*inputs, *(_C_TYPES[a.type] for a in info.ascend_attrs), *outputs, "uint64_t*", "aclOpExecutor**"]
 
 
 def require_graph(info: op_info.OpInfo, jit_config: dict[str, str]) -> None:
@@ -173,13 +241,19 @@ class Launch:
 
     def __init__(self, info: op_info.OpInfo, custom: ops.Custom, attrs: dict[str, Any]) -> None:
         self._info = info
-        self._graph = _graph(custom, constants(info, attrs))
+        self._make_graph = functools.partial(_graph, custom, constants(info, attrs))
+        self._graph = self._make_graph()
 
     def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:
         for arg, tensor in zip(self._info.inputs, tensors, strict=True):
             if arg.in_place:
                 require_cache(self._info, arg.name, tensor)
-        return self._graph(*tensors)
+        try:
+            return self._graph(*tensors)
+        except BaseException:
+            # A graph that has failed fails ever after, with a text that tells nothing of the first cause.
+            self._graph = self._make_graph()
+            raise
 
 
 def _graph(custom: ops.Custom, values: tuple[Any, ...]) -> Any:

@@ -30,7 +30,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import mindspore as ms
 from mindspore import Tensor, ops
@@ -45,9 +45,25 @@ from ms_dsv32 import kernel_impl, op_info
 from ms_dsv32.ops import _ascend, _cpu
 
 _TARGETS = {"CPU": _cpu, "Ascend": _ascend}
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _UNKNOWN_RANK = -2
 _BYTECODE_CAPTURE = graph_api.PIJitCaptureContext.__call__.__code__.co_filename
 _LAUNCH = threading.Lock()  # MindSpore's PyNative executor does not take calls from several threads at a time
+
+
+def _ends_trace(function: _Function) -> _Function:
+    """MindSpore does not end a trace that an exception leaves: what is called afterwards would be a part of it."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        try:
+            return function(*args)
+        except BaseException:
+            if jit_context() is not None:
+                set_jit_context(None)
+            raise
+
+    return cast(_Function, wrapper)
 
 
 class Operator(PrimitiveWithInfer):  # type: ignore[misc]
@@ -71,6 +87,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         self._customs: dict[tuple[Any, ...], ops.Custom] = {}
         self._kernels: dict[tuple[Any, ...], _Kernel] = {}
 
+    @_ends_trace
     def __call__(self, *args: Any) -> tuple[_Kernel, tuple[()]]:
         count = len(self._info.attrs)
         attrs, tensors = args[:count], args[count:]
@@ -88,6 +105,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             kernel = self._kernels[key] = _Kernel(self._info, bound, launch)
         return kernel, ()
 
+    @_ends_trace
     def __infer__(self, *args: dict[str, Any]) -> dict[str, Any]:
         name, count = self._info.name, len(self._info.attrs)
         if _writes(self._info):
@@ -184,6 +202,7 @@ class _Kernel:
         # Every number of tokens is a call of its own; as many as a server is likely to meet.
         self._bind = functools.lru_cache(maxsize=1024)(functools.partial(_bind_call, info.name, attrs))
 
+    @_ends_trace
     def __call__(self, *tensors: Tensor) -> Any:
         op = self._info.name
         if self._writes:
@@ -274,7 +293,6 @@ def _refuse_capture(op: str) -> None:
         frame = frame.f_back
     if jit_context() is not None:
         lossy = "trace"
-        set_jit_context(None)  # MindSpore does not end a trace that an exception leaves
     if lossy:
         text = f"mindspore.jit(capture_mode='{lossy}') loses writes into caches; use capture_mode='ast'"
         raise RuntimeError(f"{op}: {text}")
