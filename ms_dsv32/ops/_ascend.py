@@ -135,12 +135,16 @@ def require(info: op_info.OpInfo, attrs: dict[str, Any]) -> None:
         raise RuntimeError(f"{name}: ASCEND_OPP_PATH is not set; run `source <CANN>/set_env.sh`")
     if shutil.which("g++") is None:
         raise RuntimeError(f"{name}: no g++, with which MindSpore builds its call of aclnn{info.cann_type}; install it")
-    # MindSpore takes the types of its call from the first such header that it finds, whatever library it calls.
-    want, got = opp.parameters(info), CustomInfoGenerator(info.cann_type).get_aclnn_api_types()
+    # MindSpore takes the types of its call from the first such header that it finds, whichever library it calls.
+    generator = CustomInfoGenerator(info.cann_type)
+    want, got = opp.parameters(info), generator.get_aclnn_api_types()
     if got != want:
         header = f"aclnn_{info.cann_stem}.h"
-        what = f"takes ({', '.join(got)}), expected ({', '.join(want)})" if got else f"is not in {_SEARCH_PATH}"
-        raise RuntimeError(f"{name}: {header} {what}; build the Ascend operators again, see docs/ascend.md")
+        what = f"in no op_api/include of {_SEARCH_PATH}, where MindSpore looks for it"
+        if got:
+            folder = generator.aclnn_api_paths[-1]
+            what = f"first found in {folder}, where it takes ({', '.join(got)}), expected ({', '.join(want)})"
+        raise RuntimeError(f"{name}: {header} is {what}; build the Ascend operators again, see docs/ascend.md")
 
 
 def require_graph(info: op_info.OpInfo, jit_config: dict[str, str]) -> None:
