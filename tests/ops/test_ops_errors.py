@@ -337,16 +337,6 @@ def test_an_error_of_an_earlier_operator_is_raised_by_the_next_call_and_not_agai
         tolerance.assert_same_bits(output, got[output], want[output])
 
 
-def test_an_error_while_a_trace_is_taken_ends_the_trace() -> None:
-    """MindSpore leaves it open, and the next operator that writes would be refused as a part of it."""
-    case = small("lightning_indexer_quant")
-    inputs = list(tensors(case).values())
-    traced = ms.jit(functools.partial(ops.lightning_indexer_quant, **case.attributes), capture_mode="trace")
-    with pytest.raises(ValueError, match="lightning_indexer_quant: k_cache has shape"):
-        traced(*inputs[:3], Tensor(np.zeros((1, 2), np.int8)), *inputs[4:])
-    run(small("mla_prolog_quant"), "pynative")
-
-
 @pytest.mark.parametrize("how", ["pynative", "graph"])
 @pytest.mark.parametrize("operator", MAKERS)
 def test_gradients_are_refused(operator: str, how: str) -> None:

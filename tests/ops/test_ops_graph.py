@@ -145,6 +145,24 @@ except RuntimeError as error:
     print(error, flush=True)
 print(ops.mla_prolog_quant(*inputs)[0].asnumpy().shape, flush=True)
 """
+TRACE_ERROR = """
+import sys
+sys.path[:0] = {path}
+import mindspore as ms
+import numpy as np
+from calls import tensors
+from test_ops_results import make
+from ms_dsv32 import ops
+def read(*inputs):
+    return ops.lightning_indexer_quant(*inputs)
+inputs = list(tensors(make("lightning_indexer_quant", 1, 2)).values())
+try:
+    ms.jit(read, capture_mode="trace")(*inputs[:3], ms.Tensor(np.zeros((1, 2), np.int8)), *inputs[4:])
+except ValueError as error:
+    print(error, flush=True)
+case = make("mla_prolog_quant", 1, 1, 3, n_q=1)
+print(ops.mla_prolog_quant(*tensors(case).values())[0].asnumpy().shape, flush=True)
+"""
 
 
 @pytest.mark.slow
@@ -156,6 +174,16 @@ def test_trace_capture_reads_but_goes_on_with_the_first_caches_and_is_refused(tm
     assert result.stdout.count("read True") == 4, result.stdout + result.stderr
     assert "mla_prolog_quant: mindspore.jit(capture_mode='trace') loses writes into caches" in result.stdout
     assert "(1, 1536)" in result.stdout, result.stderr
+
+
+@pytest.mark.slow
+def test_an_error_ends_the_trace_in_which_it_comes(tmp_path: Path) -> None:
+    """MindSpore leaves it open, and the next operator that writes would be refused as a part of it."""
+    script = tmp_path / "trace.py"
+    script.write_text(TRACE_ERROR.format(path=[p for p in sys.path if p]), encoding="utf-8")
+    result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
+    assert result.stdout.startswith("lightning_indexer_quant: k_cache has shape (1, 2), expected "), result.stderr
+    assert result.stdout.endswith("\n(1, 1536)\n"), result.stdout + result.stderr
 
 
 @pytest.mark.skipif(sys.version_info >= (3, 12), reason="MindSpore captures bytecode up to Python 3.11 only")
