@@ -207,10 +207,9 @@ class _Kernel:
         op = self._info.name
         if self._writes:
             _refuse_capture(op)
-        for arg, tensor in zip(self._info.inputs, tensors, strict=True):
-            _require_tensor(op, arg.name, tensor)
-            if tensor.init is not None and tensor.size > 0 and tensor.data_ptr() == 0:
-                raise ValueError(f"{op}: {arg.name} has no data yet; call {arg.name}.init_data()")
+        for i, tensor in enumerate(tensors):
+            if not isinstance(tensor, Tensor) or tensor.init is not None:
+                _require_data(op, self._info.inputs[i].name, tensor)
         call = self._bind(*[t.shape for t in tensors], *[t.dtype for t in tensors])
         with _LAUNCH:
             return self._launch(tensors, call)
@@ -346,3 +345,9 @@ def _dtype_name(dtype: Any) -> str:
 def _require_tensor(op: str, name: str, value: Any) -> None:
     if not isinstance(value, Tensor):
         raise TypeError(f"{op}: {name} must be a Tensor, got {type(value).__name__}")
+
+
+def _require_data(op: str, name: str, value: Any) -> None:
+    _require_tensor(op, name, value)
+    if value.size > 0 and value.data_ptr() == 0:
+        raise ValueError(f"{op}: {name} has no data yet; call {name}.init_data()")
