@@ -53,16 +53,8 @@ class _DlInfo(ctypes.Structure):
 
 @functools.cache
 def _get_function() -> Callable[[bytes], int | None]:
-    """MindSpore's own search for a function by its name.
-
-    Raises:
-        RuntimeError: this MindSpore has no such search, or its Ascend plugin cannot be loaded.
-    """
-    try:
-        function = getattr(ctypes.CDLL(str(_PLUGIN)), _GET_FUNCTION)
-    except (OSError, AttributeError) as error:
-        text = f"MindSpore {ms.__version__} cannot be asked which library it calls: {error}"
-        raise RuntimeError(f"{text}; this package is made for mindspore 2.10.0") from None
+    """MindSpore's own search for a function by its name."""
+    function = getattr(ctypes.CDLL(str(_PLUGIN)), _GET_FUNCTION)
     function.argtypes, function.restype = [ctypes.c_char_p], ctypes.c_void_p
     return cast("Callable[[bytes], int | None]", function)
 
@@ -74,9 +66,14 @@ def called(function: str) -> Path | None:
     out, without a word, those that cannot be loaded.
 
     Raises:
-        RuntimeError: it cannot be asked.
+        RuntimeError: it cannot be asked: its Ascend plugin does not load, or has no such search.
     """
-    address = _get_function()(function.encode())
+    try:
+        get_function = _get_function()
+    except (OSError, AttributeError) as error:
+        text = f"MindSpore {ms.__version__} cannot be asked of which library it calls {function}: {error}"
+        raise RuntimeError(f"{text}; this package is made for mindspore 2.10.0") from None
+    address = get_function(function.encode())
     if not address:
         return None
     info = _DlInfo()
@@ -98,9 +95,8 @@ def library(info: op_info.OpInfo) -> Path:
         found = called(function)
         if found is None or not found.samefile(listed):
             what = f"does not find {function}" if found is None else f"calls {function} of {found}"
-            raise RuntimeError(
-                f"{info.name}: no Ascend kernel: MindSpore {what}, expected {listed}: {_why_not(listed)}"
-            )
+            text = f"MindSpore {what}, expected {listed}: {_why_not(listed)}"
+            raise RuntimeError(f"{info.name}: no Ascend kernel: {text}")
     opp.require_interface(info, listed)
     return listed
 
@@ -110,7 +106,8 @@ def _why_not(listed: Path) -> str:
     try:
         ctypes.CDLL(str(listed), mode=os.RTLD_LAZY)  # as MindSpore does
     except OSError as error:
-        return f"it cannot be loaded: {error}"
+        todo = "run `source <CANN>/set_env.sh`, or build the Ascend operators again with this CANN"
+        return f"it cannot be loaded: {error}; {todo}"
     return (
         f"MindSpore had loaded its operator libraries before that one was in {_SEARCH_PATH}, "
         "which other packages make it do (ms_custom_ops when it is imported); import ms_dsv32.ops before them"
