@@ -8,13 +8,16 @@ with a debugger, start pytest itself on the virtual Ascend, where they run as an
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 
+import mindspore as ms
 import pytest
 import remote
 import virtual
 from device import environment
+from mindspore import Tensor
 
 _workers: list[remote.Worker] = []
 
@@ -34,14 +37,14 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 
 @pytest.hookimpl(tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """In the first pytest: a test runs in the second."""
     if _runs_here() or item.get_closest_marker("skip"):
         return None
     if not _workers or not _workers[-1].alive:
         _workers.append(remote.Worker(item.config, environment()))
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in _workers[-1].run(item):
+    for report in _workers[-1].run(item, nextitem):
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
@@ -53,15 +56,19 @@ def pytest_sessionfinish() -> None:
     _workers.clear()
 
 
+@functools.cache
+def _probe() -> Tensor:
+    return ms.ops.zeros((1,), ms.int8)
+
+
 @pytest.fixture(autouse=True)
 def _device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The device target is Ascend, and what a test leaves on the device, an error too, is its own."""
-    import mindspore as ms
-
+    """The device target is Ascend, and an error that a test leaves on the device is that test's own."""
     if ms.get_context("device_target") != "Ascend":
         ms.set_device("Ascend")
     quick = request.node.get_closest_marker("cpu_kernels") is not None
     if virtual.running():
         virtual.put("KERNELS", virtual.CPU if quick else virtual.EMULATOR)
     yield
-    ms.runtime.synchronize()
+    # Reading any tensor raises what a kernel has left; mindspore.runtime.synchronize() would only log it.
+    _probe().asnumpy()

@@ -50,10 +50,14 @@ class Worker:
         os.close(reports_write)
         self._pending = b""
 
-    def run(self, item: pytest.Item) -> Iterator[pytest.TestReport]:
-        """The reports of a test; one that failed if the process died of it or does not answer."""
+    def run(self, item: pytest.Item, following: pytest.Item | None) -> Iterator[pytest.TestReport]:
+        """The reports of a test; one that failed if the process died of it or does not answer.
+
+        Fixtures that the test shares with `following` stay.
+        """
+        line = json.dumps([item.nodeid, following.nodeid if following else None])
         with contextlib.suppress(BrokenPipeError):
-            os.write(self._tests, item.nodeid.encode() + b"\n")
+            os.write(self._tests, line.encode() + b"\n")
         while (line := self._line()) is not None:
             if line == b"":
                 return
@@ -106,14 +110,15 @@ def serve(session: pytest.Session, pipes: str) -> None:
     items = {item.nodeid: item for item in session.items}
     with os.fdopen(tests, encoding="utf-8") as lines, os.fdopen(reports, "w", encoding="utf-8") as sink:
         for line in lines:
-            _run(items[line.rstrip("\n")], sink)
+            nodeid, following = json.loads(line)
+            _run(items[nodeid], items.get(following), sink)
 
 
-def _run(item: pytest.Item, sink: TextIO) -> None:
+def _run(item: pytest.Item, following: pytest.Item | None, sink: TextIO) -> None:
     from _pytest.runner import runtestprotocol
 
     hook = item.config.hook
-    for report in runtestprotocol(item, log=False, nextitem=None):
+    for report in runtestprotocol(item, log=False, nextitem=following):
         data: dict[str, Any] = hook.pytest_report_to_serializable(config=item.config, report=report)
         sink.write(json.dumps(data) + "\n")
     sink.write("\n")

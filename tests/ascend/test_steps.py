@@ -91,7 +91,16 @@ def operators_in_a_row(n_q: int, inputs: list[Any], caches: list[Tensor]) -> Any
     return weights.to_array(attention_out)
 
 
-@pytest.mark.parametrize(("mode_name", "parameters"), [*((m, False) for m in (*MODES, "dynamic")), ("graph", True)])
+@pytest.mark.parametrize(
+    ("mode_name", "parameters"),
+    [
+        ("pynative", False),
+        pytest.param("graph", False, marks=pytest.mark.cpu_kernels),
+        pytest.param("jit", False, marks=pytest.mark.cpu_kernels),
+        ("dynamic", False),
+        pytest.param("graph", True, marks=pytest.mark.cpu_kernels),
+    ],
+)
 def test_steps_have_the_bits_of_the_operators_in_a_row(mode_name: str, parameters: bool) -> None:
     """Chunks of a prompt, then decoding, over a block boundary; "dynamic" is one graph for all numbers of tokens."""
     step = cells.SparseAttentionStep(3, 4, softmax_scale=SCALE)

@@ -11,9 +11,10 @@ namespace ascend_virtual {
 namespace {
 
 constexpr size_t kPage = size_t{2} << 20;   // MindSpore asks for addresses that are multiples of 2 MiB
+constexpr size_t kUnit = 512;               // what aclrtMalloc gives is a multiple of it
 constexpr size_t kSpace = size_t{1} << 40;  // of addresses; a device has 64 GiB of memory
 
-size_t RoundUp(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+size_t RoundUp(size_t bytes, size_t unit = kPage) { return (bytes + unit - 1) / unit * unit; }
 
 }  // namespace
 
@@ -66,6 +67,7 @@ void Memory::Close(size_t offset, size_t bytes) {
 
 void* Memory::Allocate(size_t bytes) {
   const std::lock_guard lock(mutex_);
+  bytes = RoundUp(bytes, kUnit);
   if (bytes == 0 || used_ + bytes > Capacity()) return nullptr;
   void* address = Take(bytes);
   if (address == nullptr) return nullptr;

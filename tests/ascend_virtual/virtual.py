@@ -1,0 +1,87 @@
+"""The virtual Ascend: what a process needs to run on it, and how a test talks to the device. See README.md."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import package
+import stand_in
+
+OPTIONS = ("CORES", "DELAY_US", "KERNELS", "MEMORY_MB", "SEED", "TRACE")
+"""What ``ASCEND_VIRTUAL_<option>`` sets for a process, and `option` for a while: integers."""
+EMULATOR, CPU = 0, 1
+"""Values of the option KERNELS: what runs on the device."""
+
+
+def environment(*, packages: Sequence[Path] | None = None, **options: int) -> dict[str, str]:
+    """The variables of a process that runs on the virtual Ascend; they must be there when its Python starts.
+
+    Builds what is not built yet: in a minute or two, once for each content.
+
+    Args:
+        packages: what ASCEND_CUSTOM_OPP_PATH lists; by default our operators.
+        options: of `OPTIONS`.
+    """
+    unknown = set(options) - set(OPTIONS)
+    if unknown:
+        raise ValueError(f"virtual Ascend: no option {', '.join(sorted(unknown))}; there are {', '.join(OPTIONS)}")
+    home = stand_in.build()
+    listed = [package.build()] if packages is None else packages
+    before = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
+    folders = [home / "lib64", home / "lib64" / "driver", *before]
+    return {
+        "GLOG_v": "3",  # MindSpore: errors only
+        **os.environ,
+        **{f"ASCEND_VIRTUAL_{name}": str(value) for name, value in options.items()},
+        "ASCEND_HOME_PATH": str(home),
+        "ASCEND_OPP_PATH": str(home / "opp"),
+        "ASCEND_CUSTOM_OPP_PATH": ":".join(map(str, listed)),
+        "LD_LIBRARY_PATH": ":".join(map(str, folders)),
+    }
+
+
+def running() -> bool:
+    """Whether this process runs on the virtual Ascend."""
+    home = os.environ.get("ASCEND_HOME_PATH")
+    return home is not None and Path(home, stand_in.MARKER).is_file()
+
+
+@functools.cache
+def _device() -> ctypes.CDLL:
+    library = ctypes.CDLL("libascendcl.so")
+    for name in ("virtual_ascend_get", "virtual_ascend_live"):
+        getattr(library, name).restype = ctypes.c_int64
+    return library
+
+
+def get(name: str) -> int:
+    """An option, or the counter LAUNCHES: of the operators that were launched."""
+    return int(_device().virtual_ascend_get(name.encode()))
+
+
+def put(name: str, value: int) -> None:
+    """Sets an option."""
+    if _device().virtual_ascend_set(name.encode(), ctypes.c_int64(value)):
+        raise ValueError(f"virtual Ascend: no option {name}")
+
+
+@contextmanager
+def option(name: str, value: int) -> Iterator[None]:
+    """An option for the time of a block."""
+    before = get(name)
+    put(name, value)
+    try:
+        yield
+    finally:
+        put(name, before)
+
+
+def live(kind: str) -> int:
+    """How many "allocations", "events", "executors", "host allocations", "lists", "scalars", "streams" or "tensors" are
+    alive."""
+    return int(_device().virtual_ascend_live(kind.encode()))
