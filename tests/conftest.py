@@ -17,9 +17,15 @@ MARKS = {
     "cells": ("mindspore",),
     "ascendc": ("emulator",),
     "ascend": ("mindspore", "ascend"),
-    "ascend_contract": ("mindspore",),
 }
 """What everything in a folder needs."""
+
+
+def pytest_report_header() -> str:
+    """Says which device tests/ascend is run on."""
+    from device import chosen
+
+    return f"tests/ascend: {chosen()}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -272,7 +272,7 @@ def device_target() -> str:
 
 def _target(info: op_info.OpInfo) -> Any:
     """The module of the device target."""
-    name = ms.get_context("device_target")
+    name = device_target()
     if name not in _TARGETS:
         names = " or ".join(f"set_device({n!r})" for n in _TARGETS)
         raise RuntimeError(f"{info.name}: no kernel for device target {name}; {names}")

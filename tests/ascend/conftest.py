@@ -11,6 +11,7 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import mindspore as ms
 import pytest
@@ -19,6 +20,7 @@ import virtual
 from device import environment
 from mindspore import Tensor
 
+HERE = Path(__file__).resolve().parent
 _workers: list[remote.Worker] = []
 
 
@@ -38,8 +40,8 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
-    """In the first pytest: a test runs in the second."""
-    if _runs_here() or item.get_closest_marker("skip"):
+    """In the first pytest: a test of this folder runs in the second."""
+    if not item.path.is_relative_to(HERE) or _runs_here() or item.get_closest_marker("skip"):
         return None
     if not _workers or not _workers[-1].alive:
         _workers.append(remote.Worker(item.config, environment()))

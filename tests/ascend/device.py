@@ -31,6 +31,12 @@ def missing() -> str:
     return ""
 
 
+def chosen() -> str:
+    """The device in words."""
+    reason = missing()
+    return f"on the virtual Ascend ({reason})" if reason else "on this machine's device"
+
+
 def environment() -> dict[str, str]:
     """The variables of the process that runs the tests."""
     return virtual.environment() if missing() else dict(os.environ)

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from ascend_virtual import virtual
+import virtual
 
 from ms_dsv32 import op_info, opp
 

@@ -9,8 +9,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-import package
 import stand_in
+from package import build as package
+from stand_in import build as cann_home
+
+__all__ = [
+    *("CPU", "EMULATOR", "OPTIONS"),
+    *("cann_home", "environment", "get", "live", "option", "package", "put", "running"),
+]
 
 OPTIONS = ("CORES", "DELAY_US", "KERNELS", "MEMORY_MB", "SEED", "TRACE")
 """What ``ASCEND_VIRTUAL_<option>`` sets for a process, and `option` for a while: integers."""
@@ -30,8 +36,8 @@ def environment(*, packages: Sequence[Path] | None = None, **options: int) -> di
     unknown = set(options) - set(OPTIONS)
     if unknown:
         raise ValueError(f"virtual Ascend: no option {', '.join(sorted(unknown))}; there are {', '.join(OPTIONS)}")
-    home = stand_in.build()
-    listed = [package.build()] if packages is None else packages
+    home = cann_home()
+    listed = [package()] if packages is None else packages
     before = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     folders = [home / "lib64", home / "lib64" / "driver", *before]
     return {

@@ -19,6 +19,7 @@ from test_ops_results import MAKERS, make
 
 from ms_dsv32 import op_info, ops, weights
 from ms_dsv32.config import MlaTileConfig, RopeTileShapeConfig, SaTileShapeConfig
+from ms_dsv32.ops import _custom
 
 INPUTS = [(name, a.name) for name in op_info.names() for a in op_info.load(name).inputs]
 OTHER_DTYPE = {"bf16": "fp16", "fp16": "bf16", "fp32": "fp16", "int8": "int32", "int32": "int64", "int64": "int32"}
@@ -361,3 +362,11 @@ def test_a_result_may_be_used_beside_what_is_differentiated(operator: str) -> No
     np.testing.assert_allclose(got.asnumpy(), first.sum(), rtol=1e-4)
     for cache, output in cases.IN_PLACE[operator].items():
         tolerance.assert_same_bits(cache, weights.to_array(inputs[cache]), want[output])
+
+
+def test_there_is_no_kernel_for_other_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_custom, "device_target", lambda: "GPU")
+    case = cases.indexer_case(1, 1, 3)
+    operator = _custom.Operator("lightning_indexer_quant", None)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="lightning_indexer_quant: no kernel for device target GPU; set_device"):
+        operator(*case.attributes.values(), *tensors(case).values())
