@@ -162,7 +162,8 @@ def main(argv: list[str] | None = None) -> int:
         try:
             for row in rows:
                 opp.find(row.op)
-            ms.set_device("Ascend")
+            if ms.get_context("device_target") != "Ascend":
+                ms.set_device("Ascend")
         except RuntimeError as error:
             reason = str(error).splitlines()[0]
             print(reason if "doctor" in reason else f"{reason}; run python -m ms_dsv32.doctor", file=sys.stderr)
@@ -177,7 +178,11 @@ def main(argv: list[str] | None = None) -> int:
                     profile(row, folder, args.repeats, cold=not args.hot)
                 yield row, durations(folder, row.op)[-args.repeats :]
 
-        table(list(measured()), console)
+        try:
+            table(list(measured()), console)
+        except FileNotFoundError as error:
+            print(error, file=sys.stderr)
+            return 1
     return 0
 
 
