@@ -71,6 +71,10 @@ def _device(request: pytest.FixtureRequest) -> Iterator[None]:
     quick = request.node.get_closest_marker("cpu_kernels") is not None
     if virtual.running():
         virtual.put("KERNELS", virtual.CPU if quick else virtual.EMULATOR)
+        virtual.put("FAILURES", 0)
     yield
-    # Reading any tensor raises what a kernel has left; mindspore.runtime.synchronize() would only log it.
+    # Reading a tensor raises what a kernel has left; mindspore.runtime.synchronize() only logs it.
     _probe().asnumpy()
+    ms.runtime.synchronize()
+    if virtual.running():
+        assert virtual.get("FAILURES") == 0, "something failed on the device, see the output"

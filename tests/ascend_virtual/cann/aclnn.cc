@@ -104,6 +104,8 @@ Element MultiplyAdd(const Element& a, const Element& alpha, const Element& b) {
   return {a.number + alpha.number * b.number, a.integer + alpha.integer * b.integer};
 }
 
+Element Multiply(const Element& a, const Element& b) { return {a.number * b.number, a.integer * b.integer}; }
+
 }  // namespace
 }  // namespace ascend_virtual
 
@@ -131,3 +133,7 @@ OPERATOR(Adds, LIST(const aclTensor* self, const aclScalar* other, const aclScal
          LIST([b = other->value, a = alpha->value](const auto& x) { return MultiplyAdd(x[0], a, b); }))
 OPERATOR(Add, LIST(const aclTensor* self, const aclTensor* other, const aclScalar* alpha, aclTensor* out),
          LIST({self, other, out}), 2, [a = alpha->value](const auto& x) { return MultiplyAdd(x[0], a, x[1]); })
+OPERATOR(Muls, LIST(const aclTensor* self, const aclScalar* other, aclTensor* out), LIST({self, out}), 1,
+         [b = other->value](const auto& x) { return Multiply(x[0], b); })
+OPERATOR(Mul, LIST(const aclTensor* self, const aclTensor* other, aclTensor* out), LIST({self, other, out}), 2,
+         LIST([](const auto& x) { return Multiply(x[0], x[1]); }))

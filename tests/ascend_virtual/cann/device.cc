@@ -28,6 +28,7 @@ constexpr struct {
     {"CORES", 4},        // AI cores; an Ascend 910B1 has 24
     {"DELAY_US", 100},   // longest wait of a stream before an ordinary task; now and then it is twenty times as long
     {"FAIL_LAUNCH", 0},  // the number of the launch of an operator from now on that fails on the device; 0: none
+    {"FAILURES", 0},     // counts the failures that a synchronisation has told
     {"KERNELS", 0},      // 0: AscendC kernels in the emulator, 1: the CPU kernels
     {"LAUNCHES", 0},     // counts the launches of operators
     {"MEMORY_MB", 64 << 10},
