@@ -136,8 +136,8 @@ def _stubs(names: Iterable[str]) -> str:
     """C, so that one text serves every machine: a mangled name of C++ is a name of C too.
 
     A constructor (C1 or C2) zeroes the 16 bytes of a shared_ptr, which most of CANN's graph classes consist of; the
-    classes that register something are empty, and theirs must not write. What would run an operator fails: those that there
-    are, are in ``aclnn.cc`` and in the package.
+    classes that register something are empty, and theirs must not write. What would run an operator fails: those that
+    there are, are in ``aclnn.cc`` and in the package.
     """
     lines = ["#define STUB __attribute__((weak)) long"]
     for name in sorted(names):
