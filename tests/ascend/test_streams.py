@@ -79,7 +79,7 @@ def test_a_users_stream_that_waits_reads_the_result(how: str, wait: Callable[[St
         tolerance.assert_same_bits("attention_out", twice.asnumpy(), want)
 
 
-@pytest.mark.xfail(strict=True, reason="a PyNative call runs on the default stream, for which the user's does not wait")
+@pytest.mark.xfail(strict=True, raises=AssertionError, reason="the call runs on the default stream, without a wait")
 def test_a_users_stream_keeps_the_order_of_its_calls(only_virtual: None) -> None:
     case, inputs, call = attention()
     want = 2 * golden.bf16_to_float32(run(case, "pynative")["attention_out"])
