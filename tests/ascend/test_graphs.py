@@ -1,4 +1,4 @@
-"""Graphs on Ascend: each level of compilation, unknown numbers of tokens, inputs in any memory, MindSpore's operators."""
+"""Graphs on Ascend: levels of compilation, unknown numbers of tokens, inputs in any memory, MindSpore's operators."""
 
 from __future__ import annotations
 
