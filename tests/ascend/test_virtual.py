@@ -77,6 +77,7 @@ def memory() -> Iterator[Memory]:
     made = Memory(300)
     yield made
     acl().aclrtFree(made.address)
+    virtual.put("FAILURES", 0)  # those that a test has asked for
 
 
 def tensor(
