@@ -14,7 +14,7 @@ from calls import Array, Call, arrays, mode
 from cases import IN_PLACE, Case
 from mindspore import Tensor
 from runs import assert_same, attributes_of, inputs_of, run
-from test_graphs import calls_of, transposed
+from test_graphs import calls_of
 from test_ops_graph import placeholders
 from test_ops_results import make
 
@@ -79,16 +79,13 @@ def test_a_kernel_that_fails(operator: str, how: str) -> None:
     assert_same(run(case, "pynative"), want)
 
 
-@pytest.mark.xfail(
-    strict=True, raises=RuntimeError, reason="MindSpore never runs a graph again that has failed, and ours is kept"
-)
-def test_pynative_goes_on_after_a_call_that_was_refused() -> None:
-    case = make("mla_prolog_quant", 3, 1, [3, 5, 7], n_q=1)  # a size of its own: it stays refused
-    inputs = inputs_of(case)
-    inputs["token_x"] = transposed(inputs["token_x"])
-    with pytest.raises(RuntimeError, match="GetWorkspaceSize call failed"):
-        results_of(case, made(case, "pynative"), inputs)
-    run(case, "pynative")
+def test_calls_go_on_after_one_that_was_refused(how: str) -> None:
+    """The tiling function refuses a device without cores, before the kernel is launched."""
+    case = make("mla_prolog_quant", 3, 1, [3, 5, 7], n_q=1)
+    call = made(case, how)
+    with virtual.option("CORES", 0), pytest.raises(RuntimeError, match="GetWorkspaceSize call failed"):
+        results_of(case, call, inputs_of(case))
+    assert_same(results_of(case, made(case, how), inputs_of(case)), run(case, "pynative"))
 
 
 def test_memory_that_does_not_suffice(how: str) -> None:

@@ -44,10 +44,14 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Definition:
-    """What an OpDef says: names and CANN's dtypes of inputs and outputs, names and types of attributes, the kernel."""
+    """What an OpDef says: names and CANN's dtypes of inputs and outputs, names and types of attributes, the kernel.
+
+    ``contiguous`` are the inputs of which CANN makes a contiguous copy if need be.
+    """
 
     type: str
     kernel: str
+    contiguous: frozenset[str]
     inputs: dict[str, int]
     outputs: dict[str, int]
     attrs: dict[str, str]
@@ -55,15 +59,17 @@ class Definition:
     @classmethod
     def read(cls, op_type: str) -> Definition:
         tensors: dict[str, dict[str, int]] = {"input": {}, "output": {}}
-        attrs, kernel = {}, ""
+        attrs, kernel, contiguous = {}, "", set()
         for kind, name, *rest in op_host.definition(op_type):
             if kind in tensors:
                 tensors[kind][name] = int(rest[1].rstrip(",").split(",")[0])
+                if kind == "input" and rest[-1] == "1":
+                    contiguous.add(name)
             elif kind == "attr":
                 attrs[name] = rest[1]
             elif kind == "unit":
                 kernel = dict(entry.split("=") for entry in rest)["opInterface.value"]
-        return cls(op_type, kernel, tensors["input"], tensors["output"], attrs)
+        return cls(op_type, kernel, frozenset(contiguous), tensors["input"], tensors["output"], attrs)
 
     @property
     def results(self) -> list[str]:
@@ -178,8 +184,11 @@ def _operator(info: op_info.OpInfo, definition: Definition) -> str:
     source = OP_KERNEL / f"{definition.kernel}.cpp"
     library = build_kernel(source, [definition.kernel], include_dirs=[OP_KERNEL]).path
     nz = {arg.name: arg.format == "NZ" for arg in info.inputs}
-    inputs = [f'{{"{name}", {dtype}, {int(nz[name])}}}' for name, dtype in definition.inputs.items()]
-    outputs = [f'{{"{name}", {definition.outputs[name]}, 0}}' for name in definition.results]
+    copied = definition.contiguous - set(definition.outputs)  # what is written must be the caller's memory
+    inputs = [
+        f'{{"{name}", {dtype}, {int(nz[name])}, {int(name in copied)}}}' for name, dtype in definition.inputs.items()
+    ]
+    outputs = [f'{{"{name}", {definition.outputs[name]}, 0, 0}}' for name in definition.results]
     attributes = [f'{{"{name}", {int(kind == "float")}}}' for name, kind in definition.attrs.items()]
     order = [*definition.inputs, *definition.results]
     arguments = [str(order.index(name)) for name in (*definition.inputs, *definition.outputs)]

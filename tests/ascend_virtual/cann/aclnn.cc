@@ -17,20 +17,6 @@ namespace {
 
 using Function = std::function<Element(const std::vector<Element>&)>;
 
-// Calls `visit` with the multi-index of each element.
-void ForEach(const std::vector<int64_t>& shape, const std::function<void(const std::vector<int64_t>&)>& visit) {
-  std::vector<int64_t> index(shape.size(), 0);
-  for (const int64_t dim : shape) {
-    if (dim == 0) return;
-  }
-  for (;;) {
-    visit(index);
-    size_t axis = shape.size();
-    while (axis > 0 && ++index[axis - 1] == shape[axis - 1]) index[--axis] = 0;
-    if (axis == 0) return;
-  }
-}
-
 // The element of a tensor at an index of a shape that it is broadcast to.
 char* At(const aclTensor& tensor, const std::vector<int64_t>& index) {
   int64_t at = tensor.offset;

@@ -1,11 +1,13 @@
 // AscendCL's functions of the runtime (libascendcl), as far as MindSpore calls them with effect; stand_in.py adds a
 // stub for each other name that MindSpore looks up. Source: CANN's public documentation of the function.
 #include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <map>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <thread>
 
 #include "acl.h"
 #include "device.h"
@@ -300,6 +302,14 @@ ASCEND_VIRTUAL_API aclError aclrtLaunchCallback(aclrtCallback function, void* da
         return "";
       },
       true);
+  return ACL_SUCCESS;
+}
+// A thread of MindSpore's for each stream asks for callbacks, again and again until the stream ends. They run on the
+// stream's own thread, so there is none to be had; without a wait these threads would take all CPUs.
+ASCEND_VIRTUAL_API aclError aclrtProcessReport(int32_t milliseconds) {
+  constexpr int32_t kLongest = 20;
+  std::this_thread::sleep_for(
+      std::chrono::milliseconds(milliseconds < 0 ? kLongest : std::min(milliseconds, kLongest)));
   return ACL_SUCCESS;
 }
 

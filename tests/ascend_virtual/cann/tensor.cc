@@ -107,6 +107,31 @@ bool MustFail() {
 
 }  // namespace
 
+void ForEach(const std::vector<int64_t>& shape, const std::function<void(const std::vector<int64_t>&)>& visit) {
+  if (Product(shape) == 0) return;
+  std::vector<int64_t> index(shape.size(), 0);
+  for (;;) {
+    visit(index);
+    size_t axis = shape.size();
+    while (axis > 0 && ++index[axis - 1] == shape[axis - 1]) index[--axis] = 0;
+    if (axis == 0) return;
+  }
+}
+
+std::vector<char> Gather(const aclTensor& tensor) {
+  const size_t element = tensor.ElementBytes();
+  const char* from = Memory::Get().Alias(tensor.Begin());
+  std::vector<char> gathered;
+  gathered.reserve(static_cast<size_t>(tensor.Elements()) * element);
+  ForEach(tensor.view, [&](const std::vector<int64_t>& index) {
+    int64_t at = 0;
+    for (size_t i = 0; i < index.size(); ++i) at += index[i] * tensor.strides[i];
+    const char* begin = from + at * static_cast<int64_t>(element);
+    gathered.insert(gathered.end(), begin, begin + element);
+  });
+  return gathered;
+}
+
 std::string Describe(const aclTensor& tensor) {
   return "dtype " + std::to_string(tensor.dtype) + " " + Text(tensor.view) + ", strides " + Text(tensor.strides) +
          ", offset " + std::to_string(tensor.offset) + ", storage " + Text(tensor.storage) + ", format " +

@@ -59,6 +59,12 @@ namespace ascend_virtual {
 // What is wrong with a descriptor whose address is known, or nothing.
 std::string Refusal(const aclTensor& tensor);
 
+// Calls `visit` with the index of each element of a shape, the last axis fastest.
+void ForEach(const std::vector<int64_t>& shape, const std::function<void(const std::vector<int64_t>&)>& visit);
+
+// The elements of a tensor of the device in that order, whatever its strides.
+std::vector<char> Gather(const aclTensor& tensor);
+
 // A tensor as text, for messages: int8 [2, 128] of [256] + 0, format 2.
 std::string Describe(const aclTensor& tensor);
 

@@ -41,12 +41,12 @@ struct HostCall {
   }
 };
 
-// What CANN's generated function checks of an operand: its dtype, that it is contiguous, and that its bytes are in the
-// order of its axes.
+// What CANN's generated function checks of an operand: its dtype, that it is contiguous unless it is copied, and that
+// its bytes are in the order of its axes.
 std::string OperandRefusal(const Operand& operand, const aclTensor& tensor) {
   std::string what;
   if (tensor.dtype != operand.dtype) what = "dtype " + std::to_string(operand.dtype) + " expected";
-  if (!tensor.Contiguous()) what = "not contiguous";
+  if (!tensor.Contiguous() && !operand.auto_contiguous) what = "not contiguous";
   if (tensor.format == ACL_FORMAT_FRACTAL_NZ) what = "marked as FRACTAL_NZ, which the definition does not have";
   return what.empty() ? what : std::string(operand.name) + ", " + Describe(tensor) + ": " + what;
 }
@@ -69,6 +69,21 @@ std::string OutputRefusal(const Operator& op, const std::vector<const aclTensor*
     }
   }
   return "";
+}
+
+// The tensors of a call, with contiguous copies of those inputs that are not contiguous (AutoContiguous.md).
+std::vector<aclTensor> MakeContiguous(const std::vector<aclTensor>& tensors, std::vector<std::vector<char>>& copies) {
+  std::vector<aclTensor> made = tensors;
+  copies.reserve(tensors.size());
+  for (aclTensor& tensor : made) {
+    if (tensor.Contiguous()) continue;
+    copies.push_back(Gather(tensor));
+    tensor.data = copies.back().data();
+    tensor.offset = 0;
+    int64_t stride = 1;
+    for (size_t i = tensor.view.size(); i-- > 0; stride *= tensor.view[i]) tensor.strides[i] = stride;
+  }
+  return made;
 }
 
 }  // namespace
@@ -113,7 +128,9 @@ int GetWorkspaceSize(const Operator& op, std::vector<const aclTensor*> tensors, 
   made->tensors = std::move(tensors);
   made->workspace = tiling.workspace;
   made->run = [&op, attributes, tiling](const std::vector<aclTensor>& given, char* workspace) {
-    return Option("KERNELS") == 0 ? RunInEmulator(op, given, tiling, workspace) : RunOnCpu(op, given, attributes);
+    std::vector<std::vector<char>> copies;
+    const std::vector<aclTensor> ready = MakeContiguous(given, copies);
+    return Option("KERNELS") == 0 ? RunInEmulator(op, ready, tiling, workspace) : RunOnCpu(op, ready, attributes);
   };
   return Prepare(std::move(made), workspace_size, executor);
 }

@@ -15,7 +15,8 @@ namespace ascend_virtual {
 struct Operand {
   const char* name;
   int dtype;
-  bool nz;  // a weight whose bytes are in the order of FRACTAL_NZ, declared as ND to CANN
+  bool nz;               // a weight whose bytes are in the order of FRACTAL_NZ, declared as ND to CANN
+  bool auto_contiguous;  // an input of which CANN makes a contiguous copy if need be
 };
 
 struct Attribute {
