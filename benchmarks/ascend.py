@@ -96,8 +96,8 @@ def profile(row: Modelled, folder: Path, repeats: int, cold: bool) -> None:
         ms.runtime.synchronize()
 
 
-def operator(row: Modelled, target: str = "Ascend") -> Callable[[], Any]:
-    """The operator as a graph of its own, on the inputs that were modelled, in the memory of the device target."""
+def operator(row: Modelled) -> Callable[[], Any]:
+    """The operator as a graph of its own, on the inputs that were modelled, in the memory of the device."""
     import mindspore as ms
     from cases import weight_name
 
@@ -111,9 +111,8 @@ def operator(row: Modelled, target: str = "Ascend") -> Callable[[], Any]:
     inputs = []
     for name, array in case.inputs.items():
         if weight_name(name) in known:
-            array = weights.prepare(weight_name(name), array, target)
-        tensor = weights.to_tensor(array)
-        inputs.append(tensor.to("Ascend") if target == "Ascend" else tensor)
+            array = weights.prepare(weight_name(name), array, "Ascend")
+        inputs.append(weights.to_tensor(array).to("Ascend"))
     attributes = {**case.attributes, **({"weight_format": "PACKED"} if op_info.load(row.op).packable else {})}
     function = getattr(ops, row.op)
 

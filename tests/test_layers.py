@@ -73,6 +73,15 @@ def test_an_operator_has_one_stem_in_each_layer(name: str) -> None:
         assert (PACKAGE / path).is_file(), path
 
 
+@pytest.mark.parametrize("folder", ["ascendc_emulator", "ascend_virtual/cann"])
+def test_what_stands_in_for_huaweis_software_knows_no_kernel(folder: str) -> None:
+    for path in (ROOT / "tests" / folder).rglob("*.[ch]*"):
+        text = path.read_text(encoding="utf-8")
+        for name in op_info.names():
+            assert name not in text, f"{path} names {name}"
+            assert op_info.load(name).cann_type not in text, f"{path} names {op_info.load(name).cann_type}"
+
+
 @pytest.mark.parametrize(
     "statement",
     [f"import ms_dsv32.{name}" for name in ("golden", "op_info", "kernel_impl", "config", "opp", "weights")],
