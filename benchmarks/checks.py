@@ -11,7 +11,7 @@ import tolerance
 from cases import Case
 
 from benchmarks.shapes import ATTENTION, INDEXER, STEP, Array, Shape
-from ms_dsv32 import golden
+from ms_dsv32 import golden, op_info
 
 PER_TOKEN = {"token_x", "x", "q_norm", "q_norm_scale", "cos", "sin", "cos_idx_rope", "sin_idx_rope"}
 CACHE_INDEX = {"cache_index", "k_cache_index"}
@@ -90,7 +90,8 @@ def _paging(case: Case, tokens: list[int]) -> dict[str, Array]:
 def _check_indexer(case: Case, inputs: Mapping[str, Array], got: Array, tokens: list[int]) -> None:
     some = {n: inputs[n][tokens] for n in ("q_int8", "q_scale", "weights")}
     some |= {n: inputs[n] for n in ("k_cache", "k_cache_scale")} | _paging(case, tokens)
-    scores, magnitudes = cases.indexer_scores(replace(case, inputs={n: some[n] for n in case.inputs}))
+    inputs = {arg.name: some[arg.name] for arg in op_info.load(INDEXER).inputs}
+    scores, magnitudes = cases.indexer_scores(replace(case, operator=INDEXER, inputs=inputs))
     want = np.stack([golden.select_topk(score, got.shape[1]) for score in scores])
     tolerance.assert_topk(got[tokens], want, scores, magnitudes)
 

@@ -332,7 +332,8 @@ def _operators(report: dict[str, Any], units: set[str]) -> Iterator[Check]:
         todo = "" if fits else f"for Ascend: {_BUILD}, for {', '.join(sorted(units)) or 'your device'}"
         text = f"{opp.library(package)}, for {', '.join(built) or 'no device'}"
         yield Check("CANN", "operators", "ok" if fits else "wrong", text, todo)
-        before, now = cann.built_with(package), cann.compiler_version(Path(os.environ.get("ASCEND_HOME_PATH", "")))
+        home = os.environ.get("ASCEND_HOME_PATH")
+        before, now = cann.built_with(package), cann.compiler_version(Path(home)) if home else None
         if before and now and before != now:
             text = f"built with CANN's compiler {before}, this CANN's is {now}"
             yield Check("CANN", "operators' CANN", "info", text, f"for Ascend: if one fails, {_BUILD}")

@@ -229,7 +229,7 @@ def reg_info(info: op_info.OpInfo, target: str = "Ascend") -> dict[str, Any]:
 
 
 def constants(info: op_info.OpInfo, attrs: dict[str, Any]) -> tuple[Any, ...]:
-    """What a call passes behind the tensors: the attributes of the ``aclnn`` function."""
+    """What a call passes after the tensors: the attributes of the ``aclnn`` function."""
     values = {name.replace(".", "_"): value for name, value in attrs.items()}
     return tuple(values[attr.name] for attr in info.ascend_attrs)
 
@@ -250,11 +250,16 @@ class Launch:
             if arg.in_place:
                 require_cache(self._info, arg.name, tensor)
         try:
-            return self._graph(*tensors)
+            results = self._graph(*tensors)
         except BaseException:
             # A graph that has failed fails ever after, with a text that tells nothing of the first cause.
             self._graph = self._make_graph()
             raise
+        # The graph runs on the default stream, for which a stream that the caller has chosen does not wait by itself.
+        stream, default = ms.runtime.current_stream(), ms.runtime.default_stream()
+        if stream != default:
+            stream.wait_stream(default)
+        return results
 
 
 def _graph(custom: ops.Custom, values: tuple[Any, ...]) -> Any:

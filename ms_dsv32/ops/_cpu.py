@@ -90,8 +90,16 @@ class Launch:
         graph_api._pynative_executor.sync()  # what was called before may still read or write the same memory
         tensors = tuple(t if t.is_contiguous() else self._contiguous(i, t) for i, t in enumerate(tensors))
         outputs = [Tensor.from_numpy(np.empty(s, d)) for s, d in zip(call.out_shapes, self._outputs, strict=True)]
-        call([t.data_ptr() for t in (*tensors, *outputs)])
+        addresses = [t.data_ptr() for t in (*tensors, *outputs)]
+        if 0 in addresses:  # of an empty tensor, or of one whose storage was given up
+            self._require_data(tensors)
+        call(addresses)
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
+
+    def _require_data(self, tensors: tuple[Tensor, ...]) -> None:
+        for arg, tensor in zip(self._info.inputs, tensors, strict=True):
+            if tensor.size > 0 and tensor.data_ptr() == 0:
+                raise ValueError(f"{self._info.name}: {arg.name} has no data")
 
     def _contiguous(self, index: int, tensor: Tensor) -> Tensor:
         arg = self._info.inputs[index]

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import functools
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-import mindspore as ms
 import pytest
 import remote
 import virtual
 from device import environment
-from mindspore import Tensor
 
 HERE = Path(__file__).resolve().parent
 _workers: list[remote.Worker] = []
@@ -41,31 +42,48 @@ def pytest_runtestloop(session: pytest.Session) -> bool | None:
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> bool | None:
     """In the first pytest: a test of this folder runs in the second."""
-    if not item.path.is_relative_to(HERE) or _runs_here() or item.get_closest_marker("skip"):
+    if not item.path.is_relative_to(HERE) or _runs_here():
         return None
-    if not _workers or not _workers[-1].alive:
-        _workers.append(remote.Worker(item.config, environment()))
     item.ihook.pytest_runtest_logstart(nodeid=item.nodeid, location=item.location)
-    for report in _workers[-1].run(item, nextitem):
+    try:
+        if not _workers or not _workers[-1].alive:
+            _workers.append(remote.Worker(item.config, environment()))
+        reports = _workers[-1].run(item, nextitem)
+    except (OSError, RuntimeError, subprocess.CalledProcessError) as error:  # the virtual Ascend cannot be built
+        reports = iter([remote.failed(item, f"there is no process that could run the test: {error}")])
+    for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
-def pytest_sessionfinish() -> None:
+def pytest_sessionfinish(session: pytest.Session) -> None:
     for worker in _workers:
-        worker.close()
+        if text := worker.close():
+            print(f"tests/ascend: the process that ran the tests did not end well\n{text}", file=sys.stderr)
+            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
     _workers.clear()
 
 
 @functools.cache
-def _probe() -> Tensor:
+def _probe() -> Any:
+    import mindspore as ms
+
     return ms.ops.zeros((1,), ms.int8)
+
+
+@pytest.fixture
+def only_virtual() -> None:
+    """For a test that tells the virtual device what to do."""
+    if not virtual.running():
+        pytest.skip("tells the virtual device what to do; this is a real one")
 
 
 @pytest.fixture(autouse=True)
 def _device(request: pytest.FixtureRequest) -> Iterator[None]:
     """The device target is Ascend, and an error that a test leaves on the device is that test's own."""
+    import mindspore as ms
+
     if ms.get_context("device_target") != "Ascend":
         ms.set_device("Ascend")
     quick = request.node.get_closest_marker("cpu_kernels") is not None

@@ -1,7 +1,8 @@
 """Runs tests in another process: one that has a device, while this one's MindSpore has none.
 
 MindSpore fixes the device target, and the dynamic linker the libraries of CANN, when a process begins. So the tests of
-this folder are collected here, and each is run by a second pytest, which reports what became of it.
+this folder are collected here, and each is run by a second pytest, which reports what became of it. Options (``-s``,
+``--tb``, ``--basetemp``) do not reach the second.
 """
 
 from __future__ import annotations
@@ -43,6 +44,7 @@ class Worker:
                 env={**own, PIPES: f"{tests_read},{reports_write}"},
                 cwd=config.rootpath,
                 pass_fds=(tests_read, reports_write),
+                start_new_session=True,  # so that what it started can be ended with it
                 stdout=output,
                 stderr=subprocess.STDOUT,
             )
@@ -63,22 +65,24 @@ class Worker:
                 return
             data = json.loads(line)
             yield self._config.hook.pytest_report_from_serializable(config=self._config, data=data)
-        keywords = dict.fromkeys(item.keywords, 1)
-        yield pytest.TestReport(item.nodeid, item.location, keywords, "failed", self._end(), "call")
+        yield failed(item, self._end())
 
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def close(self) -> None:
-        """Lets the process end."""
+    def close(self) -> str:
+        """Lets the process end; what it printed last, if it did not end well."""
         os.close(self._tests)
         try:
-            self._process.wait(60)
+            status = self._process.wait(60)
         except subprocess.TimeoutExpired:
-            self._process.kill()
+            self._kill()
+            status = self._process.wait()
         os.close(self._reports)
+        text = self._output.read_text(errors="replace")[-_TAIL:]
         self._folder.cleanup()
+        return text if status else ""
 
     def _line(self) -> bytes | None:
         """The next line; None if there will be none."""
@@ -93,15 +97,27 @@ class Worker:
         return line
 
     def _end(self) -> str:
-        if self.alive:
-            try:
+        """Ends a process that does not answer, if it is not dead already, and says what became of it."""
+        try:
+            status = self._process.wait(5)
+            how = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
+        except subprocess.TimeoutExpired:
+            how = f"did not answer for {_SECONDS} s"
+            self._process.send_signal(signal.SIGABRT)  # pytest writes down where its threads are
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(5)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-        status = self._process.wait()
-        how = f"died of {signal.Signals(-status).name}" if status < 0 else f"ended with status {status}"
-        text = f"the process that runs the tests on the device {how}, or was ended after {_SECONDS} s"
-        return f"{text}\n{self._output.read_text(errors='replace')[-_TAIL:]}"
+            self._kill()
+            self._process.wait()
+        return f"the process that runs the tests {how}\n{self._output.read_text(errors='replace')[-_TAIL:]}"
+
+    def _kill(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
+
+
+def failed(item: pytest.Item, text: str) -> pytest.TestReport:
+    """The report of a test that did not run."""
+    return pytest.TestReport(item.nodeid, item.location, dict.fromkeys(item.keywords, 1), "failed", text, "call")
 
 
 def serve(session: pytest.Session, pipes: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import cases
@@ -48,19 +49,20 @@ def attributes_of(case: Case) -> dict[str, Any]:
     return {**case.attributes, **({"weight_format": "PACKED"} if packable else {})}
 
 
+def results_of(case: Case, call: Callable[..., Any], inputs: dict[str, Tensor]) -> dict[str, Array]:
+    """What a call gives; caches are read from the tensors that were passed."""
+    named = arrays(case.outputs, call(*inputs.values()))
+    return {**named, **{out: weights.to_array(inputs[cache]).copy() for cache, out in IN_PLACE[case.operator].items()}}
+
+
 def run(case: Case, mode_name: str) -> dict[str, Array]:
-    """The outputs of a case; caches are read from the tensors that were passed. As `calls.run`."""
-    inputs, attributes = inputs_of(case), attributes_of(case)
+    """The outputs of a case in one of `calls.MODES`."""
+    attributes = attributes_of(case)
+    call: Any = Call(case.operator, attributes)
+    if mode_name == "pynative":
+        call = functools.partial(getattr(ops, case.operator), **attributes)
     with mode(mode_name):
-        if mode_name == "pynative":
-            results = getattr(ops, case.operator)(*inputs.values(), **attributes)
-        else:
-            call = Call(case.operator, attributes)
-            results = (call if mode_name == "graph" else ms.jit(call))(*inputs.values())
-        named = arrays(case.outputs, results)
-    for cache, output in IN_PLACE[case.operator].items():
-        named[output] = weights.to_array(inputs[cache]).copy()
-    return named
+        return results_of(case, ms.jit(call) if mode_name == "jit" else call, inputs_of(case))
 
 
 def assert_golden(case: Case, got: dict[str, Array]) -> None:

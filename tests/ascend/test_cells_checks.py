@@ -16,9 +16,9 @@ import mindspore as ms
 import numpy as np
 import pytest
 from calls import mode
+from device import environment
 from mindspore import Parameter, Tensor, ops
 from test_cells import CACHES, SCALE, Sequences, layer_weights, tensors
-from virtual import environment
 
 from ms_dsv32 import cells, weights
 

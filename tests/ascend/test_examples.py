@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from virtual import environment
+from device import environment
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.slow

@@ -14,7 +14,7 @@ import tolerance
 from calls import Array, Call, arrays, mode
 from cases import IN_PLACE, Case
 from mindspore import Tensor, nn
-from runs import assert_golden, assert_same, attributes_of, inputs_of, packed, run
+from runs import assert_golden, assert_same, attributes_of, inputs_of, packed, results_of, run
 from test_ops_graph import placeholders
 from test_ops_results import MAKERS, make
 
@@ -27,12 +27,6 @@ def known(operator: str) -> tuple[Case, dict[str, Array]]:
     """A call, and its results in PyNative mode."""
     case = make(operator, 2, 2, [5, 130], n_q=2)
     return case, run(case, "pynative")
-
-
-def results_of(case: Case, call: Callable[..., Any], inputs: dict[str, Tensor]) -> dict[str, Array]:
-    """What a call gives; caches are read from the tensors that were passed."""
-    named = arrays(case.outputs, call(*inputs.values()))
-    return {**named, **{out: weights.to_array(inputs[cache]).copy() for cache, out in IN_PLACE[case.operator].items()}}
 
 
 def compiled(case: Case, how: str, level: str = "O0") -> Callable[..., Any]:

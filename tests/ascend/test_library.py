@@ -20,7 +20,6 @@ from ms_dsv32 import op_info, opp
 
 OP = "lightning_indexer_quant"
 INFO = op_info.load(OP)
-OURS = opp.library(virtual.package())
 TYPES = opp.parameters(INFO)
 OTHER_TYPES = ["aclTensor*", "aclTensor*", "char*", "int64_t", "aclTensor*", "uint64_t*", "aclOpExecutor**"]
 VLLM = ("aclnnLightningIndexerQuant", "aclnnLightningIndexerQuantGetWorkspaceSize")
@@ -74,6 +73,11 @@ import ctypes
 ctypes.CDLL(f"{ms.__path__[0]}/lib/plugin/libmindspore_ops_ascend.so")._ZN9mindspore6device6ascend12LoadOpApiLibEv()
 """
 """What an import of ms_custom_ops has MindSpore do, when it has put its own folders into the search path."""
+
+
+def ours() -> Path:
+    """The library of our operators."""
+    return opp.library(virtual.package())
 
 
 def run(before: str = "", packages: Sequence[Path] | None = None, between: str = "") -> str:
@@ -163,7 +167,7 @@ def test_mindspore_had_loaded_its_libraries_before(tmp_path: Path) -> None:
     theirs = make_package(tmp_path / "ms_custom_ops", ["aclnnTheirs", "aclnnTheirsGetWorkspaceSize"])
     got = run(LOAD + own(), [theirs])
     function = opp.entries(OP)[0]
-    text = f"RuntimeError: {OP}: no Ascend kernel: MindSpore does not find {function}, expected {OURS}: MindSpore had"
+    text = f"RuntimeError: {OP}: no Ascend kernel: MindSpore does not find {function}, expected {ours()}: MindSpore had"
     assert got.startswith(text)
     assert got.endswith("import ms_dsv32.ops before them")
     # Listed in the environment, or imported before, ours is found behind theirs.
@@ -175,7 +179,7 @@ def test_mindspore_had_loaded_its_libraries_before(tmp_path: Path) -> None:
 def test_mindspore_had_loaded_another_library_with_our_names(tmp_path: Path) -> None:
     other = make_package(tmp_path / "other", types=TYPES)
     got = run(LOAD + own(), [other])
-    text = f"MindSpore calls {opp.entries(OP)[0]} of {opp.library(other)}, expected {OURS}: MindSpore had loaded its"
+    text = f"MindSpore calls {opp.entries(OP)[0]} of {opp.library(other)}, expected {ours()}: MindSpore had loaded its"
     assert text in got
 
 
@@ -188,7 +192,7 @@ def test_a_library_whose_own_dependency_is_missing(tmp_path: Path, behind: bool)
     gone.unlink()
     got = run("", [broken, virtual.package()] if behind else [broken])
     function = opp.entries(OP)[0]
-    what = f"calls {function} of {OURS}" if behind else f"does not find {function}"
+    what = f"calls {function} of {ours()}" if behind else f"does not find {function}"
     text = (
         f"{OP}: no Ascend kernel: MindSpore {what}, expected {opp.library(broken)}: it cannot be loaded: libgone.so: "
     )
@@ -207,7 +211,7 @@ def test_a_launch_that_fails_leaves_nothing_to_the_next_call(tmp_path: Path) -> 
     source = f"""#include <dlfcn.h>
 #include <cstdint>
 #include <cstdlib>
-static void* Real(const char* name) {{ return dlsym(dlopen("{OURS}", RTLD_LAZY), name); }}
+static void* Real(const char* name) {{ return dlsym(dlopen("{ours()}", RTLD_LAZY), name); }}
 extern "C" int {size}({parameters}) {{
   return reinterpret_cast<int (*)({parameters})>(Real("{size}"))({", ".join(f"p{i}" for i in range(len(TYPES)))});
 }}

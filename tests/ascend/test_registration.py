@@ -69,14 +69,9 @@ def test_weights_must_be_packed(how: str) -> None:
         call(*tensors(case).values())
 
 
-@pytest.mark.parametrize("where", ["cell", "context"])
-def test_graphs_of_ge_are_refused(where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_graphs_of_ge_are_refused_by_the_context_too(monkeypatch: pytest.MonkeyPatch) -> None:
     case = cases.indexer_case(1, 1, 3)
-    call = Call(OP, case.attributes)
-    if where == "cell":
-        call.set_jit_config(ms.JitConfig(jit_level="O2"))
-    else:
-        monkeypatch.setattr(ms.context, "get_jit_config", lambda: {"jit_level": "O2"})
+    monkeypatch.setattr(ms.context, "get_jit_config", lambda: {"jit_level": "O2"})
     text = f"{OP}: cannot run under jit_level O2 (backend GE); set jit_level to O0 or O1"
     with mode("graph"), pytest.raises(RuntimeError, match=re.escape(text)):
-        call(*tensors(case).values())
+        Call(OP, case.attributes)(*tensors(case).values())

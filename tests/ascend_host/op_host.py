@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator import cache_directory, compiler
+from emulator import building, cache_directory, compiler
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -68,12 +68,12 @@ def library() -> ctypes.CDLL:
     for path in sorted([*SOURCES, *HEADERS]):
         digest.update(str(path).encode() + b"\0" + path.read_bytes())
     target = cache_directory() / f"op_host-{digest.hexdigest()[:20]}.so"
-    if not target.exists():
-        made = target.with_suffix(".tmp")
-        subprocess.run(
-            [compiler(), *flags, "-shared", "-Wl,--no-undefined", *map(str, SOURCES), "-o", str(made)], check=True
-        )
-        made.replace(target)
+    with building(target):
+        if not target.exists():
+            made = target.with_suffix(".tmp")
+            command = [compiler(), *flags, "-shared", "-Wl,--no-undefined", *map(str, SOURCES), "-o", str(made)]
+            subprocess.run(command, check=True)
+            made.replace(target)
     loaded = ctypes.CDLL(str(target))
     loaded.host_definition.restype = ctypes.c_char_p
     for name in ("host_tile", "host_infer_shape", "host_infer_dtype"):

@@ -8,7 +8,6 @@ AscendC kernels in the emulator, or the CPU kernels.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import shutil
@@ -19,7 +18,7 @@ import op_host
 import stand_in
 from emulator import HERE as EMULATOR
 from emulator import build as build_kernel
-from emulator import cache_directory, compiler
+from emulator import building, cache_directory, compiler
 
 from ms_dsv32 import cann, kernel_impl, op_info
 
@@ -140,8 +139,7 @@ def build() -> Path:
     for path in (*sorted(SOURCES.glob("*")), EMULATOR / "interface.h", Path(__file__)):
         digest.update(path.read_bytes())
     root = cache_directory() / f"package-{digest.hexdigest()[:20]}"
-    with open(root.with_suffix(".lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with building(root):
         if not root.exists():
             made = root.with_suffix(".tmp")
             shutil.rmtree(made, ignore_errors=True)

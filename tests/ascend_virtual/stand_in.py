@@ -7,7 +7,6 @@ it loads them: such a function is a stub here, which returns 0. Both lists are r
 
 from __future__ import annotations
 
-import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -18,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from emulator import HERE as EMULATOR
-from emulator import cache_directory, compiler
+from emulator import building, cache_directory, compiler
 
 HERE = Path(__file__).resolve().parent
 SOURCES = HERE / "cann"
@@ -84,8 +83,7 @@ def build() -> Path:
     """A folder to be ASCEND_HOME_PATH; made once for each content."""
     home = folder()
     root = home.parent
-    with open(root.with_suffix(".lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with building(root):
         if not root.exists():
             made = root.with_suffix(".tmp")
             shutil.rmtree(made, ignore_errors=True)
@@ -106,8 +104,8 @@ def _build(home: Path) -> None:
     for name, text in files.items():
         (home / name).parent.mkdir(parents=True, exist_ok=True)
         (home / name).write_text(text, encoding="utf-8")
-    for folder in (lib / "driver", work):
-        folder.mkdir(parents=True)
+    for made in (lib / "driver", work):
+        made.mkdir(parents=True)
     objects = {
         source: _compile(SOURCES / f"{source}.cc", work) for sources, _ in LIBRARIES.values() for source in sources
     }
@@ -128,8 +126,8 @@ def _build(home: Path) -> None:
     _link(lib, "ge_runner", [], ("graph", "ascendcl"))
     for name in EMPTY:
         _link(lib, name, [], ("ascendcl",))
-    for folder in (lib, lib / "driver"):
-        _link(folder, "ascend_hal", [], ("ascendcl",), search=lib)
+    for where in (lib, lib / "driver"):
+        _link(where, "ascend_hal", [], ("ascendcl",), search=lib)
 
 
 def _stubs(names: Iterable[str]) -> str:

@@ -40,9 +40,13 @@ def environment(*, packages: Sequence[Path] | None = None, **options: int) -> di
     listed = [package()] if packages is None else packages
     before = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     folders = [home / "lib64", home / "lib64" / "driver", *before]
+    # A real CANN's Python packages must not come with a stand-in for its libraries.
+    cann = os.environ.get("ASCEND_HOME_PATH", "")
+    python = [p for p in os.environ.get("PYTHONPATH", "").split(":") if p and not (cann and p.startswith(cann))]
     return {
         "GLOG_v": "3",  # MindSpore: errors only
         **os.environ,
+        "PYTHONPATH": ":".join(python),
         **{f"ASCEND_VIRTUAL_{name}": str(value) for name, value in options.items()},
         "ASCEND_HOME_PATH": str(home),
         "ASCEND_OPP_PATH": str(home / "opp"),
@@ -66,7 +70,7 @@ def _device() -> ctypes.CDLL:
 
 
 def get(name: str) -> int:
-    """An option, or the counter LAUNCHES: of the operators that were launched."""
+    """An option, or a counter: LAUNCHES of operators, FAILURES that a synchronisation has told."""
     return int(_device().virtual_ascend_get(name.encode()))
 
 

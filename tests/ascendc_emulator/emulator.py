@@ -9,7 +9,8 @@ import json
 import os
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -152,6 +153,14 @@ def cache_directory() -> Path:
     return path
 
 
+@contextmanager
+def building(target: Path) -> Iterator[None]:
+    """One process at a time makes a target of `cache_directory`; the others wait and find it there."""
+    with open(target.with_suffix(".lock"), "w", encoding="utf-8") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def compiler() -> str:
     return os.environ.get("CXX", "g++")
 
@@ -194,8 +203,7 @@ def build(
         for path in sorted([*directory.glob("*.h"), *directory.glob("*.cpp")]):
             digest.update(str(path).encode() + b"\0" + path.read_bytes())  # reports name the path
     target = cache_directory() / f"{'_'.join(kernels)[:60]}-{digest.hexdigest()[:20]}.so"
-    with open(target.with_suffix(".lock"), "w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with building(target):
         if not target.exists():
             body = (
                 f'#line 1 "{kernels[0]}.cpp"\n{text}'

@@ -370,3 +370,12 @@ def test_there_is_no_kernel_for_other_targets(monkeypatch: pytest.MonkeyPatch) -
     operator = _custom.Operator("lightning_indexer_quant", None)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="lightning_indexer_quant: no kernel for device target GPU; set_device"):
         operator(*case.attributes.values(), *tensors(case).values())
+
+
+def test_a_tensor_whose_storage_was_given_up() -> None:
+    case = cases.indexer_case(1, 1, 3)
+    given = tensors(case)
+    given["k_cache"] = given["k_cache"].copy()
+    given["k_cache"].untyped_storage().resize_(0)
+    with pytest.raises(ValueError, match="lightning_indexer_quant: k_cache has no data"):
+        ops.lightning_indexer_quant(*given.values())

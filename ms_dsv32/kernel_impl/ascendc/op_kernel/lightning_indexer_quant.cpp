@@ -333,7 +333,7 @@ class IndexerVector {
       // Scores are read by MTE2 alone.
       CrossCoreSetFlag<2, PIPE_MTE2>(kScoresFree);
       const LocalTensor<half> scales = scale16_[scale_slots_.Take()];
-      // The barriers behind which the next step may write scale32_ again are those of a row.
+      // Only a row has the barriers that let the next step overwrite scale32_.
       if (scored && missing < most) Cast(scale32_, scales, RoundMode::CAST_NONE, most);
       scale_slots_.Release();
       for (uint32_t row = begin; row < end; ++row) {
