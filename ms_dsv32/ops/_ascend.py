@@ -20,6 +20,7 @@ from typing import Any, cast
 import mindspore as ms
 from mindspore import Parameter, Tensor, ops
 from mindspore.ops.operations._custom_ops_utils import CustomInfoGenerator
+from mindspore.runtime.stream import function_stream_status
 
 from ms_dsv32 import cann, kernel_impl, op_info, opp
 
@@ -255,11 +256,20 @@ class Launch:
             # A graph that has failed fails ever after, with a text that tells nothing of the first cause.
             self._graph = self._make_graph()
             raise
-        # The graph runs on the default stream, for which a stream that the caller has chosen does not wait by itself.
-        stream, default = ms.runtime.current_stream(), ms.runtime.default_stream()
-        if stream != default:
-            stream.wait_stream(default)
+        if function_stream_status["set_cur_stream"]:
+            _wait()
         return results
+
+
+def _wait() -> None:
+    """Lets the stream that the caller has chosen wait for the graph, which runs on the default stream.
+
+    Whether a stream was ever chosen, `function_stream_status` tells. To ask for the current stream where none was makes
+    MindSpore record two events in every later call, which it keeps.
+    """
+    stream, default = ms.runtime.current_stream(), ms.runtime.default_stream()
+    if stream != default:
+        stream.wait_stream(default)
 
 
 def _graph(custom: ops.Custom, values: tuple[Any, ...]) -> Any:

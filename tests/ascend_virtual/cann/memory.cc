@@ -12,7 +12,7 @@ namespace {
 
 constexpr size_t kPage = size_t{2} << 20;   // MindSpore asks for addresses that are multiples of 2 MiB
 constexpr size_t kUnit = 512;               // what aclrtMalloc gives is a multiple of it
-constexpr size_t kSpace = size_t{1} << 40;  // of addresses; a device has 64 GiB of memory
+constexpr size_t kSpace = size_t{1} << 44;  // of addresses: MindSpore reserves 60 GB for each stream
 
 size_t RoundUp(size_t bytes, size_t unit = kPage) { return (bytes + unit - 1) / unit * unit; }
 
@@ -31,7 +31,7 @@ Memory::Memory() : file_(memfd_create("virtual_ascend", 0)) {
     alias = mmap(nullptr, kSpace, PROT_NONE, MAP_SHARED | MAP_NORESERVE, file_, 0);
   }
   if (device == MAP_FAILED || alias == MAP_FAILED) {
-    Say("cannot reserve a tebibyte of addresses for the device's memory");
+    Say("cannot reserve 16 tebibytes of addresses for the device's memory");
     std::abort();
   }
   const size_t address = reinterpret_cast<size_t>(device);
