@@ -4,17 +4,25 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 
 namespace ascend_virtual {
 namespace {
 
 constexpr size_t kPage = size_t{2} << 20;   // MindSpore asks for addresses that are multiples of 2 MiB
-constexpr size_t kUnit = 512;               // what aclrtMalloc gives is a multiple of it
 constexpr size_t kSpace = size_t{1} << 44;  // of addresses: MindSpore reserves 60 GB for each stream
 
-size_t RoundUp(size_t bytes, size_t unit = kPage) { return (bytes + unit - 1) / unit * unit; }
+size_t RoundUp(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
+
+// Ends the process if a call of the system has failed. A test could not tell what follows from a fault of an operator.
+void Require(int status, const char* call) {
+  if (status == 0) return;
+  Say(std::string(call) + ": " + std::strerror(errno));
+  std::abort();
+}
 
 }  // namespace
 
@@ -53,22 +61,24 @@ void* Memory::Take(size_t bytes) {
 }
 
 void Memory::Open(size_t offset, size_t bytes) {
-  mprotect(alias_ + offset, RoundUp(bytes), PROT_READ | PROT_WRITE);
+  Require(mprotect(alias_ + offset, RoundUp(bytes), PROT_READ | PROT_WRITE), "mprotect");
   std::memset(alias_ + offset, kPoison, bytes);
   mapped_[offset] = bytes;
 }
 
 void Memory::Close(size_t offset, size_t bytes) {
-  fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
-            static_cast<off_t>(RoundUp(bytes)));
-  mprotect(alias_ + offset, RoundUp(bytes), PROT_NONE);
+  Require(fallocate(file_, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, static_cast<off_t>(offset),
+                    static_cast<off_t>(RoundUp(bytes))),
+          "fallocate");
+  Require(mprotect(alias_ + offset, RoundUp(bytes), PROT_NONE), "mprotect");
   mapped_.erase(offset);
 }
 
 void* Memory::Allocate(size_t bytes) {
   const std::lock_guard lock(mutex_);
-  bytes = RoundUp(bytes, kUnit);
-  if (bytes == 0 || used_ + bytes > Capacity()) return nullptr;
+  if (bytes == 0 || bytes > kSpace) return nullptr;
+  bytes = Granted(bytes);
+  if (used_ + bytes > Capacity()) return nullptr;
   void* address = Take(bytes);
   if (address == nullptr) return nullptr;
   Open(Offset(address), bytes);
@@ -100,10 +110,11 @@ bool Memory::Release(void* address) {
 
 void* Memory::AllocatePhysical(size_t bytes) {
   const std::lock_guard lock(mutex_);
-  if (used_ + bytes > Capacity()) return nullptr;
+  if (bytes > kSpace || used_ + bytes > Capacity()) return nullptr;
   void* handle = new char;
   physical_[handle] = bytes;
   used_ += bytes;
+  Count("memory blocks", 1);
   return handle;
 }
 
@@ -114,6 +125,7 @@ bool Memory::FreePhysical(void* handle) {
   used_ -= found->second;
   physical_.erase(found);
   delete static_cast<char*>(handle);
+  Count("memory blocks", -1);
   return true;
 }
 
@@ -121,11 +133,18 @@ bool Memory::Map(void* address, size_t bytes, void* handle) {
   const std::lock_guard lock(mutex_);
   const auto found = physical_.find(handle);
   if (!Owns(address) || Offset(address) % kPage != 0 || found == physical_.end() || found->second < bytes) return false;
-  auto next = taken_.upper_bound(Offset(address));
-  if (next == taken_.begin()) return false;
-  --next;  // the reservation that holds the address
-  if (Offset(address) + bytes > next->first + next->second - kPage || mapped_.count(Offset(address)) != 0) return false;
-  Open(Offset(address), bytes);
+  const size_t begin = Offset(address), end = begin + RoundUp(bytes);
+  auto reserved = taken_.upper_bound(begin);
+  if (reserved == taken_.begin()) return false;
+  --reserved;  // the reservation that holds the address
+  if (end > reserved->first + reserved->second - kPage) return false;
+  const auto next = mapped_.lower_bound(begin);
+  if (next != mapped_.end() && next->first < end) return false;
+  if (next != mapped_.begin()) {
+    const auto& [before, size] = *std::prev(next);
+    if (before + RoundUp(size) > begin) return false;
+  }
+  Open(begin, bytes);
   return true;
 }
 
@@ -151,7 +170,7 @@ bool Memory::Mapped(const void* address, size_t bytes) {
   const std::lock_guard lock(mutex_);
   size_t at = Offset(address);
   const size_t end = at + bytes;
-  do {  // a range may lie in several pieces of memory, mapped one behind the other
+  do {  // a range may lie in several pieces of memory, mapped one after the other
     auto piece = mapped_.upper_bound(at);
     if (piece == mapped_.begin()) return false;
     --piece;

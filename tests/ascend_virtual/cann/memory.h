@@ -1,6 +1,6 @@
 // The device's memory. The host sees its addresses, but may not touch what is behind them (PROT_NONE); what runs on the
-// device reaches the same bytes through an alias. What is allocated is poisoned, and between allocations there is
-// nothing: an access beyond one is a fault there.
+// device reaches the same bytes through an alias. What is allocated is poisoned. Between two allocations of aclrtMalloc
+// there is nothing, and an access there is a fault; MindSpore divides the memory that it maps by itself.
 #ifndef ASCEND_VIRTUAL_MEMORY_H_
 #define ASCEND_VIRTUAL_MEMORY_H_
 
@@ -14,6 +14,9 @@
 namespace ascend_virtual {
 
 constexpr int kPoison = 0xCD;
+
+// What aclrtMalloc gives for `bytes`, and MindSpore's pool, too: 32 bytes more, up to a multiple of 512.
+constexpr size_t Granted(size_t bytes) { return (bytes + 32 + 511) / 512 * 512; }
 
 class Memory {
  public:

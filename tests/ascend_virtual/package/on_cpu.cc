@@ -121,8 +121,9 @@ void CleanPositions(Inputs& inputs) {
   auto* positions = inputs.Copy<int32_t>(topk);
   for (int64_t i = 0; i < rows * selected; ++i) {
     const int64_t sequence = i / selected / (rows / b), position = positions[i];
-    const bool inside = position >= 0 && position < inputs.Values<int32_t>(lengths)[sequence];
-    const int64_t block = inside ? inputs.Values<int32_t>(table)[sequence * columns + position / kBlockSize] : -1;
+    const int64_t column = position / kBlockSize;
+    const bool inside = position >= 0 && position < inputs.Values<int32_t>(lengths)[sequence] && column < columns;
+    const int64_t block = inside ? inputs.Values<int32_t>(table)[sequence * columns + column] : -1;
     if (block < 0 || block >= blocks) positions[i] = -1;
   }
 }
