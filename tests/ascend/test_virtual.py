@@ -7,8 +7,8 @@ import functools
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +19,10 @@ from emulator import HERE as EMULATOR
 from emulator import compiler
 
 VIRTUAL = Path(virtual.__file__).resolve().parent
-FLOAT, INT8, ND, NZ = 0, 2, 2, 29  # aclDataType, aclFormat
+FLOAT16, INT8, INT32, ND, NZ = 1, 2, 3, 2, 29  # aclDataType, aclFormat
 TO_DEVICE, TO_HOST = 1, 2  # aclrtMemcpyKind
-PARAM_INVALID, NO_CONTEXT, NO_MEMORY, AICORE = 107000, 107002, 207001, 507015  # aclError
-BAD_TENSOR = 161002  # of an aclnn function
+PARAM_INVALID, NO_CONTEXT, NO_STREAM, NO_MEMORY, AICORE = 107000, 107002, 107003, 207001, 507015  # aclError
+NULL, BAD_TENSOR = 161001, 161002  # of an aclnn function
 POISON = 0xCD
 
 
@@ -113,6 +113,21 @@ def call(faults: ctypes.CDLL, fault: str, given: ctypes.c_void_p) -> int:
     return int(status)
 
 
+@contextmanager
+def launched(
+    faults: ctypes.CDLL, given: ctypes.c_void_p, stream: ctypes.c_void_p | None, status: int, fault: str = "none"
+) -> Iterator[ctypes.c_void_p]:
+    """An executor, after a launch that has returned `status`; its workspace lives until the end of the block."""
+    size, executor = ctypes.c_uint64(), ctypes.c_void_p()
+    prepare = (ctypes.byref(size), ctypes.byref(executor))
+    assert faults.aclnnFaultGetWorkspaceSize(fault.encode(), given, *prepare) == 0
+    workspace = Memory(size.value)
+    assert faults.aclnnFault(workspace.address, size, executor, stream) == status
+    yield executor
+    assert acl().aclrtSynchronizeStream(None) == 0
+    acl().aclrtFree(workspace.address)
+
+
 def test_memory_holds_nothing_at_first(memory: Memory) -> None:
     assert (memory.read() == POISON).all()
 
@@ -130,9 +145,12 @@ def test_results_do_not_come_from_what_was_there(memory: Memory, faults: ctypes.
     assert (memory.read()[:64] == POISON).all()
 
 
-def test_a_byte_behind_a_tensor(memory: Memory, faults: ctypes.CDLL) -> None:
-    assert call(faults, "overflow", tensor(memory)) == AICORE
+@pytest.mark.parametrize("size", [300, 512])  # 512 fill the unit of an allocation
+def test_a_byte_behind_a_tensor(memory: Memory, faults: ctypes.CDLL, size: int) -> None:
+    held = Memory(size)
+    assert call(faults, "overflow", tensor(held, view=(size,), storage=(size,))) == AICORE
     assert b"Fault: bytes behind the end of a tensor have changed" in acl().aclGetRecentErrMsg()
+    acl().aclrtFree(held.address)
 
 
 def test_an_error_comes_late_and_once(memory: Memory, faults: ctypes.CDLL) -> None:
@@ -140,6 +158,12 @@ def test_an_error_comes_late_and_once(memory: Memory, faults: ctypes.CDLL) -> No
     assert b"Fault: the kernel has failed" in acl().aclGetRecentErrMsg()
     assert acl().aclrtSynchronizeStream(None) == 0
     assert acl().aclGetRecentErrMsg() is None
+    assert call(faults, "none", tensor(memory)) == 0
+
+
+def test_an_exception_is_an_error_of_the_device(memory: Memory, faults: ctypes.CDLL) -> None:
+    assert call(faults, "throws", tensor(memory)) == AICORE
+    assert b"Fault: exception: the kernel has thrown" in acl().aclGetRecentErrMsg()
     assert call(faults, "none", tensor(memory)) == 0
 
 
@@ -181,21 +205,43 @@ def test_copies_are_checked(memory: Memory) -> None:
 
 
 def test_a_copy_from_the_device_is_late(memory: Memory) -> None:
-    """Its stream waits at first: the host sees nothing until it synchronises."""
-    stream, host = ctypes.c_void_p(), np.zeros(300, np.uint8)
+    """Its stream waits before half of its tasks: the host does not see all copies until it synchronises."""
+    stream, host = ctypes.c_void_p(), np.zeros((64, 300), np.uint8)
+    assert acl().aclrtCreateStream(ctypes.byref(stream)) == 0
+    size = ctypes.c_size_t(300)
     with virtual.option("DELAY_US", 100_000):
-        assert acl().aclrtCreateStream(ctypes.byref(stream)) == 0
-        waits = 0
-        for _ in range(16):
-            host[:] = 0
-            size = ctypes.c_size_t(300)
-            begin = time.perf_counter()
-            acl().aclrtMemcpyAsync(ctypes.c_void_p(host.ctypes.data), size, memory.address, size, TO_HOST, stream)
-            waits += not host.any() and time.perf_counter() - begin < 0.05
-            assert acl().aclrtSynchronizeStream(stream) == 0
-            assert (host == POISON).all()
+        for row in host:
+            to = ctypes.c_void_p(row.ctypes.data)
+            assert acl().aclrtMemcpyAsync(to, size, memory.address, size, TO_HOST, stream) == 0
+        assert not host[-1].any()
+    assert acl().aclrtSynchronizeStream(stream) == 0
+    assert (host == POISON).all()
     assert acl().aclrtDestroyStream(stream) == 0
-    assert waits >= 4  # eight of sixteen tasks wait, by the streams' seed
+
+
+def test_a_stream_that_was_destroyed(memory: Memory, faults: ctypes.CDLL) -> None:
+    stream, size, host = ctypes.c_void_p(), ctypes.c_size_t(300), np.zeros(300, np.uint8)
+    assert acl().aclrtCreateStream(ctypes.byref(stream)) == 0
+    assert acl().aclrtDestroyStream(stream) == 0
+    assert acl().aclrtDestroyStream(stream) == NO_STREAM
+    assert acl().aclrtSynchronizeStream(stream) == NO_STREAM
+    to = ctypes.c_void_p(host.ctypes.data)
+    assert acl().aclrtMemcpyAsync(to, size, memory.address, size, TO_HOST, stream) == NO_STREAM
+    given = tensor(memory)
+    with launched(faults, given, stream, NO_STREAM) as executor:
+        assert executors().aclDestroyAclOpExecutor(executor) == 0
+    assert b"there is no stream" in acl().aclGetRecentErrMsg()
+    assert executors().aclDestroyTensor(given) == 0
+
+
+def test_a_stream_is_destroyed_with_its_failure(memory: Memory, faults: ctypes.CDLL) -> None:
+    """Nobody has asked for it, but it counts."""
+    stream, given, before = ctypes.c_void_p(), tensor(memory), virtual.get("FAILURES")
+    assert acl().aclrtCreateStream(ctypes.byref(stream)) == 0
+    with launched(faults, given, stream, 0, fault="fails"):
+        assert acl().aclrtDestroyStream(stream) == 0
+    assert virtual.get("FAILURES") == before + 1
+    assert executors().aclDestroyTensor(given) == 0
 
 
 def test_memory_has_an_end(memory: Memory) -> None:
@@ -239,6 +285,78 @@ def test_executors(memory: Memory, faults: ctypes.CDLL) -> None:
     executors().aclDestroyTensor(given)
     for held in (other, workspace):
         acl().aclrtFree(held.address)
+
+
+def test_a_tensor_that_was_destroyed(memory: Memory, faults: ctypes.CDLL) -> None:
+    size, executor = ctypes.c_uint64(), ctypes.c_void_p()
+    prepare = (ctypes.byref(size), ctypes.byref(executor))
+    given = tensor(memory)
+    assert faults.aclnnFaultGetWorkspaceSize(b"none", given, *prepare) == 0
+    assert executors().aclDestroyTensor(given) == 0
+    workspace = Memory(size.value)
+    assert faults.aclnnFault(workspace.address, size, executor, None) == BAD_TENSOR
+    assert b"Fault: tensor 0 was destroyed" in acl().aclGetRecentErrMsg()
+    assert executors().aclDestroyAclOpExecutor(executor) == 0
+    assert faults.aclnnFaultGetWorkspaceSize(b"none", given, *prepare) == BAD_TENSOR
+    assert b"Fault: tensor 0 was destroyed" in acl().aclGetRecentErrMsg()
+    assert executors().aclDestroyTensor(given) == BAD_TENSOR
+    acl().aclrtFree(workspace.address)
+
+
+def test_an_executor_serves_one_launch(memory: Memory, faults: ctypes.CDLL) -> None:
+    given, before = tensor(memory), virtual.live("executors")
+    with launched(faults, given, None, 0) as executor:
+        assert virtual.live("executors") == before
+        assert faults.aclnnFault(None, ctypes.c_uint64(0), executor, None) == BAD_TENSOR
+        assert b"the executor was destroyed, or has served its launch" in acl().aclGetRecentErrMsg()
+        assert executors().aclDestroyAclOpExecutor(executor) == BAD_TENSOR
+    assert executors().aclDestroyTensor(given) == 0
+
+
+# Of the indexer: dtype and shape of its tensors, the result last.
+INDEXER = {
+    "q_int8": (INT8, (1, 64, 128)),
+    "q_scale": (FLOAT16, (1, 64, 1)),
+    "weights": (FLOAT16, (1, 64)),
+    "k_cache": (INT8, (1, 128, 1, 128)),
+    "k_cache_scale": (FLOAT16, (1, 128, 1, 1)),
+    "block_table": (INT32, (1, 1)),
+    "kv_act_seqs": (INT32, (1,)),
+    "topk_indices": (INT32, (1, 2048)),
+}
+REFUSED = {
+    "nothing": ("", {}, 0, ""),
+    "dtype": ("q_scale", {"dtype": INT32}, BAD_TENSOR, "q_scale.*: dtype 1 expected"),
+    "strides of a result": ("topk_indices", {"strides": (1, 2)}, BAD_TENSOR, "topk_indices.*: not contiguous"),
+    "format": ("k_cache", {"form": NZ}, BAD_TENSOR, "k_cache.*: marked as FRACTAL_NZ"),
+    "shape of a result": ("topk_indices", {"view": (1, 2047)}, BAD_TENSOR, "output 0 is .*, which is not the shape"),
+    "no tensor": ("weights", None, NULL, "weights is null"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_call_is_checked_against_the_definition(memory: Memory, what: str) -> None:
+    name, change, status, text = REFUSED[what]
+    package = ctypes.CDLL(str(virtual.package() / "op_api" / "lib" / "libcust_opapi.so"))
+    given = {}
+    for operand, (dtype, shape) in INDEXER.items():
+        strides = tuple(int(np.prod(shape[i + 1 :])) for i in range(len(shape)))
+        wanted = {"view": shape, "strides": strides, "storage": (1 << 15,), "dtype": dtype, "address": 0}
+        if operand != name:
+            given[operand] = tensor(memory, **wanted)
+        elif change is not None:
+            given[operand] = tensor(memory, **{**wanted, **change})
+    *inputs, result = (given.get(operand) for operand in INDEXER)
+    size, executor = ctypes.c_uint64(), ctypes.c_void_p()
+    call_of = package.aclnnMsDsaLightningIndexerQuantGetWorkspaceSize
+    assert call_of(*inputs, ctypes.c_int64(2048), result, ctypes.byref(size), ctypes.byref(executor)) == status
+    told = (acl().aclGetRecentErrMsg() or b"").decode()
+    assert re.search(text, told), told
+    if status == 0:
+        assert size.value >= 16 << 20  # the system's part
+        assert executors().aclDestroyAclOpExecutor(executor) == 0
+    for made in given.values():
+        assert executors().aclDestroyTensor(made) == 0
 
 
 SCRIPT = """

@@ -1,6 +1,7 @@
 // Operators with faults, one for each thing that the device must notice: test_virtual.py calls them.
 #include <cstring>
 #include <memory>
+#include <stdexcept>
 #include <string>
 
 #include "memory.h"
@@ -14,12 +15,12 @@ std::string Run(const std::string& fault, const aclTensor& tensor, char* workspa
   const size_t bytes = tensor.Bytes();
   if (fault == "overflow") {
     std::memset(data, 1, bytes + 1);
-  } else if (fault == "address") {
-    *static_cast<volatile char*>(tensor.data) = 1;  // as the host sees it, not as the device does
   } else if (fault == "workspace") {
     std::memcpy(data, workspace, bytes);  // what nobody has written
   } else if (fault == "fails") {
     return "the kernel has failed";
+  } else if (fault == "throws") {
+    throw std::runtime_error("the kernel has thrown");
   } else if (fault != "silent") {
     std::memset(data, 1, bytes);
   }

@@ -64,7 +64,7 @@ int Elementwise(const char* name, std::vector<const aclTensor*> tensors, size_t 
   call->tensors = std::move(tensors);
   for (const aclTensor* tensor : call->tensors) {
     const aclTensor* to = call->tensors[out];
-    if (tensor != nullptr && to != nullptr && !Broadcasts(*tensor, *to)) {
+    if (Alive(tensor) && Alive(to) && !Broadcasts(*tensor, *to)) {  // Prepare tells of the others
       return Fail(ACLNN_ERR_PARAM_INVALID, call->name + ": " + Describe(*tensor) + " for " + Describe(*to));
     }
   }
@@ -85,12 +85,17 @@ int Elementwise(const char* name, std::vector<const aclTensor*> tensors, size_t 
   return Prepare(std::move(call), workspace_size, executor);
 }
 
+// The bits of an integer. Sums and products of them wrap around, where a signed integer must not overflow.
+uint64_t Bits(const Element& element) { return static_cast<uint64_t>(element.integer); }
+
 // a + alpha * b
 Element MultiplyAdd(const Element& a, const Element& alpha, const Element& b) {
-  return {a.number + alpha.number * b.number, a.integer + alpha.integer * b.integer};
+  return {a.number + alpha.number * b.number, static_cast<int64_t>(Bits(a) + Bits(alpha) * Bits(b))};
 }
 
-Element Multiply(const Element& a, const Element& b) { return {a.number * b.number, a.integer * b.integer}; }
+Element Multiply(const Element& a, const Element& b) {
+  return {a.number * b.number, static_cast<int64_t>(Bits(a) * Bits(b))};
+}
 
 }  // namespace
 }  // namespace ascend_virtual

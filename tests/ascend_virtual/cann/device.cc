@@ -27,8 +27,8 @@ constexpr struct {
 } kDefaults[] = {
     {"CORES", 4},        // AI cores; an Ascend 910B1 has 24
     {"DELAY_US", 100},   // longest wait of a stream before an ordinary task; now and then it is twenty times as long
-    {"FAIL_LAUNCH", 0},  // the number of the launch of an operator from now on that fails on the device; 0: none
-    {"FAILURES", 0},     // counts the failures that a synchronisation has told
+    {"FAIL_LAUNCH", 0},  // the number of the launch from now on that fails on the device; counts down; below 1: none
+    {"FAILURES", 0},     // counts the failures of streams that were told
     {"KERNELS", 0},      // 0: AscendC kernels in the emulator, 1: the CPU kernels
     {"LAUNCHES", 0},     // counts the launches of operators
     {"MEMORY_MB", 64 << 10},
@@ -36,11 +36,8 @@ constexpr struct {
     {"TRACE", 0},  // 1: tells every call
 };
 
-}  // namespace
-
-int64_t Option(const char* name) {
-  State& state = Global();
-  const std::lock_guard lock(state.mutex);
+// The value of an option; the caller holds the mutex.
+int64_t& Value(State& state, const char* name) {
   const auto found = state.options.find(name);
   if (found != state.options.end()) return found->second;
   for (const auto& option : kDefaults) {
@@ -50,6 +47,20 @@ int64_t Option(const char* name) {
   }
   std::fprintf(stderr, "virtual Ascend: there is no option %s\n", name);
   std::abort();
+}
+
+}  // namespace
+
+int64_t Option(const char* name) {
+  State& state = Global();
+  const std::lock_guard lock(state.mutex);
+  return Value(state, name);
+}
+
+int64_t Add(const char* option, int64_t change) {
+  State& state = Global();
+  const std::lock_guard lock(state.mutex);
+  return Value(state, option) += change;
 }
 
 void Say(const std::string& text) { std::fprintf(stderr, "virtual Ascend: %s\n", text.c_str()); }
@@ -82,7 +93,10 @@ void Count(const char* kind, int change) {
 
 namespace {
 
-// Told when the library is unloaded, which is after MindSpore has given up the device.
+// Told when this library's destructors run. By then MindSpore has given back streams, events and memory: what a program
+// took by aclrtMalloc ("allocations") and what MindSpore took for its pool by aclrtMallocPhysical ("memory blocks").
+// The aclnn calls that MindSpore keeps for later are destroyed after that, if at all, so that every program leaves a
+// few executors, with their tensors and scalars.
 __attribute__((destructor)) void TellWhatIsLeft() {
   State& state = Global();
   const std::lock_guard lock(state.mutex);

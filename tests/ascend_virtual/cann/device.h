@@ -15,6 +15,9 @@ namespace ascend_virtual {
 // gave it since. README.md has their list.
 int64_t Option(const char* name);
 
+// Adds to an option, which then is a counter, and returns the sum. No other thread comes between.
+int64_t Add(const char* option, int64_t change);
+
 // Prints a line on standard error, "virtual Ascend: ...".
 void Say(const std::string& text);
 

@@ -99,6 +99,12 @@ uint32_t Cores(int type) {
 
 using namespace ascend_virtual;  // NOLINT: the functions below are this library's whole interface
 
+// The stream of a handle, or the end of the function.
+#define FIND_STREAM(found, handle)                                                                            \
+  const std::shared_ptr<Stream> found = Stream::Of(handle);                                                   \
+  if (found == nullptr) {                                                                                     \
+    return Fail(ACL_ERROR_RT_STREAM_CONTEXT, std::string(__func__) + ": there is no stream " + Text(handle)); \
+  }
 #define REQUIRE_CONTEXT()                                                                              \
   if (t_context == nullptr) {                                                                          \
     return Fail(ACL_ERROR_RT_CONTEXT_NULL, std::string(__func__) + ": this thread has set no device"); \
@@ -249,6 +255,7 @@ ASCEND_VIRTUAL_API aclError aclrtMemcpyAsync(void* to, size_t capacity, const vo
   REQUIRE_CONTEXT();
   const std::string refusal = Refusal(to, capacity, from, bytes, kind);
   if (!refusal.empty()) return Fail(ACL_ERROR_RT_PARAM_INVALID, "aclrtMemcpyAsync: " + refusal);
+  FIND_STREAM(found, stream);
   char* target = Memory::Get().Alias(to);
   std::shared_ptr<std::string> copied;  // CANN takes a copy of the host's memory that is not pinned before it returns
   const char* source = Memory::Get().Alias(from);
@@ -256,7 +263,7 @@ ASCEND_VIRTUAL_API aclError aclrtMemcpyAsync(void* to, size_t capacity, const vo
     copied = std::make_shared<std::string>(static_cast<const char*>(from), bytes);
     source = copied->data();
   }
-  Stream::Of(stream)->Put("copy of " + std::to_string(bytes) + " bytes", [=]() -> std::string {
+  found->Put("copy of " + std::to_string(bytes) + " bytes", [=]() -> std::string {
     std::memmove(target, source, bytes);
     (void)copied;
     return "";
@@ -268,7 +275,8 @@ ASCEND_VIRTUAL_API aclError aclrtMemset(void* address, size_t capacity, int32_t 
 }
 ASCEND_VIRTUAL_API aclError aclrtMemsetAsync(void* address, size_t capacity, int32_t value, size_t bytes,
                                              aclrtStream stream) {
-  return Set(address, capacity, value, bytes, Stream::Of(stream));
+  FIND_STREAM(found, stream);
+  return Set(address, capacity, value, bytes, found.get());
 }
 
 // Streams.
@@ -281,21 +289,27 @@ ASCEND_VIRTUAL_API aclError aclrtCreateStreamWithConfig(aclrtStream* stream, uin
   return aclrtCreateStream(stream);
 }
 ASCEND_VIRTUAL_API aclError aclrtDestroyStream(aclrtStream stream) {
-  return Stream::Destroy(stream) ? ACL_SUCCESS : ACL_ERROR_RT_PARAM_INVALID;
+  if (Stream::Destroy(stream)) return ACL_SUCCESS;
+  return Fail(ACL_ERROR_RT_STREAM_CONTEXT, "aclrtDestroyStream: there is no stream " + Text(stream));
 }
 ASCEND_VIRTUAL_API aclError aclrtDestroyStreamForce(aclrtStream stream) { return aclrtDestroyStream(stream); }
-ASCEND_VIRTUAL_API aclError aclrtSynchronizeStream(aclrtStream stream) { return Stream::Of(stream)->Synchronize(); }
+ASCEND_VIRTUAL_API aclError aclrtSynchronizeStream(aclrtStream stream) {
+  FIND_STREAM(found, stream);
+  return found->Synchronize();
+}
 ASCEND_VIRTUAL_API aclError aclrtSynchronizeStreamWithTimeout(aclrtStream stream, int32_t) {
   return aclrtSynchronizeStream(stream);
 }
 ASCEND_VIRTUAL_API aclError aclrtSynchronizeDevice() { return Stream::SynchronizeAll(); }
 ASCEND_VIRTUAL_API aclError aclrtSynchronizeDeviceWithTimeout(int32_t) { return Stream::SynchronizeAll(); }
 ASCEND_VIRTUAL_API aclError aclrtStreamQuery(aclrtStream stream, int* status) {
-  *status = Stream::Of(stream)->Idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
+  FIND_STREAM(found, stream);
+  *status = found->Idle() ? ACL_STREAM_STATUS_COMPLETE : ACL_STREAM_STATUS_NOT_READY;
   return ACL_SUCCESS;
 }
 ASCEND_VIRTUAL_API aclError aclrtLaunchCallback(aclrtCallback function, void* data, int, aclrtStream stream) {
-  Stream::Of(stream)->Put(
+  FIND_STREAM(found, stream);
+  found->Put(
       "callback",
       [=]() -> std::string {
         function(data);
@@ -322,11 +336,13 @@ ASCEND_VIRTUAL_API aclError aclrtDestroyEvent(aclrtEvent event) {
   return ACL_SUCCESS;
 }
 ASCEND_VIRTUAL_API aclError aclrtRecordEvent(aclrtEvent event, aclrtStream stream) {
-  Event::Record(Handle(event), Stream::Of(stream));
+  FIND_STREAM(found, stream);
+  Event::Record(Handle(event), *found);
   return ACL_SUCCESS;
 }
 ASCEND_VIRTUAL_API aclError aclrtStreamWaitEvent(aclrtStream stream, aclrtEvent event) {
-  Event::Wait(Handle(event), Stream::Of(stream));
+  FIND_STREAM(found, stream);
+  Event::Wait(Handle(event), *found);
   return ACL_SUCCESS;
 }
 ASCEND_VIRTUAL_API aclError aclrtSynchronizeEvent(aclrtEvent event) {

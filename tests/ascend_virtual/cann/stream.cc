@@ -2,15 +2,17 @@
 
 #include <algorithm>
 #include <chrono>
-#include <set>
+#include <exception>
+#include <map>
 #include <utility>
+#include <vector>
 
 namespace ascend_virtual {
 namespace {
 
 struct Streams {
   std::mutex mutex;
-  std::set<Stream*> all;
+  std::map<aclrtStream, std::shared_ptr<Stream>> all;
   int created = 0;
 };
 
@@ -37,7 +39,10 @@ uint64_t Delay(Random& random) {
 
 Stream::Stream(int number) : number_(number), thread_([this] { Run(); }) {}
 
-Stream::~Stream() {
+Stream::~Stream() { Stop(); }
+
+void Stream::Stop() {
+  if (!thread_.joinable()) return;
   {
     const std::lock_guard lock(mutex_);
     stop_ = true;
@@ -46,40 +51,53 @@ Stream::~Stream() {
   thread_.join();
 }
 
-Stream* Stream::Of(aclrtStream handle) {
-  static Stream* standard = new Stream(-1);
-  return handle != nullptr ? static_cast<Stream*>(handle) : standard;
+std::shared_ptr<Stream> Stream::Of(aclrtStream handle) {
+  // Never destroyed: MindSpore uses it until the very end.
+  static const auto* standard = new std::shared_ptr<Stream>(std::make_shared<Stream>(-1));
+  if (handle == nullptr) return *standard;
+  const std::lock_guard lock(Known().mutex);
+  const auto found = Known().all.find(handle);
+  return found == Known().all.end() ? nullptr : found->second;
 }
 
 aclrtStream Stream::Create() {
   Streams& streams = Known();
   const std::lock_guard lock(streams.mutex);
-  auto* stream = new Stream(streams.created++);
-  streams.all.insert(stream);
+  auto stream = std::make_shared<Stream>(streams.created++);
+  streams.all[stream.get()] = stream;
   Count("streams", 1);
-  return stream;
+  return stream.get();
 }
 
 bool Stream::Destroy(aclrtStream handle) {
   Streams& streams = Known();
+  std::shared_ptr<Stream> stream;
   {
     const std::lock_guard lock(streams.mutex);
-    if (streams.all.erase(static_cast<Stream*>(handle)) == 0) return false;
+    const auto found = streams.all.find(handle);
+    if (found == streams.all.end()) return false;
+    stream = std::move(found->second);
+    streams.all.erase(found);
   }
-  delete static_cast<Stream*>(handle);
+  stream->Stop();  // here, since the stream's own thread may be the last to hold it, and cannot wait for itself
+  const std::lock_guard lock(stream->mutex_);
+  if (!stream->failure_.empty()) {
+    Add("FAILURES", 1);
+    Say("a stream is destroyed with a failure that no synchronisation has told: " + stream->failure_);
+    stream->failure_.clear();
+  }
   Count("streams", -1);
   return true;
 }
 
 aclError Stream::SynchronizeAll() {
-  std::set<Stream*> all;
+  std::vector<std::shared_ptr<Stream>> all = {Of(nullptr)};
   {
     const std::lock_guard lock(Known().mutex);
-    all = Known().all;
+    for (const auto& [handle, stream] : Known().all) all.push_back(stream);
   }
-  all.insert(Of(nullptr));
   aclError first = ACL_SUCCESS;
-  for (Stream* stream : all) {
+  for (const auto& stream : all) {
     const aclError error = stream->Synchronize();
     if (first == ACL_SUCCESS) first = error;
   }
@@ -90,6 +108,7 @@ void Stream::Put(std::string name, Task task, bool always) {
   Trace("stream " + std::to_string(number_) + " <- " + name);
   {
     const std::lock_guard lock(mutex_);
+    if (stop_) return Say("a stream is destroyed, and drops what comes after that: " + name);
     queue_.push_back({std::move(name), std::move(task), always});
   }
   changed_.notify_all();
@@ -103,7 +122,7 @@ aclError Stream::Synchronize() {
     failure.swap(failure_);
   }
   if (failure.empty()) return ACL_SUCCESS;
-  virtual_ascend_set("FAILURES", Option("FAILURES") + 1);
+  Add("FAILURES", 1);
   return Fail(ACL_ERROR_RT_AICORE_EXCEPTION, failure);
 }
 
@@ -132,7 +151,13 @@ void Stream::Run() {
         random = make();
       }
       std::this_thread::sleep_for(std::chrono::microseconds(Delay(random)));
-      failure = entry.task();
+      try {
+        failure = entry.task();
+      } catch (const std::exception& exception) {
+        failure = std::string("exception: ") + exception.what();
+      } catch (...) {
+        failure = "an exception without a text";
+      }
     }
     entry.task = nullptr;  // what it holds may count as alive
     lock.lock();
@@ -142,13 +167,13 @@ void Stream::Run() {
   }
 }
 
-void Event::Record(std::shared_ptr<Event> event, Stream* stream) {
+void Event::Record(std::shared_ptr<Event> event, Stream& stream) {
   int count = 0;
   {
     const std::lock_guard lock(event->mutex_);
     count = ++event->recorded_;
   }
-  stream->Put(
+  stream.Put(
       "record of an event",
       [event, count]() -> std::string {
         const std::lock_guard lock(event->mutex_);
@@ -160,13 +185,13 @@ void Event::Record(std::shared_ptr<Event> event, Stream* stream) {
       true);
 }
 
-void Event::Wait(std::shared_ptr<Event> event, Stream* stream) {
+void Event::Wait(std::shared_ptr<Event> event, Stream& stream) {
   int count = 0;
   {
     const std::lock_guard lock(event->mutex_);
     count = event->recorded_;
   }
-  stream->Put(
+  stream.Put(
       "wait for an event",
       [event, count]() -> std::string {
         std::unique_lock lock(event->mutex_);

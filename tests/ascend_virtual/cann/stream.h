@@ -17,7 +17,7 @@
 
 namespace ascend_virtual {
 
-// Returns nothing, or what went wrong.
+// Returns nothing, or what went wrong. An exception is a failure, too.
 using Task = std::function<std::string()>;
 
 class Stream {
@@ -25,9 +25,11 @@ class Stream {
   explicit Stream(int number);
   ~Stream();
 
-  // The stream behind a handle of the host; null stands for the default stream of the device.
-  static Stream* Of(aclrtStream handle);
+  // The stream of a handle; a null handle stands for the default stream of the device. Null if there is no such
+  // stream, or no more. Who holds the stream may go on to use it while another thread destroys it.
+  static std::shared_ptr<Stream> Of(aclrtStream handle);
   static aclrtStream Create();
+  // Waits for the stream's tasks first. A failure that no synchronisation has told is said, and counted.
   static bool Destroy(aclrtStream handle);
   // Waits for all streams; the error of the first one that has one.
   static aclError SynchronizeAll();
@@ -44,6 +46,7 @@ class Stream {
     bool always;
   };
   void Run();
+  void Stop();
 
   const int number_;
   std::mutex mutex_;
@@ -57,8 +60,8 @@ class Stream {
 class Event {
  public:
   // Both are given to a stream: the event is recorded, or waited for, when the stream gets there.
-  static void Record(std::shared_ptr<Event> event, Stream* stream);
-  static void Wait(std::shared_ptr<Event> event, Stream* stream);
+  static void Record(std::shared_ptr<Event> event, Stream& stream);
+  static void Wait(std::shared_ptr<Event> event, Stream& stream);
   void Synchronize();
   bool Complete();
   uint64_t Microseconds();

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <memory>
+#include <mutex>
 #include <set>
 #include <utility>
 
@@ -39,7 +40,47 @@ size_t aclTensor::Bytes() const {
 namespace ascend_virtual {
 namespace {
 
-constexpr size_t kAlignment = 512;  // of MindSpore's allocations: what lies up to a multiple of it is nobody else's
+// The objects of a kind that are alive. What was destroyed must not be read, so its pointer is all that is asked for.
+class Living {
+ public:
+  explicit Living(const char* kind) : kind_(kind) {}
+  void Insert(const void* object) {
+    const std::lock_guard lock(mutex_);
+    objects_.insert(object);
+    Count(kind_, 1);
+  }
+  // False if it is not alive.
+  bool Erase(const void* object) {
+    const std::lock_guard lock(mutex_);
+    if (objects_.erase(object) == 0) return false;
+    Count(kind_, -1);
+    return true;
+  }
+  bool Has(const void* object) {
+    const std::lock_guard lock(mutex_);
+    return objects_.count(object) != 0;
+  }
+
+ private:
+  const char* kind_;
+  std::mutex mutex_;
+  std::set<const void*> objects_;
+};
+
+// Never destroyed: MindSpore destroys tensors and executors at exit.
+Living& Tensors() {
+  static Living* tensors = new Living("tensors");
+  return *tensors;
+}
+Living& Executors() {
+  static Living* executors = new Living("executors");
+  return *executors;
+}
+
+int NoExecutor(const char* function) {
+  return Fail(ACLNN_ERR_PARAM_INVALID,
+              std::string(function) + ": the executor was destroyed, or has served its launch");
+}
 
 std::string Text(const std::vector<int64_t>& shape) {
   std::string text = "[";
@@ -53,7 +94,8 @@ int64_t Product(const std::vector<int64_t>& shape) {
   return count;
 }
 
-// The bytes behind a tensor's storage that belong to its allocation, and must stay as they are.
+// The bytes after a tensor's storage that belong to its allocation, and must stay as they are: at least 32, since that
+// many are added to what MindSpore asks for.
 struct Redzone {
   const char* begin;
   std::string bytes;
@@ -64,9 +106,9 @@ std::vector<Redzone> Redzones(const std::vector<aclTensor>& tensors) {
   for (const aclTensor& tensor : tensors) {
     const size_t bytes = static_cast<size_t>(Product(tensor.storage)) * tensor.ElementBytes();
     const auto end = reinterpret_cast<uintptr_t>(tensor.data) + bytes;
-    const size_t rest = (kAlignment - end % kAlignment) % kAlignment;
+    const size_t rest = Granted(end) - end;
     const auto* address = reinterpret_cast<const char*>(end);
-    if (tensor.data == nullptr || rest == 0 || !Memory::Get().Mapped(address, rest)) continue;
+    if (tensor.data == nullptr || !Memory::Get().Mapped(address, rest)) continue;
     const char* begin = Memory::Get().Alias(address);
     zones.push_back({begin, std::string(begin, rest)});
   }
@@ -99,11 +141,7 @@ struct Execution {
 };
 
 // Whether a test has asked for this launch to fail.
-bool MustFail() {
-  const int64_t left = Option("FAIL_LAUNCH");
-  if (left > 0) virtual_ascend_set("FAIL_LAUNCH", left - 1);
-  return left == 1;
-}
+bool MustFail() { return Add("FAIL_LAUNCH", -1) == 0; }
 
 }  // namespace
 
@@ -138,6 +176,8 @@ std::string Describe(const aclTensor& tensor) {
          std::to_string(tensor.format);
 }
 
+bool Alive(const aclTensor* tensor) { return Tensors().Has(tensor); }
+
 std::string Refusal(const aclTensor& tensor) {
   if (tensor.ElementBytes() == 0) return "unknown dtype";
   if (tensor.view.size() > 8) return "more than 8 axes";
@@ -165,24 +205,25 @@ int Prepare(std::unique_ptr<aclOpExecutor> executor, uint64_t* workspace_size, a
     const aclTensor* tensor = executor->tensors[i];
     const std::string where = executor->name + ": tensor " + std::to_string(i);
     if (tensor == nullptr) return Fail(ACLNN_ERR_PARAM_NULLPTR, where + " is null");
-    if (tensor->alive != aclTensor::kAlive) return Fail(ACLNN_ERR_PARAM_INVALID, where + " was destroyed");
+    if (!Alive(tensor)) return Fail(ACLNN_ERR_PARAM_INVALID, where + " was destroyed");
     const std::string refusal = Refusal(*tensor);
     Trace(where + ": " + Describe(*tensor));
     if (!refusal.empty()) return Fail(ACLNN_ERR_PARAM_INVALID, where + ", " + Describe(*tensor) + ": " + refusal);
   }
   *workspace_size = executor->workspace;
   *out = executor.release();
-  Count("executors", 1);
+  Executors().Insert(*out);
   return ACL_SUCCESS;
 }
 
 int Launch(void* workspace, uint64_t workspace_size, aclOpExecutor* executor, aclrtStream stream) {
+  if (!Executors().Has(executor)) return NoExecutor("a launch");
   const std::string name = executor->name;
   Execution execution{{}, executor->written, executor->run, Memory::Get().Alias(workspace), executor->workspace};
   for (size_t i = 0; i < executor->tensors.size(); ++i) {
-    const aclTensor& tensor = *executor->tensors[i];
     const std::string where = name + ": tensor " + std::to_string(i);
-    if (tensor.alive != aclTensor::kAlive) return Fail(ACLNN_ERR_PARAM_INVALID, where + " was destroyed");
+    if (!Alive(executor->tensors[i])) return Fail(ACLNN_ERR_PARAM_INVALID, where + " was destroyed");
+    const aclTensor& tensor = *executor->tensors[i];
     if (tensor.data == nullptr && tensor.Elements() > 0)
       return Fail(ACLNN_ERR_PARAM_NULLPTR, where + " has no address");
     const std::string refusal = Refusal(tensor);
@@ -194,11 +235,13 @@ int Launch(void* workspace, uint64_t workspace_size, aclOpExecutor* executor, ac
     const std::string bytes = std::to_string(execution.workspace_bytes);
     return Fail(ACLNN_ERR_PARAM_INVALID, name + ": there is no workspace of " + bytes + " bytes");
   }
+  const std::shared_ptr<Stream> on = Stream::Of(stream);
+  if (on == nullptr) return Fail(ACL_ERROR_RT_STREAM_CONTEXT, name + ": there is no such stream");
   if (MustFail()) {
     execution.run = [](const auto&, char*) { return std::string("a fault that a test asked for"); };
   }
-  virtual_ascend_set("LAUNCHES", Option("LAUNCHES") + 1);
-  Stream::Of(stream)->Put(name, std::move(execution));
+  Add("LAUNCHES", 1);
+  on->Put(name, std::move(execution));
   if (!executor->repeatable) aclDestroyAclOpExecutor(executor);  // it serves one launch
   return ACL_SUCCESS;
 }
@@ -218,14 +261,13 @@ ASCEND_VIRTUAL_API aclTensor* aclCreateTensor(const int64_t* view, uint64_t rank
   tensor->dtype = dtype;
   tensor->format = format;
   tensor->data = data;
-  Count("tensors", 1);
+  Tensors().Insert(tensor);
   return tensor;
 }
 ASCEND_VIRTUAL_API int aclDestroyTensor(const aclTensor* tensor) {
-  if (tensor->alive != aclTensor::kAlive) return Fail(ACLNN_ERR_PARAM_INVALID, "aclDestroyTensor: destroyed before");
-  const_cast<aclTensor*>(tensor)->alive = 0;
+  if (!Tensors().Erase(tensor))
+    return Fail(ACLNN_ERR_PARAM_INVALID, "aclDestroyTensor: the tensor was destroyed before");
   delete tensor;
-  Count("tensors", -1);
   return ACL_SUCCESS;
 }
 ASCEND_VIRTUAL_API aclScalar* aclCreateScalar(const void* value, int dtype) {
@@ -265,20 +307,23 @@ ASCEND_VIRTUAL_API int aclGetViewShape(const aclTensor* tensor, int64_t** dims, 
   return ACL_SUCCESS;
 }
 ASCEND_VIRTUAL_API int aclDestroyAclOpExecutor(aclOpExecutor* executor) {
-  Count("executors", -1);
+  if (!Executors().Erase(executor)) return NoExecutor(__func__);
   delete executor;
   return ACL_SUCCESS;
 }
 ASCEND_VIRTUAL_API int aclSetAclOpExecutorRepeatable(aclOpExecutor* executor) {
   if (executor == nullptr) return Fail(ACLNN_ERR_PARAM_NULLPTR, "aclSetAclOpExecutorRepeatable: no executor");
+  if (!Executors().Has(executor)) return NoExecutor(__func__);
   executor->repeatable = true;
   return ACL_SUCCESS;
 }
 ASCEND_VIRTUAL_API int aclSetTensorAddr(aclOpExecutor* executor, size_t index, aclTensor* tensor, void* address) {
+  if (!Executors().Has(executor)) return NoExecutor(__func__);
   if (!executor->repeatable) return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": the executor is not repeatable");
   if (index >= executor->tensors.size() || executor->tensors[index] != tensor) {
     return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": tensor " + std::to_string(index) + " is another one");
   }
+  if (!Alive(tensor)) return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": the tensor was destroyed");
   tensor->data = address;
   return ACL_SUCCESS;
 }

@@ -14,9 +14,6 @@
 
 // A view of a storage: element (i, j, ..) is at offset + i * strides[0] + j * strides[1] + .. elements from `data`.
 struct aclTensor {
-  static constexpr uint32_t kAlive = 0x7e450a11;
-
-  uint32_t alive = kAlive;
   std::vector<int64_t> view, strides, storage;
   int64_t offset = 0;
   int dtype = 0, format = 0;
@@ -25,7 +22,7 @@ struct aclTensor {
   int64_t Elements() const;
   size_t ElementBytes() const;
   bool Contiguous() const;
-  // Bytes from the first to behind the last element of the view.
+  // Bytes from the first element of the view up to the end of the last.
   size_t Bytes() const;
   const char* Begin() const { return static_cast<const char*>(data) + offset * static_cast<int64_t>(ElementBytes()); }
 };
@@ -55,6 +52,9 @@ struct aclOpExecutor {
 };
 
 namespace ascend_virtual {
+
+// Whether a tensor was made and is not destroyed; its pointer alone is looked at.
+bool Alive(const aclTensor* tensor);
 
 // What is wrong with a descriptor whose address is known, or nothing.
 std::string Refusal(const aclTensor& tensor);

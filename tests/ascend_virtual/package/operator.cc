@@ -91,7 +91,10 @@ std::vector<aclTensor> MakeContiguous(const std::vector<aclTensor>& tensors, std
 void* Function(const char* library, const std::string& name) {
   void* handle = dlopen(library, RTLD_NOW | RTLD_LOCAL);
   void* found = handle != nullptr ? dlsym(handle, name.c_str()) : nullptr;
-  if (found == nullptr) throw std::runtime_error(dlerror());
+  if (found == nullptr) {
+    const char* text = dlerror();
+    throw std::runtime_error(text != nullptr ? text : name + " is null in " + library);
+  }
   return found;
 }
 
@@ -102,6 +105,9 @@ int GetWorkspaceSize(const Operator& op, std::vector<const aclTensor*> tensors, 
     const Operand& operand = i < inputs ? op.inputs[i] : op.outputs[i - inputs];
     if (tensors[i] == nullptr) {
       return Fail(ACLNN_ERR_PARAM_NULLPTR, std::string(op.type) + ": " + operand.name + " is null");
+    }
+    if (!Alive(tensors[i])) {
+      return Fail(ACLNN_ERR_PARAM_INVALID, std::string(op.type) + ": " + operand.name + " was destroyed");
     }
     const std::string refusal = OperandRefusal(operand, *tensors[i]);
     if (!refusal.empty()) return Fail(ACLNN_ERR_PARAM_INVALID, std::string(op.type) + ": " + refusal);
@@ -119,6 +125,10 @@ int GetWorkspaceSize(const Operator& op, std::vector<const aclTensor*> tensors, 
   }
   const std::string refusal = OutputRefusal(op, tensors, call, attributes);
   if (!refusal.empty()) return Fail(ACLNN_ERR_PARAM_INVALID, std::string(op.type) + ": " + refusal);
+  if (launch[3] < kSystemWorkspace) {
+    return Fail(ACLNN_ERR_INNER_TILING_ERROR, std::string(op.type) + ": a workspace of " + std::to_string(launch[3]) +
+                                                  " bytes, in which the system's 16 MiB have no place");
+  }
   data.resize(launch[4]);
   const Tiling tiling{std::move(data), launch[0], launch[1], launch[3]};
 
