@@ -23,7 +23,17 @@ from test_ops_results import make
 
 from ms_dsv32 import weights
 
-KINDS = ("tensors", "executors", "events", "scalars", "lists", "streams", "allocations", "host allocations")
+KINDS = (
+    "tensors",
+    "executors",
+    "events",
+    "scalars",
+    "lists",
+    "streams",
+    "allocations",
+    "host allocations",
+    "memory blocks",
+)
 MODES = ("pynative", "jit", "graph", "dynamic")
 pytestmark = pytest.mark.cpu_kernels
 

@@ -92,6 +92,6 @@ def option(name: str, value: int) -> Iterator[None]:
 
 
 def live(kind: str) -> int:
-    """How many "allocations", "events", "executors", "host allocations", "lists", "scalars", "streams" or "tensors" are
-    alive."""
+    """How many are alive: "allocations", "events", "executors", "host allocations", "lists", "memory blocks", "scalars",
+    "streams", "tensors"."""
     return int(_device().virtual_ascend_live(kind.encode()))

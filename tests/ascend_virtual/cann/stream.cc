@@ -1,6 +1,5 @@
 #include "stream.h"
 
-#include <algorithm>
 #include <chrono>
 #include <exception>
 #include <map>
@@ -105,10 +104,10 @@ aclError Stream::SynchronizeAll() {
 }
 
 void Stream::Put(std::string name, Task task, bool always) {
-  Trace("stream " + std::to_string(number_) + " <- " + name);
   {
     const std::lock_guard lock(mutex_);
     if (stop_) return Say("a stream is destroyed, and drops what comes after that: " + name);
+    Trace("stream " + std::to_string(number_) + " <- " + name);  // in the order of the queue
     queue_.push_back({std::move(name), std::move(task), always});
   }
   changed_.notify_all();
@@ -172,12 +171,13 @@ void Event::Record(std::shared_ptr<Event> event, Stream& stream) {
   {
     const std::lock_guard lock(event->mutex_);
     count = ++event->recorded_;
+    event->pending_.insert(count);
   }
   stream.Put(
       "record of an event",
       [event, count]() -> std::string {
         const std::lock_guard lock(event->mutex_);
-        event->done_ = std::max(event->done_, count);
+        event->pending_.erase(count);
         event->microseconds_ = Now();
         event->changed_.notify_all();
         return "";
@@ -195,7 +195,7 @@ void Event::Wait(std::shared_ptr<Event> event, Stream& stream) {
       "wait for an event",
       [event, count]() -> std::string {
         std::unique_lock lock(event->mutex_);
-        event->changed_.wait(lock, [&] { return event->done_ >= count; });
+        event->changed_.wait(lock, [&] { return event->pending_.count(count) == 0; });
         return "";
       },
       true);
@@ -204,12 +204,12 @@ void Event::Wait(std::shared_ptr<Event> event, Stream& stream) {
 void Event::Synchronize() {
   std::unique_lock lock(mutex_);
   const int count = recorded_;
-  changed_.wait(lock, [&] { return done_ >= count; });
+  changed_.wait(lock, [&] { return pending_.count(count) == 0; });
 }
 
 bool Event::Complete() {
   const std::lock_guard lock(mutex_);
-  return done_ >= recorded_;
+  return pending_.count(recorded_) == 0;
 }
 
 uint64_t Event::Microseconds() {

@@ -10,6 +10,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <set>
 #include <string>
 #include <thread>
 
@@ -59,7 +60,9 @@ class Stream {
 
 class Event {
  public:
-  // Both are given to a stream: the event is recorded, or waited for, when the stream gets there.
+  // Both are given to a stream: the event is recorded, or waited for, when the stream gets there. A wait is for the
+  // last record that was given before it. MindSpore records one event on several streams one after the other, and a
+  // later record may be done first.
   static void Record(std::shared_ptr<Event> event, Stream& stream);
   static void Wait(std::shared_ptr<Event> event, Stream& stream);
   void Synchronize();
@@ -69,7 +72,8 @@ class Event {
  private:
   std::mutex mutex_;
   std::condition_variable changed_;
-  int recorded_ = 0, done_ = 0;
+  int recorded_ = 0;
+  std::set<int> pending_;  // numbers of the records that no stream has got to yet
   uint64_t microseconds_ = 0;
 };
 
