@@ -92,6 +92,6 @@ def option(name: str, value: int) -> Iterator[None]:
 
 
 def live(kind: str) -> int:
-    """How many are alive: "allocations", "events", "executors", "host allocations", "lists", "memory blocks", "scalars",
-    "streams", "tensors"."""
+    """How many are alive of "allocations", "events", "executors", "host allocations", "lists", "memory blocks",
+    "scalars", "streams" or "tensors"."""
     return int(_device().virtual_ascend_live(kind.encode()))
