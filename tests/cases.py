@@ -37,6 +37,9 @@ POISON: dict[type[np.generic], Any] = {
 }
 """What rows that nobody may read hold; 0x7FC1 is a bfloat16 NaN with a payload."""
 
+OTHER_DTYPE = {"bf16": "fp16", "fp16": "bf16", "fp32": "fp16", "int8": "int32", "int32": "int64", "int64": "int32"}
+"""A dtype that an operator must refuse in the place of each."""
+
 
 @dataclass(frozen=True)
 class Paging:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
 from typing import Any
 
 import cases
@@ -15,12 +14,10 @@ from calls import tensor
 from cases import IN_PLACE, Case
 from mindspore import Parameter, Tensor
 from mindspore.common.initializer import initializer
+from runs import attributes_of
 from test_ops_results import MAKERS, make
 
 from ms_dsv32 import op_info, ops, weights
-
-NUMPY = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32, "int32": np.int32, "int64": np.int64}
-OTHER_DTYPE = {"bf16": "fp16", "fp16": "bf16", "fp32": "fp16", "int8": "int32", "int32": "int64", "int64": "int32"}
 
 
 class Calls:
@@ -28,15 +25,12 @@ class Calls:
 
     def __init__(self, case: Case) -> None:
         self._case = case
-        target = ms.get_context("device_target")
-        # A cache in host memory is refused on Ascend, whatever its shape.
-        self._place: Callable[[Tensor], Tensor] = lambda t: t.to(target) if target == "Ascend" else t
-        packed = {"weight_format": "PACKED"} if op_info.load(case.operator).packable else {}
-        self._attributes = {**case.attributes, **packed}
+        self._attributes = attributes_of(case)
         self.given = {name: self._given(name, tensor(array)) for name, array in case.copy().inputs.items()}
 
     def _given(self, name: str, value: Tensor) -> Tensor:
-        return self._place(value) if name in IN_PLACE[self._case.operator] else value
+        # A cache in host memory is refused, whatever its shape.
+        return value.to("Ascend") if name in IN_PLACE[self._case.operator] else value
 
     def __call__(self, **changed: Any) -> Any:
         given = {**self.given, **{name: self._given(name, value) for name, value in changed.items()}}
@@ -54,11 +48,11 @@ def test_every_call_is_checked(operator: str) -> None:
     before = call.caches()
     for arg in op_info.load(operator).inputs:
         shape = case.inputs[arg.name].shape
-        other = OTHER_DTYPE[arg.dtype]
-        text = f"{operator}: {arg.name} must be {arg.ms_dtype}, got {op_info.DTYPES[other][0]}"
+        other, _, _, other_array = op_info.DTYPES[cases.OTHER_DTYPE[arg.dtype]]
+        text = f"{operator}: {arg.name} must be {arg.ms_dtype}, got {other}"
         for _ in range(2):  # a refusal is not remembered as a call that was right
             with pytest.raises(TypeError, match=re.escape(text)):
-                call(**{arg.name: weights.to_tensor(np.zeros(shape, NUMPY[other]))})
+                call(**{arg.name: weights.to_tensor(np.zeros(shape, other_array))})
         flat = (int(np.prod(shape)), 1, 1, 1, 1)
         with pytest.raises(ValueError, match=re.escape(f"{operator}: {arg.name} has shape {flat}")):
             call(**{arg.name: weights.to_tensor(case.inputs[arg.name].reshape(flat))})

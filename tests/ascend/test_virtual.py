@@ -24,12 +24,7 @@ TO_DEVICE, TO_HOST = 1, 2  # aclrtMemcpyKind
 PARAM_INVALID, NO_CONTEXT, NO_STREAM, NO_MEMORY, AICORE = 107000, 107002, 107003, 207001, 507015  # aclError
 NULL, BAD_TENSOR = 161001, 161002  # of an aclnn function
 POISON = 0xCD
-
-
-@pytest.fixture(autouse=True)
-def _only_virtual() -> None:
-    if not virtual.running():
-        pytest.skip("tells the virtual device what to do; this is a real one")
+pytestmark = pytest.mark.usefixtures("only_virtual")
 
 
 @functools.cache
@@ -313,7 +308,7 @@ def test_an_executor_serves_one_launch(memory: Memory, faults: ctypes.CDLL) -> N
     assert executors().aclDestroyTensor(given) == 0
 
 
-# Of the indexer: dtype and shape of its tensors, the result last.
+# The indexer's tensors, each with its dtype and shape; the result is the last one.
 INDEXER = {
     "q_int8": (INT8, (1, 64, 128)),
     "q_scale": (FLOAT16, (1, 64, 1)),

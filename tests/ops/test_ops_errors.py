@@ -22,7 +22,6 @@ from ms_dsv32.config import MlaTileConfig, RopeTileShapeConfig, SaTileShapeConfi
 from ms_dsv32.ops import _custom
 
 INPUTS = [(name, a.name) for name in op_info.names() for a in op_info.load(name).inputs]
-OTHER_DTYPE = {"bf16": "fp16", "fp16": "bf16", "fp32": "fp16", "int8": "int32", "int32": "int64", "int64": "int32"}
 NUMPY = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32, "int32": np.int32, "int64": np.int64}
 
 
@@ -73,7 +72,7 @@ def changed_dtype(dtype: str) -> Callable[[Tensor], Tensor]:
 def test_dtype_rank_and_shape_of_every_input(operator: str, name: str) -> None:
     case = small(operator)
     info = next(a for a in op_info.load(operator).inputs if a.name == name)
-    other = OTHER_DTYPE[info.dtype]
+    other = cases.OTHER_DTYPE[info.dtype]
     text = f"{operator}: {name} must be {info.ms_dtype}, got {op_info.DTYPES[other][0]}"
     refused(case, "pynative", TypeError, text, set_item(name, changed_dtype(other)))
 

@@ -47,7 +47,7 @@ Memory::Memory() : file_(memfd_create("virtual_ascend", 0)) {
   alias_ = static_cast<char*>(alias);
 }
 
-// The first gap that is large enough; a page behind everything stays free, so that no two neighbours touch.
+// The first gap that is large enough; the page after each range stays free, so that no two neighbours touch.
 void* Memory::Take(size_t bytes) {
   const size_t need = RoundUp(bytes) + kPage;
   size_t at = kPage;
