@@ -79,6 +79,10 @@ inline void CheckGmAlign(const char* api, Loc loc, const GlobalTensor<T>& tensor
         Format("%s: GM byte %lld is no multiple of sizeof(%s)", api, static_cast<long long>(offset), TypeName<T>()));
 }
 
+inline Cost GmCost(const Ranges& ranges, double rate) {
+  return {M().options.gm.issue + ranges.gm_cycles(rate), M().options.gm.latency};
+}
+
 // GM to UB or L1.
 template <class T>
 inline void CopyIn(const char* api, Loc loc, const LocalTensor<T>& dst, const GlobalTensor<T>& src, Blocks b) {
@@ -92,7 +96,7 @@ inline void CopyIn(const char* api, Loc loc, const LocalTensor<T>& dst, const Gl
   ranges.Gm("src", src, false, 0, b.len, b.count, b.src_step);
   ranges.Local("dst", dst, true, 0, b.len, b.count, b.dst_step);
   const View to = dst.view(), from = GmView(src);
-  M().Issue(PIPE_MTE2, api, loc, ranges.list(), {kGmIssue + ranges.gm_cycles(kL2Read), kGmLatency}, [to, from, b] {
+  M().Issue(PIPE_MTE2, api, loc, ranges.list(), GmCost(ranges, kL2Read), [to, from, b] {
     for (int64_t i = 0; i < b.count; ++i) Move(to + i * b.dst_step, from + i * b.src_step, b.len);
   });
 }
@@ -115,11 +119,10 @@ inline void CopyOut(const char* api, Loc loc, const GlobalTensor<T>& dst, const 
   if (b.dst_step < b.len && b.count > 1) M().Fail("overflow", loc, Format("%s: blocks overlap in GM", api));
   const View from = src.view(), to = GmView(dst);
   GmBuffer* buffer = M().gm[static_cast<size_t>(dst.gm())].get();
-  M().Issue(PIPE_MTE3, api, loc, ranges.list(), {kGmIssue + ranges.gm_cycles(kUbToGm), kGmLatency},
-            [to, from, b, buffer, atomic, api, loc] {
-              for (int64_t i = 0; i < b.count; ++i)
-                WriteGm(*buffer, to + i * b.dst_step, from + i * b.src_step, b.len, atomic, api, loc);
-            });
+  M().Issue(PIPE_MTE3, api, loc, ranges.list(), GmCost(ranges, kUbToGm), [to, from, b, buffer, atomic, api, loc] {
+    for (int64_t i = 0; i < b.count; ++i)
+      WriteGm(*buffer, to + i * b.dst_step, from + i * b.src_step, b.len, atomic, api, loc);
+  });
 }
 
 template <class T>
@@ -226,7 +229,7 @@ inline void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, c
   const View to = dst.view(), from = GmView(src);
   const bool is_pad = pad.isPad;
   T value = pad.paddingValue;
-  M().Issue(PIPE_MTE2, api, loc, ranges.list(), {kGmIssue + ranges.gm_cycles(kL2Read), kGmLatency}, [=] {
+  M().Issue(PIPE_MTE2, api, loc, ranges.list(), GmCost(ranges, kL2Read), [=] {
     for (int64_t i = 0; i < count; ++i) {
       const View line = to + i * (row + dst_gap);
       const View source = from + i * (len + src_gap);
@@ -291,7 +294,7 @@ inline void DataCopy(const LocalTensor<T>& dst, const GlobalTensor<T>& src, cons
       ranges.Local("dst", dst, true, m * dst_matrix, 32, n, n_step, columns, c0_step);
   }
   const View to = dst.view(), from = GmView(src);
-  M().Issue(PIPE_MTE2, api, loc, ranges.list(), {kGmIssue + ranges.gm_cycles(kL2Read), kGmLatency}, [=] {
+  M().Issue(PIPE_MTE2, api, loc, ranges.list(), GmCost(ranges, kL2Read), [=] {
     const int64_t row_bytes = d * size;
     for (int64_t m = 0; m < nd; ++m)
       for (int64_t c = 0; c < columns; ++c) {

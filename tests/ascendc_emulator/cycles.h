@@ -15,10 +15,9 @@ struct Soc {
   const char* name;
   int aic;
   double mhz;
-  double hbm_gb_per_s;  // 1.6 TB/s of the L2 splitting guide; measured kernels reach it only with L2 hits
 };
 inline const Soc* FindSoc(const std::string& name) {
-  static const Soc kSocs[] = {{"910B1", 24, 1850, 1600}, {"910_9391", 24, 1850, 1600}};
+  static const Soc kSocs[] = {{"910B1", 24, 1850}, {"910_9391", 24, 1850}};
   for (const Soc& soc : kSocs)
     if (name == soc.name) return &soc;
   return nullptr;
@@ -30,12 +29,17 @@ constexpr double kL1ToL0a = 256, kL1ToL0b = 128, kL1ToBuffer = 32, kUbToUb = 256
 constexpr double kFixpipeElements = 64;  // elements per cycle out of L0C
 // Start-up cycles: what an instruction takes beyond its data, hidden when the pipe is already streaming.
 constexpr double kMmadHead = 21, kMte1Head = 28, kFixpipeHead = 20;
-// Not documented: a plain figure of the size that profiles show. A DMA to or from GM answers after about 0.3 us; the
-// engine accepts the next request well before that.
-constexpr double kGmLatency = 500, kGmIssue = 24, kVectorHead = 16, kVectorIssue = 2, kScalarAccess = 20,
-                 kCrossCore = 150;
+// Not documented: plain figures of the size that profiles show.
+constexpr double kVectorHead = 16, kVectorIssue = 2, kScalarAccess = 20, kCrossCore = 150;
 // One scalar instruction issues an instruction to a pipe and computes its arguments.
 constexpr double kIssue = 4;
+
+// What public sources do not agree on, at the optimistic end. A launch may ask for other figures.
+struct GmCosts {
+  double latency = 500;        // cycles until a DMA to or from GM answers; 1400 in the cost model of PyPTO 0.2.0
+  double issue = 24;           // cycles until the engine accepts the next request, beside its data; not documented
+  double hbm_gb_per_s = 1600;  // the L2 splitting guide; 970 for weights in a guide of cann-recipes-infer
+};
 
 // What one instruction costs: `busy` cycles its pipe is taken, `head` further cycles until its result is there.
 struct Cost {

@@ -120,6 +120,20 @@ class Report:
         return self
 
 
+@dataclass(frozen=True)
+class GmCosts:
+    """What public sources do not agree on: of a copy to or from GM its latency in cycles and the cycles until the next
+    one may be issued, and what HBM gives in GB/s. See cycles.h."""
+
+    latency: float
+    issue: float
+    hbm_gb_per_s: float
+
+
+OPTIMISTIC = GmCosts(500, 24, 1600)
+PESSIMISTIC = GmCosts(1400, 80, 970)
+
+
 class _Buffer(ctypes.Structure):
     _fields_ = (
         ("name", ctypes.c_char_p),
@@ -142,6 +156,9 @@ class _Options(ctypes.Structure):
         ("tiling_key", ctypes.c_int64),
         ("soc", ctypes.c_char_p),
         ("trace", ctypes.c_char_p),
+        ("gm_latency", ctypes.c_double),
+        ("gm_issue", ctypes.c_double),
+        ("hbm_gb_per_s", ctypes.c_double),
     )
 
 
@@ -252,6 +269,7 @@ class Library:
         soc: str = "910B1",
         trace: Path | str | None = None,
         timeout: float = 120.0,
+        gm: GmCosts = OPTIMISTIC,
     ) -> Report:
         """Runs `kernel` on `blocks` AI cores and returns the report; outputs are in the arrays of `args`.
 
@@ -280,6 +298,9 @@ class Library:
             tiling_key,
             soc.encode(),
             str(trace).encode() if trace is not None else None,
+            gm.latency,
+            gm.issue,
+            gm.hbm_gb_per_s,
         )
         run = getattr(self._library, f"ascendc_emulator_launch_{kernel}")
         run.restype = ctypes.c_void_p

@@ -19,7 +19,8 @@ struct AscendcEmulatorOptions {
   double timeout;
   int64_t tiling_key;
   const char* soc;
-  const char* trace;  // file to write, or null
+  const char* trace;                          // file to write, or null
+  double gm_latency, gm_issue, hbm_gb_per_s;  // GmCosts; only used with cycles
 };
 }
 

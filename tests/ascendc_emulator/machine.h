@@ -64,6 +64,7 @@ struct Options {
   double timeout = 120;
   int64_t tiling_key = 0;
   std::string soc = "910B1";
+  GmCosts gm;
 };
 
 // What a flag or a counter passes on.
@@ -455,7 +456,13 @@ class Machine {
     if (buffer.role == Role::kWorkspace) cold = 0;
     core.bytes_hbm_read += cold;
     core.bytes_l2_read += total - cold;
-    return static_cast<double>(cold) / kDdr + static_cast<double>(total - cold) / l2_rate;
+    return static_cast<double>(cold) / HbmRate() + static_cast<double>(total - cold) / l2_rate;
+  }
+
+  // Bytes a cycle from HBM to a core: what its port takes, or its share of what HBM gives.
+  double HbmRate() const {
+    const Soc* soc = FindSoc(options.soc);
+    return soc == nullptr ? kDdr : std::min(kDdr, options.gm.hbm_gb_per_s * 1e3 / soc->mhz / soc->aic);
   }
 
   void Yield(Core& core) {

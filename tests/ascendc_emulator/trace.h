@@ -45,7 +45,7 @@ inline std::string Summary(Machine& machine) {
   };
   out += ",\"instructions\":" + numbers(instructions, "%.0f");
   if (machine.options.cycles && soc != nullptr) {
-    const double hbm_cycles = static_cast<double>(hbm) / (soc->hbm_gb_per_s * 1e9 / (soc->mhz * 1e6));
+    const double hbm_cycles = static_cast<double>(hbm) / (machine.options.gm.hbm_gb_per_s * 1e9 / (soc->mhz * 1e6));
     const double cycles = std::max(end, hbm_cycles);
     // Roofline: what the busiest pipe of the busiest core needs if nothing ever waited, and HBM if all cores drew from
     // it at once.
