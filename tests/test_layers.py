@@ -68,7 +68,6 @@ def test_an_operator_has_one_stem_in_each_layer(name: str) -> None:
         f"kernel_impl/ascendc/op_host/{name}_def.cpp",
         f"kernel_impl/ascendc/op_host/{name}_tiling.cpp",
         f"kernel_impl/ascendc/op_kernel/{name}.cpp",
-        f"kernel_impl/ascendc/op_kernel/{name}_tiling.h",
     ):
         assert (PACKAGE / path).is_file(), path
 

@@ -125,6 +125,27 @@ def test_entry_of_the_kernel(name: str) -> None:
     assert registered == re.findall(r"\bTile<(\w+)>", adapter)
 
 
+# A function at the margin, in a class or in a namespace: specifiers, type, name, parameters, and a body.
+_FUNCTION = re.compile(r"^ *(?:template <.*>\s+)?((?:[\w:<>,*&]+ )+)(?:\w+::)?\w+\([^;{}]*\)[^;{}()]*\{", re.MULTILINE)
+
+
+def test_a_kernels_translation_unit_has_no_host_function() -> None:
+    """CANN compiles op_kernel for the device, where a function that is not marked ``__aicore__`` has no place."""
+    found = 0
+    for path in sorted((ASCENDC / "op_kernel").iterdir()):
+        text = re.sub("//.*", "", path.read_text(encoding="utf-8"))
+        assert '"' not in re.sub(r'#include ".*"|extern "C"|static_assert\([^;]*;', "", text), (
+            f"{path.name} has a string"
+        )
+        for match in _FUNCTION.finditer(text):
+            found += 1
+            words = match[1].split()
+            if words[0] in ("if", "else", "for", "while", "return", "switch"):
+                continue
+            assert "__aicore__" in words, f"{path.name}: {match[0].strip()}"
+    assert found > 200
+
+
 @pytest.mark.parametrize("name", OPERATORS)
 def test_names_of_an_operator_in_cann(name: str) -> None:
     info = op_info.load(name)
@@ -143,7 +164,7 @@ def test_names_in_cann() -> None:
 
 _REFERENCE = """
 #include <cstring>
-#include "{op}_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/{op}_make_tiling.h"
 using namespace ms_dsv32::ascendc;
 extern "C" const char* reference({parameters}, uint32_t cores, void* bytes, uint64_t* facts) {{
   {tiling} out{{}};

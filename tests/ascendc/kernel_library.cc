@@ -7,14 +7,12 @@
 #include <vector>
 
 #include "interface.h"
-#include "lightning_indexer_prolog_quant_tiling.h"
-#include "lightning_indexer_quant_tiling.h"
-#include "mla_indexer_prolog_quant_tiling.h"
-#include "mla_prolog_quant_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/prolog_make_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
 #include "ms_dsv32/kernel_impl/cpu/call.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 #include "ms_dsv32/kernel_impl/generated/dims.h"
-#include "sparse_flash_attention_quant_tiling.h"
 
 ASCENDC_EMULATOR_DECLARE(mla_prolog_quant);
 ASCENDC_EMULATOR_DECLARE(lightning_indexer_prolog_quant);

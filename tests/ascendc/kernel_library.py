@@ -25,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 CPU = ROOT / "ms_dsv32" / "kernel_impl" / "cpu"
 OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
+OP_HOST = OP_KERNEL.with_name("op_host")
 SHARED = ("custom_ops", "graph_guard", "op_check", "pack", "threading")
 """Sources of the CPU library that stay as they are."""
 
@@ -53,11 +54,13 @@ def build_library(sources: Mapping[str, str] | None = None) -> Path:
     flags = [
         *("-std=c++17", "-O1", "-fPIC", "-pthread", "-shared", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),
         *("-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
-        *(f"-I{path}" for path in (ROOT, EMULATOR, OP_KERNEL)),
+        *(f"-I{path}" for path in (ROOT, EMULATOR)),
     ]
     files = [*(CPU / f"{name}.cc" for name in SHARED), *kernels.values()]
     digest = hashlib.sha256("\0".join([text, compiler(), *flags, *map(str, files)]).encode())
-    for path in sorted([*CPU.glob("*"), *(ROOT / "ms_dsv32/kernel_impl/generated").glob("*"), *OP_KERNEL.glob("*.h")]):
+    generated = ROOT / "ms_dsv32" / "kernel_impl" / "generated"
+    headers = [*CPU.glob("*"), *generated.glob("*"), *OP_HOST.glob("*.h"), *OP_KERNEL.glob("*.h")]
+    for path in sorted(headers):
         digest.update(path.read_bytes())
     target = cache_directory() / f"kernel_library-{digest.hexdigest()[:20]}.so"
     if not target.exists():

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 from typing import Any
 
 import cases
 import numpy as np
 import pytest
 from emulator import In, Library, Out, Report, Tiling, Workspace, build
+from tiling import OP_KERNEL
+from tiling import library as tiling_library
 from tolerance import assert_same_bits, assert_topk
 
-OP_KERNEL = Path(__file__).resolve().parents[2] / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
 OPERATOR = "lightning_indexer_quant"
-SOURCE = """
-#include "lightning_indexer_quant.cpp"
+TILING_SOURCE = """
+#include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
 extern "C" const char* make_tiling(const ms_dsv32::ascendc::LightningIndexerShape* shape, uint32_t cores,
                                    ms_dsv32::ascendc::LightningIndexerTiling* tiling) {
   return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
@@ -43,12 +43,12 @@ class TilingData(ctypes.Structure):
 
 @functools.cache
 def library() -> Library:
-    return build(SOURCE, [OPERATOR], include_dirs=[OP_KERNEL])
+    return build(OP_KERNEL / f"{OPERATOR}.cpp", [OPERATOR])
 
 
 def make_tiling(cores: int, **shape: int) -> TilingData:
     """The tiling of a shape. Raises ValueError with the reason why it does not fit."""
-    function = ctypes.CDLL(str(library().path)).make_tiling
+    function = tiling_library(TILING_SOURCE).make_tiling
     function.restype = ctypes.c_char_p
     tiling = TilingData()
     reason = function(ctypes.byref(Shape(**shape)), ctypes.c_uint32(cores), ctypes.byref(tiling))

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from pathlib import Path
 from typing import Any
 
 import cases
 import numpy as np
 import pytest
 from emulator import In, Library, Out, Report, Tiling, Workspace, build
+from tiling import OP_KERNEL
+from tiling import library as tiling_library
 from tolerance import assert_close_output, assert_same_bits
 
-OP_KERNEL = Path(__file__).resolve().parents[2] / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
 OPERATOR = "sparse_flash_attention_quant"
-SOURCE = """
-#include "sparse_flash_attention_quant.cpp"
+TILING_SOURCE = """
+#include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
 extern "C" const char* make_tiling(const ms_dsv32::ascendc::SparseFlashAttentionShape* shape, uint32_t cores,
                                    ms_dsv32::ascendc::SparseFlashAttentionTiling* tiling) {
   return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
@@ -60,13 +60,13 @@ class TilingData(ctypes.Structure):
 
 @functools.cache
 def library() -> Library:
-    return build(SOURCE, [OPERATOR], include_dirs=[OP_KERNEL])
+    return build(OP_KERNEL / f"{OPERATOR}.cpp", [OPERATOR])
 
 
 def make_tiling(cores: int, team: int = 0, **shape: Any) -> TilingData:
     """The tiling of a shape, with teams of `team` cores if given. Raises ValueError with the reason why it does not
     fit."""
-    functions = ctypes.CDLL(str(library().path))
+    functions = tiling_library(TILING_SOURCE)
     tiling = TilingData()
     if team:
         functions.make_team_tiling(

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from emulator import cache_directory, compiler
 
-OP_KERNEL = Path(__file__).resolve().parents[2] / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
+ROOT = Path(__file__).resolve().parents[2]
+OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
+OP_HOST = OP_KERNEL.with_name("op_host")
 
 _PROLOG_SOURCE = """
 #include <cstring>
-#include "lightning_indexer_prolog_quant_tiling.h"
-#include "mla_indexer_prolog_quant_tiling.h"
-#include "mla_prolog_quant_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/prolog_make_tiling.h"
 using namespace ms_dsv32::ascendc;
 extern "C" {
 uint64_t tiling_size() { return sizeof(PrologTiling); }
@@ -45,14 +45,14 @@ class TilingRefusedError(ValueError):
 
 
 def library(source: str) -> ctypes.CDLL:
-    """`source`, which may include the headers of op_kernel, as a library."""
+    """`source`, which may include the headers of op_host and op_kernel, as a library."""
     digest = hashlib.sha256(source.encode())
-    for path in sorted(OP_KERNEL.glob("*.h")):
+    for path in sorted([*OP_HOST.glob("*.h"), *OP_KERNEL.glob("*.h")]):
         digest.update(path.read_bytes())
     target = cache_directory() / f"tiling-{digest.hexdigest()[:20]}.so"
     if not target.exists():
         made = target.with_suffix(".tmp")
-        command = [compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{OP_KERNEL}"]
+        command = [compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{ROOT}"]
         subprocess.run([*command, "-x", "c++", "-", "-o", str(made)], input=source, text=True, check=True)
         made.replace(target)
     return ctypes.CDLL(str(target))

@@ -214,6 +214,7 @@ def build(
     directories = [Path(path) for path in include_dirs]
     if "\n" not in str(source):
         directories.append(Path(source).resolve().parent)
+    directories = list(dict.fromkeys(directories))
     flags = [*FLAGS, *(SANITIZE if sanitize else ()), *(f"-D{k}={v}" for k, v in (defines or {}).items())]
     digest = hashlib.sha256("\0".join([text, compiler(), *flags, *kernels]).encode())
     for directory in (HERE, *directories):

@@ -1,6 +1,5 @@
 // Hands a call of lightning_indexer_quant to its tiling function.
-#include "ms_dsv32/kernel_impl/ascendc/op_kernel/lightning_indexer_quant_tiling.h"
-
+#include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"
 #include "ms_dsv32/kernel_impl/generated/lightning_indexer_quant.h"
 

@@ -1,7 +1,6 @@
 // Hands a call of mla_prolog_quant to its tiling function.
-#include "ms_dsv32/kernel_impl/ascendc/op_kernel/mla_prolog_quant_tiling.h"
-
 #include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/prolog_make_tiling.h"
 #include "ms_dsv32/kernel_impl/generated/mla_prolog_quant.h"
 
 namespace ms_dsv32::ascendc {

@@ -14,7 +14,7 @@
 #include <string_view>
 #include <vector>
 
-#include "ms_dsv32/kernel_impl/ascendc/op_kernel/platform.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
 #include "ms_dsv32/kernel_impl/cpu/call.h"
 #include "register/op_def_registry.h"
 #include "tiling/platform/platform_ascendc.h"

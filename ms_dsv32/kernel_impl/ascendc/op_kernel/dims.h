@@ -1,10 +1,14 @@
-// Dimensions of the model that tiling functions and kernels share. No AscendC header: host code includes it too.
+// Dimensions of the model, and of an AI core, that tiling functions and kernels share. No AscendC header: host code
+// includes it too.
 #ifndef MS_DSV32_ASCENDC_DIMS_H_
 #define MS_DSV32_ASCENDC_DIMS_H_
 
 #include <cstdint>
 
 namespace ms_dsv32::ascendc {
+
+// AIVs of an AI core: kernels are MIX 1:2. CANN names the call that returns it differently from version to version.
+constexpr uint32_t kVectorsPerCore = 2;
 
 constexpr uint32_t kH = 7168;
 constexpr uint32_t kQLoraRank = 1536;

@@ -1,5 +1,4 @@
 // mla_prolog_quant: see prolog.h for the plan.
-#include "mla_prolog_quant_tiling.h"
 #include "prolog_cube.h"
 #include "prolog_vector.h"
 

@@ -1,8 +1,10 @@
-// What a tiling function knows of the device. No AscendC header: host code and tests include it too.
-#ifndef MS_DSV32_ASCENDC_PLATFORM_H_
-#define MS_DSV32_ASCENDC_PLATFORM_H_
+// What a tiling function knows of the device. No header of CANN: tests include it too.
+#ifndef MS_DSV32_ASCENDC_OP_HOST_PLATFORM_H_
+#define MS_DSV32_ASCENDC_OP_HOST_PLATFORM_H_
 
 #include <cstdint>
+
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/dims.h"
 
 namespace ms_dsv32::ascendc {
 
@@ -12,9 +14,6 @@ struct Platform {
   uint32_t ub, l1, l0a, l0b, l0c;
 };
 
-// AIVs of an AI core: kernels are MIX 1:2. CANN names the call that returns it differently from version to version.
-constexpr uint32_t kVectorsPerCore = 2;
-
 // NPU arch 2201. MIX kernels lose 256 B of UB and of L1 to the runtime.
 constexpr Platform Arch2201(uint32_t cores) { return {cores, 196608 - 256, 524288 - 256, 65536, 65536, 131072}; }
 
@@ -23,7 +22,7 @@ constexpr const char* Refusal(const Platform& platform) {
   return platform.cores < 1 ? "the device has no AI core" : nullptr;
 }
 
-// Arithmetic of tiling functions, which are host code too.
+// Arithmetic of tiling functions.
 namespace tiling {
 constexpr uint32_t CeilDiv(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 constexpr uint32_t RoundUp(uint32_t a, uint32_t b) { return CeilDiv(a, b) * b; }
@@ -32,4 +31,4 @@ constexpr uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 
 }  // namespace ms_dsv32::ascendc
 
-#endif  // MS_DSV32_ASCENDC_PLATFORM_H_
+#endif  // MS_DSV32_ASCENDC_OP_HOST_PLATFORM_H_

@@ -1,0 +1,61 @@
+// Tiling of lightning_indexer_quant: a pure function of the shapes and the device.
+#ifndef MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_MAKE_TILING_H_
+#define MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_MAKE_TILING_H_
+
+#include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/lightning_indexer_quant_tiling.h"
+
+namespace ms_dsv32::ascendc {
+
+struct LightningIndexerShape {
+  uint32_t t, b, selected_count, block_num, block_size, max_blocknum_perbatch;
+};
+
+// Fills `out`, or returns why the shape does not fit. A null result means success.
+constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platform& platform,
+                                 LightningIndexerTiling& out) {
+  if (const char* refusal = Refusal(platform)) return refusal;
+  if (shape.b == 0 ? shape.t != 0 : shape.t % shape.b != 0) return "t must be a multiple of b";
+  if (shape.selected_count < 1 || shape.selected_count > kMaxSelected) {
+    return "selected_count must be in [1, 2048]: the running lists are held in UB";
+  }
+  if (shape.block_size < 1 || shape.block_size % 16 != 0) {
+    return "block_size must be a multiple of 16: the scales of a block begin on 32 bytes of UB";
+  }
+  out = LightningIndexerTiling{};
+  out.t = shape.t;
+  out.s1 = shape.b == 0 ? 0 : shape.t / shape.b;
+  out.selected_count = shape.selected_count;
+  out.block_num = shape.block_num;
+  out.block_size = shape.block_size;
+  out.max_blocknum_perbatch = shape.max_blocknum_perbatch;
+  out.sequence_units = tiling::CeilDiv(out.s1, kUnitTokens);
+  out.unit_tokens = out.s1 == 0 ? 1 : tiling::CeilDiv(out.s1, out.sequence_units);
+  const uint32_t units = shape.b * out.sequence_units;
+  const uint64_t capacity = static_cast<uint64_t>(shape.max_blocknum_perbatch) * shape.block_size;
+  const uint64_t most = units * (capacity / kSharedKeys + 1);
+  out.rounds = units / platform.cores;
+  out.shared = units % platform.cores;
+  out.sharers = most < platform.cores ? static_cast<uint32_t>(most) : platform.cores;
+  out.cores = out.rounds > 0 ? platform.cores : tiling::Smaller(out.sharers + (units == 0), platform.cores);
+  // The AIVs of a core share the keys of a single token, and have a list each.
+  uint32_t parts = 0;
+  for (uint32_t unit = 0; unit < out.shared; ++unit) {
+    const uint32_t first = unit * out.sharers / out.shared;
+    const uint32_t end = tiling::CeilDiv((unit + 1) * out.sharers, out.shared);
+    parts = end - first > parts ? end - first : parts;
+  }
+  out.lists = parts * (out.s1 == 1 ? kVectorsPerCore : 1);
+  if (out.lists > kMaxLists) return "a token's keys can be shared by 32 cores at most";
+  out.list_records = tiling::RoundUp(shape.selected_count, 32);
+  out.core_bytes = kWeightSlots * kUnitTokens * kIdxNHeads * 2 + kScoreSlots * kUnitTokens * kSortChunk * 4;
+  out.list_offset = out.core_bytes * out.cores;
+  const uint64_t lists = static_cast<uint64_t>(out.shared) * out.unit_tokens * out.lists;
+  out.sample_offset = out.list_offset + lists * out.list_records * 8;
+  out.workspace_bytes = out.sample_offset + lists * kMaxSamples * 8;
+  return nullptr;
+}
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_MAKE_TILING_H_

@@ -1,0 +1,126 @@
+// Tiling of the three prologs: a pure function of the shapes and the device.
+#ifndef MS_DSV32_ASCENDC_PROLOG_MAKE_TILING_H_
+#define MS_DSV32_ASCENDC_PROLOG_MAKE_TILING_H_
+
+#include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/prolog_tiling.h"
+
+namespace ms_dsv32::ascendc {
+
+struct PrologShape {
+  uint32_t t, n_q;      // n_q is 0 without the MLA half
+  uint64_t cache_rows;  // block_num * block_size
+  bool mla, indexer;
+  float epsilon_cq, epsilon_ckv, epsilon_k;
+};
+
+constexpr uint64_t AlignLine(uint64_t bytes) { return (bytes + 511) / 512 * 512; }  // GM lines have 512 bytes
+
+// Deals `count` things of `bytes` each: one after another to the core with the least load, in the order of the cores.
+constexpr void Deal(uint32_t count, uint32_t bytes, uint32_t cores, uint32_t (&load)[kMostCores],
+                    PrologShares& shares) {
+  uint16_t counts[kMostCores] = {};
+  for (uint32_t i = 0; i < count; ++i) {
+    uint32_t least = 0;
+    for (uint32_t core = 1; core < cores; ++core) {
+      if (load[core] < load[least]) least = core;
+    }
+    load[least] += bytes;
+    ++counts[least];
+  }
+  shares.begin[0] = 0;
+  for (uint32_t core = 0; core < cores; ++core) {
+    shares.begin[core + 1] = static_cast<uint16_t>(shares.begin[core] + counts[core]);
+  }
+}
+
+// Fills `tiling`, or returns why the shape does not fit. A null result means success.
+constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform& platform, PrologTiling& tiling) {
+  if (const char* refusal = Refusal(platform)) return refusal;
+  if (shape.mla && (shape.n_q < 1 || shape.n_q > 128)) return "n_q must be in [1, 128]";
+  if (shape.t > 65536) return "t must be at most 65536: a call is one workspace";
+  if (platform.l1 < 507904) return "L1 must hold 507904 bytes: left operands of 128 tokens and three slots of weights";
+  if (platform.l0a < 65536 || platform.l0b < 65536) return "L0A and L0B must hold two slots of 32768 bytes";
+  if (platform.l0c < 131072) return "L0C must hold two accumulators of 128 x 128";
+  if (platform.ub < 196352) return "UB must hold 196352 bytes";
+  tiling = PrologTiling{};
+  tiling.cores = shape.t == 0 ? 1 : tiling::Smaller(platform.cores, kMostCores);
+  tiling.t = shape.t;
+  tiling.n_q = shape.mla ? shape.n_q : 0;
+  tiling.token_step = tiling::Smaller(kMaxTokenStep, tiling::RoundUp(shape.t == 0 ? 1 : shape.t, 16));
+  tiling.cache_rows = shape.cache_rows;
+  tiling.epsilon_cq = shape.epsilon_cq;
+  tiling.epsilon_ckv = shape.epsilon_ckv;
+  tiling.epsilon_k = shape.epsilon_k;
+
+  // L1. More and longer slots for what streams where the tokens leave room: what is under way hides the waits for other
+  // cores. A chunk of x is used by the two chunks of weights of the shorter slots, and must outlive the second one.
+  const uint32_t rows = tiling.token_step;
+  tiling.query_l1 = rows * kQLoraRank;
+  tiling.x_l1 = tiling.query_l1 + rows * kNopeDim * 2;
+  for (uint32_t k = kXChunk; k >= kXChunk / 2; k /= 2) {
+    for (uint32_t slots = 4; slots >= 3 && tiling.stream_slots == 0; --slots) {
+      const uint32_t x_slots = k == kXChunk ? slots : slots / 2 + 1;
+      const uint32_t left = tiling.x_l1 + x_slots * rows * kXChunk * 2;
+      const uint32_t bytes = kPassUnits * kUnitColumns * k * 2;
+      if (left + slots * bytes > platform.l1) continue;
+      tiling.x_slots = x_slots;
+      tiling.left_bytes = left;
+      tiling.stream_slots = slots;
+      tiling.stream_bytes = bytes;
+    }
+  }
+
+  const uint64_t step = tiling.token_step;
+  tiling.latent_offset = 0;
+  tiling.key_value_offset = tiling.latent_offset + (shape.mla ? AlignLine(step * kQLoraRank * 4) : 0);
+  tiling.index_key_offset = tiling.key_value_offset + (shape.mla ? AlignLine(step * kLatentDim * 4) : 0);
+  tiling.weights_offset = tiling.index_key_offset + (shape.indexer ? AlignLine(step * kIdxHeadDim * 4) : 0);
+  tiling.part_bytes = tiling.weights_offset + (shape.indexer ? AlignLine(step * kIdxNHeads * 4) : 0);
+  tiling.step_bytes = kProjectParts * tiling.part_bytes;
+
+  const bool fused = shape.mla && shape.indexer;
+  tiling.q_norm_offset = kStepSlots * tiling.step_bytes;
+  tiling.q_norm_scale_offset = tiling.q_norm_offset + (fused ? AlignLine(uint64_t{shape.t} * kQLoraRank) : 0);
+  tiling.head_offset = tiling.q_norm_scale_offset + (fused ? AlignLine(uint64_t{shape.t} * 4) : 0);
+
+  tiling.query_offset = AlignLine(step * kNopeDim * 4);
+  tiling.turned_offset = tiling.query_offset + AlignLine(step * kNopeDim * 2);
+  tiling.head_bytes = tiling.turned_offset + (shape.indexer ? AlignLine(step * kIdxHeadDim * 2) : 0);
+  tiling.workspace_bytes = tiling.head_offset + uint64_t{tiling.cores} * kHeadSlots * tiling.head_bytes;
+
+  // Weights are what a core waits for, and at 128 tokens the cube needs about a cycle for 64 bytes of any of them, so
+  // bytes are dealt. The projections end with a wait for all cores, and are dealt by themselves; without the MLA half
+  // nothing waits, and they fill up what the heads leave uneven.
+  uint32_t load[kMostCores] = {};
+  Deal(tiling.n_q, kNopeDim * (kQLoraRank + kKvLoraRank * 2), tiling.cores, load, tiling.nopes);
+  Deal(shape.indexer ? kIdxNHeads : 0, kIdxHeadDim * kQLoraRank, tiling.cores, load, tiling.indexer_heads);
+  Deal(tiling.n_q, kRopeDim * kQLoraRank, tiling.cores, load, tiling.ropes);
+  if (shape.mla) {
+    for (uint32_t& bytes : load) bytes = 0;
+  }
+  const uint32_t columns = (shape.mla ? kQLoraRank + kLatentDim : 0) + (shape.indexer ? kIdxHeadDim + kIdxNHeads : 0);
+  Deal(columns / kUnitColumns * kProjectParts, kPartRows * kUnitColumns * 2, tiling.cores, load, tiling.units);
+  return nullptr;
+}
+
+// The same for each operator. cache_rows is block_num * block_size.
+constexpr const char* MakeMlaPrologQuantTiling(uint32_t t, uint32_t n_q, uint64_t cache_rows, float epsilon_cq,
+                                               float epsilon_ckv, const Platform& platform, PrologTiling& tiling) {
+  return MakePrologTiling({t, n_q, cache_rows, true, false, epsilon_cq, epsilon_ckv, 0.0f}, platform, tiling);
+}
+
+constexpr const char* MakeLightningIndexerPrologQuantTiling(uint32_t t, uint64_t cache_rows, float epsilon_k,
+                                                            const Platform& platform, PrologTiling& tiling) {
+  return MakePrologTiling({t, 0, cache_rows, false, true, 0.0f, 0.0f, epsilon_k}, platform, tiling);
+}
+
+constexpr const char* MakeMlaIndexerPrologQuantTiling(uint32_t t, uint32_t n_q, uint64_t cache_rows, float epsilon_cq,
+                                                      float epsilon_ckv, float epsilon_k, const Platform& platform,
+                                                      PrologTiling& tiling) {
+  return MakePrologTiling({t, n_q, cache_rows, true, true, epsilon_cq, epsilon_ckv, epsilon_k}, platform, tiling);
+}
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_PROLOG_MAKE_TILING_H_

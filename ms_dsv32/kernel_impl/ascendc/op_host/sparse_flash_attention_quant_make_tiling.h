@@ -1,0 +1,120 @@
+// Tiling of sparse_flash_attention_quant: a pure function of the shapes and the device.
+#ifndef MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_MAKE_TILING_H_
+#define MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_MAKE_TILING_H_
+
+#include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/sparse_flash_attention_quant_tiling.h"
+
+namespace ms_dsv32::ascendc {
+
+struct SparseFlashAttentionShape {
+  uint32_t t, b, n_q, topk, block_num, block_size, max_blocknum_perbatch;
+  float softmax_scale;
+};
+
+// The part of a token's output that the busiest core of a team computes, in fractals, and what it costs a fractal of
+// keys: the cube a cycle for each fractal; MTE2 the probabilities, once for each 256 columns, and the keys.
+struct OutputGrid {
+  uint32_t head_parts, column_parts;
+  uint32_t cube, copies;
+  constexpr uint32_t Cycles() const { return cube > copies ? cube : copies; }
+};
+constexpr uint32_t kFractalCopy = 512;                          // bytes
+constexpr uint32_t kL2Rate = 110;                               // bytes a cycle from L2 to a core
+constexpr uint32_t kScoreFractals = kLatentDim / kFractalRows;  // of the sum of a score
+
+constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
+  const uint32_t heads = tiling::CeilDiv(n_q, kFractalRows), columns = kKvLoraRank / kFractalRows;
+  OutputGrid best{0, 0, ~0u, ~0u};
+  for (uint32_t parts = 1; parts <= tiling::Smaller(team, heads); ++parts) {
+    const uint32_t column_parts = tiling::Smaller(team / parts, columns);
+    const uint32_t h = tiling::CeilDiv(heads, parts), c = tiling::CeilDiv(columns, column_parts);
+    const OutputGrid grid{parts, column_parts, h * c, (h * tiling::CeilDiv(c, 16) + c) * kFractalCopy / kL2Rate};
+    if (grid.Cycles() < best.Cycles()) best = grid;
+  }
+  return best;
+}
+
+// What a call costs with teams of `team` cores, in cycles at the documented rates: the way of one task through gather,
+// softmax and output, the busiest unit for each further task, and the waits between cores.
+constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t cores, uint32_t team) {
+  constexpr uint64_t kGatherRow = 57;  // 1.5 copies of 24 cycles; 656 bytes from HBM, 32 a cycle
+  constexpr uint64_t kWaits = 2000;    // of a task: two barriers between cores and the latencies of GM around them
+  const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
+  const uint64_t tasks = tiling::CeilDiv(shape.t, cores / team), heads = tiling::CeilDiv(shape.n_q, kFractalRows);
+  const uint64_t fractals = tiling::CeilDiv(shape.topk, kFractalRows), own = tiling::CeilDiv(fractals, team);
+  const uint64_t vectors = uint64_t{kVectorsPerCore} * team;
+  const uint64_t gather = (fractals + vectors - 1) / vectors * kFractalRows * kGatherRow;
+  // A row takes 8 instructions for 64 columns, and a third more between them.
+  const uint64_t softmax = (shape.n_q + vectors - 1) / vectors * shape.topk / 6;
+  const uint64_t output = fractals * grid.Cycles();
+  const uint64_t cube = own * heads * kScoreFractals + fractals * grid.cube;
+  const uint64_t copies = (heads + own) * kScoreFractals * kFractalCopy / kL2Rate + fractals * grid.copies;
+  uint64_t busiest = gather + softmax;
+  if (cube > busiest) busiest = cube;
+  if (copies > busiest) busiest = copies;
+  return gather + softmax + output + (tasks - 1) * busiest + tasks * kWaits;
+}
+
+// As MakeTiling, with teams of `team` cores.
+constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, const Platform& platform, uint32_t team,
+                                     SparseFlashAttentionTiling& out) {
+  out = SparseFlashAttentionTiling{};
+  out.t = shape.t;
+  out.s1 = shape.b == 0 ? 0 : shape.t / shape.b;
+  out.n_q = shape.n_q;
+  out.topk = shape.topk;
+  out.block_num = shape.block_num;
+  out.block_size = shape.block_size;
+  out.max_blocknum_perbatch = shape.max_blocknum_perbatch;
+  out.softmax_scale = shape.softmax_scale;
+  out.team = team;
+  const uint32_t teams = shape.t == 0 ? 1 : tiling::Smaller(shape.t, platform.cores / team);
+  out.cores = teams * team;
+  // The output of a task follows the scores of the next one, while the gather is at the one behind that. A team knows
+  // one task later that all of its cores have read a slot.
+  out.slots = team == 1 ? 3 : 4;
+  const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
+  out.head_parts = grid.head_parts;
+  out.column_parts = grid.column_parts;
+  out.key_rows = tiling::RoundUp(shape.topk, 64);
+  const uint32_t core_fractals = tiling::CeilDiv(out.key_rows / kFractalRows, team);
+  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_fractals * kFractalRows, kMaxChunks), kScoreTile);
+  out.list_rows = tiling::CeilDiv(core_fractals, kVectorsPerCore) * kFractalRows;
+  // The gather of a task and the softmax of the one before it share the time, if they fit into UB together: the lists
+  // of the next task beside those of this one, and the softmax.
+  const uint32_t list_bytes = 2 * out.list_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4;
+  const uint32_t gather_bytes = 2 * list_bytes + kKeyGatherBytes;
+  const uint32_t softmax_bytes = out.key_rows * 4 + kScoreBatchBytes * 5 / 2 + kRowSoftmaxBytes + 2 * 32;
+  out.softmax_offset = gather_bytes + softmax_bytes <= platform.ub ? gather_bytes : 0;
+  const uint64_t keys = out.key_rows;
+  out.rope_offset = keys * kKvLoraRank * 2;
+  out.score_offset = out.rope_offset + keys * kRopeDim * 2;
+  out.probability_offset = out.score_offset + keys * shape.n_q * 4;
+  out.skipped_offset = out.probability_offset + keys * shape.n_q * 2;
+  out.slot_bytes = (out.skipped_offset + keys * 4 + 511) / 512 * 512;
+  out.workspace_bytes = out.slot_bytes * out.slots * teams;
+  return nullptr;
+}
+
+// Fills `out`, or returns why the shape does not fit. A null result means success.
+constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const Platform& platform,
+                                 SparseFlashAttentionTiling& out) {
+  if (const char* refusal = Refusal(platform)) return refusal;
+  if (shape.n_q < 1 || shape.n_q > 128) return "n_q must be in [1, 128]";
+  if (shape.b == 0 ? shape.t != 0 : shape.t % shape.b != 0) return "t must be a multiple of b";
+  if (shape.topk < 1 || shape.topk > kMaxTopk) return "topk must be in [1, 4096]: a row of scores is held in UB";
+  if (shape.block_size < 1) return "block_size must be at least 1";
+  if (shape.max_blocknum_perbatch > kMaxTableColumns) {
+    return "max_blocknum_perbatch must be at most 8192: a row of block_table is held in UB";
+  }
+  uint32_t best = 1;
+  for (uint32_t team = 2; shape.t > 0 && team <= platform.cores; ++team) {
+    if (TeamCycles(shape, platform.cores, team) < TeamCycles(shape, platform.cores, best)) best = team;
+  }
+  return MakeTeamTiling(shape, platform, best, out);
+}
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_MAKE_TILING_H_
