@@ -142,7 +142,9 @@ CROSS = {
     "mode_1_on_aic": ("cross_core", "mode 1 is for AIVs"),
     "credit_given_too_early": ("hazard", "write after read in GM tensor workspace .* no cross-core flag"),
 }
-FAULTS = {**VECTOR, **CUBE, **CROSS}
+BARE = {"atomic_mode_of_another_kernel": ("argument", "nobody set the atomic mode")}
+GROUPS = (VECTOR, CUBE, CROSS, BARE)
+FAULTS = {name: fault for group in GROUPS for name, fault in group.items()}
 
 
 @pytest.fixture(scope="module")
@@ -152,10 +154,10 @@ def library() -> Library:
 
 def launch(library: Library, name: str, seed: int, flags: str = "bits", out: Arg | None = None) -> Report:
     values = np.linspace(1, 2, 4096, dtype=np.float32)
-    group = 0 if name in VECTOR else 1 if name in CUBE else 2
+    key = [name in group for group in GROUPS].index(True)
     tiling = Tiling(np.array([NAMES.index(name), 0], np.int32))
     args = [In("in", values), out or Out("out", 4096, np.float32), Workspace(8192), tiling]
-    return library.launch("fault", args, blocks=2, tiling_key=group, seed=seed, workers=1, timeout=20, flags=flags)
+    return library.launch("fault", args, blocks=2, tiling_key=key, seed=seed, workers=1, timeout=20, flags=flags)
 
 
 def line_of(name: str) -> int:
