@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulator import FLAGS_ARE, HERE, In, Library, Out, Report, Tiling, Workspace, build
+from emulator import FLAG_MODES, HERE, In, Library, Out, Report, Tiling, Workspace, build
 
 from ms_dsv32 import op_info
 
@@ -61,7 +61,7 @@ def test_barriers_between_cores(library: Library, blocks: int, key: int, seed: i
     np.testing.assert_array_equal(out.array, np.repeat(expected, 8).reshape(-1, 8))
 
 
-@pytest.mark.parametrize("flags", FLAGS_ARE)
+@pytest.mark.parametrize("flags", FLAG_MODES)
 def test_events_that_are_set_behind_the_wait_for_the_set_before(library: Library, flags: str) -> None:
     """Nothing to report and nothing lost, however late the pipes are; what the scalar unit has waited for is there."""
     rounds = 9

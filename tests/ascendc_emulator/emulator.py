@@ -36,7 +36,7 @@ FLAGS = (
 # Overflow of pointer arithmetic, misalignment and the like; kernels are run with these in one test.
 SANITIZE = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")  # compiling takes longest
 KERNEL_TYPES = {"AIV_ONLY": 0, "AIC_ONLY": 1, "MIX_AIV_1_0": 2, "MIX_AIC_1_0": 3, "MIX_AIC_1_1": 4, "MIX_AIC_1_2": 5}
-FLAGS_ARE = {"bits": 0, "counts": 1}
+FLAG_MODES = {"bits": 0, "counts": 1}
 _ROLES = {"in": 0, "out": 1, "inout": 2, "workspace": 3, "tiling": 4}
 
 
@@ -306,7 +306,7 @@ class Library:
             gm.latency,
             gm.issue,
             gm.hbm_gb_per_s,
-            FLAGS_ARE[flags],
+            FLAG_MODES[flags],
         )
         run = getattr(self._library, f"ascendc_emulator_launch_{kernel}")
         run.restype = ctypes.c_void_p
