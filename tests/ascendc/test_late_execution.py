@@ -133,7 +133,8 @@ def _attention_want(name: str) -> tuple[Case, dict[str, NDArray[np.generic]]]:
 @pytest.mark.parametrize("name", ATTENTION)
 def test_sparse_flash_attention(name: str, cores: int) -> None:
     case, want = _attention_want(name)
-    assert (attention.shape_tiling(case, cores).softmax_offset == 0) == (name == "in_turn")
+    if cores == 1 and name in ("tasks", "in_turn"):  # both ways to share UB are tried
+        assert (attention.shape_tiling(case, cores).softmax_offset == 0) == (name == "in_turn")
 
     def launch(**options: object) -> None:
         got, _ = attention.run(case, cores, **options)
