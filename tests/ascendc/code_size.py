@@ -1,9 +1,10 @@
 """Prints the table "Code size" of docs/ascend.md: how many LLVM IR instructions clang makes of a kernel's two sides.
 
-Run ``python tests/ascendc/code_size.py``, with names of operators for a part. It is a figure to watch: what the
-device's compiler is given, not what it makes of it. Counted is our own code at -O2, with ``__aicore__`` functions
-inlined, as on the device, unless they are marked noinline; such a function counts once. A call of the API counts as
-one instruction, whatever stands behind it, beside those that prepare its tensors and parameter structures.
+Run ``python tests/ascendc/code_size.py``, with names of operators for a part; ``--write`` puts the figures into
+docs/ascend.md and its Chinese twin. They are figures to watch: what the device's compiler is given, not what it makes
+of it. Counted is our own code at -O2, with ``__aicore__`` functions inlined, as on the device, unless they are marked
+noinline; such a function counts once. A call of the API counts as one instruction, whatever stands behind it, beside
+those that prepare its tensors and parameter structures.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from pathlib import Path
 
 if __name__ == "__main__":
     TESTS = Path(__file__).resolve().parent.parent
-    sys.path[:0] = [str(TESTS / "ascendc_emulator")]
+    sys.path[:0] = [str(TESTS / "ascendc"), str(TESTS / "ascendc_emulator")]
 
+import page_tables
 from emulator import HERE as EMULATOR
 
 from ms_dsv32 import op_info
@@ -25,6 +27,7 @@ from ms_dsv32 import op_info
 OP_KERNEL = Path(op_info.__file__).resolve().parent / "kernel_impl" / "ascendc" / "op_kernel"
 COMPILER = "clang++"
 SIDES = ("AIC", "AIV")
+COLUMNS = 1 + len(SIDES)
 # A scalar unit has no vectors, and copies of a loop's body are the device compiler's own choice.
 FLAGS = ("-O2", "-fno-vectorize", "-fno-slp-vectorize", "-fno-unroll-loops", "-S", "-emit-llvm", "-o", "-")
 SOURCE = """
@@ -105,11 +108,14 @@ def size(kernel: str, side: str, op_kernel: Path = OP_KERNEL) -> int:
     return sum(functions(kernel, side, op_kernel).values())
 
 
-def row(kernel: str, op_kernel: Path = OP_KERNEL) -> str:
-    return f"| `{kernel}` | " + " | ".join(str(size(kernel, side, op_kernel)) for side in SIDES) + " |"
+def main(arguments: list[str]) -> None:
+    print("| operator | AIC | AIV |\n|---|---|---|")
+    for kernel in [a for a in arguments if a != "--write"] or op_info.names():
+        cells = [str(size(kernel, side)) for side in SIDES]
+        print(f"| `{kernel}` | {' | '.join(cells)} |", flush=True)
+        if "--write" in arguments:
+            page_tables.write(f"`{kernel}`", COLUMNS, cells)
 
 
 if __name__ == "__main__":
-    print("| operator | AIC | AIV |\n|---|---|---|")
-    for operator in sys.argv[1:] or op_info.names():
-        print(row(operator), flush=True)
+    main(sys.argv[1:])
