@@ -615,7 +615,7 @@ class IndexerCube {
     sum_slots_.Begin();
     SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
     SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag + 1);
-    SetFlag<HardEvent::M_MTE1>(kTileFlag);
+    SetFlag<HardEvent::M_MTE1>(kTileFlag + kLoadedTiles - 1);
     uint32_t next = NextTask(0);
     cursor_.Begin(plan_);
     if (next < plan_.Tasks()) FetchQuery(plan_.Task(next), 0);
@@ -635,7 +635,7 @@ class IndexerCube {
     for (uint32_t i = 0; i < Smaller(steps_, kScoreSlots); ++i) AwaitCore(kScoresFree);
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag + 1);
-    WaitFlag<HardEvent::M_MTE1>(kTileFlag);
+    WaitFlag<HardEvent::M_MTE1>(LastTileFlag());
     key_slots_.End();
     dot_slots_.End();
     l0b_slots_.End();
@@ -655,9 +655,10 @@ class IndexerCube {
   static constexpr uint32_t kKeySlots = 4, kLoadedTiles = 3, kDotSlots = 4, kProductSlots = 3, kSumSlots = 2;
   // Sums run so many products behind: the way of a product through Fixpipe and L1 takes more than two.
   static constexpr uint32_t kLag = 3;
-  // Flags beside those of the slots: queries are in L1 or L0B, weights are in L1; one of two places for both is free;
-  // the products of a tile are done.
-  static constexpr int32_t kQueryFlag = 5, kWeightFlag = 4, kTaskFlag = 4, kTileFlag = 5;
+  // Flags beside those of the slots, one id for each place. A pipe may run ahead of another one by as many tiles or
+  // tasks as there are places: with one id for all of them it would set a flag again that nobody has waited for. Queries
+  // and weights are in L1, and their places in L1 are free; the queries are in L0B; the products of a tile are done.
+  static constexpr int32_t kQueryFlag = 6, kWeightFlag = 4, kTaskFlag = 4, kLocalQueryFlag = 5, kTileFlag = 5;
 
   // A unit of work in flight: a row of a task and a tile of keys.
   struct Pending {
@@ -674,6 +675,12 @@ class IndexerCube {
     return index;
   }
 
+  // The products of the tile before the one that is to be multiplied. Where they are done, its place in L0A is free for
+  // a tile two ahead, and the task's queries in L0B may be replaced.
+  __aicore__ inline int32_t LastTileFlag() const {
+    return kTileFlag + static_cast<int32_t>((tile_in_l0a_ + kLoadedTiles - 1) % kLoadedTiles);
+  }
+
   __aicore__ inline void Score(const IndexerTask& task, uint32_t next) {
     const uint32_t place = tasks_ % 2, units = units_;
     bool fetched = next == plan_.Tasks();
@@ -687,11 +694,11 @@ class IndexerCube {
       const uint32_t rows = task.Halves() && tile >= task.Tiles(1) ? 1 : task.Rows();
       for (uint32_t row = 0; row < rows; ++row) {
         if (row == 0 || task.Halves()) {
-          WaitFlag<HardEvent::M_MTE1>(kTileFlag);
+          WaitFlag<HardEvent::M_MTE1>(LastTileFlag());
           if (tile == 0 && row == 0) {
-            WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
+            WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag + static_cast<int32_t>(place));
             LoadFractals(LocalQuery(0), Query(place, 0), task.tokens * kQueryBytes);
-            WaitPipe<HardEvent::MTE1_M>(kQueryFlag);
+            WaitPipe<HardEvent::MTE1_M>(kLocalQueryFlag);
           }
           LoadKeys();
           FetchKeys();
@@ -701,7 +708,7 @@ class IndexerCube {
         }
         const uint32_t token = task.Token(row) - task.token;
         Product(token);
-        if (row + 1 == rows || task.Halves()) SetFlag<HardEvent::M_MTE1>(kTileFlag);
+        if (row + 1 == rows || task.Halves()) SetFlag<HardEvent::M_MTE1>(kTileFlag + static_cast<int32_t>(key_));
         Scale();
         Advance();
         Pending& pending = pending_[units_ % kLag];
@@ -784,7 +791,7 @@ class IndexerCube {
       CopyNdToL1(Query(place, i), q_int8_[static_cast<uint64_t>(task.token + i) * kQueryBytes], kIdxNHeads, kIdxHeadDim,
                  kIdxHeadDim, kIdxNHeads);
     }
-    SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
+    SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag + static_cast<int32_t>(place));
   }
   __aicore__ inline void FetchWeights(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
@@ -792,7 +799,7 @@ class IndexerCube {
     for (uint32_t i = 0; i < task.tokens; ++i) {
       CopyNdToL1(Weights(place, i), plan_.Weights(index, i), 1, kIdxNHeads, kIdxNHeads, kFractal);
     }
-    SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
+    SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag + static_cast<int32_t>(place));
   }
 
   // (1) int8 products of a tile of keys with the heads' queries.
@@ -827,7 +834,7 @@ class IndexerCube {
     const Pending& pending = pending_[(units_ - 1) % kLag];
     if (pending.tokens > 0) {
       const uint32_t place = pending.task % 2;
-      WaitFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
+      WaitFlag<HardEvent::MTE2_MTE1>(kWeightFlag + static_cast<int32_t>(place));
       LoadFractals(LocalWeights(place * kUnitTokens), Weights(place, 0), pending.tokens * kWeightBytes);
       SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag + static_cast<int32_t>(place));
     }
