@@ -242,6 +242,7 @@ class IndexerVector {
   __aicore__ inline void Run(uint32_t vector, uint32_t vectors) {
     score_slots_.Begin();
     scale_slots_.Begin();
+    SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
     uint32_t next = NextTask(0);
     if (next < plan_.Tasks()) MakeWeights(plan_.Task(next), 0);
     // Lists of shared units are merged behind the first whole unit, when those of other cores are there, too.
@@ -266,6 +267,8 @@ class IndexerVector {
       TellLists();
       MergeShared(vector, vectors);
     }
+    AwaitOut();
+    WaitFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
     score_slots_.End();
     scale_slots_.End();
   }
@@ -274,7 +277,9 @@ class IndexerVector {
   // positions 8, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 1.8 KiB.
   static constexpr uint32_t kUbBytes = 180 * 1024;
   static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
-  static constexpr int32_t kFlag = 4;                 // ids 0 to 3 belong to the slots
+  // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written for
+  // GM from V over MTE3 to V: no flag is set again before its wait. The merging has barriers.
+  static constexpr int32_t kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 6;
   // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists.
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
 
@@ -290,10 +295,10 @@ class IndexerVector {
       const uint32_t count = (end - row) * kIdxNHeads;
       const uint64_t head = static_cast<uint64_t>(task.token + row) * kIdxNHeads;
       const LocalTensor<float> left = factors32_, right = factors32_[count];
-      WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
+      WaitFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
       CopyIn(factors16_, q_scale_[head], count);
       CopyIn(factors16_[count], weights_[head], count);
-      WaitPipe<HardEvent::MTE2_V>(kFlag);
+      WaitPipe<HardEvent::MTE2_V>(kFactorFlag);
       Cast(left, factors16_, RoundMode::CAST_NONE, 2 * count);
       PipeBarrier<PIPE_V>();
       Mul(left, left, right, static_cast<int32_t>(count));
@@ -301,15 +306,30 @@ class IndexerVector {
       Muls(left, left, kWeightScale, static_cast<int32_t>(count));
       PipeBarrier<PIPE_V>();
       Cast(factors16_, left, RoundMode::CAST_RINT, count);
-      WaitPipe<HardEvent::V_MTE3>(kFlag);
+      WaitPipe<HardEvent::V_MTE3>(kFactorFlag);
       CopyOut(plan_.Weights(index, row), factors16_, count);
+      SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
       PipeBarrier<PIPE_V>();
     }
     NotifyCube(kWeightsReady);
   }
 
+  // Around copies to GM of what V has written: BeginOut, the copies, EndOut. AwaitOut lets V overwrite their source.
+  __aicore__ inline void BeginOut() {
+    AwaitOut();
+    WaitPipe<HardEvent::V_MTE3>(kOutFlag);
+  }
+  __aicore__ inline void EndOut() {
+    SetFlag<HardEvent::MTE3_V>(kOutFlag);
+    out_ = true;
+  }
+  __aicore__ inline void AwaitOut() {
+    if (out_) WaitFlag<HardEvent::MTE3_V>(kOutFlag);
+    out_ = false;
+  }
+
   __aicore__ inline void Score(const IndexerTask& task, uint32_t index) {
-    WaitPipe<HardEvent::MTE3_V>(kFlag);  // lists that are on their way out
+    AwaitOut();  // the lists are free
     topk_.Begin();
     const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_);
     for (uint32_t step = 0; step < task.Steps(); ++step, ++steps_) {
@@ -392,30 +412,34 @@ class IndexerVector {
     if (best.count == 0) return;
     const uint32_t shared = plan_.SharedUnit(index), token = task.Token(row) - task.token;
     const uint32_t list = task.Halves() ? task.part * 2 + row : task.part;
-    WaitPipe<HardEvent::MTE3_V>(kFlag);
+    AwaitOut();
     const uint32_t samples = topk_.Sample(samples_, own, list);
-    WaitPipe<HardEvent::V_MTE3>(kFlag);
+    BeginOut();
     CopyOut(plan_.List(shared, token, list), best.records, best.count * 2);
     if (samples > 0) CopyOut(plan_.Samples(shared, token, list), samples_, samples * 2);
+    EndOut();
   }
 
   __aicore__ inline void WritePositions(uint32_t token, const LocalTensor<float>& records) {
-    WaitPipe<HardEvent::MTE3_V>(kFlag);
+    AwaitOut();
     RecordPositions(positions_, records, tiling_.list_records);
-    WaitPipe<HardEvent::V_MTE3>(kFlag);
+    WriteIndices(token);
+  }
+  __aicore__ inline void WriteIndices(uint32_t token) {
+    BeginOut();
     CopyOut(topk_indices_[static_cast<uint64_t>(token) * tiling_.selected_count], positions_, tiling_.selected_count);
+    EndOut();
   }
 
   // A token that sees no more keys than it may select.
   __aicore__ inline void SelectAll(const IndexerTask& task, uint32_t row) {
     // The scalar unit writes the first block of a CreateVecIndex, whole and at once: -1 comes behind it.
+    AwaitOut();
     PipeBarrier<PIPE_ALL>();
     CreateVecIndex(positions_, int32_t{0}, tiling_.selected_count);
     PipeBarrier<PIPE_V>();
     FillFrom(positions_, task.Visible(row), tiling_.selected_count, -1);
-    WaitPipe<HardEvent::V_MTE3>(kFlag);
-    CopyOut(topk_indices_[static_cast<uint64_t>(task.Token(row)) * tiling_.selected_count], positions_,
-            tiling_.selected_count);
+    WriteIndices(task.Token(row));
   }
 
   // ------------------------------------------------------------ lists of shared units
@@ -456,21 +480,22 @@ class IndexerVector {
       if (group == 0) SelectAll(unit, token);
       return;
     }
+    PipeBarrier<PIPE_ALL>();
     Prune(unit, shared, token);
-    WaitPipe<HardEvent::V_MTE2>(kFlag);
-    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
+    PipeBarrier<PIPE_ALL>();
     merger_.Begin();
     for (uint32_t list = group * kMergeWidth; list < Smaller((group + 1) * kMergeWidth, lists_); ++list) {
       const uint32_t length = lengths_[list];
       if (length > 0) CopyIn(merger_.Append(length, length), plan_.List(shared, token, list), length * 2);
     }
-    WaitPipe<HardEvent::MTE2_V>(kFlag);
+    WaitPipe<HardEvent::MTE2_V>(kMergeFlag);
     const RecordList best = merger_.Merge(tiling_.selected_count);
     if (groups == 1) {
       WritePositions(unit.token + token, best.records);
     } else if (best.count > 0) {
-      WaitPipe<HardEvent::V_MTE3>(kFlag);
+      BeginOut();
       CopyOut(plan_.List(shared, token, group * kMergeWidth), best.records, best.count * 2);
+      EndOut();
     }
   }
 
@@ -479,7 +504,7 @@ class IndexerVector {
     const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
     const IndexerTask unit = plan_.Part(shared, 0);
     if (token >= unit.tokens || unit.Visible(token) <= tiling_.selected_count) return;
-    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
+    PipeBarrier<PIPE_ALL>();
     merger_.Begin();
     for (uint32_t group = 0; group < groups; ++group) {
       uint32_t length = 0;
@@ -490,7 +515,7 @@ class IndexerVector {
       if (length == 0) continue;
       CopyIn(merger_.Append(length, length), plan_.List(shared, token, group * kMergeWidth), length * 2);
     }
-    WaitPipe<HardEvent::MTE2_V>(kFlag);
+    WaitPipe<HardEvent::MTE2_V>(kMergeFlag);
     WritePositions(unit.token + token, merger_.Merge(tiling_.selected_count).records);
   }
 
@@ -499,8 +524,6 @@ class IndexerVector {
   // others.
   __aicore__ inline void Prune(IndexerTask task, uint32_t shared, uint32_t token) {
     const uint32_t enough = DivUp(tiling_.selected_count, kSampleStride);
-    WaitPipe<HardEvent::V_MTE2>(kFlag);
-    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
     merger_.Begin();
     lists_ = 0;
     const uint32_t parts = plan_.Parts(shared);
@@ -515,25 +538,25 @@ class IndexerVector {
       }
     }
     DataCopy(samples_of_token_, plan_.Samples(shared, token, 0), lists_ * kMaxSamples * 2);
-    WaitPipe<HardEvent::MTE2_V>(kFlag);
+    WaitPipe<HardEvent::MTE2_V>(kMergeFlag);
     const RecordList best = merger_.Merge(enough);
     if (best.count < enough) return;
     // Which lists they are of: four to a word, as the scalar unit takes long for each.
     if (enough % 4 != 0) FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * kMaxSamples, 0);
-    WaitPipe<HardEvent::MTE3_V>(kFlag);
+    AwaitOut();
     PipeBarrier<PIPE_V>();
     RecordPositions(positions_, best.records, kMaxSamples);
     PipeBarrier<PIPE_V>();
     const LocalTensor<int16_t> narrow = positions_[kMaxSamples].ReinterpretCast<int16_t>();
     Cast(narrow, positions_, RoundMode::CAST_NONE, kMaxSamples);
-    WaitPipe<HardEvent::V_S>(kFlag);
+    WaitPipe<HardEvent::V_S>(kMergeFlag);
     const LocalTensor<uint64_t> words = narrow.ReinterpretCast<uint64_t>();
     uint32_t among[kMaxLists] = {};
     for (uint32_t i = 0; i < enough; i += 4) {
       const uint64_t word = words.GetValue(i / 4);
       for (uint32_t k = 0; k < Smaller(4, enough - i); ++k) ++among[word >> (16 * k) & 0xffff];
     }
-    WaitPipe<HardEvent::S_V>(kFlag);
+    WaitPipe<HardEvent::S_V>(kMergeFlag);
     for (uint32_t list = 0; list < lists_; ++list) {
       lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * kSampleStride);
     }
@@ -555,6 +578,7 @@ class IndexerVector {
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 2> scale_slots_;
   uint32_t lengths_[kMaxLists] = {}, lists_ = 0;
   uint32_t tasks_ = 0, steps_ = 0;
+  bool out_ = false;  // copies to GM have ended with a flag that nobody has waited for
 };
 
 // ---------------------------------------------------------------- AIC
