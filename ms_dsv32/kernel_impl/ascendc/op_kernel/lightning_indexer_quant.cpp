@@ -332,12 +332,10 @@ class IndexerVector {
     AwaitOut();  // the lists are free
     topk_.Begin();
     const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_);
+    StepKeys next = LoadScales(task, 0);
     for (uint32_t step = 0; step < task.Steps(); ++step, ++steps_) {
       const uint32_t from = task.StepBegin(step), to = task.StepBegin(step + 1);
-      // The last row of an AIV sees most.
-      const uint32_t first = (task.FirstTile(begin) + from) * kKeyTile;
-      const uint32_t most = begin < end ? task.Keys(end - 1, from, to) : 0;
-      const uint32_t missing = LoadScales(task, first, most);
+      const StepKeys keys = next;
       AwaitCore(kScoresReady);
       uint32_t loaded[kRows] = {};
       bool scored = false;
@@ -354,17 +352,19 @@ class IndexerVector {
       CrossCoreSetFlag<2, PIPE_MTE2>(kScoresFree);
       const LocalTensor<half> scales = scale16_[scale_slots_.Take()];
       // Only a row has the barriers that let the next step overwrite scale32_.
-      if (scored && missing < most) Cast(scale32_, scales, RoundMode::CAST_NONE, most);
+      if (scored && keys.missing < keys.count) Cast(scale32_, scales, RoundMode::CAST_NONE, keys.count);
       scale_slots_.Release();
+      // While the scalar unit waits for what sorting finds, it can ask for nothing.
+      if (step + 1 < task.Steps()) next = LoadScales(task, step + 1);
       for (uint32_t row = begin; row < end; ++row) {
         if (loaded[row - begin] == 0) continue;
         const LocalTensor<float> scores = scores_[score_slots_.Take()];
         PipeBarrier<PIPE_V>();
-        if (missing < most) Mul(scores, scores, scale32_, static_cast<int32_t>(loaded[row - begin]));
+        if (keys.missing < keys.count) Mul(scores, scores, scale32_, static_cast<int32_t>(loaded[row - begin]));
         PipeBarrier<PIPE_V>();
-        if (missing > 0) ReplaceUnscored(task, scores, first, loaded[row - begin]);
+        if (keys.missing > 0) ReplaceUnscored(task, scores, keys.first, loaded[row - begin]);
         // (5) the largest scores of the token. Sorting the first ones may wait where the next step is a long one, too.
-        topk_.Add(row - begin, scores, first, loaded[row - begin], task.Long() && step + 1 < task.LongSteps());
+        topk_.Add(row - begin, scores, keys.first, loaded[row - begin], task.Long() && step + 1 < task.LongSteps());
         score_slots_.Release();
       }
     }
@@ -373,21 +373,30 @@ class IndexerVector {
     }
   }
 
-  // Scales of keys [first, first + count) of the sequence. Returns how many have no block of the cache.
-  __aicore__ inline uint32_t LoadScales(const IndexerTask& task, uint32_t first, uint32_t count) {
+  // Keys that the rows of an AIV see in a step.
+  struct StepKeys {
+    uint32_t first, count;
+    uint32_t missing;  // have no block of the cache
+  };
+
+  // Scales of the keys of a step.
+  __aicore__ inline StepKeys LoadScales(const IndexerTask& task, uint32_t step) {
+    const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_), from = task.StepBegin(step);
+    // The last row of an AIV sees most.
+    StepKeys keys{(task.FirstTile(begin) + from) * kKeyTile,
+                  begin < end ? task.Keys(end - 1, from, task.StepBegin(step + 1)) : 0, 0};
     const LocalTensor<half> scales = scale16_[scale_slots_.Acquire()];
-    uint32_t missing = 0;
-    for (uint32_t done = 0; done < count;) {
-      const KeyRun run = plan_.Run(task.sequence, first + done, count - done);
+    for (uint32_t done = 0; done < keys.count;) {
+      const KeyRun run = plan_.Run(task.sequence, keys.first + done, keys.count - done);
       if (run.row >= 0) {
         CopyIn(scales[done], k_scale_[run.row], run.count);
       } else {
-        missing += run.count;
+        keys.missing += run.count;
       }
       done += run.count;
     }
     scale_slots_.Publish();
-    return missing;
+    return keys;
   }
 
   // Scores of the keys without a block.
@@ -811,19 +820,30 @@ class IndexerCube {
   __aicore__ inline void FetchQuery(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag + static_cast<int32_t>(place));
-    for (uint32_t i = 0; i < task.tokens; ++i) {
-      CopyNdToL1(Query(place, i), q_int8_[static_cast<uint64_t>(task.token + i) * kQueryBytes], kIdxNHeads, kIdxHeadDim,
-                 kIdxHeadDim, kIdxNHeads);
-    }
+    CopyTokens(Query(place, 0), q_int8_[static_cast<uint64_t>(task.token) * kQueryBytes], task.tokens, kIdxNHeads,
+               kIdxHeadDim, kIdxNHeads);
     SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag + static_cast<int32_t>(place));
   }
   __aicore__ inline void FetchWeights(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
     AwaitCore(kWeightsReady);
-    for (uint32_t i = 0; i < task.tokens; ++i) {
-      CopyNdToL1(Weights(place, i), plan_.Weights(index, i), 1, kIdxNHeads, kIdxNHeads, kFractal);
-    }
+    CopyTokens(Weights(place, 0), plan_.Weights(index, 0), task.tokens, 1, kIdxNHeads, kFractal);
     SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag + static_cast<int32_t>(place));
+  }
+  // Matrices [rows, columns] of tokens in a row, each to NZ [columns/C0][l1_rows][C0].
+  template <typename T>
+  __aicore__ inline void CopyTokens(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t tokens,
+                                    uint32_t rows, uint32_t columns, uint32_t l1_rows) {
+    Nd2NzParams params;
+    params.ndNum = static_cast<uint16_t>(tokens);
+    params.nValue = static_cast<uint16_t>(rows);
+    params.dValue = static_cast<uint16_t>(columns);
+    params.srcNdMatrixStride = static_cast<uint16_t>(rows * columns);
+    params.srcDValue = static_cast<uint16_t>(columns);
+    params.dstNzC0Stride = static_cast<uint16_t>(l1_rows);
+    params.dstNzNStride = 1;
+    params.dstNzMatrixStride = static_cast<uint16_t>(l1_rows * columns);
+    DataCopy(dst, src, params);
   }
 
   // (1) int8 products of a tile of keys with the heads' queries.
