@@ -179,14 +179,17 @@ class IndexerPlan {
     const uint32_t index = step % kScoreSlots * kUnitTokens + row;
     return Global<float>(Own() + kWeightSlots * kUnitTokens * kIdxNHeads * 2 + index * kSortChunk * 4, kSortChunk);
   }
-  // Sorted lists of a token of a shared unit, in the order of the positions that they hold, and samples of them.
+  // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, and samples
+  // of them.
   __aicore__ inline GlobalTensor<float> List(uint32_t shared, uint32_t token, uint32_t list) const {
     const uint64_t index = ListIndex(shared, token) + list;
-    return Global<float>(workspace_ + tiling_.list_offset + index * tiling_.list_records * 8, tiling_.list_records * 2);
+    return Global<float>(workspace_ + tiling_.list_offset + index * tiling_.list_records * 8,
+                         static_cast<uint64_t>(tiling_.lists - list) * tiling_.list_records * 2);
   }
   __aicore__ inline GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
     const uint64_t index = ListIndex(shared, token) + list;
-    return Global<float>(workspace_ + tiling_.sample_offset + index * kMaxSamples * 8, tiling_.lists * kMaxSamples * 2);
+    return Global<float>(workspace_ + tiling_.sample_offset + index * kMaxSamples * 8,
+                         static_cast<uint64_t>(tiling_.lists - list) * kMaxSamples * 2);
   }
   __aicore__ inline uint32_t SharedUnit(uint32_t task) const { return first_shared_ + task; }
 
@@ -280,8 +283,10 @@ class IndexerVector {
   // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written for
   // GM from V over MTE3 to V: no flag is set again before its wait. The merging has barriers.
   static constexpr int32_t kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 6;
-  // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists.
+  // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists. UB has
+  // three times as many places, the samples in the second third.
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
+  static_assert(kMergedRecords >= 3 * kMaxLists * kMaxSamples);
 
   __aicore__ inline uint32_t NextTask(uint32_t index) const {
     while (index < plan_.Tasks() && plan_.Task(index).Steps() == 0) ++index;
@@ -461,10 +466,9 @@ class IndexerVector {
   __aicore__ inline void MergeShared(uint32_t vector, uint32_t vectors) {
     if (tiling_.shared == 0) return;
     CrossCoreWaitFlag(kListsReady);
-    PipeBarrier<PIPE_ALL>();
     // Nothing of the scores is in use: their UB holds the lists.
     arena_.Reset(common_bytes_);
-    merger_.Place(arena_, kMergedRecords);
+    merger_.Place(arena_, 3 * kMergedRecords);
     const uint32_t groups = DivUp(tiling_.lists, kMergeWidth);
     const uint32_t tokens = tiling_.shared * tiling_.unit_tokens;
     for (uint32_t index = vector; index < tokens * groups; index += vectors) {
@@ -490,14 +494,32 @@ class IndexerVector {
       return;
     }
     PipeBarrier<PIPE_ALL>();
-    Prune(unit, shared, token);
-    PipeBarrier<PIPE_ALL>();
-    merger_.Begin();
-    for (uint32_t list = group * kMergeWidth; list < Smaller((group + 1) * kMergeWidth, lists_); ++list) {
-      const uint32_t length = lengths_[list];
-      if (length > 0) CopyIn(merger_.Append(length, length), plan_.List(shared, token, list), length * 2);
+    CountLists(unit, shared, token);
+    // The lists follow the samples before these have told how much of a list is needed: about as much as it has if all
+    // lists are alike.
+    const uint32_t first = group * kMergeWidth, end = Smaller(first + kMergeWidth, lists_);
+    const uint32_t enough = DivUp(tiling_.selected_count, kSampleStride);
+    const uint32_t head = Smaller((DivUp(3 * enough, 2 * tiling_.lists) + 2) * kSampleStride, tiling_.list_records);
+    DataCopy(merger_.At(kMergedRecords), plan_.Samples(shared, token, 0), lists_ * kMaxSamples * 2);
+    SetFlag<HardEvent::MTE2_V>(kMergeFlag);
+    if (first < end) {
+      const DataCopyParams heads(static_cast<uint16_t>(end - first), static_cast<uint16_t>(head / 4),
+                                 static_cast<uint16_t>((tiling_.list_records - head) / 4), 0);
+      DataCopy(merger_.At(0), plan_.List(shared, token, first), heads);
     }
-    WaitPipe<HardEvent::MTE2_V>(kMergeFlag);
+    WaitFlag<HardEvent::MTE2_V>(kMergeFlag);
+    Prune(enough);
+    bool more = false;
+    for (uint32_t list = first; list < end; ++list) more = more || lengths_[list] > head;
+    if (more) PipeBarrier<PIPE_MTE2>();
+    merger_.Begin(0, kMergedRecords);
+    for (uint32_t list = first, at = 0; list < end; ++list) {
+      const uint32_t length = lengths_[list];
+      if (more && length > 0) CopyIn(merger_.At(at), plan_.List(shared, token, list), length * 2);
+      merger_.Add(at, length);
+      at += more ? RoundUp(length, 4) : head;
+    }
+    WaitPipe<HardEvent::MTE2_V>(kMergeFlag + 1);
     const RecordList best = merger_.Merge(tiling_.selected_count);
     if (groups == 1) {
       WritePositions(unit.token + token, best.records);
@@ -514,7 +536,8 @@ class IndexerVector {
     const IndexerTask unit = plan_.Part(shared, 0);
     if (token >= unit.tokens || unit.Visible(token) <= tiling_.selected_count) return;
     PipeBarrier<PIPE_ALL>();
-    merger_.Begin();
+    merger_.Begin(0, kMergedRecords);
+    uint32_t at = 0;
     for (uint32_t group = 0; group < groups; ++group) {
       uint32_t length = 0;
       for (uint32_t list = group * kMergeWidth; list < Smaller((group + 1) * kMergeWidth, lists_); ++list) {
@@ -522,32 +545,34 @@ class IndexerVector {
       }
       length = Smaller(length, tiling_.selected_count);
       if (length == 0) continue;
-      CopyIn(merger_.Append(length, length), plan_.List(shared, token, group * kMergeWidth), length * 2);
+      CopyIn(merger_.At(at), plan_.List(shared, token, group * kMergeWidth), length * 2);
+      merger_.Add(at, length);
+      at += RoundUp(length, 4);
     }
     WaitPipe<HardEvent::MTE2_V>(kMergeFlag);
     WritePositions(unit.token + token, merger_.Merge(tiling_.selected_count).records);
   }
 
-  // How much of each list of a token can be among its best. Each of the `enough` best samples has kSampleStride - 1
-  // records of its list before it, so that what comes behind the next sample of a list comes behind selected_count
-  // others.
-  __aicore__ inline void Prune(IndexerTask task, uint32_t shared, uint32_t token) {
-    const uint32_t enough = DivUp(tiling_.selected_count, kSampleStride);
-    merger_.Begin();
+  // The lists of a token of a shared unit, and their lengths.
+  __aicore__ inline void CountLists(IndexerTask task, uint32_t shared, uint32_t token) {
     lists_ = 0;
     const uint32_t parts = plan_.Parts(shared);
     for (uint32_t part = 0; part < parts; ++part) {
       plan_.TakePart(task, shared, part);
       const uint32_t first = task.Halves() ? 0 : token, end = task.Halves() ? 2 : token + 1;
       for (uint32_t row = first; row < end; ++row) {
-        const uint32_t length = Smaller(task.Keys(row), tiling_.selected_count);
-        const LocalTensor<float> samples = merger_.Append(length / kSampleStride, kMaxSamples);
-        if (lists_ == 0) samples_of_token_ = samples;
-        lengths_[lists_++] = length;
+        lengths_[lists_++] = Smaller(task.Keys(row), tiling_.selected_count);
       }
     }
-    DataCopy(samples_of_token_, plan_.Samples(shared, token, 0), lists_ * kMaxSamples * 2);
-    WaitPipe<HardEvent::MTE2_V>(kMergeFlag);
+  }
+
+  // How much of each list can be among the token's best. Each of the `enough` best samples has kSampleStride - 1 records
+  // of its list before it, so that what comes behind the next sample of a list comes behind selected_count others.
+  __aicore__ inline void Prune(uint32_t enough) {
+    merger_.Begin(kMergedRecords, kMaxLists * kMaxSamples);
+    for (uint32_t list = 0; list < lists_; ++list) {
+      merger_.Add(kMergedRecords + list * kMaxSamples, lengths_[list] / kSampleStride);
+    }
     const RecordList best = merger_.Merge(enough);
     if (best.count < enough) return;
     // Which lists they are of: four to a word, as the scalar unit takes long for each.
@@ -580,7 +605,7 @@ class IndexerVector {
   uint32_t common_bytes_ = 0;
   TopK topk_;
   ListMerger merger_;
-  LocalTensor<float> scores_[2], scale32_, samples_, factors32_, samples_of_token_;
+  LocalTensor<float> scores_[2], scale32_, samples_, factors32_;
   LocalTensor<half> scale16_[2], factors16_;
   LocalTensor<int32_t> positions_;
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> score_slots_;

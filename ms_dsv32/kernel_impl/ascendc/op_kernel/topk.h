@@ -273,64 +273,64 @@ class TopK {
   uint32_t waiting_[kTokens] = {}, waiting_first_ = 0;
 };
 
-// Merges many sorted lists by fours.
+// Merges many sorted lists.
 class ListMerger {
  public:
   static constexpr uint32_t kMaxLists = 64;
 
-  // Takes 2 * 8 bytes of UB for each of `records` in all lists together.
-  __aicore__ inline void Place(UbArena& arena, uint32_t records) {
-    for (LocalTensor<float>& buffer : buffers_) buffer = arena.Take<float>(records * 2);
-  }
-  __aicore__ inline void Begin() {
-    current_ = 0;
+  // Takes 8 bytes of UB for each record.
+  __aicore__ inline void Place(UbArena& arena, uint32_t records) { area_ = arena.Take<float>(records * 2); }
+  __aicore__ inline LocalTensor<float> At(uint32_t record) const { return area_[record * 2]; }
+  // Lists are added in the order of their positions. Three parts of `part` records begin at record `begin`: the lists
+  // are in the first one, and merging goes round all of them.
+  __aicore__ inline void Begin(uint32_t begin, uint32_t part) {
+    begin_ = begin;
+    part_ = part;
     count_ = 0;
-    used_ = 0;
   }
-  // Where the next list goes; `room` records for a list of `length`. Blocks of 32 bytes are four records.
-  __aicore__ inline LocalTensor<float> Append(uint32_t length, uint32_t room) {
-    const uint32_t at = used_;
-    if (length > 0) {
-      at_[count_] = at;
-      length_[count_++] = length;
-    }
-    used_ += RoundUp(room, 4);
-    return buffers_[current_][at * 2];
+  // A list at record `at`, a multiple of four: blocks of 32 bytes.
+  __aicore__ inline void Add(uint32_t at, uint32_t length) {
+    if (length == 0) return;
+    at_[count_] = at;
+    length_[count_++] = length;
   }
   // All lists as one, cut behind `keep` records.
   __aicore__ inline RecordList Merge(uint32_t keep) {
-    while (count_ > 1) {
-      uint32_t merged = 0;
-      used_ = 0;
-      for (uint32_t i = 0; i < count_; i += 4) {
-        const uint32_t n = Smaller(4, count_ - i);
-        RecordList lists[4];
-        uint32_t sum = 0;
-        for (uint32_t k = 0; k < n; ++k) {
-          lists[k] = {buffers_[current_][at_[i + k] * 2], length_[i + k]};
-          sum += length_[i + k];
-        }
-        const LocalTensor<float> dst = buffers_[current_ ^ 1][used_ * 2];
+    for (uint32_t part = 1; count_ > 1; part = part == 2 ? 0 : part + 1) {
+      // The first pass leaves a power of four, and lists that it need not touch where they are.
+      uint32_t left = 1;
+      while (left * 4 < count_) left *= 4;
+      uint32_t surplus = count_ - left, merged = 0, used = begin_ + part * part_;
+      for (uint32_t i = 0; i < count_; ++merged) {
+        const uint32_t n = surplus == 0 ? 1 : surplus % 3 == 0 ? 4 : surplus % 3 + 1;
         if (n == 1) {
-          DataCopy(dst, lists[0].records, RoundUp(sum, 4) * 2);
+          at_[merged] = at_[i];
+          length_[merged] = length_[i];
         } else {
-          MergeLists(dst, lists, n);
+          RecordList lists[4];
+          uint32_t sum = 0;
+          for (uint32_t k = 0; k < n; ++k) {
+            lists[k] = {At(at_[i + k]), length_[i + k]};
+            sum += length_[i + k];
+          }
+          MergeLists(At(used), lists, n);
+          at_[merged] = used;
+          length_[merged] = Smaller(sum, keep);
+          used += RoundUp(sum, 4);
         }
-        at_[merged] = used_;
-        length_[merged++] = Smaller(sum, keep);
-        used_ += RoundUp(sum, 4);
+        i += n;
+        surplus -= n - 1;
       }
       PipeBarrier<PIPE_V>();
       count_ = merged;
-      current_ ^= 1;
     }
-    return {buffers_[current_][count_ == 0 ? 0 : at_[0] * 2], count_ == 0 ? 0 : Smaller(length_[0], keep)};
+    return {At(count_ == 0 ? begin_ : at_[0]), count_ == 0 ? 0 : Smaller(length_[0], keep)};
   }
 
  private:
-  LocalTensor<float> buffers_[2];
+  LocalTensor<float> area_;
   uint32_t at_[kMaxLists] = {}, length_[kMaxLists] = {};
-  uint32_t current_ = 0, count_ = 0, used_ = 0;
+  uint32_t begin_ = 0, part_ = 0, count_ = 0;
 };
 
 // Positions of `records` sorted records, a multiple of 32.
