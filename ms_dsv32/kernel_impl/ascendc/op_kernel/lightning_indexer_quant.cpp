@@ -79,7 +79,7 @@ struct IndexerTask {
     if (Tiles(0) == 0) return 0;
     return LongSteps() + (Long() && Tiles(0) > kLastStep ? 2 : 1);
   }
-  __aicore__ inline uint32_t StepBegin(uint32_t step) const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t StepBegin(uint32_t step) const {
     if (step < LongSteps()) return ShareBegin(LongTiles(), step, LongSteps());
     if (step == LongSteps()) return LongTiles();
     return step == Steps() ? Tiles(0) : Tiles(0) - kLastStep;
@@ -110,14 +110,14 @@ class IndexerPlan {
   // Tasks of this core: its parts of shared units, then whole units.
   __aicore__ inline uint32_t SharedTasks() const { return shared_tasks_; }
   __aicore__ inline uint32_t Tasks() const { return shared_tasks_ + tiling_.rounds; }
-  __aicore__ inline IndexerTask Task(uint32_t index) const {
+  __aicore__ MS_DSV32_NOINLINE IndexerTask Task(uint32_t index) const {
     if (index >= shared_tasks_) return Unit(index - shared_tasks_, core_);
     const uint32_t shared = first_shared_ + index;
     return Part(shared, core_ - FirstSharer(shared));
   }
 
   // All keys of the `index`th unit of a round.
-  __aicore__ inline IndexerTask Unit(uint32_t round, uint32_t index) const {
+  __aicore__ MS_DSV32_NOINLINE IndexerTask Unit(uint32_t round, uint32_t index) const {
     const uint32_t unit = round * tiling_.cores + index;
     IndexerTask task;
     task.sequence = unit / tiling_.sequence_units;
@@ -141,7 +141,7 @@ class IndexerPlan {
     TakePart(task, shared, part);
     return task;
   }
-  __aicore__ inline void TakePart(IndexerTask& task, uint32_t shared, uint32_t part) const {
+  __aicore__ MS_DSV32_NOINLINE void TakePart(IndexerTask& task, uint32_t shared, uint32_t part) const {
     const uint32_t begin = (FirstSharer(shared) + part) * tiling_.shared, unit = shared * tiling_.sharers;
     Take(task, begin > unit ? begin - unit : 0, Smaller(begin + tiling_.shared - unit, tiling_.sharers),
          tiling_.sharers);
@@ -280,8 +280,8 @@ class IndexerVector {
   // positions 8, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 1.8 KiB.
   static constexpr uint32_t kUbBytes = 180 * 1024;
   static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
-  // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written for
-  // GM from V over MTE3 to V: no flag is set again before its wait. The merging has barriers.
+  // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written
+  // for GM from V over MTE3 to V: no flag is set again before its wait. The merging has barriers.
   static constexpr int32_t kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 6;
   // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists. UB has
   // three times as many places, the samples in the second third.
@@ -294,7 +294,7 @@ class IndexerVector {
   }
 
   // (2) one factor for each head, in half, of the tokens of this AIV. Of a single token the first AIV makes them.
-  __aicore__ inline void MakeWeights(const IndexerTask& task, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void MakeWeights(const IndexerTask& task, uint32_t index) {
     const uint32_t row = task.RowBegin(sub_), end = Smaller(task.RowEnd(sub_), task.tokens);
     if (row < end) {
       const uint32_t count = (end - row) * kIdxNHeads;
@@ -385,7 +385,7 @@ class IndexerVector {
   };
 
   // Scales of the keys of a step.
-  __aicore__ inline StepKeys LoadScales(const IndexerTask& task, uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE StepKeys LoadScales(const IndexerTask& task, uint32_t step) {
     const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_), from = task.StepBegin(step);
     // The last row of an AIV sees most.
     StepKeys keys{(task.FirstTile(begin) + from) * kKeyTile,
@@ -405,8 +405,8 @@ class IndexerVector {
   }
 
   // Scores of the keys without a block.
-  __aicore__ inline void ReplaceUnscored(const IndexerTask& task, const LocalTensor<float>& scores, uint32_t first,
-                                         uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void ReplaceUnscored(const IndexerTask& task, const LocalTensor<float>& scores,
+                                                    uint32_t first, uint32_t count) {
     for (uint32_t done = 0; done < count;) {
       const KeyRun run = plan_.Run(task.sequence, first + done, count - done);
       if (run.row < 0) Duplicate(scores[done], kUnscored, static_cast<int32_t>(run.count));
@@ -434,19 +434,19 @@ class IndexerVector {
     EndOut();
   }
 
-  __aicore__ inline void WritePositions(uint32_t token, const LocalTensor<float>& records) {
+  __aicore__ MS_DSV32_NOINLINE void WritePositions(uint32_t token, const LocalTensor<float>& records) {
     AwaitOut();
     RecordPositions(positions_, records, tiling_.list_records);
     WriteIndices(token);
   }
-  __aicore__ inline void WriteIndices(uint32_t token) {
+  __aicore__ MS_DSV32_NOINLINE void WriteIndices(uint32_t token) {
     BeginOut();
     CopyOut(topk_indices_[static_cast<uint64_t>(token) * tiling_.selected_count], positions_, tiling_.selected_count);
     EndOut();
   }
 
   // A token that sees no more keys than it may select.
-  __aicore__ inline void SelectAll(const IndexerTask& task, uint32_t row) {
+  __aicore__ MS_DSV32_NOINLINE void SelectAll(const IndexerTask& task, uint32_t row) {
     // The scalar unit writes the first block of a CreateVecIndex, whole and at once: -1 comes behind it.
     AwaitOut();
     PipeBarrier<PIPE_ALL>();
@@ -554,7 +554,7 @@ class IndexerVector {
   }
 
   // The lists of a token of a shared unit, and their lengths.
-  __aicore__ inline void CountLists(IndexerTask task, uint32_t shared, uint32_t token) {
+  __aicore__ MS_DSV32_NOINLINE void CountLists(IndexerTask task, uint32_t shared, uint32_t token) {
     lists_ = 0;
     const uint32_t parts = plan_.Parts(shared);
     for (uint32_t part = 0; part < parts; ++part) {
@@ -566,8 +566,9 @@ class IndexerVector {
     }
   }
 
-  // How much of each list can be among the token's best. Each of the `enough` best samples has kSampleStride - 1 records
-  // of its list before it, so that what comes behind the next sample of a list comes behind selected_count others.
+  // How much of each list can be among the token's best. Each of the `enough` best samples has kSampleStride - 1
+  // records of its list before it, so that what comes behind the next sample of a list comes behind selected_count
+  // others.
   __aicore__ inline void Prune(uint32_t enough) {
     merger_.Begin(kMergedRecords, kMaxLists * kMaxSamples);
     for (uint32_t list = 0; list < lists_; ++list) {
@@ -626,7 +627,7 @@ class KeyCursor {
     NextTask(plan);
   }
   __aicore__ inline bool Valid(const IndexerPlan& plan) const { return index_ < plan.Tasks(); }
-  __aicore__ inline const IndexerTask& Task() const { return task_; }
+  __aicore__ inline const IndexerTask& Current() const { return task_; }
   __aicore__ inline uint32_t Position() const { return (task_.FirstTile(row_) + tile_) * kKeyTile; }
   __aicore__ inline void Next(const IndexerPlan& plan) {
     if (task_.Halves() && row_ == 0 && tile_ < task_.Tiles(1)) {
@@ -714,8 +715,9 @@ class IndexerCube {
   // Sums run so many products behind: the way of a product through Fixpipe and L1 takes more than two.
   static constexpr uint32_t kLag = 3;
   // Flags beside those of the slots, one id for each place. A pipe may run ahead of another one by as many tiles or
-  // tasks as there are places: with one id for all of them it would set a flag again that nobody has waited for. Queries
-  // and weights are in L1, and their places in L1 are free; the queries are in L0B; the products of a tile are done.
+  // tasks as there are places: with one id for all of them it would set a flag again that nobody has waited for.
+  // Queries and weights are in L1, and their places in L1 are free; the queries are in L0B; the products of a tile are
+  // done.
   static constexpr int32_t kQueryFlag = 6, kWeightFlag = 4, kTaskFlag = 4, kLocalQueryFlag = 5, kTileFlag = 5;
 
   // A unit of work in flight: a row of a task and a tile of keys.
@@ -742,13 +744,15 @@ class IndexerCube {
   __aicore__ inline void Score(const IndexerTask& task, uint32_t next) {
     const uint32_t place = tasks_ % 2, units = units_;
     bool fetched = next == plan_.Tasks();
-    uint32_t step = 0;
+    const uint32_t last_step = task.StepBegin(task.Steps() - 1);
+    uint32_t step = 0, from = 0, to = task.StepBegin(1);
     for (uint32_t tile = 0; tile < task.Tiles(0); ++tile) {
-      if (tile == task.StepBegin(step + 1)) {
+      if (tile == to) {
         ++step;
         ++steps_;
+        from = to;
+        to = task.StepBegin(step + 1);
       }
-      const uint32_t from = task.StepBegin(step);
       const uint32_t rows = task.Halves() && tile >= task.Tiles(1) ? 1 : task.Rows();
       for (uint32_t row = 0; row < rows; ++row) {
         if (row == 0 || task.Halves()) {
@@ -774,7 +778,7 @@ class IndexerCube {
         pending.weights = place * kUnitTokens + token;
         pending.step = steps_;
         pending.first = tile == from && row == 0;
-        pending.last = tile + 1 == task.StepBegin(step + 1) && row + 1 == rows;
+        pending.last = tile + 1 == to && row + 1 == rows;
         pending.task = tasks_;
         pending.tokens = tile == 0 && row == 0 ? task.tokens : 0;
         ++units_;
@@ -782,7 +786,7 @@ class IndexerCube {
       }
       // The AIVs make the next task's weights when they begin this one: they must have all scores of the one before.
       const bool behind = units_ - units < kLag;
-      if (!fetched && tile >= task.StepBegin(task.Steps() - 1) && (!behind || tile + 1 == task.Tiles(0))) {
+      if (!fetched && tile >= last_step && (!behind || tile + 1 == task.Tiles(0))) {
         if (behind) Drain();
         FetchQuery(plan_.Task(next), tasks_ + 1);
         FetchWeights(plan_.Task(next), tasks_ + 1);
@@ -797,7 +801,7 @@ class IndexerCube {
     if (in_flight_ == kLag) Sums();
     if (in_flight_ > 0) LoadDots();
   }
-  __aicore__ inline void Drain() {
+  __aicore__ MS_DSV32_NOINLINE void Drain() {
     Advance();
     while (in_flight_ > 0) Sums();
   }
@@ -805,9 +809,9 @@ class IndexerCube {
   // The tile of the cursor to L1: 16 keys after 16, as L0A has them, so that a tile is loaded at once. Rows behind the
   // last key of a sequence are what the cache has there; those without a block are what L1 held. The scores of both are
   // replaced before anybody looks.
-  __aicore__ inline void FetchKeys() {
+  __aicore__ MS_DSV32_NOINLINE void FetchKeys() {
     if (!cursor_.Valid(plan_)) return;
-    const IndexerTask& task = cursor_.Task();
+    const IndexerTask& task = cursor_.Current();
     const LocalTensor<int8_t> keys = Keys(key_slots_.Acquire());
     const uint32_t position = cursor_.Position();
     const uint32_t count = RoundUp(Smaller(kKeyTile, task.visible - position), kFractal);
@@ -833,7 +837,7 @@ class IndexerCube {
   }
 
   // The oldest tile of L1 to L0A, two tiles ahead. Its place there held the tile whose products are done.
-  __aicore__ inline void LoadKeys() {
+  __aicore__ MS_DSV32_NOINLINE void LoadKeys() {
     if (loaded_ == fetched_) return;
     const uint32_t place = loaded_++ % kLoadedTiles;
     LoadFractals(LocalKeys(place), Keys(key_slots_.Take()), kKeyBytes);
@@ -842,14 +846,14 @@ class IndexerCube {
   }
 
   // What the core's `index`th task multiplies with, to L1.
-  __aicore__ inline void FetchQuery(const IndexerTask& task, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void FetchQuery(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag + static_cast<int32_t>(place));
     CopyTokens(Query(place, 0), q_int8_[static_cast<uint64_t>(task.token) * kQueryBytes], task.tokens, kIdxNHeads,
                kIdxHeadDim, kIdxNHeads);
     SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag + static_cast<int32_t>(place));
   }
-  __aicore__ inline void FetchWeights(const IndexerTask& task, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void FetchWeights(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
     AwaitCore(kWeightsReady);
     CopyTokens(Weights(place, 0), plan_.Weights(index, 0), task.tokens, 1, kIdxNHeads, kFractal);

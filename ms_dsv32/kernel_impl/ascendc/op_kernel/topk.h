@@ -17,7 +17,8 @@ struct RecordList {
 };
 
 // Merges two to four sorted lists, none of them empty, to `dst`, which needs room for all.
-__aicore__ inline void MergeLists(const LocalTensor<float>& dst, const RecordList* lists, uint32_t n) {
+__aicore__ MS_DSV32_NOINLINE static void MergeLists(const LocalTensor<float>& dst, const RecordList* lists,
+                                                    uint32_t n) {
   MrgSort4Info info;
   for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = static_cast<uint16_t>(i < n ? lists[i].count : 0);
   info.ifExhaustedSuspension = false;
@@ -29,8 +30,8 @@ __aicore__ inline void MergeLists(const LocalTensor<float>& dst, const RecordLis
 }
 
 // One level: groups of four sorted runs of `run` records each become one.
-__aicore__ inline void MergeRuns(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t run,
-                                 uint32_t groups) {
+__aicore__ MS_DSV32_NOINLINE static void MergeRuns(const LocalTensor<float>& dst, const LocalTensor<float>& src,
+                                                   uint32_t run, uint32_t groups) {
   MrgSort4Info info;
   for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = static_cast<uint16_t>(run);
   info.ifExhaustedSuspension = false;
@@ -40,7 +41,8 @@ __aicore__ inline void MergeRuns(const LocalTensor<float>& dst, const LocalTenso
 }
 
 // Elements [from, to) of x become `value`, and perhaps others behind `to` in the 64 that `from` lies in.
-__aicore__ inline void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to, int32_t value) {
+__aicore__ MS_DSV32_NOINLINE static void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to,
+                                                  int32_t value) {
   const uint32_t whole = RoundUp(from, 64);
   if (from % 64 != 0) {
     uint64_t lanes[2] = {~uint64_t{0} << (from % 64), 0};
@@ -57,7 +59,7 @@ class TopK {
 
   // Takes 2 * 16 + 8.5 KiB and three lists of keep + 2048 records of UB. Must begin at a multiple of 256
   // bytes, while nothing uses UB.
-  __aicore__ inline void Place(UbArena& arena, uint32_t keep) {
+  __aicore__ MS_DSV32_NOINLINE void Place(UbArena& arena, uint32_t keep) {
     keep_ = keep;
     runs_[0] = arena.Take<float>(kChunk * 2);
     runs_[1] = arena.Take<float>(kChunk * 2);
@@ -140,8 +142,8 @@ class TopK {
   };
 
   // The scores that compare so with `bound`, and their positions, to `dst`. NaN never does.
-  __aicore__ inline Kept Keep(const LocalTensor<float>& dst, const LocalTensor<float>& scores, uint32_t first,
-                              uint32_t count, CMPMODE mode, float bound) {
+  __aicore__ MS_DSV32_NOINLINE Kept Keep(const LocalTensor<float>& dst, const LocalTensor<float>& scores,
+                                         uint32_t first, uint32_t count, CMPMODE mode, float bound) {
     MovePositions(first);
     CompareScalar(bits_, scores, bound, mode, RoundUp(count, 64));
     PipeBarrier<PIPE_V>();
@@ -166,14 +168,16 @@ class TopK {
     PipeBarrier<PIPE_V>();
   }
 
-  __aicore__ inline void AddAll(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void AddAll(uint32_t i, const LocalTensor<float>& scores, uint32_t first,
+                                           uint32_t count) {
     if (Keep(runs_[1], scores, first, count, CMPMODE::GE, -__builtin_inff()).count < count) RankNanLast(scores, count);
     Insert(i, {scores, positions_, count});
   }
 
   // The scores that waited and `count` more. Those below a guess at the last one that is needed are left out, if they
   // turn out not to be needed.
-  __aicore__ inline void AddTwo(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void AddTwo(uint32_t i, const LocalTensor<float>& scores, uint32_t first,
+                                           uint32_t count) {
     const LocalTensor<float> place = lists_[slot_[i]];
     const uint32_t waiting = waiting_[i];
     waiting_[i] = 0;
@@ -205,7 +209,7 @@ class TopK {
   }
 
   // NaN becomes the lowest score. Nobody has NaN but who has broken data: one after the other will do.
-  __aicore__ inline void RankNanLast(const LocalTensor<float>& scores, uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void RankNanLast(const LocalTensor<float>& scores, uint32_t count) {
     const LocalTensor<int32_t> bits = scores.ReinterpretCast<int32_t>();
     for (uint32_t i = 0; i < count; ++i) {
       if ((static_cast<uint32_t>(bits.GetValue(i)) & 0x7fffffffu) > 0x7f800000u) bits.SetValue(i, kLowest);
@@ -214,7 +218,7 @@ class TopK {
   }
 
   // Sorts scores and merges them with the list of token `i`.
-  __aicore__ inline void Insert(uint32_t i, const Kept& kept) {
+  __aicore__ MS_DSV32_NOINLINE void Insert(uint32_t i, const Kept& kept) {
     const uint32_t count = kept.count;
     const uint32_t padded = RoundUp(count, 128), fours = padded / 512, left = padded % 512 / 128;
     if (count < padded) {
@@ -295,7 +299,7 @@ class ListMerger {
     length_[count_++] = length;
   }
   // All lists as one, cut behind `keep` records.
-  __aicore__ inline RecordList Merge(uint32_t keep) {
+  __aicore__ MS_DSV32_NOINLINE RecordList Merge(uint32_t keep) {
     for (uint32_t part = 1; count_ > 1; part = part == 2 ? 0 : part + 1) {
       // The first pass leaves a power of four, and lists that it need not touch where they are.
       uint32_t left = 1;
