@@ -86,12 +86,6 @@ struct IndexerTask {
   }
 };
 
-// A run of keys within one block of the cache.
-struct KeyRun {
-  uint32_t count;
-  int32_t row;  // cache row of the first, -1 without a block of the cache
-};
-
 class IndexerPlan {
  public:
   __aicore__ inline IndexerPlan(const LightningIndexerTiling& tiling, uint32_t core, GM_ADDR block_table,
@@ -153,20 +147,9 @@ class IndexerPlan {
     return DivUp((shared + 1) * tiling_.sharers, tiling_.shared) - FirstSharer(shared);
   }
 
-  // The keys of `sequence` from `position` on that lie in one block, `most` at most.
-  __aicore__ inline KeyRun Run(uint32_t sequence, uint32_t position, uint32_t most) const {
-    const uint32_t column = position / tiling_.block_size, within = position - column * tiling_.block_size;
-    KeyRun run;
-    run.count = Smaller(tiling_.block_size - within, most);
-    run.row = -1;
-    if (column < tiling_.max_blocknum_perbatch) {
-      const int32_t block =
-          block_table_.GetValue(static_cast<uint64_t>(sequence) * tiling_.max_blocknum_perbatch + column);
-      if (block >= 0 && block < static_cast<int32_t>(tiling_.block_num)) {
-        run.row = block * static_cast<int32_t>(tiling_.block_size) + static_cast<int32_t>(within);
-      }
-    }
-    return run;
+  // Entries of block_table from `column` on.
+  __aicore__ inline GlobalTensor<int32_t> Blocks(uint32_t sequence, uint32_t column) const {
+    return block_table_[static_cast<uint64_t>(sequence) * tiling_.max_blocknum_perbatch + column];
   }
 
   // Weights of a token of the core's `task`th task.
@@ -216,7 +199,87 @@ class IndexerPlan {
   uint32_t first_shared_ = 0, shared_tasks_ = 0;
 };
 
+// Keys that lie one behind the other in the cache, or that have no block of it.
+struct KeyRun {
+  uint32_t count;
+  int32_t row;  // cache row of the first, -1 without a block of the cache
+};
+
+// Goes over `count` keys of a sequence from `position` on, run by run. Blocks that are neighbours in the cache as they
+// are in the sequence are one run. Table::At(column) is the entry of block_table, or any negative number behind its
+// end.
+template <typename Table>
+class KeyRuns {
+ public:
+  __aicore__ inline KeyRuns(const Table& table, const LightningIndexerTiling& tiling, uint32_t position, uint32_t count)
+      : table_(table), block_size_(tiling.block_size), block_num_(tiling.block_num), left_(count) {
+    column_ = position / block_size_;
+    within_ = position - column_ * block_size_;
+    if (count > 0) block_ = Block();
+  }
+  __aicore__ inline bool Done() const { return left_ == 0; }
+  __aicore__ MS_DSV32_NOINLINE KeyRun Next() {
+    KeyRun run{Smaller(block_size_ - within_, left_), -1};
+    if (block_ >= 0) run.row = block_ * static_cast<int32_t>(block_size_) + static_cast<int32_t>(within_);
+    left_ -= run.count;
+    within_ = 0;
+    while (left_ > 0) {
+      ++column_;
+      const int32_t before = block_;
+      block_ = Block();
+      if (block_ != (before < 0 ? before : before + 1)) break;
+      const uint32_t count = Smaller(block_size_, left_);
+      run.count += count;
+      left_ -= count;
+    }
+    return run;
+  }
+
+ private:
+  // -1 for whatever is no block.
+  __aicore__ inline int32_t Block() const {
+    const int32_t block = table_.At(column_);
+    return block >= 0 && block < static_cast<int32_t>(block_num_) ? block : -1;
+  }
+
+  const Table& table_;
+  uint32_t block_size_, block_num_, left_, column_, within_;
+  int32_t block_ = -1;
+};
+
 // ---------------------------------------------------------------- AIV
+
+// A window of a sequence's row of block_table in UB. Scalar reads of GM would stop the AIV for as long as a copy takes
+// at each line of the data cache.
+class TableWindow {
+ public:
+  __aicore__ inline void Place(UbArena& arena) { entries_ = arena.Take<int32_t>(kColumns); }
+  // Entries of the task's keys from `position` on, at least for `count` keys; those may be as many as a step has.
+  __aicore__ MS_DSV32_NOINLINE void Cover(const IndexerPlan& plan, const IndexerTask& task, uint32_t position, uint32_t count) {
+    const LightningIndexerTiling& tiling = plan.tiling_;
+    const uint32_t first = position / tiling.block_size, columns = tiling.max_blocknum_perbatch;
+    const uint32_t end = Smaller(DivUp(position + count, tiling.block_size), columns);
+    if (task.sequence == sequence_ && begin_ <= first && end <= end_) return;
+    const uint32_t last = Smaller(task.begin[2] * kKeyTile, task.visible);
+    sequence_ = task.sequence;
+    begin_ = first;
+    end_ = Smaller(Smaller(DivUp(last, tiling.block_size), columns), first + kColumns);
+    if (end_ <= begin_) return;
+    WaitPipe<HardEvent::S_MTE2>(kFlag);
+    CopyIn(entries_, plan.Blocks(sequence_, begin_), end_ - begin_);
+    WaitPipe<HardEvent::MTE2_S>(kFlag);
+  }
+  __aicore__ inline int32_t At(uint32_t column) const {
+    return column < end_ ? entries_.GetValue(column - begin_) : -1;
+  }
+
+ private:
+  // A step has 129 at most: kSortChunk keys in blocks of 16.
+  static constexpr uint32_t kColumns = 1024;
+  static constexpr int32_t kFlag = 0;
+  LocalTensor<int32_t> entries_;
+  uint32_t sequence_ = ~0u, begin_ = 0, end_ = 0;
+};
 
 class IndexerVector {
  public:
@@ -230,6 +293,7 @@ class IndexerVector {
     topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.selected_count);
     arena_.Init(pipe, kUbBytes);
     positions_ = arena_.Take<int32_t>(RoundUp(tiling_.list_records, 64));
+    table_.Place(arena_);
     common_bytes_ = arena_.Used();
     topk_.Place(arena_, tiling_.list_records);
     for (uint32_t i = 0; i < 2; ++i) {
@@ -277,8 +341,8 @@ class IndexerVector {
   }
 
  private:
-  // positions 8, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 1.8 KiB.
-  static constexpr uint32_t kUbBytes = 180 * 1024;
+  // positions 8, window of block_table 4, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 1.8 KiB.
+  static constexpr uint32_t kUbBytes = 184 * 1024;
   static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
   // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written
   // for GM from V over MTE3 to V: no flag is set again before its wait. The merging has barriers.
@@ -391,8 +455,10 @@ class IndexerVector {
     StepKeys keys{(task.FirstTile(begin) + from) * kKeyTile,
                   begin < end ? task.Keys(end - 1, from, task.StepBegin(step + 1)) : 0, 0};
     const LocalTensor<half> scales = scale16_[scale_slots_.Acquire()];
-    for (uint32_t done = 0; done < keys.count;) {
-      const KeyRun run = plan_.Run(task.sequence, keys.first + done, keys.count - done);
+    table_.Cover(plan_, task, keys.first, keys.count);
+    KeyRuns<TableWindow> runs(table_, tiling_, keys.first, keys.count);
+    for (uint32_t done = 0; !runs.Done();) {
+      const KeyRun run = runs.Next();
       if (run.row >= 0) {
         CopyIn(scales[done], k_scale_[run.row], run.count);
       } else {
@@ -407,8 +473,10 @@ class IndexerVector {
   // Scores of the keys without a block.
   __aicore__ MS_DSV32_NOINLINE void ReplaceUnscored(const IndexerTask& task, const LocalTensor<float>& scores,
                                                     uint32_t first, uint32_t count) {
-    for (uint32_t done = 0; done < count;) {
-      const KeyRun run = plan_.Run(task.sequence, first + done, count - done);
+    table_.Cover(plan_, task, first, count);
+    KeyRuns<TableWindow> runs(table_, tiling_, first, count);
+    for (uint32_t done = 0; !runs.Done();) {
+      const KeyRun run = runs.Next();
       if (run.row < 0) Duplicate(scores[done], kUnscored, static_cast<int32_t>(run.count));
       done += run.count;
     }
@@ -604,6 +672,7 @@ class IndexerVector {
   GlobalTensor<int32_t> topk_indices_;
   UbArena arena_;
   uint32_t common_bytes_ = 0;
+  TableWindow table_;
   TopK topk_;
   ListMerger merger_;
   LocalTensor<float> scores_[2], scale32_, samples_, factors32_;
@@ -649,6 +718,16 @@ class KeyCursor {
   }
   IndexerTask task_;
   uint32_t index_ = 0, tile_ = 0, row_ = 0;
+};
+
+// A sequence's row of block_table in GM: an AIC has no memory that its scalar unit could read but GM through the data
+// cache. It reads column after column, so that one of 16 waits for GM, and four to six tiles ahead of the products.
+struct TableRow {
+  const IndexerPlan& plan;
+  uint32_t sequence;
+  __aicore__ inline int32_t At(uint32_t column) const {
+    return column < plan.tiling_.max_blocknum_perbatch ? plan.Blocks(sequence, column).GetValue(0) : -1;
+  }
 };
 
 class IndexerCube {
@@ -815,8 +894,10 @@ class IndexerCube {
     const LocalTensor<int8_t> keys = Keys(key_slots_.Acquire());
     const uint32_t position = cursor_.Position();
     const uint32_t count = RoundUp(Smaller(kKeyTile, task.visible - position), kFractal);
-    for (uint32_t done = 0; done < count;) {
-      const KeyRun run = plan_.Run(task.sequence, position + done, count - done);
+    const TableRow table{plan_, task.sequence};
+    KeyRuns<TableRow> runs(table, tiling_, position, count);
+    for (uint32_t done = 0; !runs.Done();) {
+      const KeyRun run = runs.Next();
       if (run.row >= 0) {
         Nd2NzParams params;
         params.ndNum = static_cast<uint16_t>(run.count / kFractal);
