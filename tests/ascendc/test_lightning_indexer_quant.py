@@ -37,7 +37,7 @@ class TilingData(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_uint32) for name in ("cores", "t", "s1", *SHAPE, "sequence_units", "unit_tokens")),
         *((name, ctypes.c_uint32) for name in ("rounds", "shared", "sharers", "lists", "list_records")),
-        *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "sample_offset", "workspace_bytes")),
+        *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "workspace_bytes")),
     )
 
 

@@ -162,17 +162,16 @@ class IndexerPlan {
     const uint32_t index = step % kScoreSlots * kUnitTokens + row;
     return Global<float>(Own() + kWeightSlots * kUnitTokens * kIdxNHeads * 2 + index * kSortChunk * 4, kSortChunk);
   }
-  // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, and samples
-  // of them.
-  __aicore__ inline GlobalTensor<float> List(uint32_t shared, uint32_t token, uint32_t list) const {
-    const uint64_t index = ListIndex(shared, token) + list;
-    return Global<float>(workspace_ + tiling_.list_offset + index * tiling_.list_records * 8,
-                         static_cast<uint64_t>(tiling_.lists - list) * tiling_.list_records * 2);
-  }
+  // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, each behind
+  // its samples, ListStride records one after the other.
+  __aicore__ inline uint32_t ListStride() const { return kMaxSamples + tiling_.list_records; }
   __aicore__ inline GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
-    const uint64_t index = ListIndex(shared, token) + list;
-    return Global<float>(workspace_ + tiling_.sample_offset + index * kMaxSamples * 8,
-                         static_cast<uint64_t>(tiling_.lists - list) * kMaxSamples * 2);
+    const uint64_t index = (static_cast<uint64_t>(shared) * tiling_.unit_tokens + token) * tiling_.lists + list;
+    return Global<float>(workspace_ + tiling_.list_offset + index * ListStride() * 8,
+                         static_cast<uint64_t>(tiling_.lists - list) * ListStride() * 2);
+  }
+  __aicore__ inline GlobalTensor<float> List(uint32_t shared, uint32_t token, uint32_t list) const {
+    return Samples(shared, token, list)[kMaxSamples * 2];
   }
   __aicore__ inline uint32_t SharedUnit(uint32_t task) const { return first_shared_ + task; }
 
@@ -181,9 +180,6 @@ class IndexerPlan {
 
  private:
   __aicore__ inline GM_ADDR Own() const { return workspace_ + core_ * tiling_.core_bytes; }
-  __aicore__ inline uint64_t ListIndex(uint32_t shared, uint32_t token) const {
-    return (static_cast<uint64_t>(shared) * tiling_.unit_tokens + token) * tiling_.lists;
-  }
   __aicore__ inline uint32_t FirstSharer(uint32_t shared) const { return shared * tiling_.sharers / tiling_.shared; }
   // Tiles of the keys from share `from` to share `to` of `shares`. A unit that sees no more keys than it may select
   // needs no scores: it has no tiles.
@@ -255,7 +251,8 @@ class TableWindow {
  public:
   __aicore__ inline void Place(UbArena& arena) { entries_ = arena.Take<int32_t>(kColumns); }
   // Entries of the task's keys from `position` on, at least for `count` keys; those may be as many as a step has.
-  __aicore__ MS_DSV32_NOINLINE void Cover(const IndexerPlan& plan, const IndexerTask& task, uint32_t position, uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void Cover(const IndexerPlan& plan, const IndexerTask& task, uint32_t position,
+                                          uint32_t count) {
     const LightningIndexerTiling& tiling = plan.tiling_;
     const uint32_t first = position / tiling.block_size, columns = tiling.max_blocknum_perbatch;
     const uint32_t end = Smaller(DivUp(position + count, tiling.block_size), columns);
@@ -301,7 +298,6 @@ class IndexerVector {
       scale16_[i] = arena_.Take<half>(kSortChunk);
     }
     scale32_ = arena_.Take<float>(kSortChunk);
-    samples_ = arena_.Take<float>(kMaxSamples * 2);
     factors16_ = arena_.Take<half>(2 * kRows * kIdxNHeads);
     factors32_ = arena_.Take<float>(2 * kRows * kIdxNHeads);
   }
@@ -341,7 +337,7 @@ class IndexerVector {
   }
 
  private:
-  // positions 8, window of block_table 4, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 1.8 KiB.
+  // positions 8, window of block_table 4, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 2.3 KiB.
   static constexpr uint32_t kUbBytes = 184 * 1024;
   static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
   // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written
@@ -422,6 +418,7 @@ class IndexerVector {
       const LocalTensor<half> scales = scale16_[scale_slots_.Take()];
       // Only a row has the barriers that let the next step overwrite scale32_.
       if (scored && keys.missing < keys.count) Cast(scale32_, scales, RoundMode::CAST_NONE, keys.count);
+      if (scored && !task.Long()) topk_.Expect(keys.first);
       scale_slots_.Release();
       // While the scalar unit waits for what sorting finds, it can ask for nothing.
       if (step + 1 < task.Steps()) next = LoadScales(task, step + 1);
@@ -495,10 +492,9 @@ class IndexerVector {
     const uint32_t shared = plan_.SharedUnit(index), token = task.Token(row) - task.token;
     const uint32_t list = task.Halves() ? task.part * 2 + row : task.part;
     AwaitOut();
-    const uint32_t samples = topk_.Sample(samples_, own, list);
+    const LocalTensor<float> sampled = topk_.Sampled(own, list);
     BeginOut();
-    CopyOut(plan_.List(shared, token, list), best.records, best.count * 2);
-    if (samples > 0) CopyOut(plan_.Samples(shared, token, list), samples_, samples * 2);
+    CopyOut(plan_.Samples(shared, token, list), sampled, (kMaxSamples + best.count) * 2);
     EndOut();
   }
 
@@ -537,7 +533,7 @@ class IndexerVector {
     // Nothing of the scores is in use: their UB holds the lists.
     arena_.Reset(common_bytes_);
     merger_.Place(arena_, 3 * kMergedRecords);
-    const uint32_t groups = DivUp(tiling_.lists, kMergeWidth);
+    const uint32_t groups = tiling_.lists > kMergeWidth ? kMergeGroups : 1;
     const uint32_t tokens = tiling_.shared * tiling_.unit_tokens;
     for (uint32_t index = vector; index < tokens * groups; index += vectors) {
       MergeGroup(index / groups, index % groups, groups);
@@ -553,6 +549,10 @@ class IndexerVector {
     topk_.Place(arena_, tiling_.list_records);
   }
 
+  __aicore__ inline uint32_t FirstList(uint32_t group, uint32_t groups) const {
+    return group * DivUp(tiling_.lists, groups);
+  }
+
   __aicore__ inline void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
     const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
     const IndexerTask unit = plan_.Part(shared, 0);
@@ -565,14 +565,16 @@ class IndexerVector {
     CountLists(unit, shared, token);
     // The lists follow the samples before these have told how much of a list is needed: about as much as it has if all
     // lists are alike.
-    const uint32_t first = group * kMergeWidth, end = Smaller(first + kMergeWidth, lists_);
+    const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
     const uint32_t enough = DivUp(tiling_.selected_count, kSampleStride);
     const uint32_t head = Smaller((DivUp(3 * enough, 2 * tiling_.lists) + 2) * kSampleStride, tiling_.list_records);
-    DataCopy(merger_.At(kMergedRecords), plan_.Samples(shared, token, 0), lists_ * kMaxSamples * 2);
+    const DataCopyParams samples(static_cast<uint16_t>(lists_), kMaxSamples / 4,
+                                 static_cast<uint16_t>(tiling_.list_records / 4), 0);
+    DataCopy(merger_.At(kMergedRecords), plan_.Samples(shared, token, 0), samples);
     SetFlag<HardEvent::MTE2_V>(kMergeFlag);
     if (first < end) {
       const DataCopyParams heads(static_cast<uint16_t>(end - first), static_cast<uint16_t>(head / 4),
-                                 static_cast<uint16_t>((tiling_.list_records - head) / 4), 0);
+                                 static_cast<uint16_t>((plan_.ListStride() - head) / 4), 0);
       DataCopy(merger_.At(0), plan_.List(shared, token, first), heads);
     }
     WaitFlag<HardEvent::MTE2_V>(kMergeFlag);
@@ -593,7 +595,7 @@ class IndexerVector {
       WritePositions(unit.token + token, best.records);
     } else if (best.count > 0) {
       BeginOut();
-      CopyOut(plan_.List(shared, token, group * kMergeWidth), best.records, best.count * 2);
+      CopyOut(plan_.List(shared, token, first), best.records, best.count * 2);
       EndOut();
     }
   }
@@ -608,12 +610,13 @@ class IndexerVector {
     uint32_t at = 0;
     for (uint32_t group = 0; group < groups; ++group) {
       uint32_t length = 0;
-      for (uint32_t list = group * kMergeWidth; list < Smaller((group + 1) * kMergeWidth, lists_); ++list) {
+      const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
+      for (uint32_t list = first; list < end; ++list) {
         length += lengths_[list];
       }
       length = Smaller(length, tiling_.selected_count);
       if (length == 0) continue;
-      CopyIn(merger_.At(at), plan_.List(shared, token, group * kMergeWidth), length * 2);
+      CopyIn(merger_.At(at), plan_.List(shared, token, first), length * 2);
       merger_.Add(at, length);
       at += RoundUp(length, 4);
     }
@@ -675,7 +678,7 @@ class IndexerVector {
   TableWindow table_;
   TopK topk_;
   ListMerger merger_;
-  LocalTensor<float> scores_[2], scale32_, samples_, factors32_;
+  LocalTensor<float> scores_[2], scale32_, factors32_;
   LocalTensor<half> scale16_[2], factors16_;
   LocalTensor<int32_t> positions_;
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> score_slots_;

@@ -56,20 +56,26 @@ class TopK {
  public:
   static constexpr uint32_t kChunk = 2048;
   static constexpr uint32_t kTokens = 2;
+  static constexpr uint32_t kSamples = 32;
 
-  // Takes 2 * 16 + 8.5 KiB and three lists of keep + 2048 records of UB. Must begin at a multiple of 256
+  // Takes 2 * 16 + 8.5 KiB and three lists of keep + 2048 + 32 records of UB. Must begin at a multiple of 256
   // bytes, while nothing uses UB.
   __aicore__ MS_DSV32_NOINLINE void Place(UbArena& arena, uint32_t keep) {
     keep_ = keep;
     runs_[0] = arena.Take<float>(kChunk * 2);
     runs_[1] = arena.Take<float>(kChunk * 2);
-    for (uint32_t i = 0; i < kTokens + 1; ++i) lists_[i] = arena.Take<float>((keep + kChunk) * 2);
+    for (uint32_t i = 0; i < kTokens + 1; ++i) {
+      sampled_lists_[i] = arena.Take<float>((kSamples + keep + kChunk) * 2);
+      lists_[i] = sampled_lists_[i][kSamples * 2];
+    }
     positions_ = arena.Take<int32_t>(kChunk);
     bits_ = arena.Take<uint8_t>(kChunk / 8);
     sampled_ = arena.Take<uint32_t>(64);  // so that what follows begins at a multiple of 256 bytes
     // What pads the positions of kept scores must be something.
     Duplicate(runs_[1], 0.0f, static_cast<int32_t>(kChunk * 2));
-    for (LocalTensor<float>& list : lists_) Duplicate(list, 0.0f, static_cast<int32_t>((keep + kChunk) * 2));
+    for (const LocalTensor<float>& list : sampled_lists_) {
+      Duplicate(list, 0.0f, static_cast<int32_t>((kSamples + keep + kChunk) * 2));
+    }
     // Of 32 records the last one.
     Duplicate(sampled_.ReinterpretCast<int32_t>(), int32_t{0}, 8);
     PipeBarrier<PIPE_V>();
@@ -91,6 +97,8 @@ class TopK {
     spare_ = kTokens;
   }
 
+  // The next scores begin at position `first`: what can be done before they are there.
+  __aicore__ inline void Expect(uint32_t first) { MovePositions(first); }
   // `count` scores of token `i`, of positions from `first` on, which follow all that the token has had. `scores` has
   // room for kChunk and is used up. `more`: as many will follow, so that sorting may wait for them; both are
   // multiples of 128.
@@ -119,10 +127,11 @@ class TopK {
   // The best `keep` records so far of token `i`, or as many as there are.
   __aicore__ inline RecordList List(uint32_t i) const { return {lists_[slot_[i]], held_[i]}; }
 
-  // Each 64th record of token `i`, with `id` for its position, to `dst`, which has room for 32. Returns how many.
-  __aicore__ inline uint32_t Sample(const LocalTensor<float>& dst, uint32_t i, uint32_t id) const {
+  // The list of token `i` behind kSamples records: each 64th one of the list, with `id` for its position.
+  __aicore__ inline LocalTensor<float> Sampled(uint32_t i, uint32_t id) const {
+    const LocalTensor<float> dst = sampled_lists_[slot_[i]];
     const uint32_t samples = held_[i] / 64;
-    if (samples == 0) return 0;
+    if (samples == 0) return dst;
     uint64_t kept = 0;
     GatherMask(dst, lists_[slot_[i]][32 * 2], sampled_, false, 0,
                GatherMaskParams(1, static_cast<uint16_t>(samples), 16, 0), kept);
@@ -130,7 +139,7 @@ class TopK {
     uint64_t upper[2] = {0xaaaaaaaaaaaaaaaa, 0};
     Duplicate(dst.ReinterpretCast<int32_t>(), static_cast<int32_t>(id), upper, static_cast<uint8_t>(1),
               static_cast<uint16_t>(1), static_cast<uint8_t>(8));
-    return samples;
+    return dst;
   }
 
  private:
@@ -267,7 +276,7 @@ class TopK {
   static constexpr uint32_t kMargin = 20;
 
   uint32_t keep_ = 0;
-  LocalTensor<float> runs_[2], lists_[kTokens + 1];
+  LocalTensor<float> runs_[2], sampled_lists_[kTokens + 1], lists_[kTokens + 1];
   LocalTensor<int32_t> positions_;
   LocalTensor<uint8_t> bits_;
   LocalTensor<uint32_t> sampled_;
