@@ -60,7 +60,7 @@ struct IndexerTask {
   __aicore__ inline uint32_t FirstTile(uint32_t row) const { return begin[Halves() ? row : 0]; }
   __aicore__ inline uint32_t Tiles(uint32_t row) const { return begin[Halves() ? row + 1 : 2] - FirstTile(row); }
   // Keys of the row in its tiles [from, to).
-  __aicore__ inline uint32_t Keys(uint32_t row, uint32_t from, uint32_t to) const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t Keys(uint32_t row, uint32_t from, uint32_t to) const {
     const uint32_t first = (FirstTile(row) + from) * kKeyTile;
     const uint32_t end = Smaller((FirstTile(row) + Smaller(to, Tiles(row))) * kKeyTile, Visible(row));
     return end > first ? end - first : 0;
@@ -75,7 +75,7 @@ struct IndexerTask {
     return Tiles(0) > others ? Tiles(0) - others : 0;
   }
   __aicore__ inline uint32_t LongSteps() const { return DivUp(LongTiles(), Long() ? kLongStep : kShortStep); }
-  __aicore__ inline uint32_t Steps() const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t Steps() const {
     if (Tiles(0) == 0) return 0;
     return LongSteps() + (Long() && Tiles(0) > kLastStep ? 2 : 1);
   }
@@ -165,7 +165,7 @@ class IndexerPlan {
   // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, each behind
   // its samples, ListStride records one after the other.
   __aicore__ inline uint32_t ListStride() const { return kMaxSamples + tiling_.list_records; }
-  __aicore__ inline GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
+  __aicore__ MS_DSV32_NOINLINE GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
     const uint64_t index = (static_cast<uint64_t>(shared) * tiling_.unit_tokens + token) * tiling_.lists + list;
     return Global<float>(workspace_ + tiling_.list_offset + index * ListStride() * 8,
                          static_cast<uint64_t>(tiling_.lists - list) * ListStride() * 2);
@@ -348,7 +348,7 @@ class IndexerVector {
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
   static_assert(kMergedRecords >= 3 * kMaxLists * kMaxSamples);
 
-  __aicore__ inline uint32_t NextTask(uint32_t index) const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {
     while (index < plan_.Tasks() && plan_.Task(index).Steps() == 0) ++index;
     return index;
   }
@@ -393,12 +393,12 @@ class IndexerVector {
     out_ = false;
   }
 
-  __aicore__ inline void Score(const IndexerTask& task, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void Score(const IndexerTask& task, uint32_t index) {
     AwaitOut();  // the lists are free
     topk_.Begin();
-    const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_);
+    const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_), steps = task.Steps();
     StepKeys next = LoadScales(task, 0);
-    for (uint32_t step = 0; step < task.Steps(); ++step, ++steps_) {
+    for (uint32_t step = 0; step < steps; ++step, ++steps_) {
       const uint32_t from = task.StepBegin(step), to = task.StepBegin(step + 1);
       const StepKeys keys = next;
       AwaitCore(kScoresReady);
@@ -421,7 +421,7 @@ class IndexerVector {
       if (scored && !task.Long()) topk_.Expect(keys.first);
       scale_slots_.Release();
       // While the scalar unit waits for what sorting finds, it can ask for nothing.
-      if (step + 1 < task.Steps()) next = LoadScales(task, step + 1);
+      if (step + 1 < steps) next = LoadScales(task, step + 1);
       for (uint32_t row = begin; row < end; ++row) {
         if (loaded[row - begin] == 0) continue;
         const LocalTensor<float> scores = scores_[score_slots_.Take()];
@@ -481,7 +481,7 @@ class IndexerVector {
   }
 
   // What becomes of a row's list: the result, or one of several lists of the token.
-  __aicore__ inline void Keep(const IndexerTask& task, uint32_t row, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void Keep(const IndexerTask& task, uint32_t row, uint32_t index) {
     const uint32_t own = row - task.RowBegin(sub_);
     const RecordList best = topk_.List(own);
     if (!task.shared) {
@@ -527,7 +527,7 @@ class IndexerVector {
   }
 
   // The tokens of shared units, dealt to all AIVs: a token with few lists to one, one with many in groups.
-  __aicore__ inline void MergeShared(uint32_t vector, uint32_t vectors) {
+  __aicore__ MS_DSV32_NOINLINE void MergeShared(uint32_t vector, uint32_t vectors) {
     if (tiling_.shared == 0) return;
     CrossCoreWaitFlag(kListsReady);
     // Nothing of the scores is in use: their UB holds the lists.
@@ -553,7 +553,7 @@ class IndexerVector {
     return group * DivUp(tiling_.lists, groups);
   }
 
-  __aicore__ inline void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
+  __aicore__ MS_DSV32_NOINLINE void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
     const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
     const IndexerTask unit = plan_.Part(shared, 0);
     if (token >= unit.tokens) return;
@@ -601,7 +601,7 @@ class IndexerVector {
   }
 
   // The groups of a token, each merged to its first list.
-  __aicore__ inline void MergeGroups(uint32_t index, uint32_t groups) {
+  __aicore__ MS_DSV32_NOINLINE void MergeGroups(uint32_t index, uint32_t groups) {
     const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
     const IndexerTask unit = plan_.Part(shared, 0);
     if (token >= unit.tokens || unit.Visible(token) <= tiling_.selected_count) return;
@@ -640,7 +640,7 @@ class IndexerVector {
   // How much of each list can be among the token's best. Each of the `enough` best samples has kSampleStride - 1
   // records of its list before it, so that what comes behind the next sample of a list comes behind selected_count
   // others.
-  __aicore__ inline void Prune(uint32_t enough) {
+  __aicore__ MS_DSV32_NOINLINE void Prune(uint32_t enough) {
     merger_.Begin(kMergedRecords, kMaxLists * kMaxSamples);
     for (uint32_t list = 0; list < lists_; ++list) {
       merger_.Add(kMergedRecords + list * kMaxSamples, lengths_[list] / kSampleStride);
@@ -812,7 +812,7 @@ class IndexerCube {
     uint32_t task, tokens;
   };
 
-  __aicore__ inline uint32_t NextTask(uint32_t index) const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {
     while (index < plan_.Tasks() && plan_.Task(index).Tiles(0) == 0) ++index;
     return index;
   }
