@@ -12,6 +12,7 @@ from emulator import HERE, Arg, In, Library, Out, Report, Tiling, Workspace, bui
 SOURCE = HERE / "tests" / "faults.cpp"
 TEXT = SOURCE.read_text(encoding="utf-8")
 NAMES = re.findall(r"^ +FAULT\((\w+)\)", TEXT, re.MULTILINE)
+SET_AGAIN = r"nothing orders it behind the WaitFlag of its earlier set at faults.cpp:\d+;"
 # name: kind of the finding, and what its message says
 VECTOR = {
     "missing_flag_in": ("hazard", "read after write in UB .* no flag MTE2_V"),
@@ -23,8 +24,14 @@ VECTOR = {
     "flag_of_another_id": ("flag", r"WaitFlag<HardEvent::MTE2_V>\(1\): nobody set it"),
     "flag_of_another_pipe": ("hazard", "no flag MTE2_V"),
     "flag_set_too_early": ("hazard", "no flag MTE2_V"),
-    "event_set_again": ("flag", r"SetFlag<HardEvent::S_MTE3>\(5\): nothing orders it behind the WaitFlag of its earlier set at faults.cpp:\d+; .* behind DataCopy at"),
-    "event_set_again_before_the_wait_is_known": ("flag", r"SetFlag<HardEvent::MTE2_V>\(2\): nothing orders it behind the WaitFlag of its earlier set at faults.cpp:\d+"),
+    "event_set_again": (
+        "flag",
+        rf"SetFlag<HardEvent::S_MTE3>\(5\): {SET_AGAIN}.* behind DataCopy at",
+    ),
+    "event_set_again_before_the_wait_is_known": (
+        "flag",
+        rf"SetFlag<HardEvent::MTE2_V>\(2\): {SET_AGAIN}",
+    ),
     "double_set": ("flag", "while it is already set"),
     "leftover_flag": ("flag", r"ends with HardEvent::MTE2_V\(2\) set"),
     "event_id": ("flag", "ids are 0-7"),
@@ -88,7 +95,10 @@ CUBE = {
     "missing_flag_l0": ("hazard", "in L0A .* no flag MTE1_M"),
     "missing_flag_l0c": ("hazard", "in L0C .* no flag M_FIX"),
     "missing_flag_l0_reuse": ("hazard", "write after read in L0A .* no flag M_MTE1"),
-    "event_set_again_by_the_cube": ("flag", r"SetFlag<HardEvent::M_MTE1>\(5\): nothing orders it behind the WaitFlag of its earlier set at faults.cpp:\d+; .* behind Mmad at"),
+    "event_set_again_by_the_cube": (
+        "flag",
+        rf"SetFlag<HardEvent::M_MTE1>\(5\): {SET_AGAIN}.* behind Mmad at",
+    ),
     "missing_barrier_between_products": ("hazard", "in L0C .* no PipeBarrier<PIPE_M>"),
     "k_padding": ("uninitialised", "column of B 0 is defined in part, not at k = 56: K is padded"),
     "fractal_not_loaded": ("overflow", "fm reads bytes"),
@@ -132,7 +142,9 @@ CROSS = {
     "mode_1_on_aic": ("cross_core", "mode 1 is for AIVs"),
     "credit_given_too_early": ("hazard", "write after read in GM tensor workspace .* no cross-core flag"),
 }
-FAULTS = {**VECTOR, **CUBE, **CROSS}
+BARE = {"atomic_mode_of_another_kernel": ("argument", "nobody set the atomic mode")}
+GROUPS = (VECTOR, CUBE, CROSS, BARE)
+FAULTS = {name: fault for group in GROUPS for name, fault in group.items()}
 
 
 @pytest.fixture(scope="module")
@@ -142,10 +154,10 @@ def library() -> Library:
 
 def launch(library: Library, name: str, seed: int, flags: str = "bits", out: Arg | None = None) -> Report:
     values = np.linspace(1, 2, 4096, dtype=np.float32)
-    group = 0 if name in VECTOR else 1 if name in CUBE else 2
+    key = [name in group for group in GROUPS].index(True)
     tiling = Tiling(np.array([NAMES.index(name), 0], np.int32))
     args = [In("in", values), out or Out("out", 4096, np.float32), Workspace(8192), tiling]
-    return library.launch("fault", args, blocks=2, tiling_key=group, seed=seed, workers=1, timeout=20, flags=flags)
+    return library.launch("fault", args, blocks=2, tiling_key=key, seed=seed, workers=1, timeout=20, flags=flags)
 
 
 def line_of(name: str) -> int:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulator import HERE, In, Library, Out, Report, Tiling, Workspace, build
+from emulator import FLAGS_ARE, HERE, In, Library, Out, Report, Tiling, Workspace, build
 
 from ms_dsv32 import op_info
 
@@ -19,7 +19,7 @@ SEEDS = [0, 1, 2, 3]
 
 @pytest.fixture(scope="module")
 def library() -> Library:
-    return build(SOURCE, ["add_vectors", "scaled_product", "exchange"])
+    return build(SOURCE, ["add_vectors", "scaled_product", "exchange", "back_edges"])
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -59,6 +59,32 @@ def test_barriers_between_cores(library: Library, blocks: int, key: int, seed: i
     numbers = np.arange(1, 2 * blocks + 1, dtype=np.float32)
     expected = numbers.reshape(-1, 2).sum(1).repeat(2) if key == 3 else np.full(2 * blocks, numbers.sum())
     np.testing.assert_array_equal(out.array, np.repeat(expected, 8).reshape(-1, 8))
+
+
+@pytest.mark.parametrize("flags", FLAGS_ARE)
+def test_events_that_are_set_behind_the_wait_for_the_set_before(library: Library, flags: str) -> None:
+    """Nothing to report and nothing lost, however late the pipes are; what the scalar unit has waited for is there."""
+    rounds = 9
+    rng = np.random.default_rng(0)
+    x = rng.integers(-16, 17, (rounds, 64)).astype(np.float32)
+    a, b = (rng.integers(-8, 9, shape).astype(np.float16) for shape in ((16 * rounds, 64), (64, 128)))
+    want = np.zeros((rounds, 8), np.float32)
+    for i, row in enumerate(x):
+        first, second = -np.sort(-row[:32]), -np.sort(-row[32:])
+        # A merge that stops with the first list that is used up; of equal scores the first list's come first.
+        ends = first[-1] >= second[-1]
+        want[i, :3] = (row > i).sum(), row[row > i].sum(), 32 if ends else (first >= second[-1]).sum()
+    for seed in range(17):
+        out, product = Out("out", want.shape, np.float32), Out("product", (16 * rounds, 128), np.float32)
+        args = [In("x", x), In("a", a), In("b", b), out, product, Tiling(np.array([rounds, 0], np.int32))]
+        library.launch("back_edges", args, seed=seed, flags=flags).check()
+        np.testing.assert_array_equal(out.array, want)
+        np.testing.assert_array_equal(product.array, a.astype(np.float32) @ b.astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(4, 12))
+def test_flags_that_count_change_nothing_where_none_is_set_twice(library: Library, seed: int) -> None:
+    product(library, 2, 9, 24, seed=seed, flags="counts")
 
 
 def test_the_same_seed_gives_the_same_run(library: Library) -> None:

@@ -169,7 +169,8 @@ inline void Cast(const LocalTensor<D>& dst, const LocalTensor<S>& src, const Rou
                   Strided("Cast", loc, "src", src, p.srcBlkStride.value, p.srcRepStride.value, 65535, 255));
 }
 
-// SetDeqScale.md, the form for int32_t to half.
+// SetDeqScale.md, the form for int32_t to half. Its example has nothing between it and the Cast: an instruction takes
+// the scale with it when it is issued.
 inline void SetDeqScale(half scale) { ascendc_emulator::t_core->deq_scale = scale.bits; }
 
 }  // namespace AscendC

@@ -79,6 +79,19 @@ inline void CheckGmAlign(const char* api, Loc loc, const GlobalTensor<T>& tensor
         Format("%s: GM byte %lld is no multiple of sizeof(%s)", api, static_cast<long long>(offset), TypeName<T>()));
 }
 
+// Of a write of T to GM. An instruction takes the mode with it when it is issued: the example of SetAtomicAdd.md ends
+// the mode right behind a copy.
+template <class T>
+inline Atomic AtomicMode(const char* api, Loc loc) {
+  if (t_core->atomic < 0)
+    M().Fail("argument", loc,
+             Format("%s: nobody set the atomic mode, there is no TPipe and no SetAtomicNone (InitSocState.md)", api));
+  const auto atomic = static_cast<Atomic>(t_core->atomic);
+  if (atomic != Atomic::kNone && atomic != AtomicType<T>())
+    M().Fail("argument", loc, Format("%s: SetAtomicAdd was set for another type than %s", api, TypeName<T>()));
+  return atomic;
+}
+
 inline Cost GmCost(const Ranges& ranges, double rate) {
   return {M().options.gm.issue + ranges.gm_cycles(rate), M().options.gm.latency};
 }
@@ -110,9 +123,7 @@ inline void CopyOut(const char* api, Loc loc, const GlobalTensor<T>& dst, const 
   CheckAlign(api, loc, "src", src, 32);
   CheckGmAlign(api, loc, dst);
   if (b.count == 0 || b.len == 0) return;
-  const auto atomic = static_cast<Atomic>(t_core->atomic);
-  if (atomic != Atomic::kNone && atomic != AtomicType<T>())
-    M().Fail("argument", loc, Format("%s: SetAtomicAdd was set for another type than %s", api, TypeName<T>()));
+  const Atomic atomic = AtomicMode<T>(api, loc);
   Ranges ranges(api, loc);
   ranges.Local("src", src, false, 0, b.len, b.count, b.src_step);
   ranges.Gm("dst", dst, true, 0, b.len, b.count, b.dst_step);
@@ -317,7 +328,7 @@ template <class T>
 inline void SetAtomicAdd(Loc loc = Loc::Here()) {
   static_assert(ascendc_emulator::kOneOf<T, float, half, bfloat16_t, int32_t, int16_t, int8_t>,
                 "SetAtomicAdd does not support this type");
-  ascendc_emulator::t_core->atomic = static_cast<uint64_t>(ascendc_emulator::AtomicType<T>());
+  ascendc_emulator::t_core->atomic = static_cast<int>(ascendc_emulator::AtomicType<T>());
   (void)loc;
 }
 inline void SetAtomicNone() { ascendc_emulator::t_core->atomic = 0; }

@@ -374,9 +374,7 @@ inline void Fixpipe(const GlobalTensor<D>& dst, const LocalTensor<S>& src, const
     M().Fail("argument", loc,
              Format("Fixpipe: dstStride is %lld bytes, parts of %lld bytes overlap", static_cast<long long>(stride),
                     static_cast<long long>(kRows ? n * kSize : m * 16 * kSize)));
-  const auto atomic = static_cast<Atomic>(t_core->atomic);
-  if (atomic != Atomic::kNone && atomic != AtomicType<D>())
-    M().Fail("argument", loc, "Fixpipe: SetAtomicAdd was set for another type");
+  const Atomic atomic = AtomicMode<D>(api, loc);
   Ranges ranges(api, loc);
   ranges.Local("src", src, false, 0, m * 64, n / 16, src_step);
   if (kRows)

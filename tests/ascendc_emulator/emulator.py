@@ -279,7 +279,8 @@ class Library:
 
         seed 0 executes every instruction when it is issued; another one executes the pipes in a random legal order, the
         same for the same seed. There `flags` says what becomes of an event that is set again before its wait has run:
-        with "bits" the second set is lost, with "counts" the flag counts. `workers` cores run at the same time (0: as many as this process may use, at most 4).
+        with "bits" the second set is lost, with "counts" the flag counts. `workers` cores run at the same time (0: as
+        many as this process may use, at most 4).
         """
         if kernel not in self.kernels:
             raise ValueError(f"{kernel} is not in {self.kernels}")

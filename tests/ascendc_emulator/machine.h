@@ -171,7 +171,7 @@ struct Core {
   uint16_t mrg_result[4] = {0xffff, 0xffff, 0xffff, 0xffff};
   uint64_t gather_count_seq = 0;
   int64_t gather_count = -1;
-  uint64_t atomic = 0;  // 0: none, else the element type
+  int atomic = -1;  // 0: none, else the element type; -1: what the kernel before left
   void* pipe_object = nullptr;
   uint32_t allocated[8] = {};
   uint32_t spins = 0;
@@ -706,7 +706,7 @@ class Machine {
     GmBuffer& buffer = *gm[static_cast<size_t>(access.gm)];
     if (!options.hazards || !buffer.tracked()) return;
     std::lock_guard<std::mutex> lock(buffer.mutex);
-    const bool atomic = access.write && core.atomic != 0;
+    const bool atomic = access.write && core.atomic > 0;
     const GmSegment::Access self{static_cast<uint16_t>(core.index), static_cast<uint8_t>(pipe), atomic, seq,
                                  core.site_of[pipe].back()};
     auto knows = [&](const GmSegment::Access& other) {

@@ -440,7 +440,7 @@ class TBuf {
   uint32_t address_ = 0, bytes_ = 0;
 };
 
-// TPipe takes M_MTE1 events 0-2 on an AIC from its construction to its end.
+// TPipe takes M_MTE1 events 0-2 on an AIC from its construction to its end, and ends the atomic mode (InitSocState.md).
 class TPipe {
  public:
   explicit TPipe(Loc loc = Loc::Here()) : loc_(loc) {
@@ -448,6 +448,7 @@ class TPipe {
     if (core.pipe_object != nullptr)
       ascendc_emulator::M().Fail("resource", loc, "a second TPipe while the first one lives");
     core.pipe_object = this;
+    core.atomic = 0;
     std::fill(std::begin(core.allocated), std::end(core.allocated), 0);
     Own(true);
   }

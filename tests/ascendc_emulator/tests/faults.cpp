@@ -671,6 +671,20 @@ __aicore__ inline void CrossFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR out
   }
 }
 
+// On the first AIV, without a TPipe.
+__aicore__ inline void BareFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR out) {
+  const LocalTensor<float> x(TPosition::VECCALC, 0, 64);
+  GlobalTensor<float> in_gm, out_gm;
+  in_gm.SetGlobalBuffer((__gm__ float*)in, 4096);
+  out_gm.SetGlobalBuffer((__gm__ float*)out, 4096);
+  DataCopy(x, in_gm, 64);
+  Sync<HardEvent::MTE2_MTE3>(0);
+
+  FAULT(atomic_mode_of_another_kernel) {
+    DataCopy(out_gm, x, 64);  // here
+  }
+}
+
 extern "C" __global__ __aicore__ void fault(GM_ADDR in, GM_ADDR out, GM_ADDR workspace, GM_ADDR tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   GET_TILING_DATA_WITH_STRUCT(FaultTiling, t, tiling);
@@ -678,4 +692,5 @@ extern "C" __global__ __aicore__ void fault(GM_ADDR in, GM_ADDR out, GM_ADDR wor
   if (ASCEND_IS_AIV && first && TILING_KEY_IS(0)) VectorFaults(t, in, out, workspace);
   if (ASCEND_IS_AIC && first && TILING_KEY_IS(1)) CubeFaults(t, in, out);
   if (TILING_KEY_IS(2)) CrossFaults(t, in, out, workspace);
+  if (ASCEND_IS_AIV && first && TILING_KEY_IS(3)) BareFaults(t, in, out);
 }

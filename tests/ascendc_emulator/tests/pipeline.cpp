@@ -173,3 +173,120 @@ extern "C" __global__ __aicore__ void exchange(GM_ADDR out, GM_ADDR workspace) {
   Sync<HardEvent::V_MTE3>(0);
   DataCopy(out_gm[self * 8], x, 8);
 }
+
+// Events that are set again and again, each behind the wait for its earlier set, and what the scalar unit reads behind
+// a wait. AIV: out[i] = for each of `rounds` rows of 64 numbers, how many are above the row's index, their sum, and how
+// many records of the first of two lists a merge took, by MTE3 and the scalar unit in turn. AIC: product[i] = row block
+// i of `a` times `b` as in scaled_product, 16 rows each, with an event for each of two places of L0A.
+extern "C" __global__ __aicore__ void back_edges(GM_ADDR x, GM_ADDR a, GM_ADDR b, GM_ADDR out, GM_ADDR product,
+                                                 GM_ADDR tiling) {
+  KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
+  GET_TILING_DATA_WITH_STRUCT(ProductTiling, t, tiling);
+  const int rounds = t.tiles;
+  TPipe pipe;
+  if ASCEND_IS_AIC {
+    constexpr int kK = 64, kN = 128;
+    TBuf<TPosition::A1> a1;
+    TBuf<TPosition::B1> b1;
+    TBuf<TPosition::A2> a2;
+    TBuf<TPosition::B2> b2;
+    TBuf<TPosition::CO1> co1;
+    pipe.InitBuffer(a1, 16 * rounds * kK * 2);
+    pipe.InitBuffer(b1, kK * kN * 2);
+    pipe.InitBuffer(a2, 2 * 16 * kK * 2);
+    pipe.InitBuffer(b2, kK * kN * 2);
+    pipe.InitBuffer(co1, 2 * 16 * kN * 4);
+    GlobalTensor<half> a_gm, b_gm;
+    GlobalTensor<float> product_gm;
+    a_gm.SetGlobalBuffer((__gm__ half*)a);
+    b_gm.SetGlobalBuffer((__gm__ half*)b);
+    product_gm.SetGlobalBuffer((__gm__ float*)product);
+    const LocalTensor<half> l1 = a1.Get<half>(), l0a = a2.Get<half>(), l0b = b2.Get<half>();
+    DataCopy(b1.Get<half>(), b_gm, Nd2NzParams(1, kK, kN, 0, kN, kK, 1, 0));
+    for (int i = 0; i < rounds; ++i)
+      DataCopy(l1[i * 16 * kK], a_gm[i * 16 * kK], Nd2NzParams(1, 16, kK, 0, kK, 16, 1, 0));
+    Sync<HardEvent::MTE2_MTE1>(0);
+    for (int i = 0; i < kK / 16; ++i)
+      LoadData(l0b[i * 16 * kN], b1.Get<half>(), LoadData2DParams(i, kN / 16, kK / 16, 0, 0, true, 0));
+    for (int i = 0; i < 2; ++i) {
+      SetFlag<HardEvent::M_MTE1>(5 + i);
+      SetFlag<HardEvent::FIX_M>(i);
+    }
+    const auto load = [&](int i) {
+      WaitFlag<HardEvent::M_MTE1>(5 + i % 2);
+      LoadData(l0a[i % 2 * 16 * kK], l1[i * 16 * kK], LoadData2DParams(0, kK / 16, 1, 0, 0, false, 0));
+      SetFlag<HardEvent::MTE1_M>(i % 2);
+    };
+    load(0);
+    for (int i = 0; i < rounds; ++i) {
+      if (i + 1 < rounds) load(i + 1);  // ahead of the product
+      WaitFlag<HardEvent::MTE1_M>(i % 2);
+      WaitFlag<HardEvent::FIX_M>(i % 2);
+      MmadParams p;
+      p.m = 16;
+      p.n = kN;
+      p.k = kK;
+      const LocalTensor<float> c = co1.Get<float>()[i % 2 * 16 * kN];
+      Mmad(c, l0a[i % 2 * 16 * kK], l0b, p);
+      SetFlag<HardEvent::M_MTE1>(5 + i % 2);
+      SetFlag<HardEvent::M_FIX>(i % 2);
+      WaitFlag<HardEvent::M_FIX>(i % 2);
+      FixpipeParamsV220 f;
+      f.nSize = kN;
+      f.mSize = 16;
+      f.srcStride = 16;
+      f.dstStride = kN;
+      Fixpipe<float, float, CFG_ROW_MAJOR>(product_gm[i * 16 * kN], c, f);
+      SetFlag<HardEvent::FIX_M>(i % 2);
+    }
+    for (int i = 0; i < 2; ++i) {
+      WaitFlag<HardEvent::M_MTE1>(5 + i);
+      WaitFlag<HardEvent::FIX_M>(i);
+    }
+    return;
+  }
+  if (GetSubBlockIdx() != 0) return;
+  TBuf<TPosition::VECCALC> x_buffer, bits_buffer, kept_buffer, lists_buffer, merged_buffer, row_buffer;
+  pipe.InitBuffer(lists_buffer, 512);
+  pipe.InitBuffer(merged_buffer, 512);
+  pipe.InitBuffer(x_buffer, 256);
+  pipe.InitBuffer(kept_buffer, 256);
+  pipe.InitBuffer(bits_buffer, 32);
+  pipe.InitBuffer(row_buffer, 32);
+  const auto row_in = x_buffer.Get<float>(), kept = kept_buffer.Get<float>(), lists = lists_buffer.Get<float>(),
+             merged = merged_buffer.Get<float>(), row = row_buffer.Get<float>();
+  const auto bits = bits_buffer.Get<uint8_t>();
+  GlobalTensor<float> x_gm, out_gm;
+  x_gm.SetGlobalBuffer((__gm__ float*)x);
+  out_gm.SetGlobalBuffer((__gm__ float*)out);
+  uint64_t unused = 0;
+  SetFlag<HardEvent::MTE3_S>(0);
+  for (int i = 0; i < rounds; ++i) {
+    DataCopy(row_in, x_gm[i * 64], 64);
+    Sync<HardEvent::MTE2_V>(0);
+    CompareScalar(bits, row_in, static_cast<float>(i), CMPMODE::GT, 64);
+    PipeBarrier<PIPE_V>();
+    GatherMask(kept, row_in, bits.ReinterpretCast<uint32_t>(), false, 0, GatherMaskParams(1, 1, 8, 0), unused);
+    Sort32(lists, row_in, row_in.ReinterpretCast<uint32_t>(), 2);
+    PipeBarrier<PIPE_V>();
+    const uint16_t lengths[4] = {32, 32, 0, 0};
+    MrgSort(merged, MrgSortSrcList<float>(lists, lists[64], lists, lists), MrgSort4Info(lengths, true, 3, 1));
+    Sync<HardEvent::V_S>(0);
+    const int count = static_cast<int>(GetGatherMaskRemainCount());
+    uint16_t taken[4];
+    GetMrgSortResult(taken[0], taken[1], taken[2], taken[3]);
+    float sum = 0;
+    for (int k = 0; k < count; ++k) sum += kept.GetValue(k);
+    WaitFlag<HardEvent::MTE3_S>(0);
+    row.SetValue(0, static_cast<float>(count));
+    row.SetValue(1, sum);
+    row.SetValue(2, static_cast<float>(taken[0]));
+    for (int k = 3; k < 8; ++k) row.SetValue(k, 0.0f);
+    Sync<HardEvent::S_MTE3>(0);
+    DataCopy(out_gm[i * 8], row, 8);
+    SetFlag<HardEvent::MTE3_S>(0);
+    Sync<HardEvent::S_V>(0);  // the next row comes when the scalar unit has read this one's results
+    Sync<HardEvent::V_MTE2>(0);
+  }
+  WaitFlag<HardEvent::MTE3_S>(0);
+}

@@ -1,0 +1,143 @@
+"""All kernels with pipes that are late, against golden: the results are right, whether flags are bits or count, and
+there is nothing to report.
+
+A seed gives the pipes of each core speeds of their own. MS_DSV32_LATE_SEEDS says how many seeds are tried (5).
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+
+import cases
+import numpy as np
+import prologs
+import pytest
+import test_lightning_indexer_quant as indexer
+import test_sparse_flash_attention_quant as attention
+from cases import Case
+from numpy.typing import NDArray
+from test_prologs import case_of, golden_of
+from tiling import PROLOGS
+from tolerance import assert_close_output, assert_topk
+
+SEEDS = range(1, 1 + int(os.environ.get("MS_DSV32_LATE_SEEDS", "5")))
+FLAGS = ("bits", "counts")
+
+
+def in_many_orders(launch: Callable[..., object], flags: tuple[str, ...] = FLAGS) -> None:
+    """Calls `launch` with every seed, and with each meaning of flags; with one of them in turn if `flags` is empty."""
+    for seed in SEEDS:
+        for meaning in flags or (FLAGS[seed % 2],):
+            try:
+                launch(seed=seed, flags=meaning, cycles=False)
+            except AssertionError as error:
+                raise AssertionError(f"seed={seed}, flags={meaning!r}: {error}") from error
+
+
+# ---------------------------------------------------------------- prologs
+@pytest.mark.parametrize("cores", [1, 2, 4, 24])
+@pytest.mark.parametrize("op", PROLOGS)
+def test_prologs(op: str, cores: int) -> None:
+    """The AIVs of a core have different numbers of tokens, and on few cores every buffer is used many times."""
+    case, want = case_of(op, 3, 1, 4), golden_of(op, 3, 1, 4)
+    in_many_orders(lambda **options: prologs.assert_as_golden(case, prologs.run(case, cores, **options)[0], want))
+
+
+@pytest.mark.parametrize("op", PROLOGS)
+def test_prologs_of_two_steps(op: str) -> None:
+    """The second step, of two tokens, takes the place of the first one."""
+    case, want = case_of(op, 130, 1, 2), golden_of(op, 130, 1, 2)
+    in_many_orders(lambda **options: prologs.assert_as_golden(case, prologs.run(case, 4, **options)[0], want), ())
+
+
+# ---------------------------------------------------------------- lightning_indexer_quant
+def _without_blocks(case: Case) -> Case:
+    """Blocks in the middle of the sequences are missing, or outside the cache."""
+    table = case.inputs["block_table"].copy()
+    table[:, [2, 17]] = [-1, case.paging.block_num]
+    return case.copy(block_table=table)
+
+
+def _with_nan(case: Case) -> Case:
+    scales = case.inputs["k_cache_scale"].copy()
+    scales.reshape(-1)[case.paging.occupied_rows()[5::301]] = np.nan
+    return case.copy(k_cache_scale=scales)
+
+
+INDEXER: dict[str, Callable[[], Case]] = {
+    # Lists that are full early, so that what is kept of further keys is counted; few keys, and one.
+    "full_lists": lambda: cases.indexer_case(3, 2, [1, 700, 4500], selected_count=512),
+    # Scores that wait, two rows for each AIV, and keys without a block.
+    "four_tokens": lambda: _without_blocks(cases.indexer_case(2, 4, [8197, 2200])),
+    "units_left_over": lambda: cases.indexer_case(5, 1, [2051, 4500, 700, 2049, 3000]),
+    # 24 cores make 40 lists of it, which are merged in groups.
+    "many_lists": lambda: cases.indexer_case(1, 1, 20000),
+    "nan": lambda: _with_nan(cases.indexer_case(1, 4, 4500)),
+}
+
+
+@functools.cache
+def _indexer_want(name: str) -> tuple[Case, NDArray[np.int32], list[NDArray[np.float32]], list[NDArray[np.float32]]]:
+    case = INDEXER[name]()
+    if name != "four_tokens":
+        return case, case.golden()["topk_indices"], *cases.indexer_scores(case)
+    # Golden takes no table with holes: its keys there rank last.
+    scores, magnitudes = cases.indexer_scores(cases.indexer_case(2, 4, [8197, 2200]))
+    for of_token in scores:
+        for block in (2, 17):
+            of_token[block * 128 : (block + 1) * 128] = -np.inf
+    want = np.stack([np.argsort(-of_token, kind="stable")[:2048].astype(np.int32) for of_token in scores])
+    return case, want, scores, magnitudes
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 24])
+@pytest.mark.parametrize("name", INDEXER)
+def test_lightning_indexer(name: str, cores: int) -> None:
+    case, *want = _indexer_want(name)
+    in_many_orders(lambda **options: assert_topk(indexer.run(case, cores, **options)[0], *want, rtol=2e-3))
+
+
+# ---------------------------------------------------------------- sparse_flash_attention_quant
+def _wide_table(case: Case) -> Case:
+    """So many columns of block_table that the softmax has no room beside the gather."""
+    table = np.full((case.paging.b, 8192), -1, np.int32)
+    table[:, : case.inputs["block_table"].shape[1]] = case.inputs["block_table"]
+    return case.copy(block_table=table).with_attributes(max_blocknum_perbatch=8192)
+
+
+ATTENTION: dict[str, Callable[[], Case]] = {
+    # More tasks than slots of the workspace, tokens that see no key, and skipped entries.
+    "tasks": lambda: cases.attention_case(3, 4, 17, [2, 77, 300], topk=96, holes=0.3),
+    "chunks": lambda: cases.attention_case(4, 1, 40, [520, 700, 300, 1], topk=520, holes=0.1),
+    "in_turn": lambda: _wide_table(cases.attention_case(5, 1, 16, [150, 20, 300, 90, 0], topk=150, holes=0.2)),
+    "nothing_valid": lambda: cases.attention_case(2, 2, 20, [0, 70], topk=64, holes=1.0),
+    "without_blocks": lambda: cases.attention_case(4, 1, 8, [300, 280, 400, 130], topk=200),
+}
+
+
+@functools.cache
+def _attention_want(name: str) -> tuple[Case, dict[str, NDArray[np.generic]]]:
+    case = cases.with_lse(ATTENTION[name]())
+    if name != "without_blocks":
+        return case, case.golden()
+    # Golden takes no table with holes: entries without a block are skipped, as -1 is.
+    indices, table = case.inputs["topk_indices"].copy(), case.inputs["block_table"].copy()
+    table[:, 1] = [-1, case.paging.block_num, -1, -1]
+    indices[indices // 128 == 1] = -1
+    return case.copy(block_table=table), case.copy(topk_indices=indices).golden()
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 24])
+@pytest.mark.parametrize("name", ATTENTION)
+def test_sparse_flash_attention(name: str, cores: int) -> None:
+    case, want = _attention_want(name)
+    assert (attention.shape_tiling(case, cores).softmax_offset == 0) == (name == "in_turn")
+
+    def launch(**options: object) -> None:
+        got, _ = attention.run(case, cores, **options)
+        for output, value in want.items():
+            assert_close_output(output, got[output], value)
+
+    in_many_orders(launch)
