@@ -230,13 +230,19 @@ def test_wide_block_table(cores: int, seed: int) -> None:
     check_with_holes(case, [1000, 1023, 1024, 1025, 1150, 2047, 2048], cores=cores, seed=seed)
 
 
-@pytest.mark.parametrize(("cores", "s1"), [(24, 1), (6, 2), (2, 3)])
-@pytest.mark.parametrize("loud", [1000, 3000])
-def test_most_of_the_best_in_few_lists(cores: int, s1: int, loud: int) -> None:
+@pytest.mark.parametrize(
+    ("cores", "s1", "kv_len", "loud"),
+    [
+        *((cores, s1, 30000, loud) for cores, s1 in ((24, 1), (6, 2), (2, 3)) for loud in (1000, 3000)),
+        (9, 1, 36000, 1600),  # more of one list than its samples tell of
+    ],
+)
+def test_most_of_the_best_in_few_lists(cores: int, s1: int, kv_len: int, loud: int) -> None:
     """Lists of which more is needed than is read beside the samples."""
-    case = cases.indexer_case(s1=s1, kv_lens=30000)
+    case = cases.indexer_case(s1=s1, kv_lens=kv_len)
     scales = case.inputs["k_cache_scale"].copy()
-    scales.reshape(-1)[case.paging.occupied_rows()[7000 : 7000 + loud]] *= 64
+    signs = np.sign(cases.indexer_scores(case)[0][-1][8192 : 8192 + loud]).astype(np.float16)
+    scales.reshape(-1)[case.paging.occupied_rows()[8192 : 8192 + loud]] *= 64 * signs
     check(case.copy(k_cache_scale=scales), cores=cores, seed=loud // 1000)
 
 

@@ -165,6 +165,7 @@ class IndexerPlan {
   // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, each behind
   // its samples, ListStride records one after the other.
   __aicore__ inline uint32_t ListStride() const { return kMaxSamples + tiling_.list_records; }
+  __aicore__ inline uint32_t SampleStride() const { return tiling_.lists > kMergeWidth ? kDenseStride : kSampleStride; }
   __aicore__ MS_DSV32_NOINLINE GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
     const uint64_t index = (static_cast<uint64_t>(shared) * tiling_.unit_tokens + token) * tiling_.lists + list;
     return Global<float>(workspace_ + tiling_.list_offset + index * ListStride() * 8,
@@ -347,6 +348,8 @@ class IndexerVector {
   // three times as many places, the samples in the second third.
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
   static_assert(kMergedRecords >= 3 * kMaxLists * kMaxSamples);
+  // Of dense samples all may belong to two lists, which are needed as a whole then.
+  static_assert(kMergedRecords >= kMaxSelected + kMaxLists * kDenseStride + 2 * (kMaxSelected / 2));
 
   __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {
     while (index < plan_.Tasks() && plan_.Task(index).Steps() == 0) ++index;
@@ -492,7 +495,7 @@ class IndexerVector {
     const uint32_t shared = plan_.SharedUnit(index), token = task.Token(row) - task.token;
     const uint32_t list = task.Halves() ? task.part * 2 + row : task.part;
     AwaitOut();
-    const LocalTensor<float> sampled = topk_.Sampled(own, list);
+    const LocalTensor<float> sampled = topk_.Sampled(own, list, plan_.SampleStride());
     BeginOut();
     CopyOut(plan_.Samples(shared, token, list), sampled, (kMaxSamples + best.count) * 2);
     EndOut();
@@ -566,8 +569,8 @@ class IndexerVector {
     // The lists follow the samples before these have told how much of a list is needed: about as much as it has if all
     // lists are alike.
     const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
-    const uint32_t enough = DivUp(tiling_.selected_count, kSampleStride);
-    const uint32_t head = Smaller((DivUp(3 * enough, 2 * tiling_.lists) + 2) * kSampleStride, tiling_.list_records);
+    const uint32_t stride = plan_.SampleStride(), enough = DivUp(tiling_.selected_count, stride);
+    const uint32_t head = Smaller((DivUp(3 * enough, 2 * tiling_.lists) + 2) * stride, tiling_.list_records);
     const DataCopyParams samples(static_cast<uint16_t>(lists_), kMaxSamples / 4,
                                  static_cast<uint16_t>(tiling_.list_records / 4), 0);
     DataCopy(merger_.At(kMergedRecords), plan_.Samples(shared, token, 0), samples);
@@ -578,7 +581,7 @@ class IndexerVector {
       DataCopy(merger_.At(0), plan_.List(shared, token, first), heads);
     }
     WaitFlag<HardEvent::MTE2_V>(kMergeFlag);
-    Prune(enough);
+    Prune(enough, stride);
     bool more = false;
     for (uint32_t list = first; list < end; ++list) more = more || lengths_[list] > head;
     if (more) PipeBarrier<PIPE_MTE2>();
@@ -637,24 +640,25 @@ class IndexerVector {
     }
   }
 
-  // How much of each list can be among the token's best. Each of the `enough` best samples has kSampleStride - 1
+  // How much of each list can be among the token's best. Each of the `enough` best samples has stride - 1
   // records of its list before it, so that what comes behind the next sample of a list comes behind selected_count
   // others.
-  __aicore__ MS_DSV32_NOINLINE void Prune(uint32_t enough) {
+  __aicore__ MS_DSV32_NOINLINE void Prune(uint32_t enough, uint32_t stride) {
     merger_.Begin(kMergedRecords, kMaxLists * kMaxSamples);
     for (uint32_t list = 0; list < lists_; ++list) {
-      merger_.Add(kMergedRecords + list * kMaxSamples, lengths_[list] / kSampleStride);
+      merger_.Add(kMergedRecords + list * kMaxSamples, Smaller(lengths_[list] / stride, kMaxSamples));
     }
     const RecordList best = merger_.Merge(enough);
     if (best.count < enough) return;
+    const uint32_t padded = RoundUp(enough, 32);
     // Which lists they are of: four to a word, as the scalar unit takes long for each.
-    if (enough % 4 != 0) FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * kMaxSamples, 0);
+    if (enough % 4 != 0) FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * padded, 0);
     AwaitOut();
     PipeBarrier<PIPE_V>();
-    RecordPositions(positions_, best.records, kMaxSamples);
+    RecordPositions(positions_, best.records, padded);
     PipeBarrier<PIPE_V>();
-    const LocalTensor<int16_t> narrow = positions_[kMaxSamples].ReinterpretCast<int16_t>();
-    Cast(narrow, positions_, RoundMode::CAST_NONE, kMaxSamples);
+    const LocalTensor<int16_t> narrow = positions_[padded].ReinterpretCast<int16_t>();
+    Cast(narrow, positions_, RoundMode::CAST_NONE, padded);
     WaitPipe<HardEvent::V_S>(kMergeFlag);
     const LocalTensor<uint64_t> words = narrow.ReinterpretCast<uint64_t>();
     uint32_t among[kMaxLists] = {};
@@ -664,7 +668,7 @@ class IndexerVector {
     }
     WaitPipe<HardEvent::S_V>(kMergeFlag);
     for (uint32_t list = 0; list < lists_; ++list) {
-      lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * kSampleStride);
+      if (among[list] < kMaxSamples) lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * stride);
     }
   }
 

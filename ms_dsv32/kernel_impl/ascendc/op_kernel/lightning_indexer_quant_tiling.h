@@ -24,6 +24,8 @@ constexpr uint32_t kWeightSlots = 2;
 // Of a sorted list that waits to be merged with others, each 64th record is a sample of it.
 constexpr uint32_t kSampleStride = 64;
 constexpr uint32_t kMaxSamples = kMaxSelected / kSampleStride;
+// Where a token has more than kMergeWidth lists, less of each is needed: samples of the first half are twice as dense.
+constexpr uint32_t kDenseStride = kSampleStride / 2;
 // Lists that one AIV merges; where a token has more, so many AIVs merge a part each, and one of them their lists.
 constexpr uint32_t kMergeWidth = 16, kMergeGroups = 4;
 constexpr uint32_t kMaxLists = kMergeGroups * kMergeWidth;

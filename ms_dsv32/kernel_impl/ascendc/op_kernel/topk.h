@@ -127,14 +127,15 @@ class TopK {
   // The best `keep` records so far of token `i`, or as many as there are.
   __aicore__ inline RecordList List(uint32_t i) const { return {lists_[slot_[i]], held_[i]}; }
 
-  // The list of token `i` behind kSamples records: each 64th one of the list, with `id` for its position.
-  __aicore__ inline LocalTensor<float> Sampled(uint32_t i, uint32_t id) const {
+  // The list of token `i` behind up to kSamples records: each `stride`th one of the list, with `id` for its position.
+  // `stride` is a multiple of 32.
+  __aicore__ inline LocalTensor<float> Sampled(uint32_t i, uint32_t id, uint32_t stride) const {
     const LocalTensor<float> dst = sampled_lists_[slot_[i]];
-    const uint32_t samples = held_[i] / 64;
+    const uint32_t samples = Smaller(held_[i] / stride, kSamples);
     if (samples == 0) return dst;
     uint64_t kept = 0;
-    GatherMask(dst, lists_[slot_[i]][32 * 2], sampled_, false, 0,
-               GatherMaskParams(1, static_cast<uint16_t>(samples), 16, 0), kept);
+    GatherMask(dst, lists_[slot_[i]][(stride - 32) * 2], sampled_, false, 0,
+               GatherMaskParams(1, static_cast<uint16_t>(samples), static_cast<uint16_t>(stride / 4), 0), kept);
     PipeBarrier<PIPE_V>();
     uint64_t upper[2] = {0xaaaaaaaaaaaaaaaa, 0};
     Duplicate(dst.ReinterpretCast<int32_t>(), static_cast<int32_t>(id), upper, static_cast<uint8_t>(1),
