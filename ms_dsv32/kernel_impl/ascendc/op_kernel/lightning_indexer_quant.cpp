@@ -34,8 +34,9 @@ constexpr uint64_t kDotScaleBits = 0x3a000000;  // 1 / 2048 as float32
 constexpr float kUnscored = -3.0e38f;
 
 // Tiles of a step. Long steps take less time to sort; the AIVs need that where they have two rows each. Behind short
-// ones less is left to be sorted at the end of a launch.
-constexpr uint32_t kLastStep = 4, kShortStep = 8, kLongStep = kSortChunk / kKeyTile;
+// ones less is left to be sorted at the end of a launch. While the last step is scored, the one before is sorted: with
+// a full list of one row that takes as long as to score six tiles.
+constexpr uint32_t kLastStep = 4, kFullListLastStep = 6, kShortStep = 8, kLongStep = kSortChunk / kKeyTile;
 
 // What is scored together. A row is a token of the unit with all keys of the task, or half of the keys.
 struct IndexerTask {
@@ -70,19 +71,20 @@ struct IndexerTask {
   // Steps go over all rows at once; the first row has most tiles. Where an AIV has two rows, long steps come first, and
   // a short one before the last; else all but the last are short.
   __aicore__ inline bool Long() const { return Rows() > 2; }
+  __aicore__ inline uint32_t LastStep() const { return Long() || Halves() ? kLastStep : kFullListLastStep; }
   __aicore__ inline uint32_t LongTiles() const {
-    const uint32_t others = Long() ? kShortStep + kLastStep : kLastStep;
+    const uint32_t others = Long() ? kShortStep + LastStep() : LastStep();
     return Tiles(0) > others ? Tiles(0) - others : 0;
   }
   __aicore__ inline uint32_t LongSteps() const { return DivUp(LongTiles(), Long() ? kLongStep : kShortStep); }
   __aicore__ MS_DSV32_NOINLINE uint32_t Steps() const {
     if (Tiles(0) == 0) return 0;
-    return LongSteps() + (Long() && Tiles(0) > kLastStep ? 2 : 1);
+    return LongSteps() + (Long() && Tiles(0) > LastStep() ? 2 : 1);
   }
   __aicore__ MS_DSV32_NOINLINE uint32_t StepBegin(uint32_t step) const {
     if (step < LongSteps()) return ShareBegin(LongTiles(), step, LongSteps());
     if (step == LongSteps()) return LongTiles();
-    return step == Steps() ? Tiles(0) : Tiles(0) - kLastStep;
+    return step == Steps() ? Tiles(0) : Tiles(0) - LastStep();
   }
 };
 
