@@ -37,7 +37,7 @@ class TilingData(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_uint32) for name in ("cores", "t", "s1", *SHAPE, "sequence_units", "unit_tokens")),
         *((name, ctypes.c_uint32) for name in ("rounds", "shared", "sharers", "lists", "list_records")),
-        *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "sample_offset", "workspace_bytes")),
+        *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "workspace_bytes")),
     )
 
 
@@ -182,15 +182,68 @@ def test_small_blocks_and_split_axes() -> None:
     check(case, cores=2, seed=1)
 
 
-def test_keys_without_a_block_rank_last() -> None:
-    case = cases.indexer_case(kv_lens=600, selected_count=300)
+def check_with_holes(case: cases.Case, columns: list[int], **options: Any) -> None:
+    """The one sequence of `case` without the blocks of some columns: their keys rank last."""
     table = case.inputs["block_table"].copy()
-    table[0, [1, 3]] = [-1, case.paging.block_num]
-    got, _ = run(case.copy(block_table=table), seed=1)
+    table[0, columns] = [-1 if i % 2 == 0 else case.paging.block_num for i in range(len(columns))]
+    got, _ = run(case.copy(block_table=table), **options)
     scores, magnitudes = (found[0] for found in cases.indexer_scores(case))
-    scores[128:256] = scores[384:512] = -np.inf
-    want = np.argsort(-scores, kind="stable")[:300].astype(np.int32)
+    size = case.paging.block_size
+    for column in columns:
+        scores[column * size : (column + 1) * size] = -np.inf
+    selected = case.attributes["selected_count"]
+    want = np.argsort(-scores, kind="stable")[:selected].astype(np.int32)
     assert_topk(got, want[None], [scores], [magnitudes], rtol=2e-3)
+
+
+def test_keys_without_a_block_rank_last() -> None:
+    check_with_holes(cases.indexer_case(kv_lens=600, selected_count=300), [1, 3], seed=1)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize(("block_size", "kv_len"), [(16, 3000), (48, 5000), (128, 5000), (4096, 9000)])
+def test_neighbouring_blocks(block_size: int, kv_len: int, shuffle: bool) -> None:
+    """Runs of blocks that are neighbours in the cache end at holes, at other blocks, and at the ends of tiles."""
+    case = cases.indexer_case(kv_lens=kv_len, selected_count=200, block_size=block_size, shuffle=shuffle)
+    last = (kv_len - 1) // block_size
+    check_with_holes(case, sorted({last // 2, last // 2 + 1, last}), seed=1)
+    table = case.inputs["block_table"].copy()
+    table[0, 1:last:5] = table[0, 2 : last + 1 : 5]  # two columns with one block
+    check(case.copy(block_table=table), cores=2, seed=int(shuffle))
+
+
+def test_neighbouring_blocks_are_copied_at_once() -> None:
+    counts = [check(cases.indexer_case(kv_lens=8192, block_size=16, shuffle=shuffle)) for shuffle in (True, False)]
+    shuffled, neighbours = (report.instructions for report in counts)
+    assert neighbours["AIC.MTE2"] < shuffled["AIC.MTE2"] / 5
+    assert neighbours["AIV.MTE2"] < shuffled["AIV.MTE2"] / 5
+
+
+@pytest.mark.parametrize(("cores", "seed"), [(1, 0), (1, 2), (3, 1)])
+def test_wide_block_table(cores: int, seed: int) -> None:
+    """An AIV reads the table in windows of 1024 columns. Here are 8192, with holes where windows end."""
+    case = cases.indexer_case(2, kv_lens=[40000, 700], selected_count=100, block_size=16)
+    table = np.full((2, 8192), -1, np.int32)
+    table[:, : case.inputs["block_table"].shape[1]] = case.inputs["block_table"]
+    check(case.copy(block_table=table), cores=cores, seed=seed)
+    case = cases.indexer_case(kv_lens=40000, selected_count=100, block_size=16)
+    check_with_holes(case, [1000, 1023, 1024, 1025, 1150, 2047, 2048], cores=cores, seed=seed)
+
+
+@pytest.mark.parametrize(
+    ("cores", "s1", "kv_len", "loud"),
+    [
+        *((cores, s1, 30000, loud) for cores, s1 in ((24, 1), (6, 2), (2, 3)) for loud in (1000, 3000)),
+        (9, 1, 36000, 1600),  # more of one list than its samples tell of
+    ],
+)
+def test_most_of_the_best_in_few_lists(cores: int, s1: int, kv_len: int, loud: int) -> None:
+    """Lists of which more is needed than is read beside the samples."""
+    case = cases.indexer_case(s1=s1, kv_lens=kv_len)
+    scales = case.inputs["k_cache_scale"].copy()
+    signs = np.sign(cases.indexer_scores(case)[0][-1][8192 : 8192 + loud]).astype(np.float16)
+    scales.reshape(-1)[case.paging.occupied_rows()[8192 : 8192 + loud]] *= 64 * signs
+    check(case.copy(k_cache_scale=scales), cores=cores, seed=loud // 1000)
 
 
 def test_sequence_without_a_block() -> None:

@@ -51,8 +51,7 @@ constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platf
   out.core_bytes = kWeightSlots * kUnitTokens * kIdxNHeads * 2 + kScoreSlots * kUnitTokens * kSortChunk * 4;
   out.list_offset = out.core_bytes * out.cores;
   const uint64_t lists = static_cast<uint64_t>(out.shared) * out.unit_tokens * out.lists;
-  out.sample_offset = out.list_offset + lists * out.list_records * 8;
-  out.workspace_bytes = out.sample_offset + lists * kMaxSamples * 8;
+  out.workspace_bytes = out.list_offset + lists * (kMaxSamples + out.list_records) * 8;
   return nullptr;
 }
 

@@ -8,6 +8,12 @@ namespace ms_dsv32::ascendc {
 
 using namespace AscendC;
 
+// Beside __aicore__, without `inline`: one copy of the function for all its callers. Device code is inlined as a rule,
+// and a kernel that is inlined throughout is several times as large as the 32 KiB of the instruction cache. For what is
+// called from several places, or less often than for each tile: a call takes time of the scalar unit.
+// Only members and static functions: the compiler of an AIC must be able to leave out what an AIV calls.
+#define MS_DSV32_NOINLINE __attribute__((noinline))
+
 // Elements of T in a block of 32 bytes: the unit of DMA strides, and the column width of the NZ layout.
 template <typename T>
 constexpr uint32_t kC0 = 32 / sizeof(T);

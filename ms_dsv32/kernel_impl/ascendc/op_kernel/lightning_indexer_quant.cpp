@@ -34,8 +34,9 @@ constexpr uint64_t kDotScaleBits = 0x3a000000;  // 1 / 2048 as float32
 constexpr float kUnscored = -3.0e38f;
 
 // Tiles of a step. Long steps take less time to sort; the AIVs need that where they have two rows each. Behind short
-// ones less is left to be sorted at the end of a launch.
-constexpr uint32_t kLastStep = 4, kShortStep = 8, kLongStep = kSortChunk / kKeyTile;
+// ones less is left to be sorted at the end of a launch. While the last step is scored, the one before is sorted: with
+// a full list of one row that takes as long as to score six tiles.
+constexpr uint32_t kLastStep = 4, kFullListLastStep = 6, kShortStep = 8, kLongStep = kSortChunk / kKeyTile;
 
 // What is scored together. A row is a token of the unit with all keys of the task, or half of the keys.
 struct IndexerTask {
@@ -60,7 +61,7 @@ struct IndexerTask {
   __aicore__ inline uint32_t FirstTile(uint32_t row) const { return begin[Halves() ? row : 0]; }
   __aicore__ inline uint32_t Tiles(uint32_t row) const { return begin[Halves() ? row + 1 : 2] - FirstTile(row); }
   // Keys of the row in its tiles [from, to).
-  __aicore__ inline uint32_t Keys(uint32_t row, uint32_t from, uint32_t to) const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t Keys(uint32_t row, uint32_t from, uint32_t to) const {
     const uint32_t first = (FirstTile(row) + from) * kKeyTile;
     const uint32_t end = Smaller((FirstTile(row) + Smaller(to, Tiles(row))) * kKeyTile, Visible(row));
     return end > first ? end - first : 0;
@@ -70,26 +71,21 @@ struct IndexerTask {
   // Steps go over all rows at once; the first row has most tiles. Where an AIV has two rows, long steps come first, and
   // a short one before the last; else all but the last are short.
   __aicore__ inline bool Long() const { return Rows() > 2; }
+  __aicore__ inline uint32_t LastStep() const { return Long() || Halves() ? kLastStep : kFullListLastStep; }
   __aicore__ inline uint32_t LongTiles() const {
-    const uint32_t others = Long() ? kShortStep + kLastStep : kLastStep;
+    const uint32_t others = Long() ? kShortStep + LastStep() : LastStep();
     return Tiles(0) > others ? Tiles(0) - others : 0;
   }
   __aicore__ inline uint32_t LongSteps() const { return DivUp(LongTiles(), Long() ? kLongStep : kShortStep); }
-  __aicore__ inline uint32_t Steps() const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t Steps() const {
     if (Tiles(0) == 0) return 0;
-    return LongSteps() + (Long() && Tiles(0) > kLastStep ? 2 : 1);
+    return LongSteps() + (Long() && Tiles(0) > LastStep() ? 2 : 1);
   }
-  __aicore__ inline uint32_t StepBegin(uint32_t step) const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t StepBegin(uint32_t step) const {
     if (step < LongSteps()) return ShareBegin(LongTiles(), step, LongSteps());
     if (step == LongSteps()) return LongTiles();
-    return step == Steps() ? Tiles(0) : Tiles(0) - kLastStep;
+    return step == Steps() ? Tiles(0) : Tiles(0) - LastStep();
   }
-};
-
-// A run of keys within one block of the cache.
-struct KeyRun {
-  uint32_t count;
-  int32_t row;  // cache row of the first, -1 without a block of the cache
 };
 
 class IndexerPlan {
@@ -110,14 +106,14 @@ class IndexerPlan {
   // Tasks of this core: its parts of shared units, then whole units.
   __aicore__ inline uint32_t SharedTasks() const { return shared_tasks_; }
   __aicore__ inline uint32_t Tasks() const { return shared_tasks_ + tiling_.rounds; }
-  __aicore__ inline IndexerTask Task(uint32_t index) const {
+  __aicore__ MS_DSV32_NOINLINE IndexerTask Task(uint32_t index) const {
     if (index >= shared_tasks_) return Unit(index - shared_tasks_, core_);
     const uint32_t shared = first_shared_ + index;
     return Part(shared, core_ - FirstSharer(shared));
   }
 
   // All keys of the `index`th unit of a round.
-  __aicore__ inline IndexerTask Unit(uint32_t round, uint32_t index) const {
+  __aicore__ MS_DSV32_NOINLINE IndexerTask Unit(uint32_t round, uint32_t index) const {
     const uint32_t unit = round * tiling_.cores + index;
     IndexerTask task;
     task.sequence = unit / tiling_.sequence_units;
@@ -141,7 +137,7 @@ class IndexerPlan {
     TakePart(task, shared, part);
     return task;
   }
-  __aicore__ inline void TakePart(IndexerTask& task, uint32_t shared, uint32_t part) const {
+  __aicore__ MS_DSV32_NOINLINE void TakePart(IndexerTask& task, uint32_t shared, uint32_t part) const {
     const uint32_t begin = (FirstSharer(shared) + part) * tiling_.shared, unit = shared * tiling_.sharers;
     Take(task, begin > unit ? begin - unit : 0, Smaller(begin + tiling_.shared - unit, tiling_.sharers),
          tiling_.sharers);
@@ -153,20 +149,9 @@ class IndexerPlan {
     return DivUp((shared + 1) * tiling_.sharers, tiling_.shared) - FirstSharer(shared);
   }
 
-  // The keys of `sequence` from `position` on that lie in one block, `most` at most.
-  __aicore__ inline KeyRun Run(uint32_t sequence, uint32_t position, uint32_t most) const {
-    const uint32_t column = position / tiling_.block_size, within = position - column * tiling_.block_size;
-    KeyRun run;
-    run.count = Smaller(tiling_.block_size - within, most);
-    run.row = -1;
-    if (column < tiling_.max_blocknum_perbatch) {
-      const int32_t block =
-          block_table_.GetValue(static_cast<uint64_t>(sequence) * tiling_.max_blocknum_perbatch + column);
-      if (block >= 0 && block < static_cast<int32_t>(tiling_.block_num)) {
-        run.row = block * static_cast<int32_t>(tiling_.block_size) + static_cast<int32_t>(within);
-      }
-    }
-    return run;
+  // Entries of block_table from `column` on.
+  __aicore__ inline GlobalTensor<int32_t> Blocks(uint32_t sequence, uint32_t column) const {
+    return block_table_[static_cast<uint64_t>(sequence) * tiling_.max_blocknum_perbatch + column];
   }
 
   // Weights of a token of the core's `task`th task.
@@ -179,14 +164,17 @@ class IndexerPlan {
     const uint32_t index = step % kScoreSlots * kUnitTokens + row;
     return Global<float>(Own() + kWeightSlots * kUnitTokens * kIdxNHeads * 2 + index * kSortChunk * 4, kSortChunk);
   }
-  // Sorted lists of a token of a shared unit, in the order of the positions that they hold, and samples of them.
-  __aicore__ inline GlobalTensor<float> List(uint32_t shared, uint32_t token, uint32_t list) const {
-    const uint64_t index = ListIndex(shared, token) + list;
-    return Global<float>(workspace_ + tiling_.list_offset + index * tiling_.list_records * 8, tiling_.list_records * 2);
+  // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, each behind
+  // its samples, ListStride records one after the other.
+  __aicore__ inline uint32_t ListStride() const { return kMaxSamples + tiling_.list_records; }
+  __aicore__ inline uint32_t SampleStride() const { return tiling_.lists > kMergeWidth ? kDenseStride : kSampleStride; }
+  __aicore__ MS_DSV32_NOINLINE GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
+    const uint64_t index = (static_cast<uint64_t>(shared) * tiling_.unit_tokens + token) * tiling_.lists + list;
+    return Global<float>(workspace_ + tiling_.list_offset + index * ListStride() * 8,
+                         static_cast<uint64_t>(tiling_.lists - list) * ListStride() * 2);
   }
-  __aicore__ inline GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
-    const uint64_t index = ListIndex(shared, token) + list;
-    return Global<float>(workspace_ + tiling_.sample_offset + index * kMaxSamples * 8, tiling_.lists * kMaxSamples * 2);
+  __aicore__ inline GlobalTensor<float> List(uint32_t shared, uint32_t token, uint32_t list) const {
+    return Samples(shared, token, list)[kMaxSamples * 2];
   }
   __aicore__ inline uint32_t SharedUnit(uint32_t task) const { return first_shared_ + task; }
 
@@ -195,9 +183,6 @@ class IndexerPlan {
 
  private:
   __aicore__ inline GM_ADDR Own() const { return workspace_ + core_ * tiling_.core_bytes; }
-  __aicore__ inline uint64_t ListIndex(uint32_t shared, uint32_t token) const {
-    return (static_cast<uint64_t>(shared) * tiling_.unit_tokens + token) * tiling_.lists;
-  }
   __aicore__ inline uint32_t FirstSharer(uint32_t shared) const { return shared * tiling_.sharers / tiling_.shared; }
   // Tiles of the keys from share `from` to share `to` of `shares`. A unit that sees no more keys than it may select
   // needs no scores: it has no tiles.
@@ -213,7 +198,88 @@ class IndexerPlan {
   uint32_t first_shared_ = 0, shared_tasks_ = 0;
 };
 
+// Keys that lie one behind the other in the cache, or that have no block of it.
+struct KeyRun {
+  uint32_t count;
+  int32_t row;  // cache row of the first, -1 without a block of the cache
+};
+
+// Goes over `count` keys of a sequence from `position` on, run by run. Blocks that are neighbours in the cache as they
+// are in the sequence are one run. Table::At(column) is the entry of block_table, or any negative number behind its
+// end.
+template <typename Table>
+class KeyRuns {
+ public:
+  __aicore__ inline KeyRuns(const Table& table, const LightningIndexerTiling& tiling, uint32_t position, uint32_t count)
+      : table_(table), block_size_(tiling.block_size), block_num_(tiling.block_num), left_(count) {
+    column_ = position / block_size_;
+    within_ = position - column_ * block_size_;
+    if (count > 0) block_ = Block();
+  }
+  __aicore__ inline bool Done() const { return left_ == 0; }
+  __aicore__ MS_DSV32_NOINLINE KeyRun Next() {
+    KeyRun run{Smaller(block_size_ - within_, left_), -1};
+    if (block_ >= 0) run.row = block_ * static_cast<int32_t>(block_size_) + static_cast<int32_t>(within_);
+    left_ -= run.count;
+    within_ = 0;
+    while (left_ > 0) {
+      ++column_;
+      const int32_t before = block_;
+      block_ = Block();
+      if (block_ != (before < 0 ? before : before + 1)) break;
+      const uint32_t count = Smaller(block_size_, left_);
+      run.count += count;
+      left_ -= count;
+    }
+    return run;
+  }
+
+ private:
+  // -1 for whatever is no block.
+  __aicore__ inline int32_t Block() const {
+    const int32_t block = table_.At(column_);
+    return block >= 0 && block < static_cast<int32_t>(block_num_) ? block : -1;
+  }
+
+  const Table& table_;
+  uint32_t block_size_, block_num_, left_, column_, within_;
+  int32_t block_ = -1;
+};
+
 // ---------------------------------------------------------------- AIV
+
+// A window of a sequence's row of block_table in UB. Scalar reads of GM would stop the AIV for as long as a copy takes
+// at each line of the data cache.
+class TableWindow {
+ public:
+  __aicore__ inline void Place(UbArena& arena) { entries_ = arena.Take<int32_t>(kColumns); }
+  // Entries of the task's keys from `position` on, at least for `count` keys; those may be as many as a step has.
+  __aicore__ MS_DSV32_NOINLINE void Cover(const IndexerPlan& plan, const IndexerTask& task, uint32_t position,
+                                          uint32_t count) {
+    const LightningIndexerTiling& tiling = plan.tiling_;
+    const uint32_t first = position / tiling.block_size, columns = tiling.max_blocknum_perbatch;
+    const uint32_t end = Smaller(DivUp(position + count, tiling.block_size), columns);
+    if (task.sequence == sequence_ && begin_ <= first && end <= end_) return;
+    const uint32_t last = Smaller(task.begin[2] * kKeyTile, task.visible);
+    sequence_ = task.sequence;
+    begin_ = first;
+    end_ = Smaller(Smaller(DivUp(last, tiling.block_size), columns), first + kColumns);
+    if (end_ <= begin_) return;
+    WaitPipe<HardEvent::S_MTE2>(kFlag);
+    CopyIn(entries_, plan.Blocks(sequence_, begin_), end_ - begin_);
+    WaitPipe<HardEvent::MTE2_S>(kFlag);
+  }
+  __aicore__ inline int32_t At(uint32_t column) const {
+    return column < end_ ? entries_.GetValue(column - begin_) : -1;
+  }
+
+ private:
+  // A step has 129 at most: kSortChunk keys in blocks of 16.
+  static constexpr uint32_t kColumns = 1024;
+  static constexpr int32_t kFlag = 0;
+  LocalTensor<int32_t> entries_;
+  uint32_t sequence_ = ~0u, begin_ = 0, end_ = 0;
+};
 
 class IndexerVector {
  public:
@@ -227,6 +293,7 @@ class IndexerVector {
     topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.selected_count);
     arena_.Init(pipe, kUbBytes);
     positions_ = arena_.Take<int32_t>(RoundUp(tiling_.list_records, 64));
+    table_.Place(arena_);
     common_bytes_ = arena_.Used();
     topk_.Place(arena_, tiling_.list_records);
     for (uint32_t i = 0; i < 2; ++i) {
@@ -234,7 +301,6 @@ class IndexerVector {
       scale16_[i] = arena_.Take<half>(kSortChunk);
     }
     scale32_ = arena_.Take<float>(kSortChunk);
-    samples_ = arena_.Take<float>(kMaxSamples * 2);
     factors16_ = arena_.Take<half>(2 * kRows * kIdxNHeads);
     factors32_ = arena_.Take<float>(2 * kRows * kIdxNHeads);
   }
@@ -242,6 +308,7 @@ class IndexerVector {
   __aicore__ inline void Run(uint32_t vector, uint32_t vectors) {
     score_slots_.Begin();
     scale_slots_.Begin();
+    SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
     uint32_t next = NextTask(0);
     if (next < plan_.Tasks()) MakeWeights(plan_.Task(next), 0);
     // Lists of shared units are merged behind the first whole unit, when those of other cores are there, too.
@@ -266,34 +333,42 @@ class IndexerVector {
       TellLists();
       MergeShared(vector, vectors);
     }
+    AwaitOut();
+    WaitFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
     score_slots_.End();
     scale_slots_.End();
   }
 
  private:
-  // positions 8, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 1.8 KiB.
-  static constexpr uint32_t kUbBytes = 180 * 1024;
+  // positions 8, window of block_table 4, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 2.3 KiB.
+  static constexpr uint32_t kUbBytes = 184 * 1024;
   static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
-  static constexpr int32_t kFlag = 4;                 // ids 0 to 3 belong to the slots
-  // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists.
+  // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written
+  // for GM from V over MTE3 to V: no flag is set again before its wait. The merging has barriers.
+  static constexpr int32_t kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 6;
+  // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists. UB has
+  // three times as many places, the samples in the second third.
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
+  static_assert(kMergedRecords >= 3 * kMaxLists * kMaxSamples);
+  // Of dense samples all may belong to two lists, which are needed as a whole then.
+  static_assert(kMergedRecords >= kMaxSelected + kMaxLists * kDenseStride + 2 * (kMaxSelected / 2));
 
-  __aicore__ inline uint32_t NextTask(uint32_t index) const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {
     while (index < plan_.Tasks() && plan_.Task(index).Steps() == 0) ++index;
     return index;
   }
 
   // (2) one factor for each head, in half, of the tokens of this AIV. Of a single token the first AIV makes them.
-  __aicore__ inline void MakeWeights(const IndexerTask& task, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void MakeWeights(const IndexerTask& task, uint32_t index) {
     const uint32_t row = task.RowBegin(sub_), end = Smaller(task.RowEnd(sub_), task.tokens);
     if (row < end) {
       const uint32_t count = (end - row) * kIdxNHeads;
       const uint64_t head = static_cast<uint64_t>(task.token + row) * kIdxNHeads;
       const LocalTensor<float> left = factors32_, right = factors32_[count];
-      WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
+      WaitFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
       CopyIn(factors16_, q_scale_[head], count);
       CopyIn(factors16_[count], weights_[head], count);
-      WaitPipe<HardEvent::MTE2_V>(kFlag);
+      WaitPipe<HardEvent::MTE2_V>(kFactorFlag);
       Cast(left, factors16_, RoundMode::CAST_NONE, 2 * count);
       PipeBarrier<PIPE_V>();
       Mul(left, left, right, static_cast<int32_t>(count));
@@ -301,23 +376,36 @@ class IndexerVector {
       Muls(left, left, kWeightScale, static_cast<int32_t>(count));
       PipeBarrier<PIPE_V>();
       Cast(factors16_, left, RoundMode::CAST_RINT, count);
-      WaitPipe<HardEvent::V_MTE3>(kFlag);
+      WaitPipe<HardEvent::V_MTE3>(kFactorFlag);
       CopyOut(plan_.Weights(index, row), factors16_, count);
+      SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
       PipeBarrier<PIPE_V>();
     }
     NotifyCube(kWeightsReady);
   }
 
-  __aicore__ inline void Score(const IndexerTask& task, uint32_t index) {
-    WaitPipe<HardEvent::MTE3_V>(kFlag);  // lists that are on their way out
+  // Around copies to GM of what V has written: BeginOut, the copies, EndOut. AwaitOut lets V overwrite their source.
+  __aicore__ inline void BeginOut() {
+    AwaitOut();
+    WaitPipe<HardEvent::V_MTE3>(kOutFlag);
+  }
+  __aicore__ inline void EndOut() {
+    SetFlag<HardEvent::MTE3_V>(kOutFlag);
+    out_ = true;
+  }
+  __aicore__ inline void AwaitOut() {
+    if (out_) WaitFlag<HardEvent::MTE3_V>(kOutFlag);
+    out_ = false;
+  }
+
+  __aicore__ MS_DSV32_NOINLINE void Score(const IndexerTask& task, uint32_t index) {
+    AwaitOut();  // the lists are free
     topk_.Begin();
-    const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_);
-    for (uint32_t step = 0; step < task.Steps(); ++step, ++steps_) {
+    const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_), steps = task.Steps();
+    StepKeys next = LoadScales(task, 0);
+    for (uint32_t step = 0; step < steps; ++step, ++steps_) {
       const uint32_t from = task.StepBegin(step), to = task.StepBegin(step + 1);
-      // The last row of an AIV sees most.
-      const uint32_t first = (task.FirstTile(begin) + from) * kKeyTile;
-      const uint32_t most = begin < end ? task.Keys(end - 1, from, to) : 0;
-      const uint32_t missing = LoadScales(task, first, most);
+      const StepKeys keys = next;
       AwaitCore(kScoresReady);
       uint32_t loaded[kRows] = {};
       bool scored = false;
@@ -334,17 +422,20 @@ class IndexerVector {
       CrossCoreSetFlag<2, PIPE_MTE2>(kScoresFree);
       const LocalTensor<half> scales = scale16_[scale_slots_.Take()];
       // Only a row has the barriers that let the next step overwrite scale32_.
-      if (scored && missing < most) Cast(scale32_, scales, RoundMode::CAST_NONE, most);
+      if (scored && keys.missing < keys.count) Cast(scale32_, scales, RoundMode::CAST_NONE, keys.count);
+      if (scored && !task.Long()) topk_.Expect(keys.first);
       scale_slots_.Release();
+      // While the scalar unit waits for what sorting finds, it can ask for nothing.
+      if (step + 1 < steps) next = LoadScales(task, step + 1);
       for (uint32_t row = begin; row < end; ++row) {
         if (loaded[row - begin] == 0) continue;
         const LocalTensor<float> scores = scores_[score_slots_.Take()];
         PipeBarrier<PIPE_V>();
-        if (missing < most) Mul(scores, scores, scale32_, static_cast<int32_t>(loaded[row - begin]));
+        if (keys.missing < keys.count) Mul(scores, scores, scale32_, static_cast<int32_t>(loaded[row - begin]));
         PipeBarrier<PIPE_V>();
-        if (missing > 0) ReplaceUnscored(task, scores, first, loaded[row - begin]);
+        if (keys.missing > 0) ReplaceUnscored(task, scores, keys.first, loaded[row - begin]);
         // (5) the largest scores of the token. Sorting the first ones may wait where the next step is a long one, too.
-        topk_.Add(row - begin, scores, first, loaded[row - begin], task.Long() && step + 1 < task.LongSteps());
+        topk_.Add(row - begin, scores, keys.first, loaded[row - begin], task.Long() && step + 1 < task.LongSteps());
         score_slots_.Release();
       }
     }
@@ -353,28 +444,41 @@ class IndexerVector {
     }
   }
 
-  // Scales of keys [first, first + count) of the sequence. Returns how many have no block of the cache.
-  __aicore__ inline uint32_t LoadScales(const IndexerTask& task, uint32_t first, uint32_t count) {
+  // Keys that the rows of an AIV see in a step.
+  struct StepKeys {
+    uint32_t first, count;
+    uint32_t missing;  // have no block of the cache
+  };
+
+  // Scales of the keys of a step.
+  __aicore__ MS_DSV32_NOINLINE StepKeys LoadScales(const IndexerTask& task, uint32_t step) {
+    const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_), from = task.StepBegin(step);
+    // The last row of an AIV sees most.
+    StepKeys keys{(task.FirstTile(begin) + from) * kKeyTile,
+                  begin < end ? task.Keys(end - 1, from, task.StepBegin(step + 1)) : 0, 0};
     const LocalTensor<half> scales = scale16_[scale_slots_.Acquire()];
-    uint32_t missing = 0;
-    for (uint32_t done = 0; done < count;) {
-      const KeyRun run = plan_.Run(task.sequence, first + done, count - done);
+    table_.Cover(plan_, task, keys.first, keys.count);
+    KeyRuns<TableWindow> runs(table_, tiling_, keys.first, keys.count);
+    for (uint32_t done = 0; !runs.Done();) {
+      const KeyRun run = runs.Next();
       if (run.row >= 0) {
         CopyIn(scales[done], k_scale_[run.row], run.count);
       } else {
-        missing += run.count;
+        keys.missing += run.count;
       }
       done += run.count;
     }
     scale_slots_.Publish();
-    return missing;
+    return keys;
   }
 
   // Scores of the keys without a block.
-  __aicore__ inline void ReplaceUnscored(const IndexerTask& task, const LocalTensor<float>& scores, uint32_t first,
-                                         uint32_t count) {
-    for (uint32_t done = 0; done < count;) {
-      const KeyRun run = plan_.Run(task.sequence, first + done, count - done);
+  __aicore__ MS_DSV32_NOINLINE void ReplaceUnscored(const IndexerTask& task, const LocalTensor<float>& scores,
+                                                    uint32_t first, uint32_t count) {
+    table_.Cover(plan_, task, first, count);
+    KeyRuns<TableWindow> runs(table_, tiling_, first, count);
+    for (uint32_t done = 0; !runs.Done();) {
+      const KeyRun run = runs.Next();
       if (run.row < 0) Duplicate(scores[done], kUnscored, static_cast<int32_t>(run.count));
       done += run.count;
     }
@@ -382,7 +486,7 @@ class IndexerVector {
   }
 
   // What becomes of a row's list: the result, or one of several lists of the token.
-  __aicore__ inline void Keep(const IndexerTask& task, uint32_t row, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void Keep(const IndexerTask& task, uint32_t row, uint32_t index) {
     const uint32_t own = row - task.RowBegin(sub_);
     const RecordList best = topk_.List(own);
     if (!task.shared) {
@@ -392,30 +496,33 @@ class IndexerVector {
     if (best.count == 0) return;
     const uint32_t shared = plan_.SharedUnit(index), token = task.Token(row) - task.token;
     const uint32_t list = task.Halves() ? task.part * 2 + row : task.part;
-    WaitPipe<HardEvent::MTE3_V>(kFlag);
-    const uint32_t samples = topk_.Sample(samples_, own, list);
-    WaitPipe<HardEvent::V_MTE3>(kFlag);
-    CopyOut(plan_.List(shared, token, list), best.records, best.count * 2);
-    if (samples > 0) CopyOut(plan_.Samples(shared, token, list), samples_, samples * 2);
+    AwaitOut();
+    const LocalTensor<float> sampled = topk_.Sampled(own, list, plan_.SampleStride());
+    BeginOut();
+    CopyOut(plan_.Samples(shared, token, list), sampled, (kMaxSamples + best.count) * 2);
+    EndOut();
   }
 
-  __aicore__ inline void WritePositions(uint32_t token, const LocalTensor<float>& records) {
-    WaitPipe<HardEvent::MTE3_V>(kFlag);
+  __aicore__ MS_DSV32_NOINLINE void WritePositions(uint32_t token, const LocalTensor<float>& records) {
+    AwaitOut();
     RecordPositions(positions_, records, tiling_.list_records);
-    WaitPipe<HardEvent::V_MTE3>(kFlag);
+    WriteIndices(token);
+  }
+  __aicore__ MS_DSV32_NOINLINE void WriteIndices(uint32_t token) {
+    BeginOut();
     CopyOut(topk_indices_[static_cast<uint64_t>(token) * tiling_.selected_count], positions_, tiling_.selected_count);
+    EndOut();
   }
 
   // A token that sees no more keys than it may select.
-  __aicore__ inline void SelectAll(const IndexerTask& task, uint32_t row) {
+  __aicore__ MS_DSV32_NOINLINE void SelectAll(const IndexerTask& task, uint32_t row) {
     // The scalar unit writes the first block of a CreateVecIndex, whole and at once: -1 comes behind it.
+    AwaitOut();
     PipeBarrier<PIPE_ALL>();
     CreateVecIndex(positions_, int32_t{0}, tiling_.selected_count);
     PipeBarrier<PIPE_V>();
     FillFrom(positions_, task.Visible(row), tiling_.selected_count, -1);
-    WaitPipe<HardEvent::V_MTE3>(kFlag);
-    CopyOut(topk_indices_[static_cast<uint64_t>(task.Token(row)) * tiling_.selected_count], positions_,
-            tiling_.selected_count);
+    WriteIndices(task.Token(row));
   }
 
   // ------------------------------------------------------------ lists of shared units
@@ -425,14 +532,13 @@ class IndexerVector {
   }
 
   // The tokens of shared units, dealt to all AIVs: a token with few lists to one, one with many in groups.
-  __aicore__ inline void MergeShared(uint32_t vector, uint32_t vectors) {
+  __aicore__ MS_DSV32_NOINLINE void MergeShared(uint32_t vector, uint32_t vectors) {
     if (tiling_.shared == 0) return;
     CrossCoreWaitFlag(kListsReady);
-    PipeBarrier<PIPE_ALL>();
     // Nothing of the scores is in use: their UB holds the lists.
     arena_.Reset(common_bytes_);
-    merger_.Place(arena_, kMergedRecords);
-    const uint32_t groups = DivUp(tiling_.lists, kMergeWidth);
+    merger_.Place(arena_, 3 * kMergedRecords);
+    const uint32_t groups = tiling_.lists > kMergeWidth ? kMergeGroups : 1;
     const uint32_t tokens = tiling_.shared * tiling_.unit_tokens;
     for (uint32_t index = vector; index < tokens * groups; index += vectors) {
       MergeGroup(index / groups, index % groups, groups);
@@ -448,7 +554,11 @@ class IndexerVector {
     topk_.Place(arena_, tiling_.list_records);
   }
 
-  __aicore__ inline void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
+  __aicore__ inline uint32_t FirstList(uint32_t group, uint32_t groups) const {
+    return group * DivUp(tiling_.lists, groups);
+  }
+
+  __aicore__ MS_DSV32_NOINLINE void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
     const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
     const IndexerTask unit = plan_.Part(shared, 0);
     if (token >= unit.tokens) return;
@@ -456,86 +566,111 @@ class IndexerVector {
       if (group == 0) SelectAll(unit, token);
       return;
     }
-    Prune(unit, shared, token);
-    WaitPipe<HardEvent::V_MTE2>(kFlag);
-    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
-    merger_.Begin();
-    for (uint32_t list = group * kMergeWidth; list < Smaller((group + 1) * kMergeWidth, lists_); ++list) {
-      const uint32_t length = lengths_[list];
-      if (length > 0) CopyIn(merger_.Append(length, length), plan_.List(shared, token, list), length * 2);
+    PipeBarrier<PIPE_ALL>();
+    CountLists(unit, shared, token);
+    // The lists follow the samples before these have told how much of a list is needed: about as much as it has if all
+    // lists are alike.
+    const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
+    const uint32_t stride = plan_.SampleStride(), enough = DivUp(tiling_.selected_count, stride);
+    const uint32_t head = Smaller((DivUp(3 * enough, 2 * tiling_.lists) + 2) * stride, tiling_.list_records);
+    const DataCopyParams samples(static_cast<uint16_t>(lists_), kMaxSamples / 4,
+                                 static_cast<uint16_t>(tiling_.list_records / 4), 0);
+    DataCopy(merger_.At(kMergedRecords), plan_.Samples(shared, token, 0), samples);
+    SetFlag<HardEvent::MTE2_V>(kMergeFlag);
+    if (first < end) {
+      const DataCopyParams heads(static_cast<uint16_t>(end - first), static_cast<uint16_t>(head / 4),
+                                 static_cast<uint16_t>((plan_.ListStride() - head) / 4), 0);
+      DataCopy(merger_.At(0), plan_.List(shared, token, first), heads);
     }
-    WaitPipe<HardEvent::MTE2_V>(kFlag);
+    WaitFlag<HardEvent::MTE2_V>(kMergeFlag);
+    Prune(enough, stride);
+    bool more = false;
+    for (uint32_t list = first; list < end; ++list) more = more || lengths_[list] > head;
+    if (more) PipeBarrier<PIPE_MTE2>();
+    merger_.Begin(0, kMergedRecords);
+    for (uint32_t list = first, at = 0; list < end; ++list) {
+      const uint32_t length = lengths_[list];
+      if (more && length > 0) CopyIn(merger_.At(at), plan_.List(shared, token, list), length * 2);
+      merger_.Add(at, length);
+      at += more ? RoundUp(length, 4) : head;
+    }
+    WaitPipe<HardEvent::MTE2_V>(kMergeFlag + 1);
     const RecordList best = merger_.Merge(tiling_.selected_count);
     if (groups == 1) {
       WritePositions(unit.token + token, best.records);
     } else if (best.count > 0) {
-      WaitPipe<HardEvent::V_MTE3>(kFlag);
-      CopyOut(plan_.List(shared, token, group * kMergeWidth), best.records, best.count * 2);
+      BeginOut();
+      CopyOut(plan_.List(shared, token, first), best.records, best.count * 2);
+      EndOut();
     }
   }
 
   // The groups of a token, each merged to its first list.
-  __aicore__ inline void MergeGroups(uint32_t index, uint32_t groups) {
+  __aicore__ MS_DSV32_NOINLINE void MergeGroups(uint32_t index, uint32_t groups) {
     const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
     const IndexerTask unit = plan_.Part(shared, 0);
     if (token >= unit.tokens || unit.Visible(token) <= tiling_.selected_count) return;
-    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
-    merger_.Begin();
+    PipeBarrier<PIPE_ALL>();
+    merger_.Begin(0, kMergedRecords);
+    uint32_t at = 0;
     for (uint32_t group = 0; group < groups; ++group) {
       uint32_t length = 0;
-      for (uint32_t list = group * kMergeWidth; list < Smaller((group + 1) * kMergeWidth, lists_); ++list) {
+      const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
+      for (uint32_t list = first; list < end; ++list) {
         length += lengths_[list];
       }
       length = Smaller(length, tiling_.selected_count);
       if (length == 0) continue;
-      CopyIn(merger_.Append(length, length), plan_.List(shared, token, group * kMergeWidth), length * 2);
+      CopyIn(merger_.At(at), plan_.List(shared, token, first), length * 2);
+      merger_.Add(at, length);
+      at += RoundUp(length, 4);
     }
-    WaitPipe<HardEvent::MTE2_V>(kFlag);
+    WaitPipe<HardEvent::MTE2_V>(kMergeFlag);
     WritePositions(unit.token + token, merger_.Merge(tiling_.selected_count).records);
   }
 
-  // How much of each list of a token can be among its best. Each of the `enough` best samples has kSampleStride - 1
-  // records of its list before it, so that what comes behind the next sample of a list comes behind selected_count
-  // others.
-  __aicore__ inline void Prune(IndexerTask task, uint32_t shared, uint32_t token) {
-    const uint32_t enough = DivUp(tiling_.selected_count, kSampleStride);
-    WaitPipe<HardEvent::V_MTE2>(kFlag);
-    WaitPipe<HardEvent::MTE3_MTE2>(kFlag);
-    merger_.Begin();
+  // The lists of a token of a shared unit, and their lengths.
+  __aicore__ MS_DSV32_NOINLINE void CountLists(IndexerTask task, uint32_t shared, uint32_t token) {
     lists_ = 0;
     const uint32_t parts = plan_.Parts(shared);
     for (uint32_t part = 0; part < parts; ++part) {
       plan_.TakePart(task, shared, part);
       const uint32_t first = task.Halves() ? 0 : token, end = task.Halves() ? 2 : token + 1;
       for (uint32_t row = first; row < end; ++row) {
-        const uint32_t length = Smaller(task.Keys(row), tiling_.selected_count);
-        const LocalTensor<float> samples = merger_.Append(length / kSampleStride, kMaxSamples);
-        if (lists_ == 0) samples_of_token_ = samples;
-        lengths_[lists_++] = length;
+        lengths_[lists_++] = Smaller(task.Keys(row), tiling_.selected_count);
       }
     }
-    DataCopy(samples_of_token_, plan_.Samples(shared, token, 0), lists_ * kMaxSamples * 2);
-    WaitPipe<HardEvent::MTE2_V>(kFlag);
+  }
+
+  // How much of each list can be among the token's best. Each of the `enough` best samples has stride - 1
+  // records of its list before it, so that what comes behind the next sample of a list comes behind selected_count
+  // others.
+  __aicore__ MS_DSV32_NOINLINE void Prune(uint32_t enough, uint32_t stride) {
+    merger_.Begin(kMergedRecords, kMaxLists * kMaxSamples);
+    for (uint32_t list = 0; list < lists_; ++list) {
+      merger_.Add(kMergedRecords + list * kMaxSamples, Smaller(lengths_[list] / stride, kMaxSamples));
+    }
     const RecordList best = merger_.Merge(enough);
     if (best.count < enough) return;
+    const uint32_t padded = RoundUp(enough, 32);
     // Which lists they are of: four to a word, as the scalar unit takes long for each.
-    if (enough % 4 != 0) FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * kMaxSamples, 0);
-    WaitPipe<HardEvent::MTE3_V>(kFlag);
+    if (enough % 4 != 0) FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * padded, 0);
+    AwaitOut();
     PipeBarrier<PIPE_V>();
-    RecordPositions(positions_, best.records, kMaxSamples);
+    RecordPositions(positions_, best.records, padded);
     PipeBarrier<PIPE_V>();
-    const LocalTensor<int16_t> narrow = positions_[kMaxSamples].ReinterpretCast<int16_t>();
-    Cast(narrow, positions_, RoundMode::CAST_NONE, kMaxSamples);
-    WaitPipe<HardEvent::V_S>(kFlag);
+    const LocalTensor<int16_t> narrow = positions_[padded].ReinterpretCast<int16_t>();
+    Cast(narrow, positions_, RoundMode::CAST_NONE, padded);
+    WaitPipe<HardEvent::V_S>(kMergeFlag);
     const LocalTensor<uint64_t> words = narrow.ReinterpretCast<uint64_t>();
     uint32_t among[kMaxLists] = {};
     for (uint32_t i = 0; i < enough; i += 4) {
       const uint64_t word = words.GetValue(i / 4);
       for (uint32_t k = 0; k < Smaller(4, enough - i); ++k) ++among[word >> (16 * k) & 0xffff];
     }
-    WaitPipe<HardEvent::S_V>(kFlag);
+    WaitPipe<HardEvent::S_V>(kMergeFlag);
     for (uint32_t list = 0; list < lists_; ++list) {
-      lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * kSampleStride);
+      if (among[list] < kMaxSamples) lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * stride);
     }
   }
 
@@ -546,15 +681,17 @@ class IndexerVector {
   GlobalTensor<int32_t> topk_indices_;
   UbArena arena_;
   uint32_t common_bytes_ = 0;
+  TableWindow table_;
   TopK topk_;
   ListMerger merger_;
-  LocalTensor<float> scores_[2], scale32_, samples_, factors32_, samples_of_token_;
+  LocalTensor<float> scores_[2], scale32_, factors32_;
   LocalTensor<half> scale16_[2], factors16_;
   LocalTensor<int32_t> positions_;
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> score_slots_;
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 2> scale_slots_;
   uint32_t lengths_[kMaxLists] = {}, lists_ = 0;
   uint32_t tasks_ = 0, steps_ = 0;
+  bool out_ = false;  // copies to GM have ended with a flag that nobody has waited for
 };
 
 // ---------------------------------------------------------------- AIC
@@ -568,7 +705,7 @@ class KeyCursor {
     NextTask(plan);
   }
   __aicore__ inline bool Valid(const IndexerPlan& plan) const { return index_ < plan.Tasks(); }
-  __aicore__ inline const IndexerTask& Task() const { return task_; }
+  __aicore__ inline const IndexerTask& Current() const { return task_; }
   __aicore__ inline uint32_t Position() const { return (task_.FirstTile(row_) + tile_) * kKeyTile; }
   __aicore__ inline void Next(const IndexerPlan& plan) {
     if (task_.Halves() && row_ == 0 && tile_ < task_.Tiles(1)) {
@@ -590,6 +727,16 @@ class KeyCursor {
   }
   IndexerTask task_;
   uint32_t index_ = 0, tile_ = 0, row_ = 0;
+};
+
+// A sequence's row of block_table in GM: an AIC has no memory that its scalar unit could read but GM through the data
+// cache. It reads column after column, so that one of 16 waits for GM, and four to six tiles ahead of the products.
+struct TableRow {
+  const IndexerPlan& plan;
+  uint32_t sequence;
+  __aicore__ inline int32_t At(uint32_t column) const {
+    return column < plan.tiling_.max_blocknum_perbatch ? plan.Blocks(sequence, column).GetValue(0) : -1;
+  }
 };
 
 class IndexerCube {
@@ -615,7 +762,7 @@ class IndexerCube {
     sum_slots_.Begin();
     SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
     SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag + 1);
-    SetFlag<HardEvent::M_MTE1>(kTileFlag);
+    SetFlag<HardEvent::M_MTE1>(kTileFlag + kLoadedTiles - 1);
     uint32_t next = NextTask(0);
     cursor_.Begin(plan_);
     if (next < plan_.Tasks()) FetchQuery(plan_.Task(next), 0);
@@ -635,7 +782,7 @@ class IndexerCube {
     for (uint32_t i = 0; i < Smaller(steps_, kScoreSlots); ++i) AwaitCore(kScoresFree);
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag + 1);
-    WaitFlag<HardEvent::M_MTE1>(kTileFlag);
+    WaitFlag<HardEvent::M_MTE1>(LastTileFlag());
     key_slots_.End();
     dot_slots_.End();
     l0b_slots_.End();
@@ -655,9 +802,11 @@ class IndexerCube {
   static constexpr uint32_t kKeySlots = 4, kLoadedTiles = 3, kDotSlots = 4, kProductSlots = 3, kSumSlots = 2;
   // Sums run so many products behind: the way of a product through Fixpipe and L1 takes more than two.
   static constexpr uint32_t kLag = 3;
-  // Flags beside those of the slots: queries are in L1 or L0B, weights are in L1; one of two places for both is free;
-  // the products of a tile are done.
-  static constexpr int32_t kQueryFlag = 5, kWeightFlag = 4, kTaskFlag = 4, kTileFlag = 5;
+  // Flags beside those of the slots, one id for each place. A pipe may run ahead of another one by as many tiles or
+  // tasks as there are places: with one id for all of them it would set a flag again that nobody has waited for.
+  // Queries and weights are in L1, and their places in L1 are free; the queries are in L0B; the products of a tile are
+  // done.
+  static constexpr int32_t kQueryFlag = 6, kWeightFlag = 4, kTaskFlag = 4, kLocalQueryFlag = 5, kTileFlag = 5;
 
   // A unit of work in flight: a row of a task and a tile of keys.
   struct Pending {
@@ -669,29 +818,37 @@ class IndexerCube {
     uint32_t task, tokens;
   };
 
-  __aicore__ inline uint32_t NextTask(uint32_t index) const {
+  __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {
     while (index < plan_.Tasks() && plan_.Task(index).Tiles(0) == 0) ++index;
     return index;
+  }
+
+  // The products of the tile before the one that is to be multiplied. Where they are done, its place in L0A is free for
+  // a tile two ahead, and the task's queries in L0B may be replaced.
+  __aicore__ inline int32_t LastTileFlag() const {
+    return kTileFlag + static_cast<int32_t>((tile_in_l0a_ + kLoadedTiles - 1) % kLoadedTiles);
   }
 
   __aicore__ inline void Score(const IndexerTask& task, uint32_t next) {
     const uint32_t place = tasks_ % 2, units = units_;
     bool fetched = next == plan_.Tasks();
-    uint32_t step = 0;
+    const uint32_t last_step = task.StepBegin(task.Steps() - 1);
+    uint32_t step = 0, from = 0, to = task.StepBegin(1);
     for (uint32_t tile = 0; tile < task.Tiles(0); ++tile) {
-      if (tile == task.StepBegin(step + 1)) {
+      if (tile == to) {
         ++step;
         ++steps_;
+        from = to;
+        to = task.StepBegin(step + 1);
       }
-      const uint32_t from = task.StepBegin(step);
       const uint32_t rows = task.Halves() && tile >= task.Tiles(1) ? 1 : task.Rows();
       for (uint32_t row = 0; row < rows; ++row) {
         if (row == 0 || task.Halves()) {
-          WaitFlag<HardEvent::M_MTE1>(kTileFlag);
+          WaitFlag<HardEvent::M_MTE1>(LastTileFlag());
           if (tile == 0 && row == 0) {
-            WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
+            WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag + static_cast<int32_t>(place));
             LoadFractals(LocalQuery(0), Query(place, 0), task.tokens * kQueryBytes);
-            WaitPipe<HardEvent::MTE1_M>(kQueryFlag);
+            WaitPipe<HardEvent::MTE1_M>(kLocalQueryFlag);
           }
           LoadKeys();
           FetchKeys();
@@ -701,7 +858,7 @@ class IndexerCube {
         }
         const uint32_t token = task.Token(row) - task.token;
         Product(token);
-        if (row + 1 == rows || task.Halves()) SetFlag<HardEvent::M_MTE1>(kTileFlag);
+        if (row + 1 == rows || task.Halves()) SetFlag<HardEvent::M_MTE1>(kTileFlag + static_cast<int32_t>(key_));
         Scale();
         Advance();
         Pending& pending = pending_[units_ % kLag];
@@ -709,7 +866,7 @@ class IndexerCube {
         pending.weights = place * kUnitTokens + token;
         pending.step = steps_;
         pending.first = tile == from && row == 0;
-        pending.last = tile + 1 == task.StepBegin(step + 1) && row + 1 == rows;
+        pending.last = tile + 1 == to && row + 1 == rows;
         pending.task = tasks_;
         pending.tokens = tile == 0 && row == 0 ? task.tokens : 0;
         ++units_;
@@ -717,7 +874,7 @@ class IndexerCube {
       }
       // The AIVs make the next task's weights when they begin this one: they must have all scores of the one before.
       const bool behind = units_ - units < kLag;
-      if (!fetched && tile >= task.StepBegin(task.Steps() - 1) && (!behind || tile + 1 == task.Tiles(0))) {
+      if (!fetched && tile >= last_step && (!behind || tile + 1 == task.Tiles(0))) {
         if (behind) Drain();
         FetchQuery(plan_.Task(next), tasks_ + 1);
         FetchWeights(plan_.Task(next), tasks_ + 1);
@@ -732,7 +889,7 @@ class IndexerCube {
     if (in_flight_ == kLag) Sums();
     if (in_flight_ > 0) LoadDots();
   }
-  __aicore__ inline void Drain() {
+  __aicore__ MS_DSV32_NOINLINE void Drain() {
     Advance();
     while (in_flight_ > 0) Sums();
   }
@@ -740,14 +897,16 @@ class IndexerCube {
   // The tile of the cursor to L1: 16 keys after 16, as L0A has them, so that a tile is loaded at once. Rows behind the
   // last key of a sequence are what the cache has there; those without a block are what L1 held. The scores of both are
   // replaced before anybody looks.
-  __aicore__ inline void FetchKeys() {
+  __aicore__ MS_DSV32_NOINLINE void FetchKeys() {
     if (!cursor_.Valid(plan_)) return;
-    const IndexerTask& task = cursor_.Task();
+    const IndexerTask& task = cursor_.Current();
     const LocalTensor<int8_t> keys = Keys(key_slots_.Acquire());
     const uint32_t position = cursor_.Position();
     const uint32_t count = RoundUp(Smaller(kKeyTile, task.visible - position), kFractal);
-    for (uint32_t done = 0; done < count;) {
-      const KeyRun run = plan_.Run(task.sequence, position + done, count - done);
+    const TableRow table{plan_, task.sequence};
+    KeyRuns<TableRow> runs(table, tiling_, position, count);
+    for (uint32_t done = 0; !runs.Done();) {
+      const KeyRun run = runs.Next();
       if (run.row >= 0) {
         Nd2NzParams params;
         params.ndNum = static_cast<uint16_t>(run.count / kFractal);
@@ -768,7 +927,7 @@ class IndexerCube {
   }
 
   // The oldest tile of L1 to L0A, two tiles ahead. Its place there held the tile whose products are done.
-  __aicore__ inline void LoadKeys() {
+  __aicore__ MS_DSV32_NOINLINE void LoadKeys() {
     if (loaded_ == fetched_) return;
     const uint32_t place = loaded_++ % kLoadedTiles;
     LoadFractals(LocalKeys(place), Keys(key_slots_.Take()), kKeyBytes);
@@ -777,22 +936,33 @@ class IndexerCube {
   }
 
   // What the core's `index`th task multiplies with, to L1.
-  __aicore__ inline void FetchQuery(const IndexerTask& task, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void FetchQuery(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag + static_cast<int32_t>(place));
-    for (uint32_t i = 0; i < task.tokens; ++i) {
-      CopyNdToL1(Query(place, i), q_int8_[static_cast<uint64_t>(task.token + i) * kQueryBytes], kIdxNHeads, kIdxHeadDim,
-                 kIdxHeadDim, kIdxNHeads);
-    }
-    SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
+    CopyTokens(Query(place, 0), q_int8_[static_cast<uint64_t>(task.token) * kQueryBytes], task.tokens, kIdxNHeads,
+               kIdxHeadDim, kIdxNHeads);
+    SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag + static_cast<int32_t>(place));
   }
-  __aicore__ inline void FetchWeights(const IndexerTask& task, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void FetchWeights(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
     AwaitCore(kWeightsReady);
-    for (uint32_t i = 0; i < task.tokens; ++i) {
-      CopyNdToL1(Weights(place, i), plan_.Weights(index, i), 1, kIdxNHeads, kIdxNHeads, kFractal);
-    }
-    SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
+    CopyTokens(Weights(place, 0), plan_.Weights(index, 0), task.tokens, 1, kIdxNHeads, kFractal);
+    SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag + static_cast<int32_t>(place));
+  }
+  // Matrices [rows, columns] of tokens in a row, each to NZ [columns/C0][l1_rows][C0].
+  template <typename T>
+  __aicore__ inline void CopyTokens(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t tokens,
+                                    uint32_t rows, uint32_t columns, uint32_t l1_rows) {
+    Nd2NzParams params;
+    params.ndNum = static_cast<uint16_t>(tokens);
+    params.nValue = static_cast<uint16_t>(rows);
+    params.dValue = static_cast<uint16_t>(columns);
+    params.srcNdMatrixStride = static_cast<uint16_t>(rows * columns);
+    params.srcDValue = static_cast<uint16_t>(columns);
+    params.dstNzC0Stride = static_cast<uint16_t>(l1_rows);
+    params.dstNzNStride = 1;
+    params.dstNzMatrixStride = static_cast<uint16_t>(l1_rows * columns);
+    DataCopy(dst, src, params);
   }
 
   // (1) int8 products of a tile of keys with the heads' queries.
@@ -827,7 +997,7 @@ class IndexerCube {
     const Pending& pending = pending_[(units_ - 1) % kLag];
     if (pending.tokens > 0) {
       const uint32_t place = pending.task % 2;
-      WaitFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
+      WaitFlag<HardEvent::MTE2_MTE1>(kWeightFlag + static_cast<int32_t>(place));
       LoadFractals(LocalWeights(place * kUnitTokens), Weights(place, 0), pending.tokens * kWeightBytes);
       SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag + static_cast<int32_t>(place));
     }

@@ -24,9 +24,11 @@ constexpr uint32_t kWeightSlots = 2;
 // Of a sorted list that waits to be merged with others, each 64th record is a sample of it.
 constexpr uint32_t kSampleStride = 64;
 constexpr uint32_t kMaxSamples = kMaxSelected / kSampleStride;
-// Lists that one AIV merges; there are two rounds where a token has more, see kMaxLists.
-constexpr uint32_t kMergeWidth = 16;
-constexpr uint32_t kMaxLists = 4 * kMergeWidth;
+// Where a token has more than kMergeWidth lists, less of each is needed: samples of the first half are twice as dense.
+constexpr uint32_t kDenseStride = kSampleStride / 2;
+// Lists that one AIV merges; where a token has more, so many AIVs merge a part each, and one of them their lists.
+constexpr uint32_t kMergeWidth = 16, kMergeGroups = 4;
+constexpr uint32_t kMaxLists = kMergeGroups * kMergeWidth;
 
 struct LightningIndexerTiling {
   uint32_t cores;  // AI cores of the launch
@@ -39,8 +41,8 @@ struct LightningIndexerTiling {
   uint32_t lists;         // sorted lists that a token of a shared unit may have
   uint32_t list_records;  // selected_count in whole repeats of GatherMask
   // Byte offsets in the workspace: for each core, the weights and the slots of scores; then the lists of the tokens of
-  // shared units, and their samples.
-  uint64_t core_bytes, list_offset, sample_offset, workspace_bytes;
+  // shared units, each behind its samples.
+  uint64_t core_bytes, list_offset, workspace_bytes;
 };
 
 }  // namespace ms_dsv32::ascendc

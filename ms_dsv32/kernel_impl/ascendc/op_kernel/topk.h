@@ -17,7 +17,8 @@ struct RecordList {
 };
 
 // Merges two to four sorted lists, none of them empty, to `dst`, which needs room for all.
-__aicore__ inline void MergeLists(const LocalTensor<float>& dst, const RecordList* lists, uint32_t n) {
+__aicore__ MS_DSV32_NOINLINE static void MergeLists(const LocalTensor<float>& dst, const RecordList* lists,
+                                                    uint32_t n) {
   MrgSort4Info info;
   for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = static_cast<uint16_t>(i < n ? lists[i].count : 0);
   info.ifExhaustedSuspension = false;
@@ -29,8 +30,8 @@ __aicore__ inline void MergeLists(const LocalTensor<float>& dst, const RecordLis
 }
 
 // One level: groups of four sorted runs of `run` records each become one.
-__aicore__ inline void MergeRuns(const LocalTensor<float>& dst, const LocalTensor<float>& src, uint32_t run,
-                                 uint32_t groups) {
+__aicore__ MS_DSV32_NOINLINE static void MergeRuns(const LocalTensor<float>& dst, const LocalTensor<float>& src,
+                                                   uint32_t run, uint32_t groups) {
   MrgSort4Info info;
   for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = static_cast<uint16_t>(run);
   info.ifExhaustedSuspension = false;
@@ -40,7 +41,8 @@ __aicore__ inline void MergeRuns(const LocalTensor<float>& dst, const LocalTenso
 }
 
 // Elements [from, to) of x become `value`, and perhaps others behind `to` in the 64 that `from` lies in.
-__aicore__ inline void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to, int32_t value) {
+__aicore__ MS_DSV32_NOINLINE static void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to,
+                                                  int32_t value) {
   const uint32_t whole = RoundUp(from, 64);
   if (from % 64 != 0) {
     uint64_t lanes[2] = {~uint64_t{0} << (from % 64), 0};
@@ -54,20 +56,26 @@ class TopK {
  public:
   static constexpr uint32_t kChunk = 2048;
   static constexpr uint32_t kTokens = 2;
+  static constexpr uint32_t kSamples = 32;
 
-  // Takes 2 * 16 + 8.5 KiB and three lists of keep + 2048 records of UB. Must begin at a multiple of 256
+  // Takes 2 * 16 + 8.5 KiB and three lists of keep + 2048 + 32 records of UB. Must begin at a multiple of 256
   // bytes, while nothing uses UB.
-  __aicore__ inline void Place(UbArena& arena, uint32_t keep) {
+  __aicore__ MS_DSV32_NOINLINE void Place(UbArena& arena, uint32_t keep) {
     keep_ = keep;
     runs_[0] = arena.Take<float>(kChunk * 2);
     runs_[1] = arena.Take<float>(kChunk * 2);
-    for (uint32_t i = 0; i < kTokens + 1; ++i) lists_[i] = arena.Take<float>((keep + kChunk) * 2);
+    for (uint32_t i = 0; i < kTokens + 1; ++i) {
+      sampled_lists_[i] = arena.Take<float>((kSamples + keep + kChunk) * 2);
+      lists_[i] = sampled_lists_[i][kSamples * 2];
+    }
     positions_ = arena.Take<int32_t>(kChunk);
     bits_ = arena.Take<uint8_t>(kChunk / 8);
     sampled_ = arena.Take<uint32_t>(64);  // so that what follows begins at a multiple of 256 bytes
     // What pads the positions of kept scores must be something.
     Duplicate(runs_[1], 0.0f, static_cast<int32_t>(kChunk * 2));
-    for (LocalTensor<float>& list : lists_) Duplicate(list, 0.0f, static_cast<int32_t>((keep + kChunk) * 2));
+    for (const LocalTensor<float>& list : sampled_lists_) {
+      Duplicate(list, 0.0f, static_cast<int32_t>((kSamples + keep + kChunk) * 2));
+    }
     // Of 32 records the last one.
     Duplicate(sampled_.ReinterpretCast<int32_t>(), int32_t{0}, 8);
     PipeBarrier<PIPE_V>();
@@ -89,6 +97,8 @@ class TopK {
     spare_ = kTokens;
   }
 
+  // The next scores begin at position `first`: what can be done before they are there.
+  __aicore__ inline void Expect(uint32_t first) { MovePositions(first); }
   // `count` scores of token `i`, of positions from `first` on, which follow all that the token has had. `scores` has
   // room for kChunk and is used up. `more`: as many will follow, so that sorting may wait for them; both are
   // multiples of 128.
@@ -117,18 +127,20 @@ class TopK {
   // The best `keep` records so far of token `i`, or as many as there are.
   __aicore__ inline RecordList List(uint32_t i) const { return {lists_[slot_[i]], held_[i]}; }
 
-  // Each 64th record of token `i`, with `id` for its position, to `dst`, which has room for 32. Returns how many.
-  __aicore__ inline uint32_t Sample(const LocalTensor<float>& dst, uint32_t i, uint32_t id) const {
-    const uint32_t samples = held_[i] / 64;
-    if (samples == 0) return 0;
+  // The list of token `i` behind up to kSamples records: each `stride`th one of the list, with `id` for its position.
+  // `stride` is a multiple of 32.
+  __aicore__ inline LocalTensor<float> Sampled(uint32_t i, uint32_t id, uint32_t stride) const {
+    const LocalTensor<float> dst = sampled_lists_[slot_[i]];
+    const uint32_t samples = Smaller(held_[i] / stride, kSamples);
+    if (samples == 0) return dst;
     uint64_t kept = 0;
-    GatherMask(dst, lists_[slot_[i]][32 * 2], sampled_, false, 0,
-               GatherMaskParams(1, static_cast<uint16_t>(samples), 16, 0), kept);
+    GatherMask(dst, lists_[slot_[i]][(stride - 32) * 2], sampled_, false, 0,
+               GatherMaskParams(1, static_cast<uint16_t>(samples), static_cast<uint16_t>(stride / 4), 0), kept);
     PipeBarrier<PIPE_V>();
     uint64_t upper[2] = {0xaaaaaaaaaaaaaaaa, 0};
     Duplicate(dst.ReinterpretCast<int32_t>(), static_cast<int32_t>(id), upper, static_cast<uint8_t>(1),
               static_cast<uint16_t>(1), static_cast<uint8_t>(8));
-    return samples;
+    return dst;
   }
 
  private:
@@ -140,8 +152,8 @@ class TopK {
   };
 
   // The scores that compare so with `bound`, and their positions, to `dst`. NaN never does.
-  __aicore__ inline Kept Keep(const LocalTensor<float>& dst, const LocalTensor<float>& scores, uint32_t first,
-                              uint32_t count, CMPMODE mode, float bound) {
+  __aicore__ MS_DSV32_NOINLINE Kept Keep(const LocalTensor<float>& dst, const LocalTensor<float>& scores,
+                                         uint32_t first, uint32_t count, CMPMODE mode, float bound) {
     MovePositions(first);
     CompareScalar(bits_, scores, bound, mode, RoundUp(count, 64));
     PipeBarrier<PIPE_V>();
@@ -166,14 +178,16 @@ class TopK {
     PipeBarrier<PIPE_V>();
   }
 
-  __aicore__ inline void AddAll(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void AddAll(uint32_t i, const LocalTensor<float>& scores, uint32_t first,
+                                           uint32_t count) {
     if (Keep(runs_[1], scores, first, count, CMPMODE::GE, -__builtin_inff()).count < count) RankNanLast(scores, count);
     Insert(i, {scores, positions_, count});
   }
 
   // The scores that waited and `count` more. Those below a guess at the last one that is needed are left out, if they
   // turn out not to be needed.
-  __aicore__ inline void AddTwo(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void AddTwo(uint32_t i, const LocalTensor<float>& scores, uint32_t first,
+                                           uint32_t count) {
     const LocalTensor<float> place = lists_[slot_[i]];
     const uint32_t waiting = waiting_[i];
     waiting_[i] = 0;
@@ -205,7 +219,7 @@ class TopK {
   }
 
   // NaN becomes the lowest score. Nobody has NaN but who has broken data: one after the other will do.
-  __aicore__ inline void RankNanLast(const LocalTensor<float>& scores, uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void RankNanLast(const LocalTensor<float>& scores, uint32_t count) {
     const LocalTensor<int32_t> bits = scores.ReinterpretCast<int32_t>();
     for (uint32_t i = 0; i < count; ++i) {
       if ((static_cast<uint32_t>(bits.GetValue(i)) & 0x7fffffffu) > 0x7f800000u) bits.SetValue(i, kLowest);
@@ -214,7 +228,7 @@ class TopK {
   }
 
   // Sorts scores and merges them with the list of token `i`.
-  __aicore__ inline void Insert(uint32_t i, const Kept& kept) {
+  __aicore__ MS_DSV32_NOINLINE void Insert(uint32_t i, const Kept& kept) {
     const uint32_t count = kept.count;
     const uint32_t padded = RoundUp(count, 128), fours = padded / 512, left = padded % 512 / 128;
     if (count < padded) {
@@ -263,7 +277,7 @@ class TopK {
   static constexpr uint32_t kMargin = 20;
 
   uint32_t keep_ = 0;
-  LocalTensor<float> runs_[2], lists_[kTokens + 1];
+  LocalTensor<float> runs_[2], sampled_lists_[kTokens + 1], lists_[kTokens + 1];
   LocalTensor<int32_t> positions_;
   LocalTensor<uint8_t> bits_;
   LocalTensor<uint32_t> sampled_;
@@ -273,64 +287,64 @@ class TopK {
   uint32_t waiting_[kTokens] = {}, waiting_first_ = 0;
 };
 
-// Merges many sorted lists by fours.
+// Merges many sorted lists.
 class ListMerger {
  public:
   static constexpr uint32_t kMaxLists = 64;
 
-  // Takes 2 * 8 bytes of UB for each of `records` in all lists together.
-  __aicore__ inline void Place(UbArena& arena, uint32_t records) {
-    for (LocalTensor<float>& buffer : buffers_) buffer = arena.Take<float>(records * 2);
-  }
-  __aicore__ inline void Begin() {
-    current_ = 0;
+  // Takes 8 bytes of UB for each record.
+  __aicore__ inline void Place(UbArena& arena, uint32_t records) { area_ = arena.Take<float>(records * 2); }
+  __aicore__ inline LocalTensor<float> At(uint32_t record) const { return area_[record * 2]; }
+  // Lists are added in the order of their positions. Three parts of `part` records begin at record `begin`: the lists
+  // are in the first one, and merging goes round all of them.
+  __aicore__ inline void Begin(uint32_t begin, uint32_t part) {
+    begin_ = begin;
+    part_ = part;
     count_ = 0;
-    used_ = 0;
   }
-  // Where the next list goes; `room` records for a list of `length`. Blocks of 32 bytes are four records.
-  __aicore__ inline LocalTensor<float> Append(uint32_t length, uint32_t room) {
-    const uint32_t at = used_;
-    if (length > 0) {
-      at_[count_] = at;
-      length_[count_++] = length;
-    }
-    used_ += RoundUp(room, 4);
-    return buffers_[current_][at * 2];
+  // A list at record `at`, a multiple of four: blocks of 32 bytes.
+  __aicore__ inline void Add(uint32_t at, uint32_t length) {
+    if (length == 0) return;
+    at_[count_] = at;
+    length_[count_++] = length;
   }
   // All lists as one, cut behind `keep` records.
-  __aicore__ inline RecordList Merge(uint32_t keep) {
-    while (count_ > 1) {
-      uint32_t merged = 0;
-      used_ = 0;
-      for (uint32_t i = 0; i < count_; i += 4) {
-        const uint32_t n = Smaller(4, count_ - i);
-        RecordList lists[4];
-        uint32_t sum = 0;
-        for (uint32_t k = 0; k < n; ++k) {
-          lists[k] = {buffers_[current_][at_[i + k] * 2], length_[i + k]};
-          sum += length_[i + k];
-        }
-        const LocalTensor<float> dst = buffers_[current_ ^ 1][used_ * 2];
+  __aicore__ MS_DSV32_NOINLINE RecordList Merge(uint32_t keep) {
+    for (uint32_t part = 1; count_ > 1; part = part == 2 ? 0 : part + 1) {
+      // The first pass leaves a power of four, and lists that it need not touch where they are.
+      uint32_t left = 1;
+      while (left * 4 < count_) left *= 4;
+      uint32_t surplus = count_ - left, merged = 0, used = begin_ + part * part_;
+      for (uint32_t i = 0; i < count_; ++merged) {
+        const uint32_t n = surplus == 0 ? 1 : surplus % 3 == 0 ? 4 : surplus % 3 + 1;
         if (n == 1) {
-          DataCopy(dst, lists[0].records, RoundUp(sum, 4) * 2);
+          at_[merged] = at_[i];
+          length_[merged] = length_[i];
         } else {
-          MergeLists(dst, lists, n);
+          RecordList lists[4];
+          uint32_t sum = 0;
+          for (uint32_t k = 0; k < n; ++k) {
+            lists[k] = {At(at_[i + k]), length_[i + k]};
+            sum += length_[i + k];
+          }
+          MergeLists(At(used), lists, n);
+          at_[merged] = used;
+          length_[merged] = Smaller(sum, keep);
+          used += RoundUp(sum, 4);
         }
-        at_[merged] = used_;
-        length_[merged++] = Smaller(sum, keep);
-        used_ += RoundUp(sum, 4);
+        i += n;
+        surplus -= n - 1;
       }
       PipeBarrier<PIPE_V>();
       count_ = merged;
-      current_ ^= 1;
     }
-    return {buffers_[current_][count_ == 0 ? 0 : at_[0] * 2], count_ == 0 ? 0 : Smaller(length_[0], keep)};
+    return {At(count_ == 0 ? begin_ : at_[0]), count_ == 0 ? 0 : Smaller(length_[0], keep)};
   }
 
  private:
-  LocalTensor<float> buffers_[2];
+  LocalTensor<float> area_;
   uint32_t at_[kMaxLists] = {}, length_[kMaxLists] = {};
-  uint32_t current_ = 0, count_ = 0, used_ = 0;
+  uint32_t begin_ = 0, part_ = 0, count_ = 0;
 };
 
 // Positions of `records` sorted records, a multiple of 32.
