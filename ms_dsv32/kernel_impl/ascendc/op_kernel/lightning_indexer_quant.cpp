@@ -345,7 +345,7 @@ class IndexerVector {
   static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
   // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written
   // for GM from V over MTE3 to V: no flag is set again before its wait. The merging has barriers.
-  static constexpr int32_t kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 6;
+  static constexpr int32_t kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 5;
   // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists. UB has
   // three times as many places, the samples in the second third.
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
@@ -594,7 +594,7 @@ class IndexerVector {
       merger_.Add(at, length);
       at += more ? RoundUp(length, 4) : head;
     }
-    WaitPipe<HardEvent::MTE2_V>(kMergeFlag + 1);
+    WaitPipe<HardEvent::MTE2_V>(kFactorFlag);
     const RecordList best = merger_.Merge(tiling_.selected_count);
     if (groups == 1) {
       WritePositions(unit.token + token, best.records);
@@ -761,7 +761,6 @@ class IndexerCube {
     product_slots_.Begin();
     sum_slots_.Begin();
     SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
-    SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag + 1);
     SetFlag<HardEvent::M_MTE1>(kTileFlag + kLoadedTiles - 1);
     uint32_t next = NextTask(0);
     cursor_.Begin(plan_);
@@ -781,7 +780,6 @@ class IndexerCube {
     Drain();
     for (uint32_t i = 0; i < Smaller(steps_, kScoreSlots); ++i) AwaitCore(kScoresFree);
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
-    WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag + 1);
     WaitFlag<HardEvent::M_MTE1>(LastTileFlag());
     key_slots_.End();
     dot_slots_.End();
@@ -802,11 +800,11 @@ class IndexerCube {
   static constexpr uint32_t kKeySlots = 4, kLoadedTiles = 3, kDotSlots = 4, kProductSlots = 3, kSumSlots = 2;
   // Sums run so many products behind: the way of a product through Fixpipe and L1 takes more than two.
   static constexpr uint32_t kLag = 3;
-  // Flags beside those of the slots, one id for each place. A pipe may run ahead of another one by as many tiles or
-  // tasks as there are places: with one id for all of them it would set a flag again that nobody has waited for.
-  // Queries and weights are in L1, and their places in L1 are free; the queries are in L0B; the products of a tile are
-  // done.
-  static constexpr int32_t kQueryFlag = 6, kWeightFlag = 4, kTaskFlag = 4, kLocalQueryFlag = 5, kTileFlag = 5;
+  // Flags beside those of the slots. Queries and weights of a task are in L1; the first dots of a task are on their
+  // way, so that those of the next one may follow; the queries are in L0B; the products of a tile are done. The cube
+  // may run as many tiles ahead as there are places in L0A: each has an id, as with one for all of them it would set a
+  // flag that nobody has waited for. No other flag has ids 6 and 7, which CANN advises against.
+  static constexpr int32_t kQueryFlag = 5, kWeightFlag = 4, kTaskFlag = 4, kLocalQueryFlag = 5, kTileFlag = 5;
 
   // A unit of work in flight: a row of a task and a tile of keys.
   struct Pending {
@@ -846,7 +844,7 @@ class IndexerCube {
         if (row == 0 || task.Halves()) {
           WaitFlag<HardEvent::M_MTE1>(LastTileFlag());
           if (tile == 0 && row == 0) {
-            WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag + static_cast<int32_t>(place));
+            WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
             LoadFractals(LocalQuery(0), Query(place, 0), task.tokens * kQueryBytes);
             WaitPipe<HardEvent::MTE1_M>(kLocalQueryFlag);
           }
@@ -938,16 +936,16 @@ class IndexerCube {
   // What the core's `index`th task multiplies with, to L1.
   __aicore__ MS_DSV32_NOINLINE void FetchQuery(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
-    WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag + static_cast<int32_t>(place));
+    WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
     CopyTokens(Query(place, 0), q_int8_[static_cast<uint64_t>(task.token) * kQueryBytes], task.tokens, kIdxNHeads,
                kIdxHeadDim, kIdxNHeads);
-    SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag + static_cast<int32_t>(place));
+    SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
   }
   __aicore__ MS_DSV32_NOINLINE void FetchWeights(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
     AwaitCore(kWeightsReady);
     CopyTokens(Weights(place, 0), plan_.Weights(index, 0), task.tokens, 1, kIdxNHeads, kFractal);
-    SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag + static_cast<int32_t>(place));
+    SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
   }
   // Matrices [rows, columns] of tokens in a row, each to NZ [columns/C0][l1_rows][C0].
   template <typename T>
@@ -997,9 +995,9 @@ class IndexerCube {
     const Pending& pending = pending_[(units_ - 1) % kLag];
     if (pending.tokens > 0) {
       const uint32_t place = pending.task % 2;
-      WaitFlag<HardEvent::MTE2_MTE1>(kWeightFlag + static_cast<int32_t>(place));
+      WaitFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
       LoadFractals(LocalWeights(place * kUnitTokens), Weights(place, 0), pending.tokens * kWeightBytes);
-      SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag + static_cast<int32_t>(place));
+      SetFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
     }
     l0b_slots_.Publish();
   }
