@@ -115,7 +115,7 @@ void Run(const Call& call, const std::vector<Argument>& arguments, const Prepare
   buffers.push_back({"workspace", workspace.data(), workspace.size(), kWorkspace, 0});
   buffers.push_back({"tiling", tiling.data(), tiling.size(), kTiling, 0});
   const AscendcEmulatorOptions options{
-      static_cast<int>(prepared.cores), kMixAic12, 2, 1, 0, 0, 120.0, 0, "910B1", nullptr, 0, 0, 0};
+      static_cast<int>(prepared.cores), kMixAic12, 2, 1, 0, 0, 120.0, 0, "910B1", nullptr, 0, 0, 0, 0};
   char* text = launch(buffers.data(), static_cast<int>(buffers.size()), &options);
   const std::string report(text);
   free(text);

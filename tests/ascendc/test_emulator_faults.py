@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from emulator import HERE, In, Library, Out, Report, Tiling, Workspace, build, syntax_check
+from emulator import HERE, Arg, In, Library, Out, Report, Tiling, Workspace, build, syntax_check
 
 SOURCE = HERE / "tests" / "faults.cpp"
 TEXT = SOURCE.read_text(encoding="utf-8")
@@ -23,6 +23,8 @@ VECTOR = {
     "flag_of_another_id": ("flag", r"WaitFlag<HardEvent::MTE2_V>\(1\): nobody set it"),
     "flag_of_another_pipe": ("hazard", "no flag MTE2_V"),
     "flag_set_too_early": ("hazard", "no flag MTE2_V"),
+    "event_set_again": ("flag", r"SetFlag<HardEvent::S_MTE3>\(5\): nothing orders it behind the WaitFlag of its earlier set at faults.cpp:\d+; .* behind DataCopy at"),
+    "event_set_again_before_the_wait_is_known": ("flag", r"SetFlag<HardEvent::MTE2_V>\(2\): nothing orders it behind the WaitFlag of its earlier set at faults.cpp:\d+"),
     "double_set": ("flag", "while it is already set"),
     "leftover_flag": ("flag", r"ends with HardEvent::MTE2_V\(2\) set"),
     "event_id": ("flag", "ids are 0-7"),
@@ -67,6 +69,11 @@ VECTOR = {
     "no_path_to_l1": ("position", "no path from UB to L1"),
     "merge_valid_bit": ("argument", "validBit is 5"),
     "merge_result_without_flag": ("hazard", "no V_S flag"),
+    "merge_result_of_a_whole_merge": ("argument", "without ifExhaustedSuspension"),
+    "gather_count_of_a_mask_without_flag": ("hazard", "GetGatherMaskRemainCount: no V_S flag"),
+    "gathered_more_than_there_is_room": ("overflow", "keeps 64 elements, dst has room for 32"),
+    "reduce_result_without_flag": ("hazard", "read after write in UB .* no flag V_S"),
+    "mask_without_flag": ("hazard", "read after write in UB .* no flag V_S"),
     "gather_count_without_flag": ("hazard", "GetGatherMaskRemainCount: no V_S flag"),
     "gather_count_by_reference": ("argument", "count is -1"),
     "merge_repeat": ("argument", "repeatTimes > 1 needs four lists"),
@@ -81,6 +88,7 @@ CUBE = {
     "missing_flag_l0": ("hazard", "in L0A .* no flag MTE1_M"),
     "missing_flag_l0c": ("hazard", "in L0C .* no flag M_FIX"),
     "missing_flag_l0_reuse": ("hazard", "write after read in L0A .* no flag M_MTE1"),
+    "event_set_again_by_the_cube": ("flag", r"SetFlag<HardEvent::M_MTE1>\(5\): nothing orders it behind the WaitFlag of its earlier set at faults.cpp:\d+; .* behind Mmad at"),
     "missing_barrier_between_products": ("hazard", "in L0C .* no PipeBarrier<PIPE_M>"),
     "k_padding": ("uninitialised", "column of B 0 is defined in part, not at k = 56: K is padded"),
     "fractal_not_loaded": ("overflow", "fm reads bytes"),
@@ -132,12 +140,12 @@ def library() -> Library:
     return build(SOURCE, ["fault"])
 
 
-def launch(library: Library, name: str, seed: int) -> Report:
+def launch(library: Library, name: str, seed: int, flags: str = "bits", out: Arg | None = None) -> Report:
     values = np.linspace(1, 2, 4096, dtype=np.float32)
     group = 0 if name in VECTOR else 1 if name in CUBE else 2
     tiling = Tiling(np.array([NAMES.index(name), 0], np.int32))
-    args = [In("in", values), Out("out", 4096, np.float32), Workspace(8192), tiling]
-    return library.launch("fault", args, blocks=2, tiling_key=group, seed=seed, workers=1, timeout=20)
+    args = [In("in", values), out or Out("out", 4096, np.float32), Workspace(8192), tiling]
+    return library.launch("fault", args, blocks=2, tiling_key=group, seed=seed, workers=1, timeout=20, flags=flags)
 
 
 def line_of(name: str) -> int:
@@ -172,11 +180,57 @@ def test_every_fault_is_in_the_table() -> None:
 def test_a_missing_flag_changes_what_is_executed(library: Library, name: str) -> None:
     """In random order an instruction can run before what it needs, so that it meets memory that nothing defined."""
     assert not [error for error in launch(library, name, 0).errors if error.kind == "uninitialised"]
-    kinds = [{error.kind for error in launch(library, name, seed).errors} for seed in range(1, 9)]
+    kinds = [{error.kind for error in launch(library, name, seed).errors} for seed in range(1, 17)]
     if name == "read_without_cross_core_flag":
         assert all("hazard" in kind for kind in kinds)
     else:
         assert any("uninitialised" in kind for kind in kinds)
+
+
+@pytest.mark.parametrize("name", ["event_set_again", "event_set_again_by_the_cube"])
+def test_a_second_set_is_lost_or_counts(library: Library, name: str) -> None:
+    """Late, and as bits, an event that is set again is a deadlock; where flags count, the results are right and what
+    the clocks say is all that is found."""
+    want, got = (Out("out", 4096, np.float32) for _ in range(2))
+    launch(library, name, 0, out=want)
+    event = "S_MTE3" if name == "event_set_again" else "M_MTE1"
+    waits = rf"waits for HardEvent::{event}\(5\) at faults.cpp:\d+, whose set at faults.cpp:{line_of(name)} was lost"
+    deadlocks = 0
+    for seed in range(1, 17):
+        kinds = {error.kind: error for error in launch(library, name, seed).errors}
+        assert set(kinds) <= {"flag", "deadlock"}
+        assert "flag" in kinds
+        if "deadlock" in kinds:
+            deadlocks += 1
+            assert re.search(waits, kinds["deadlock"].message), kinds["deadlock"]
+        assert [error.kind for error in launch(library, name, seed, "counts", got).errors] == ["flag"]
+        np.testing.assert_array_equal(got.array.view(np.uint32), want.array.view(np.uint32))
+    assert deadlocks >= 3
+
+
+@pytest.mark.parametrize(
+    ("name", "early", "late"),
+    [
+        ("gather_count_without_flag", 64, 32),  # that of the GatherMask before it
+        ("gather_count_of_a_mask_without_flag", 64, -1),  # rubbish: there was none
+        ("merge_result_without_flag", 8, 65535),
+        ("reduce_result_without_flag", None, np.nan),  # what UB held
+        ("mask_without_flag", 0, 255),
+    ],
+)
+def test_what_is_read_too_early_is_what_was_there(
+    library: Library, name: str, early: float | None, late: float
+) -> None:
+    """Special registers and UB are read when the scalar unit asks, not when the instruction that fills them is done."""
+    told = []
+    for seed in range(17):
+        out = Out("out", 4096, np.float32)
+        assert "hazard" in {error.kind for error in launch(library, name, seed, out=out).errors}
+        told.append(out.array[0])
+    if early is not None:
+        assert told[0] == early
+        assert set(told) <= {early, late}
+    assert any(np.array_equal(value, late, equal_nan=True) for value in told), told
 
 
 # ---------------------------------------------------------------- what must not compile

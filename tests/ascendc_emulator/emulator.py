@@ -36,6 +36,7 @@ FLAGS = (
 # Overflow of pointer arithmetic, misalignment and the like; kernels are run with these in one test.
 SANITIZE = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")  # compiling takes longest
 KERNEL_TYPES = {"AIV_ONLY": 0, "AIC_ONLY": 1, "MIX_AIV_1_0": 2, "MIX_AIC_1_0": 3, "MIX_AIC_1_1": 4, "MIX_AIC_1_2": 5}
+FLAGS_ARE = {"bits": 0, "counts": 1}
 _ROLES = {"in": 0, "out": 1, "inout": 2, "workspace": 3, "tiling": 4}
 
 
@@ -159,6 +160,7 @@ class _Options(ctypes.Structure):
         ("gm_latency", ctypes.c_double),
         ("gm_issue", ctypes.c_double),
         ("hbm_gb_per_s", ctypes.c_double),
+        ("flags", ctypes.c_int),
     )
 
 
@@ -271,11 +273,13 @@ class Library:
         trace: Path | str | None = None,
         timeout: float = 120.0,
         gm: GmCosts = OPTIMISTIC,
+        flags: str = "bits",
     ) -> Report:
         """Runs `kernel` on `blocks` AI cores and returns the report; outputs are in the arrays of `args`.
 
         seed 0 executes every instruction when it is issued; another one executes the pipes in a random legal order, the
-        same for the same seed. `workers` cores run at the same time (0: as many as this process may use, at most 4).
+        same for the same seed. There `flags` says what becomes of an event that is set again before its wait has run:
+        with "bits" the second set is lost, with "counts" the flag counts. `workers` cores run at the same time (0: as many as this process may use, at most 4).
         """
         if kernel not in self.kernels:
             raise ValueError(f"{kernel} is not in {self.kernels}")
@@ -302,6 +306,7 @@ class Library:
             gm.latency,
             gm.issue,
             gm.hbm_gb_per_s,
+            FLAGS_ARE[flags],
         )
         run = getattr(self._library, f"ascendc_emulator_launch_{kernel}")
         run.restype = ctypes.c_void_p

@@ -21,6 +21,7 @@ struct AscendcEmulatorOptions {
   const char* soc;
   const char* trace;                          // file to write, or null
   double gm_latency, gm_issue, hbm_gb_per_s;  // GmCosts; only used with cycles
+  int flags;                                  // ascendc_emulator::Flags; only used with a seed
 };
 }
 

@@ -32,6 +32,7 @@ inline char* Launch(void (*kernel)(A...), AscendcEmulatorBuffer* buffers, int co
   options.tiling_key = given.tiling_key;
   options.soc = given.soc;
   options.gm = {given.gm_latency, given.gm_issue, given.hbm_gb_per_s};
+  options.flags = static_cast<Flags>(given.flags);
   std::vector<std::unique_ptr<GmBuffer>> gm;
   std::vector<uint8_t*> arguments;
   for (int i = 0; i < count; ++i) {

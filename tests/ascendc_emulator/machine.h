@@ -3,9 +3,11 @@
 //
 // An API call becomes an instruction: the pipe, the ranges it reads and writes, its cost and a function that executes
 // it. In order, it executes when it is issued. With a seed, it goes into its pipe's queue and runs later, in a random
-// order that flags and barriers allow, so that a missing one changes results. Hazards do not depend on the order of
-// execution: each pipe keeps a vector clock of what it knows to be complete, which flags, barriers and cross-core flags
-// pass on; an access to a range that another instruction touched without being known to be complete is reported.
+// order that flags and barriers allow, so that a missing one changes results: see Pace. Hazards do not depend on the
+// order of execution: each pipe keeps a vector clock of what it knows to be complete, which flags, barriers and
+// cross-core flags pass on; an access to a range that another instruction touched without being known to be complete is
+// reported. A WaitFlag has a number in its pipe, as an instruction has: an event is set again only by a pipe that knows
+// the wait for its earlier set to be complete.
 #ifndef ASCENDC_EMULATOR_MACHINE_H_
 #define ASCENDC_EMULATOR_MACHINE_H_
 
@@ -55,6 +57,10 @@ struct Access {
   int64_t base = 0, len = 0, n1 = 1, s1 = 0, n2 = 1, s2 = 0;
 };
 
+// What a SetFlag does where the flag is set, because its wait is in the queue and has not run.
+// SetFlag-WaitFlag(ISASI).md has a bit and calls this undefined: either the second set is lost, or the flag counts.
+enum class Flags : int { kBits = 0, kCounts = 1 };
+
 struct Options {
   int blocks = 1;
   int kernel_type = KERNEL_TYPE_MIX_AIC_1_2;
@@ -65,6 +71,7 @@ struct Options {
   int64_t tiling_key = 0;
   std::string soc = "910B1";
   GmCosts gm;
+  Flags flags = Flags::kBits;  // only used with a seed
 };
 
 // What a flag or a counter passes on.
@@ -114,10 +121,18 @@ struct Core {
   struct Flag {
     bool set = false;
     Token token;
+    // The last wait: its number in the waiting pipe, and its place. A wait of the scalar unit has none, as it has run
+    // when it returns.
+    uint32_t wait = 0;
+    Loc waited;
   };
   Flag flags[kEvents][kEventIds];
   // Flags, at execution (random order only)
-  int live_flags[kEvents][kEventIds] = {};
+  struct LiveFlag {
+    int sets = 0, lost = 0;
+    Loc lost_at;
+  };
+  LiveFlag live_flags[kEvents][kEventIds];
 
   // Cross-core counters of this core and what this core has sent.
   std::deque<CrossToken> counters[kCrossFlags];
@@ -134,6 +149,12 @@ struct Core {
   std::deque<Item> queue[kPipes];
   size_t queued = 0;
   std::mt19937_64 random;
+  // Random order: how late this core's pipes are. `speed` is how many instructions a pipe executes for each that the
+  // scalar unit issues, on average; `weight` is how often a pipe is the next one when the scalar unit has to wait.
+  struct Pace {
+    double speed[kPipes] = {}, weight[kPipes] = {}, yield = 0;
+  };
+  Pace pace;
 
   // Scalar unit
   struct CacheLine {
@@ -143,10 +164,13 @@ struct Core {
   };
   std::unordered_map<uint64_t, CacheLine> dcache;
   int64_t deq_scale = -1;  // DEQSCALE holds rubbish until it is set
+  // Special registers that vector instructions write when they execute: rubbish until then. The number is that of the
+  // last one issued.
   uint64_t mrg_result_seq = 0;
-  uint16_t mrg_result[4] = {};
+  bool mrg_suspends = false;
+  uint16_t mrg_result[4] = {0xffff, 0xffff, 0xffff, 0xffff};
   uint64_t gather_count_seq = 0;
-  int64_t gather_count = 0;
+  int64_t gather_count = -1;
   uint64_t atomic = 0;  // 0: none, else the element type
   void* pipe_object = nullptr;
   uint32_t allocated[8] = {};
@@ -158,6 +182,7 @@ struct Core {
   double wait_until[kPipes] = {};
   int64_t wait_record[kPipes] = {-1, -1, -1, -1, -1, -1, -1};
   uint64_t instructions[kPipes] = {};
+  int64_t last_issued = -1;  // the site
   uint64_t bytes_hbm_read = 0, bytes_l2_read = 0, bytes_gm_write = 0, bytes_l1_l0 = 0, bytes_l0c_out = 0;
   double macs = 0;
 
@@ -229,6 +254,7 @@ class Machine {
     const uint32_t seq = ++core.seq[pipe];
     const uint32_t site = LastSite(core, pipe, name, loc);
     core.site_of[pipe].push_back(site);
+    core.last_issued = site;
     ++core.instructions[pipe];
     ObserveScalar(core, pipe);
     // What an instruction reads and writes at one place is looked at as a write before its own read covers the reads of
@@ -270,9 +296,16 @@ class Machine {
     }
     flag.set = true;
     flag.token = Publish(core, pipes.from, loc);
+    // Behind a wait of its own pipe a set comes by itself.
+    if (pipes.from != pipes.to && flag.wait > core.known[pipes.from].at[pipes.to]) {
+      Note("flag", loc,
+           Format("SetFlag<HardEvent::%s>(%d): nothing orders it behind the WaitFlag of its earlier set at %s; on the "
+                  "device the second set may be lost (pipe %s is not known to have waited; %s)",
+                  pipes.name, id, PlaceText(flag.waited).c_str(), PipeName(pipes.to), LastIssued(core).c_str()));
+    }
     if (options.seed == 0) return;
     if (pipes.from == PIPE_S)
-      ++core.live_flags[event][id];
+      Raise(core, event, id, loc);
     else
       Enqueue(core, pipes.from, {Core::Item::kSet, event, id, loc, {}});
   }
@@ -291,11 +324,18 @@ class Machine {
     const Token& token = flag.token;
     core.known[pipes.to].Merge(token.local);
     WaitTime(core, pipes.to, token.time, token.record);
+    flag.waited = loc;
+    if (pipes.to != PIPE_S) {
+      flag.wait = ++core.seq[pipes.to];
+      core.site_of[pipes.to].push_back(LastSite(core, pipes.to, "WaitFlag", loc));
+    }
     if (options.seed == 0) return;
     if (pipes.to == PIPE_S) {
-      RunUntil(
-          core, [&] { return core.live_flags[event][id] > 0; }, loc);
-      --core.live_flags[event][id];
+      Progress(core);
+      Core::LiveFlag& live = core.live_flags[event][id];
+      while (live.sets == 0)
+        if (!StepAny(core)) FailStuck(core, loc, PIPE_S, event, id);
+      --live.sets;
     } else {
       Enqueue(core, pipes.to, {Core::Item::kWait, event, id, loc, {}});
     }
@@ -350,11 +390,17 @@ class Machine {
     if (aborted_) throw Stop{};
     CheckCross(id, loc, "CrossCoreWaitFlag", internal);
     std::deque<CrossToken>& counter = core.counters[id];
-    if (options.seed != 0) RunSome(core);
-    for (;;) {
+    if (options.seed != 0) Progress(core);
+    for (int yields = 0;;) {
       {
         std::unique_lock<std::mutex> lock(mutex_);
         if (!counter.empty()) break;
+      }
+      // Other cores may go on for a while before this one's pipes do.
+      if (core.queued > 0 && yields < 4 && core.random() % 4 == 0) {
+        ++yields;
+        Yield(core);
+        continue;
       }
       if (core.queued > 0 && StepAny(core)) continue;
       if (core.queued > 0) FailStuck(core, loc);
@@ -404,9 +450,12 @@ class Machine {
   }
 
   // ---------------------------------------------------------------- scalar accesses
-  // Makes everything that the scalar unit may see happen: with a seed, other pipes may or may not have got there.
+  // In front of what the scalar unit reads: with a seed, other pipes may or may not have got there.
+  void LetPipesGoOn() {
+    if (options.seed != 0) Progress(*t_core);
+  }
   void ScalarTouch(const char* name, Loc loc, const std::vector<Access>& accesses) {
-    if (options.seed != 0) RunSome(*t_core);
+    LetPipesGoOn();
     Issue(PIPE_S, name, loc, accesses, {kScalarAccess, 0}, [] {});
   }
   void Spin(Loc loc) {  // a polling loop must let other cores run
@@ -496,6 +545,7 @@ class Machine {
     core->type = type;
     core->name = type == CoreType::kAic ? Format("AIC block %d", block) : Format("AIV%d block %d", sub, block);
     core->random.seed(options.seed * 1000003 + static_cast<uint64_t>(core->index));
+    DrawPace(*core);
     std::fill(std::begin(core->cross_mode), std::end(core->cross_mode), -1);
     auto add = [&](Kind kind) { core->memory[static_cast<int>(kind)] = std::make_unique<LocalMemory>(kind); };
     if (type == CoreType::kAiv) {
@@ -766,86 +816,134 @@ class Machine {
   }
 
   // ---------------------------------------------------------------- random order
+  // NPU架构版本2201.md (硬件约束): the queues of MTE1 and MMAD hold 32 instructions. Of the others no document says it.
+  static constexpr size_t kCubeQueue = 32, kQueue = 512;
+  static size_t QueueDepth(int pipe) { return pipe == PIPE_M || pipe == PIPE_MTE1 ? kCubeQueue : kQueue; }
+
+  // On every other core no pipe does anything until the scalar unit must wait for it. There and elsewhere one pipe may
+  // be much faster than another.
+  static void DrawPace(Core& core) {
+    constexpr double kSpeeds[] = {0, 1.0 / 16, 0.25, 1, 2}, kWeights[] = {1, 32, 1024},
+                     kYields[] = {0, 1.0 / 64, 1.0 / 16};
+    const bool idle = core.random() % 2 == 0;
+    for (int pipe = 0; pipe < kPipes; ++pipe) {
+      core.pace.speed[pipe] = idle ? 0 : kSpeeds[core.random() % 5];
+      core.pace.weight[pipe] = kWeights[core.random() % 3];
+    }
+    core.pace.yield = kYields[core.random() % 3];
+  }
+  static double Draw(Core& core) { return static_cast<double>(core.random() >> 11) * 0x1p-53; }
+
   void Enqueue(Core& core, int pipe, Core::Item item) {
     core.queue[pipe].push_back(std::move(item));
     ++core.queued;
-    // The queues of a core are shallow (32 for MTE1 and M): the scalar unit is never far ahead.
-    while (core.queued > 96)
-      if (!StepAny(core)) break;
-    switch (core.random() % 8) {
-      case 0:
-        RunSome(core);
-        break;
-      case 1:
-        StepAny(core);
-        break;
-      default:
-        break;
+    // The scalar unit waits where a queue is full.
+    while (core.queue[pipe].size() > QueueDepth(pipe))
+      if (!StepAny(core)) FailStuck(core, core.queue[pipe].front().loc);
+    Progress(core);
+    if (core.pace.yield > 0 && Draw(core) < core.pace.yield) Yield(core);
+  }
+  // What the pipes do in the time of one instruction of the scalar unit.
+  void Progress(Core& core) {
+    for (int pipe = 0; pipe < kPipes && core.queued > 0; ++pipe) {
+      if (core.queue[pipe].empty() || core.pace.speed[pipe] == 0) continue;
+      for (double speed = core.pace.speed[pipe]; speed > 0 && CanStep(core, pipe); speed -= 1)
+        if (speed >= 1 || Draw(core) < speed) Step(core, pipe);
     }
-    if (core.random() % 64 == 0) Yield(core);
   }
-  void RunSome(Core& core) {
-    for (uint64_t n = core.random() % (core.queued + 1); n > 0; --n)
-      if (!StepAny(core)) return;
-  }
-  // Executes one instruction of a random pipe. Vector and DMA instructions overlap within their pipe until a barrier or
-  // a flag.
+  // Executes one instruction of a random pipe, if any pipe can go on.
   bool StepAny(Core& core) {
-    const int first = static_cast<int>(core.random() % kPipes);
-    for (int k = 0; k < kPipes; ++k) {
-      const int pipe = (first + k) % kPipes;
-      std::deque<Core::Item>& queue = core.queue[pipe];
-      if (queue.empty()) continue;
-      if (queue.front().type == Core::Item::kWait) {
-        int& live = core.live_flags[queue.front().event][queue.front().id];
-        if (live == 0) continue;
-        --live;
-        queue.pop_front();
-        --core.queued;
-        return true;
-      }
-      size_t pick = 0;
-      if (pipe == PIPE_V || pipe == PIPE_MTE2 || pipe == PIPE_MTE3) {
-        size_t window = 0;
-        while (window < 4 && window < queue.size() && queue[window].type == Core::Item::kExec) ++window;
-        if (window > 1) pick = core.random() % window;
-      }
-      Core::Item item = std::move(queue[pick]);
-      queue.erase(queue.begin() + static_cast<std::ptrdiff_t>(pick));
-      --core.queued;
-      if (item.type == Core::Item::kSet) ++core.live_flags[item.event][item.id];
-      if (item.run) item.run();
-      return true;
+    double total = 0;
+    bool can[kPipes];
+    for (int pipe = 0; pipe < kPipes; ++pipe)
+      if ((can[pipe] = CanStep(core, pipe))) total += core.pace.weight[pipe];
+    if (total == 0) return false;
+    double at = Draw(core) * total;
+    int pick = -1;
+    for (int pipe = 0; pipe < kPipes && at >= 0; ++pipe)
+      if (can[pipe]) pick = pipe, at -= core.pace.weight[pipe];
+    Step(core, pick);
+    return true;
+  }
+  static bool CanStep(const Core& core, int pipe) {
+    const std::deque<Core::Item>& queue = core.queue[pipe];
+    if (queue.empty()) return false;
+    const Core::Item& item = queue.front();
+    return item.type != Core::Item::kWait || core.live_flags[item.event][item.id].sets > 0;
+  }
+  // Executes one instruction of a pipe. Vector and DMA instructions overlap within their pipe until a barrier or a
+  // flag.
+  void Step(Core& core, int pipe) {
+    std::deque<Core::Item>& queue = core.queue[pipe];
+    size_t pick = 0;
+    if (pipe == PIPE_V || pipe == PIPE_MTE2 || pipe == PIPE_MTE3) {
+      size_t window = 0;
+      while (window < 4 && window < queue.size() && queue[window].type == Core::Item::kExec) ++window;
+      if (window > 1) pick = core.random() % window;
     }
-    return false;
+    Core::Item item = std::move(queue[pick]);
+    queue.erase(queue.begin() + static_cast<std::ptrdiff_t>(pick));
+    --core.queued;
+    if (item.type == Core::Item::kWait) --core.live_flags[item.event][item.id].sets;
+    if (item.type == Core::Item::kSet) Raise(core, item.event, item.id, item.loc);
+    if (item.run) item.run();
+  }
+  // The set of an event, as it is executed.
+  void Raise(Core& core, int event, int id, Loc loc) {
+    Core::LiveFlag& live = core.live_flags[event][id];
+    if (live.sets > 0 && options.flags == Flags::kBits) {
+      ++live.lost;
+      live.lost_at = loc;
+      return;
+    }
+    ++live.sets;
   }
   template <class Done>
   void RunUntil(Core& core, Done done, Loc loc) {
     while (!done())
       if (!StepAny(core)) FailStuck(core, loc);
   }
-  void FailStuck(Core& core, Loc loc) {
-    for (int pipe = 0; pipe < kPipes; ++pipe)
-      if (!core.queue[pipe].empty() && core.queue[pipe].front().type == Core::Item::kWait) {
-        const Core::Item& item = core.queue[pipe].front();
-        Fail("deadlock", item.loc,
-             Format("pipe %s of %s waits for HardEvent::%s(%d), which comes after it", PipeName(pipe),
-                    core.name.c_str(), Pipes(item.event).name, item.id));
+  // The scalar unit, which waits for an event if `pipe` is PIPE_S, and all other pipes wait. Every set comes before its
+  // wait in program order, so that a set was lost.
+  [[noreturn]] void FailStuck(Core& core, Loc loc, int pipe = -1, int event = 0, int id = 0) {
+    std::string text;
+    Loc first = loc;
+    const auto add = [&](int waiting, const Core::LiveFlag& live, int e, int i, Loc at) {
+      if (text.empty()) first = at;
+      text += Format("%s pipe %s of %s waits for HardEvent::%s(%d) at %s", text.empty() ? "" : ";", PipeName(waiting),
+                     core.name.c_str(), Pipes(e).name, i, PlaceText(at).c_str());
+      if (live.lost > 0)
+        text +=
+            Format(", whose set at %s was lost: the flag was still set, as the wait for its earlier set had not run",
+                   PlaceText(live.lost_at).c_str());
+    };
+    for (const bool lost : {true, false}) {  // what explains the others first
+      const Core::LiveFlag& scalar = core.live_flags[event][id];
+      if (pipe == PIPE_S && (scalar.lost > 0) == lost) add(pipe, scalar, event, id, loc);
+      for (int p = 0; p < kPipes; ++p) {
+        if (core.queue[p].empty() || core.queue[p].front().type != Core::Item::kWait) continue;
+        const Core::Item& item = core.queue[p].front();
+        const Core::LiveFlag& live = core.live_flags[item.event][item.id];
+        if ((live.lost > 0) == lost) add(p, live, item.event, item.id, item.loc);
       }
-    Fail("deadlock", loc, core.name + ": nothing can go on");
+    }
+    if (text.empty()) text = " " + core.name + ": nothing can go on";
+    Fail("deadlock", first, text.substr(1));
+  }
+  static std::string PlaceText(Loc loc) {
+    const char* slash = std::strrchr(loc.file, '/');
+    return Format("%s:%d", slash ? slash + 1 : loc.file, loc.line);
+  }
+  // Where in the kernel a flag of a helper function is: events are often set by those.
+  std::string LastIssued(const Core& core) {
+    if (core.last_issued < 0) return "no instruction before it";
+    return "behind " + SiteText(static_cast<uint32_t>(core.last_issued));
   }
 
  public:
   void Drain(Core& core, Loc loc) {
     RunUntil(
         core, [&] { return core.queued == 0; }, loc);
-  }
-  // Executes what `pipe` has in its queue, and what that needs.
-  void DrainPipe(int pipe, Loc loc) {
-    Core& core = *t_core;
-    if (options.seed != 0)
-      RunUntil(
-          core, [&] { return core.queue[pipe].empty(); }, loc);
   }
   // Set while an Mmad is issued whose accumulation the hardware orders by itself.
   static inline thread_local bool mmad_ordered = false;

@@ -6,8 +6,9 @@
 
 namespace ascendc_emulator {
 
-// GatherMask.md. `pattern` is 0 when the mask comes from a tensor. The count by reference is useless: CANN's header
-// reads the register right after issue, when the instruction has not run (asc_get_rsvd_count.md).
+// GatherMask.md. `pattern` is 0 when the mask comes from a tensor: how much is kept is then known when it executes, so
+// that the instruction counts as writing all that it may keep and dst has room for. The count by reference is useless:
+// CANN's header reads the register right after issue, when the instruction has not run (asc_get_rsvd_count.md).
 template <class T, class U>
 inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const LocalTensor<T>& src,
                                   const LocalTensor<U>* bits, int64_t pattern, bool counter, int64_t mask,
@@ -18,6 +19,7 @@ inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const Loca
   constexpr int64_t kLanes = 256 / kSize, kPerBlock = 32 / kSize;
   CheckKind(api, loc, "dst", dst, Kind::kUb);
   CheckKind(api, loc, "src0", src, Kind::kUb);
+  if (bits != nullptr) CheckKind(api, loc, "src1Pattern", *bits, Kind::kUb);
   CheckAlign(api, loc, "dst", dst, 32);
   CheckAlign(api, loc, "src0", src, 32);
   const int64_t repeat = Range(api, loc, "repeatTimes", p.repeatTimes, 0, 255);
@@ -29,7 +31,6 @@ inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const Loca
   kept_count = ~uint64_t{0};
   if (repeat == 0) return;
   auto offset = [=](int64_t r, int64_t e) { return r * rep + e / kPerBlock * blk + e % kPerBlock * kSize; };
-  if (bits != nullptr) M().DrainPipe(PIPE_V, loc);  // how much is kept is data; the API reads it back itself
   auto kept = [=, pattern_bits = bits ? bits->view().data : nullptr](int64_t r, int64_t e) {
     switch (pattern) {
       case 0:
@@ -49,25 +50,39 @@ inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const Loca
   else
     ranges.Local("src0", src, false, 0, 32, (n + kPerBlock - 1) / kPerBlock, blk, repeat, rep);
   if (bits != nullptr) {
-    CheckKind(api, loc, "src1Pattern", *bits, Kind::kUb);
     CheckAlign(api, loc, "src1Pattern", *bits, 32);
     ranges.Local("src1Pattern", *bits, false, 0, (n + 7) / 8, repeat, bits_rep);
-    for (int64_t r = 0; r < repeat; ++r)
-      if (!AllValid(bits->view().valid + r * bits_rep, (n + 7) / 8))
-        M().Note("uninitialised", loc, "GatherMask: src1Pattern holds undefined bits");
   }
-  int64_t total = 0;
-  for (int64_t r = 0; r < repeat; ++r)
-    for (int64_t e = 0; e < n; ++e) total += kept(r, e);
-  ranges.Local("dst", dst, true, 0, total * kSize);
+  const auto count = [=] {
+    int64_t total = 0;
+    for (int64_t r = 0; r < repeat; ++r)
+      for (int64_t e = 0; e < n; ++e) total += kept(r, e);
+    return total;
+  };
+  const int64_t most = bits == nullptr ? count() : dst.bytes() < 0 ? n : std::min(repeat * n, dst.bytes() / kSize);
+  ranges.Local("dst", dst, true, 0, most * kSize);
   const View to = dst.view(), from = src.view();
   const double cycles = static_cast<double>(repeat * n) / (kSize == 4 ? 32 : 64);
-  const int64_t d0 = dst.address(), s0 = src.address();
-  if (d0 != s0 && d0 < s0 + offset(repeat - 1, n - 1) + kSize && s0 < d0 + total * kSize)
-    M().Fail("overlap", loc, "GatherMask: dst and src0 overlap in part");
-  // With a tensor as the pattern it is read where it is executed, which is at once.
+  const int64_t d0 = dst.address(), s0 = src.address(), room = dst.bytes();
+  const auto check_overlap = [=](int64_t total) {
+    if (d0 != s0 && d0 < s0 + offset(repeat - 1, n - 1) + kSize && s0 < d0 + total * kSize)
+      M().Fail("overlap", loc, "GatherMask: dst and src0 overlap in part");
+  };
+  if (bits == nullptr) check_overlap(most);
+  const uint8_t* bits_valid = bits != nullptr ? bits->view().valid : nullptr;
   Core* core = t_core;
   M().Issue(PIPE_V, api, loc, ranges.list(), {kVectorIssue + cycles, kVectorHead}, [=] {
+    const int64_t total = count();
+    if (bits_valid != nullptr) {
+      for (int64_t r = 0; r < repeat; ++r)
+        if (!AllValid(bits_valid + r * bits_rep, (n + 7) / 8))
+          M().Note("uninitialised", loc, "GatherMask: src1Pattern holds undefined bits");
+      if (total * kSize > room)
+        M().Fail("overflow", loc,
+                 Format("GatherMask: keeps %lld elements, dst has room for %lld", static_cast<long long>(total),
+                        static_cast<long long>(room / kSize)));
+      check_overlap(total);
+    }
     int64_t at = 0;
     Seen seen;
     for (int64_t r = 0; r < repeat; ++r)
@@ -82,7 +97,6 @@ inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const Loca
     core->gather_count = total;
   });
   core->gather_count_seq = core->seq[PIPE_V];
-  if (bits != nullptr) M().DrainPipe(PIPE_V, loc);
 }
 
 // A record of Sort32 and MrgSort: 8 bytes, the score low, the index in the high 4.
@@ -121,6 +135,7 @@ inline int64_t GetGatherMaskRemainCount(Loc loc = Loc::Here()) {
   using namespace ascendc_emulator;
   Core& core = *t_core;
   if (core.gather_count_seq == 0) M().Fail("argument", loc, "GetGatherMaskRemainCount without a GatherMask before it");
+  M().LetPipesGoOn();
   if (core.known[PIPE_S].at[PIPE_V] < core.gather_count_seq)
     M().Note("hazard", loc, "GetGatherMaskRemainCount: no V_S flag orders the scalar unit behind the GatherMask");
   return core.gather_count;
@@ -253,6 +268,7 @@ inline void MrgSort(const LocalTensor<T>& dst, const MrgSortSrcList<T>& src, con
               }
             });
   core->mrg_result_seq = core->seq[PIPE_V];
+  core->mrg_suspends = suspend;
 }
 
 // GetMrgSortResult.md: how much of each list the last MrgSort with ifExhaustedSuspension took. The scalar unit must
@@ -262,6 +278,8 @@ inline void GetMrgSortResult(uint16_t& list1, uint16_t& list2, uint16_t& list3, 
   using namespace ascendc_emulator;
   Core& core = *t_core;
   if (core.mrg_result_seq == 0) M().Fail("argument", loc, "GetMrgSortResult without a MrgSort before it");
+  if (!core.mrg_suspends) M().Fail("argument", loc, "GetMrgSortResult behind a MrgSort without ifExhaustedSuspension");
+  M().LetPipesGoOn();
   if (core.known[PIPE_S].at[PIPE_V] < core.mrg_result_seq)
     M().Note("hazard", loc, "GetMrgSortResult: no V_S flag orders the scalar unit behind the MrgSort");
   list1 = core.mrg_result[0];

@@ -160,7 +160,7 @@ std::string RunInEmulator(const Operator& op, const std::vector<aclTensor>& tens
   const auto seed = static_cast<uint64_t>(Option("SEED"));
   const AscendcEmulatorOptions options{
       static_cast<int>(tiling.blocks),  kMixAic12, 2,       1, 0, seed, kTimeoutSeconds,
-      static_cast<int64_t>(tiling.key), "910B1",   nullptr, 0, 0, 0};
+      static_cast<int64_t>(tiling.key), "910B1",   nullptr, 0, 0, 0,    0};
   using Launch = char* (*)(AscendcEmulatorBuffer*, int, const AscendcEmulatorOptions*);
   const auto launch =
       reinterpret_cast<Launch>(Function(op.library, std::string("ascendc_emulator_launch_") + op.kernel));

@@ -43,6 +43,10 @@ __aicore__ inline void VectorFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR ou
     DataCopy(y, in_gm, 512);
     Sync<HardEvent::MTE2_V>(5);
   };
+  const auto tell = [&](float value) {
+    out_gm.SetValue(0, value);
+    DataCacheCleanAndInvalid<float, CacheLine::SINGLE_CACHE_LINE, DcciDst::CACHELINE_OUT>(out_gm);
+  };
 
   FAULT(missing_flag_in) {
     DataCopy(x, in_gm, 512);
@@ -89,6 +93,23 @@ __aicore__ inline void VectorFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR ou
     DataCopy(x, in_gm, 512);
     WaitFlag<HardEvent::MTE2_V>(0);
     Adds(z, x, 1.0f, 512);  // here
+  }
+  FAULT(event_set_again) {  // the scalar unit is ahead of MTE3
+    load();
+    Sync<HardEvent::MTE2_MTE3>(0);
+    for (int i = 0; i < 3; ++i) {
+      SetFlag<HardEvent::S_MTE3>(5);  // here
+      WaitFlag<HardEvent::S_MTE3>(5);
+      DataCopy(out_gm[i * 512], x, 512);
+    }
+  }
+  FAULT(event_set_again_before_the_wait_is_known) {  // V waited for the second event, and MTE2 knows of the first one
+    for (int i = 0; i < 2; ++i) {
+      DataCopy(x, in_gm, 512);
+      SetFlag<HardEvent::MTE2_V>(2);  // here
+      Sync<HardEvent::V_MTE2>(0);
+      WaitFlag<HardEvent::MTE2_V>(2);
+    }
   }
   FAULT(double_set) {
     SetFlag<HardEvent::MTE2_V>(0);
@@ -275,13 +296,45 @@ __aicore__ inline void VectorFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR ou
     MrgSort(z, MrgSortSrcList<float>(x, y, x, y), MrgSort4Info(lengths, true, 3, 1));
     uint16_t n[4];
     GetMrgSortResult(n[0], n[1], n[2], n[3]);  // here
+    tell(n[0]);
+  }
+  FAULT(merge_result_of_a_whole_merge) {
+    load();
+    const uint16_t lengths[4] = {8, 8, 0, 0};
+    MrgSort(z, MrgSortSrcList<float>(x, y, x, y), MrgSort4Info(lengths, false, 3, 1));
+    Sync<HardEvent::V_S>(0);
+    uint16_t n[4];
+    GetMrgSortResult(n[0], n[1], n[2], n[3]);  // here
   }
   FAULT(gather_count_without_flag) {
     load();
     GatherMask(z, x, uint8_t{1}, false, 0, GatherMaskParams(1, 1, 8, 0), kept);
     Sync<HardEvent::V_S>(0);
-    GatherMask(z[64], y, uint8_t{1}, false, 0, GatherMaskParams(1, 1, 8, 0), kept);
-    GetGatherMaskRemainCount();  // here
+    GatherMask(z[64], y, uint8_t{7}, false, 0, GatherMaskParams(1, 1, 8, 0), kept);
+    tell(GetGatherMaskRemainCount());  // here
+  }
+  FAULT(gather_count_of_a_mask_without_flag) {
+    load();
+    CompareScalar(w.ReinterpretCast<uint8_t>(), x, 0.0f, CMPMODE::GT, 64);
+    PipeBarrier<PIPE_V>();
+    GatherMask(z, y, w.ReinterpretCast<uint32_t>(), false, 0, GatherMaskParams(1, 1, 8, 0), kept);
+    tell(GetGatherMaskRemainCount());  // here
+  }
+  FAULT(gathered_more_than_there_is_room) {
+    load();
+    CompareScalar(w.ReinterpretCast<uint8_t>(), x, 0.0f, CMPMODE::GT, 64);
+    PipeBarrier<PIPE_V>();
+    GatherMask(z[2048 - 32], y, w.ReinterpretCast<uint32_t>(), false, 0, GatherMaskParams(1, 1, 8, 0), kept);  // here
+  }
+  FAULT(reduce_result_without_flag) {
+    load();
+    WholeReduceSum(z, x, 64, 1, 1, 1, 8);
+    tell(z.GetValue(0));  // here
+  }
+  FAULT(mask_without_flag) {
+    load();
+    CompareScalar(z.ReinterpretCast<uint8_t>(), x, 3.0f, CMPMODE::GT, 64);
+    tell(z.ReinterpretCast<uint8_t>().GetValue(0));  // here
   }
   FAULT(gather_count_by_reference) {
     load();
@@ -381,6 +434,17 @@ __aicore__ inline void CubeFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR out)
   FAULT(missing_flag_l0_reuse) {
     product();
     LoadData(l0a, l1a, LoadData2DParams(0, 4, 2, 0, 0, false, 0));  // here
+  }
+  FAULT(event_set_again_by_the_cube) {  // MTE1 may be two products behind
+    product();
+    for (int i = 0; i < 3; ++i) {
+      PipeBarrier<PIPE_M>();
+      Mmad(l0c, l0a, l0b, p);
+      SetFlag<HardEvent::M_MTE1>(5);  // here
+      WaitFlag<HardEvent::M_MTE1>(5);
+    }
+    Sync<HardEvent::M_FIX>(0);
+    Fixpipe<float, float, CFG_ROW_MAJOR>(out_gm, l0c, f);
   }
   FAULT(missing_barrier_between_products) {  // 8 fractals: fewer than 10
     product();
