@@ -46,6 +46,7 @@ class TilingData(ctypes.Structure):
             for name in (
                 "cores", "t", "s1", "n_q", "topk", "block_num", "block_size", "max_blocknum", "team", "slots",
                 "head_parts", "column_parts", "key_rows", "key_chunk", "list_rows", "softmax_offset",
+                "sort_offset", "stage_rows", "score_tile",
             )
         ),
         ("softmax_scale", ctypes.c_float),

@@ -56,6 +56,13 @@ constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t c
   return gather + softmax + output + (tasks - 1) * busiest + tasks * kWaits;
 }
 
+// Keys of one product of scores where those of a core are few.
+constexpr uint32_t kShortTile = 64;
+// Rows that 16 keys of a third of all positions lie in.
+constexpr uint32_t kMostStageRows = 64;
+// Entries of an AIV from which on it sorts them: see MakeTeamTiling.
+constexpr uint32_t kFewestSorted = 128;
+
 // As MakeTiling, with teams of `team` cores.
 constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, const Platform& platform, uint32_t team,
                                      SparseFlashAttentionTiling& out) {
@@ -79,14 +86,34 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   out.column_parts = grid.column_parts;
   out.key_rows = tiling::RoundUp(shape.topk, 64);
   const uint32_t core_fractals = tiling::CeilDiv(out.key_rows / kFractalRows, team);
-  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_fractals * kFractalRows, kMaxChunks), kScoreTile);
+  // With one task, chunks may be twice as many, so that the last one takes the cube a short time.
+  const bool one_task = shape.t <= teams;
+  const uint32_t most_chunks = one_task ? 2 * kMaxChunks : kMaxChunks, core_keys = core_fractals * kFractalRows;
+  out.score_tile = core_keys <= most_chunks * kShortTile ? kShortTile : kScoreTile;
+  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_keys, most_chunks), out.score_tile);
   out.list_rows = tiling::CeilDiv(core_fractals, kVectorsPerCore) * kFractalRows;
   // The gather of a task and the softmax of the one before it share the time, if they fit into UB together: the lists
   // of the next task beside those of this one, and the softmax.
   const uint32_t list_bytes = 2 * out.list_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4;
-  const uint32_t gather_bytes = 2 * list_bytes + kKeyGatherBytes;
   const uint32_t softmax_bytes = out.key_rows * 4 + kScoreBatchBytes * 5 / 2 + kRowSoftmaxBytes + 2 * 32;
-  out.softmax_offset = gather_bytes + softmax_bytes <= platform.ub ? gather_bytes : 0;
+  const uint32_t gather_bytes = kKeyGatherBytes + kFewestStageRows * kKeyStageBytes;
+  const uint32_t unsorted_bytes = tiling::RoundUp(shape.topk, 512) * 4;
+  const bool together = !one_task && 2 * list_bytes + gather_bytes + softmax_bytes <= platform.ub;
+  uint32_t bytes = (together ? 2 : 1) * list_bytes + gather_bytes + (together ? softmax_bytes : 0);
+  // Sorting all entries of a task takes an AIV 4000 cycles; of its own ones, it saves the gather a third.
+  const bool sorted = (together || one_task) && shape.topk <= kMostSorted && out.list_rows >= kFewestSorted &&
+                      bytes + unsorted_bytes + 256 <= platform.ub;
+  if (sorted) bytes += unsorted_bytes + 256;
+  // Rows of an unsorted list are far apart: they need no more stage.
+  const uint32_t more = sorted ? tiling::Smaller((platform.ub - bytes) / kKeyStageBytes / 2 * 2, kMostStageRows) : 0;
+  out.stage_rows = kFewestStageRows + more;
+  const uint32_t lists_end = (together ? 2 : 1) * list_bytes + (sorted ? unsorted_bytes : 0);
+  if (together) out.softmax_offset = lists_end + kKeyGatherBytes + out.stage_rows * kKeyStageBytes;
+  if (sorted) {
+    // Of the softmax, what the scores have; else what the gather has.
+    out.sort_offset =
+        tiling::RoundUp(together ? out.softmax_offset + out.key_rows * 4 + kRowSoftmaxBytes + 2 * 32 : lists_end, 256);
+  }
   const uint64_t keys = out.key_rows;
   out.rope_offset = keys * kKvLoraRank * 2;
   out.score_offset = out.rope_offset + keys * kRopeDim * 2;
