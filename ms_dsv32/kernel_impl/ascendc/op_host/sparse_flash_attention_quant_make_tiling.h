@@ -38,8 +38,8 @@ constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
 // What a call costs with teams of `team` cores, in cycles at the documented rates: the way of one task through gather,
 // softmax and output, the busiest unit for each further task, and the waits between cores.
 constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t cores, uint32_t team) {
-  constexpr uint64_t kGatherRow = 57;  // 1.5 copies of 24 cycles; 656 bytes from HBM, 32 a cycle
-  constexpr uint64_t kWaits = 2000;    // of a task: two barriers between cores and the latencies of GM around them
+  constexpr uint64_t kGatherRow = 57;  // unsorted, 1.5 copies of 24 cycles; 656 bytes from HBM, 32 a cycle
+  constexpr uint64_t kWaits = 3000;    // of a task: two barriers between cores and the latencies of GM around them
   const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
   const uint64_t tasks = tiling::CeilDiv(shape.t, cores / team), heads = tiling::CeilDiv(shape.n_q, kFractalRows);
   const uint64_t fractals = tiling::CeilDiv(shape.topk, kFractalRows), own = tiling::CeilDiv(fractals, team);
@@ -56,6 +56,8 @@ constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t c
   return gather + softmax + output + (tasks - 1) * busiest + tasks * kWaits;
 }
 
+// Of two runs of 8 bytes an entry, and of their keys.
+constexpr uint32_t kSortBytes = kMostSorted * 20;
 // Keys of one product of scores where those of a core are few.
 constexpr uint32_t kShortTile = 64;
 // Rows that 16 keys of a third of all positions lie in.
@@ -101,19 +103,19 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   const bool together = !one_task && 2 * list_bytes + gather_bytes + softmax_bytes <= platform.ub;
   uint32_t bytes = (together ? 2 : 1) * list_bytes + gather_bytes + (together ? softmax_bytes : 0);
   // Sorting all entries of a task takes an AIV 4000 cycles; of its own ones, it saves the gather a third.
+  const uint32_t sort_bytes = unsorted_bytes + 256 + (together ? 0 : kSortBytes);
   const bool sorted = (together || one_task) && shape.topk <= kMostSorted && out.list_rows >= kFewestSorted &&
-                      bytes + unsorted_bytes + 256 <= platform.ub;
-  if (sorted) bytes += unsorted_bytes + 256;
+                      bytes + sort_bytes <= platform.ub;
+  if (sorted) bytes += sort_bytes;
   // Rows of an unsorted list are far apart: they need no more stage.
   const uint32_t more = sorted ? tiling::Smaller((platform.ub - bytes) / kKeyStageBytes / 2 * 2, kMostStageRows) : 0;
   out.stage_rows = kFewestStageRows + more;
-  const uint32_t lists_end = (together ? 2 : 1) * list_bytes + (sorted ? unsorted_bytes : 0);
-  if (together) out.softmax_offset = lists_end + kKeyGatherBytes + out.stage_rows * kKeyStageBytes;
-  if (sorted) {
-    // Of the softmax, what the scores have; else what the gather has.
-    out.sort_offset =
-        tiling::RoundUp(together ? out.softmax_offset + out.key_rows * 4 + kRowSoftmaxBytes + 2 * 32 : lists_end, 256);
-  }
+  const uint32_t gather_end = (together ? 2 : 1) * list_bytes + (sorted ? unsorted_bytes : 0) + kKeyGatherBytes +
+                              out.stage_rows * kKeyStageBytes;
+  if (together) out.softmax_offset = gather_end;
+  // Beside the gather, entries are sorted where the softmax has its scores.
+  const uint32_t before_scores = together ? out.key_rows * 4 + kRowSoftmaxBytes + 2 * 32 : 0;
+  if (sorted) out.sort_offset = tiling::RoundUp(gather_end + before_scores, 256);
   const uint64_t keys = out.key_rows;
   out.rope_offset = keys * kKvLoraRank * 2;
   out.score_offset = out.rope_offset + keys * kRopeDim * 2;

@@ -34,7 +34,11 @@ struct AttentionTask {
   uint32_t count;               // entries of topk_indices that are read
   uint32_t keys;                // the same in whole fractals: rows of keys in the workspace, zeros from count on
   uint32_t key_begin, key_end;  // the part of them that this core gathers and scores
+  uint32_t early;               // entries that each AIV takes as they come, while the others are sorted
 };
+
+// An AIV's batches of two gathers take as long as sorting.
+constexpr uint32_t kEarlyEntries = 32;
 
 // What AIC and AIVs share: the tasks of this core and the workspace.
 class AttentionPlan {
@@ -63,6 +67,10 @@ class AttentionPlan {
     task.keys = fractals * kFractal;
     task.key_begin = ShareBegin(fractals, member_, tiling_.team) * kFractal;
     task.key_end = ShareBegin(fractals, member_ + 1, tiling_.team) * kFractal;
+    // While the entries of the only task are sorted nothing else is there to do. Each AIV has enough of the first
+    // chunk.
+    const bool enough = task.count / kFractal / tiling_.team * kFractal >= tiling_.key_chunk;
+    if (tiling_.sort_offset > 0 && Tasks() == 1 && enough) task.early = kEarlyEntries;
     return task;
   }
 
@@ -167,7 +175,7 @@ class AttentionVector {
   static constexpr uint32_t kSortedRun = 512;  // records that are sorted by two levels of merging behind Sort32
   static constexpr int32_t kMinusInfinity = static_cast<int32_t>(0xff800000u);  // bits of the float
   // Batches of a gather before the softmax of the task before it begins: until then the cube is busy with the scores.
-  static constexpr uint32_t kSoftmaxLag = 5;
+  static constexpr uint32_t kSoftmaxLag = 6;
   // Rows of an AIV's softmax that are one batch: the instructions of a second one take longer than its copy.
   static constexpr uint32_t kFewHeads = 4;
   static_assert(KeyGather::kBytes == kKeyGatherBytes && KeyGather::kStageBytes == kKeyStageBytes);
@@ -183,9 +191,10 @@ class AttentionVector {
   __aicore__ inline void LoadLists(const AttentionTask& task, uint32_t list) {
     WaitPipe<HardEvent::S_MTE2>(kFlag);
     if (tiling_.sort_offset > 0) {
-      if (task.count > 0) {
-        CopyIn(unsorted_, topk_indices_[static_cast<uint64_t>(task.token) * tiling_.topk], task.count);
-      }
+      const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
+      const uint32_t vector = plan_.member_ * kVectorsPerCore + sub_, early = AllEarly(task);
+      if (task.early > 0) CopyIn(entries_[list], topk_indices_[row + vector * task.early], task.early);
+      if (task.count > early) CopyIn(unsorted_, topk_indices_[row + early], task.count - early);
     } else {
       LoadEntries(task, list);
     }
@@ -213,21 +222,23 @@ class AttentionVector {
   }
 
   // Sorts the entries of a task by position, and keeps this AIV's share of every chunk: rows of one block come one
-  // after the other then, with few between them. The scores of the softmax lend their UB, or the gather where it begins
-  // behind. The order of equal keys, and of positions that float cannot tell apart, does not matter.
+  // after the other then, with few between them. Beside the gather, the scores of the softmax lend their UB. The order
+  // of positions that float cannot tell apart does not matter.
   __aicore__ inline void SortEntries(const AttentionTask& task, uint32_t list) {
+    AwaitSorted();
     WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
     arena_.Reset(tiling_.sort_offset);
     const LocalTensor<float> runs[2] = {arena_.Take<float>(2 * kMostSorted), arena_.Take<float>(2 * kMostSorted)};
     const LocalTensor<float> keys = arena_.Take<float>(kMostSorted);
-    if (task.key_begin < task.key_end) {
-      const uint32_t padded = RoundUp(task.count, kSortedRun), n = padded / kSortedRun;
+    const uint32_t count = task.count - AllEarly(task);
+    if (task.key_begin < task.key_end && count > 0) {
+      const uint32_t padded = RoundUp(count, kSortedRun), n = padded / kSortedRun;
       Duplicate(keys.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(padded));
-      FillFrom(unsorted_, task.count, padded, -1);
+      FillFrom(unsorted_, count, padded, -1);
       PipeBarrier<PIPE_V>();
-      Cast(keys, unsorted_, RoundMode::CAST_RINT, task.count);
+      Cast(keys, unsorted_, RoundMode::CAST_RINT, count);
       PipeBarrier<PIPE_V>();
-      Muls(keys, keys, -1.0f, static_cast<int32_t>(task.count));
+      Muls(keys, keys, -1.0f, static_cast<int32_t>(count));
       PipeBarrier<PIPE_V>();
       Sort32(runs[0], keys, unsorted_.ReinterpretCast<uint32_t>(), static_cast<int32_t>(padded / 32));
       PipeBarrier<PIPE_V>();
@@ -242,13 +253,17 @@ class AttentionVector {
       const LocalTensor<int32_t> records = runs[n > 1 ? 1 : 0].ReinterpretCast<int32_t>();
       uint32_t entry = 0;
       for (uint32_t chunk = task.key_begin; chunk < task.key_end; chunk += tiling_.key_chunk) {
-        const uint32_t begin = ShareOfChunk(task, chunk, 0), end = ShareOfChunk(task, chunk, 1);
-        uint64_t kept = 0;
-        if (begin < end) {
-          GatherMask(entries_[list][entry], records[begin * 2], static_cast<uint8_t>(2), true, (end - begin) * 2,
-                     GatherMaskParams(1, 1, 8, 0), kept);
-        }
+        const uint32_t end = ShareOfChunk(task, chunk, 1);
+        uint32_t begin = ShareOfChunk(task, chunk, 0);
         entry += end - begin;
+        if (chunk == task.key_begin) begin += task.early;
+        if (begin == end) continue;
+        // Of the early entries, those of the cores before and, behind the first share, of this core come before.
+        uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
+        if (chunk == task.key_begin && sub_ == 0) before -= task.early;
+        uint64_t kept = 0;
+        GatherMask(entries_[list][entry - (end - begin)], records[(begin - before) * 2], static_cast<uint8_t>(2), true,
+                   (end - begin) * 2, GatherMaskParams(1, 1, 8, 0), kept);
       }
     }
     SetFlag<HardEvent::V_S>(kSortFlag);
@@ -258,6 +273,10 @@ class AttentionVector {
   __aicore__ inline void AwaitSorted() {
     if (sorting_) WaitFlag<HardEvent::V_S>(kSortFlag);
     sorting_ = false;
+  }
+  // Entries of a task that are not sorted.
+  __aicore__ inline uint32_t AllEarly(const AttentionTask& task) const {
+    return tiling_.team * kVectorsPerCore * task.early;
   }
   // Begin of this AIV's keys of the chunk at `chunk`, or of those behind them.
   __aicore__ inline uint32_t ShareOfChunk(const AttentionTask& task, uint32_t chunk, uint32_t next) const {
@@ -272,11 +291,7 @@ class AttentionVector {
     const LocalTensor<int32_t> entries = entries_[list];
     const LocalTensor<uint64_t> pairs = entries.ReinterpretCast<uint64_t>();
     const LocalTensor<float> skipped = skipped_[list];
-    if (tiling_.sort_offset > 0) {
-      AwaitSorted();
-    } else {
-      WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
-    }
+    if (tiling_.sort_offset == 0) WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
     PagedSequence sequence;
     sequence.table = table_[list];
     sequence.length = static_cast<int32_t>(task.length);
@@ -293,6 +308,7 @@ class AttentionVector {
       const uint32_t begin = ShareOfChunk(task, chunk, 0), end = ShareOfChunk(task, chunk, 1), first = entry;
       for (uint32_t key = begin; key < end; key += KeyGather::kBatch) {
         int32_t rows[KeyGather::kBatch];
+        if (entry == task.early) AwaitSorted();
         keys_.Acquire();
         for (uint32_t half = 0; half < 2; ++half) {
           uint64_t marks = 0;  // a block of 32 bytes
@@ -585,7 +601,6 @@ class AttentionCube {
   static constexpr int32_t kQueryFlag = 3;
   static constexpr uint32_t kScoreStep = 96;       // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
   static constexpr uint32_t kOutputColumns = 256;  // 128 x 256 floats fill L0C
-  static constexpr uint32_t kOutputStep = 64;      // keys: 64 x 256 bfloat16 fill an L0B slot
   static_assert(kScoreTile * kLatentDim * 2 <= kStreamBytes && 128 * kScoreTile * 4 <= kL0CBytes);
 
   // The query of a task, as soon as that of the task before it is no longer read.
@@ -647,7 +662,8 @@ class AttentionCube {
   struct OutputPart {
     uint32_t head, heads, m16;
     uint32_t column, columns, column_end;
-    uint32_t tile;  // keys that fit into a slot
+    uint32_t tile;  // keys that fit into a slot of L1
+    uint32_t step;  // keys that fit into a slot of L0A and of L0B
   };
 
   // (5) weighted sum of the dequantised keys in float32, rounded to bf16: this core's part.
@@ -662,7 +678,9 @@ class AttentionCube {
       part.column_end = ShareBegin(columns, column_part + 1, tiling_.column_parts) * kFractal;
       part.columns = Smaller(kOutputColumns, part.column_end - part.column);
       part.m16 = RoundUp(part.heads, kFractal);
-      part.tile = kStreamBytes / 2 / (part.m16 + part.columns) / kOutputStep * kOutputStep;
+      part.tile = kStreamBytes / 2 / (part.m16 + part.columns) / kFractal * kFractal;
+      const uint32_t most = kL0Bytes / 2 / Larger(part.m16, part.columns);
+      part.step = RoundUp(DivUp(part.tile, DivUp(part.tile, most / kFractal * kFractal)), kFractal);
     }
     // Keys come before the probabilities; many of them only for the last task, as those of others seldom wait.
     uint32_t loaded = 0;
@@ -708,8 +726,8 @@ class AttentionCube {
       CopyNdToL1(left, probabilities[key0], part.heads, keys, tiling_.key_rows, m16);
       stream_slots_.Publish();
       stream_slots_.Take();
-      for (uint32_t k = 0; k < keys; k += kOutputStep) {
-        const uint32_t step = Smaller(kOutputStep, keys - k);
+      for (uint32_t k = 0; k < keys; k += part.step) {
+        const uint32_t step = Smaller(part.step, keys - k);
         const uint32_t l0 = l0_slots_.Acquire();
         LoadA(L0a(l0), left, m16, k, step);
         LoadB(L0b(l0), right, keys, k, step, 0, columns);
