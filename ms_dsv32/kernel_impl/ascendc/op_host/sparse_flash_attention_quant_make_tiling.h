@@ -38,8 +38,8 @@ constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
 // What a call costs with teams of `team` cores, in cycles at the documented rates: the way of one task through gather,
 // softmax and output, the busiest unit for each further task, and the waits between cores.
 constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t cores, uint32_t team) {
-  constexpr uint64_t kGatherRow = 57;  // 1.5 copies of 24 cycles; 656 bytes from HBM, 32 a cycle
-  constexpr uint64_t kWaits = 2000;    // of a task: two barriers between cores and the latencies of GM around them
+  constexpr uint64_t kGatherRow = 57;  // unsorted, 1.5 copies of 24 cycles; 656 bytes from HBM, 32 a cycle
+  constexpr uint64_t kWaits = 3000;    // of a task: two barriers between cores and the latencies of GM around them
   const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
   const uint64_t tasks = tiling::CeilDiv(shape.t, cores / team), heads = tiling::CeilDiv(shape.n_q, kFractalRows);
   const uint64_t fractals = tiling::CeilDiv(shape.topk, kFractalRows), own = tiling::CeilDiv(fractals, team);
@@ -55,6 +55,15 @@ constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t c
   if (copies > busiest) busiest = copies;
   return gather + softmax + output + (tasks - 1) * busiest + tasks * kWaits;
 }
+
+// Of two runs of 8 bytes an entry, and of their keys.
+constexpr uint32_t kSortBytes = kMostSorted * 20;
+// Keys of one product of scores where those of a core are few.
+constexpr uint32_t kShortTile = 64;
+// Rows that 16 keys of a third of all positions lie in.
+constexpr uint32_t kMostStageRows = 64;
+// Entries of an AIV from which on it sorts them: see MakeTeamTiling.
+constexpr uint32_t kFewestSorted = 128;
 
 // As MakeTiling, with teams of `team` cores.
 constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, const Platform& platform, uint32_t team,
@@ -79,14 +88,34 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   out.column_parts = grid.column_parts;
   out.key_rows = tiling::RoundUp(shape.topk, 64);
   const uint32_t core_fractals = tiling::CeilDiv(out.key_rows / kFractalRows, team);
-  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_fractals * kFractalRows, kMaxChunks), kScoreTile);
+  // With one task, chunks may be twice as many, so that the last one takes the cube a short time.
+  const bool one_task = shape.t <= teams;
+  const uint32_t most_chunks = one_task ? 2 * kMaxChunks : kMaxChunks, core_keys = core_fractals * kFractalRows;
+  out.score_tile = core_keys <= most_chunks * kShortTile ? kShortTile : kScoreTile;
+  out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_keys, most_chunks), out.score_tile);
   out.list_rows = tiling::CeilDiv(core_fractals, kVectorsPerCore) * kFractalRows;
   // The gather of a task and the softmax of the one before it share the time, if they fit into UB together: the lists
   // of the next task beside those of this one, and the softmax.
   const uint32_t list_bytes = 2 * out.list_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4;
-  const uint32_t gather_bytes = 2 * list_bytes + kKeyGatherBytes;
   const uint32_t softmax_bytes = out.key_rows * 4 + kScoreBatchBytes * 5 / 2 + kRowSoftmaxBytes + 2 * 32;
-  out.softmax_offset = gather_bytes + softmax_bytes <= platform.ub ? gather_bytes : 0;
+  const uint32_t gather_bytes = kKeyGatherBytes + kFewestStageRows * kKeyStageBytes;
+  const uint32_t unsorted_bytes = tiling::RoundUp(shape.topk, 512) * 4;
+  const bool together = !one_task && 2 * list_bytes + gather_bytes + softmax_bytes <= platform.ub;
+  uint32_t bytes = (together ? 2 : 1) * list_bytes + gather_bytes + (together ? softmax_bytes : 0);
+  // Sorting all entries of a task takes an AIV 4000 cycles; of its own ones, it saves the gather a third.
+  const uint32_t sort_bytes = unsorted_bytes + 256 + (together ? 0 : kSortBytes);
+  const bool sorted = (together || one_task) && shape.topk <= kMostSorted && out.list_rows >= kFewestSorted &&
+                      bytes + sort_bytes <= platform.ub;
+  if (sorted) bytes += sort_bytes;
+  // Rows of an unsorted list are far apart: they need no more stage.
+  const uint32_t more = sorted ? tiling::Smaller((platform.ub - bytes) / kKeyStageBytes / 2 * 2, kMostStageRows) : 0;
+  out.stage_rows = kFewestStageRows + more;
+  const uint32_t gather_end = (together ? 2 : 1) * list_bytes + (sorted ? unsorted_bytes : 0) + kKeyGatherBytes +
+                              out.stage_rows * kKeyStageBytes;
+  if (together) out.softmax_offset = gather_end;
+  // Beside the gather, entries are sorted where the softmax has its scores.
+  const uint32_t before_scores = together ? out.key_rows * 4 + kRowSoftmaxBytes + 2 * 32 : 0;
+  if (sorted) out.sort_offset = tiling::RoundUp(gather_end + before_scores, 256);
   const uint64_t keys = out.key_rows;
   out.rope_offset = keys * kKvLoraRank * 2;
   out.score_offset = out.rope_offset + keys * kRopeDim * 2;

@@ -21,6 +21,7 @@ constexpr uint32_t kC0 = 32 / sizeof(T);
 __aicore__ inline constexpr uint32_t DivUp(uint32_t value, uint32_t unit) { return (value + unit - 1) / unit; }
 __aicore__ inline constexpr uint32_t RoundUp(uint32_t value, uint32_t unit) { return DivUp(value, unit) * unit; }
 __aicore__ inline constexpr uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+__aicore__ inline constexpr uint32_t Larger(uint32_t a, uint32_t b) { return a < b ? b : a; }
 
 // Begin of part `part` when `count` things are dealt to `parts` owners as evenly as whole things go.
 __aicore__ inline constexpr uint32_t ShareBegin(uint32_t count, uint32_t part, uint32_t parts) {

@@ -14,41 +14,56 @@ struct PagedSequence {
   LocalTensor<int32_t> table;
   int32_t length = 0;  // positions
   int32_t table_columns = 0, block_size = 1, block_num = 0;
+  // The block that was looked up last: its first position, and the cache row of that.
+  int32_t first = 0, first_row = kNoRow;
 
-  // Cache row of a position, kNoRow for one outside the sequence or without a block of the cache.
-  __aicore__ inline int32_t Row(int32_t position) const {
+  // Cache row of a position, kNoRow for one outside the sequence or without a block of the cache. Neighbours are often
+  // of one block: it is looked up once for them.
+  __aicore__ inline int32_t Row(int32_t position) {
     if (position < 0 || position >= length) return kNoRow;
-    const int32_t column = position / block_size;
-    if (column >= table_columns) return kNoRow;
-    const int32_t block = table.GetValue(column);
-    if (block < 0 || block >= block_num) return kNoRow;
-    return block * block_size + (position - column * block_size);
+    if (first_row == kNoRow || position < first || position - first >= block_size) {
+      first_row = kNoRow;
+      const int32_t column = position / block_size;
+      if (column >= table_columns) return kNoRow;
+      const int32_t block = table.GetValue(column);
+      if (block < 0 || block >= block_num) return kNoRow;
+      first = column * block_size;
+      first_row = block * block_size;
+    }
+    return first_row + (position - first);
   }
 };
 
-// Rows `row0` and, unless it is kNoRow, `row1` (> row0) of a cache of `width` columns to UB, each on whole blocks of 32
-// bytes. The bytes between them must fit in 32 bits.
+// `count` rows of a cache of `width` columns, the first one `row` and each `distance` > 0 behind the one before, to UB:
+// each on whole blocks of 32 bytes, with `gap` elements, whole blocks too, between them. The bytes between two rows of
+// the cache must fit in 32 bits.
 template <typename T>
 __aicore__ inline void CopyCacheRows(const LocalTensor<T>& dst, const GlobalTensor<T>& cache, uint32_t width,
-                                     int32_t row0, int32_t row1) {
+                                     int32_t row, uint32_t count, uint32_t distance, uint32_t gap) {
   constexpr uint32_t kSize = sizeof(T);
-  DataCopyExtParams params;
-  params.blockCount = row1 == kNoRow ? 1 : 2;
-  params.blockLen = width * kSize;
-  params.srcStride = row1 == kNoRow ? 0 : static_cast<uint32_t>(row1 - row0 - 1) * width * kSize;
-  params.dstStride = 0;
+  const DataCopyExtParams params(static_cast<uint16_t>(count), width * kSize, (distance - 1) * width * kSize,
+                                 gap * kSize / 32, 0);
   const DataCopyPadExtParams<T> pad{};
-  DataCopyPad(dst, cache[static_cast<uint64_t>(row0) * width], params, pad);
+  DataCopyPad(dst, cache[static_cast<uint64_t>(row) * width], params, pad);
 }
 
 // Gathers rows of the int8 latent cache, the bf16 rope cache and the scales, and dequantises the latent part to bf16.
+// A copy costs its issue more than its bytes, so that few are made: of latents, one for rows at equal distances, which
+// two rows in ascending order always are; of rope parts and scales, which are short, one for all rows from the first to
+// the last of a stretch that ascends slowly, whether they are asked for or not. Those come to a stage in UB.
 class KeyGather {
  public:
   static constexpr uint32_t kLatent = 512, kRope = 64, kGroups = 4, kGroup = kLatent / kGroups;
-  static constexpr uint32_t kBatch = 16;  // rows in flight in one slot
-  // A slot is taken from its copies in to its copies out: two latencies of GM and the arithmetic. Four keep MTE2 busy.
-  static constexpr uint32_t kInSlots = 4;
-  static constexpr uint32_t kScaleStride = 8;  // a row's 4 scales arrive on a block of 8
+  static constexpr uint32_t kBatch = 16;         // rows in flight in one slot
+  static constexpr uint32_t kHalf = kBatch / 2;  // rows that are looked up, dequantised and copied out at a time
+  // A slot is taken from its copies in to the arithmetic, a half from there until it is out: about a latency of GM
+  // longer than a batch takes MTE2, and half a batch the vector pipe.
+  static constexpr uint32_t kInSlots = 3, kOutSlots = 3;
+  // Rows of a slot's stage. One that comes alone or in a pair takes two, as its scales take a block of 32 bytes.
+  static constexpr uint32_t kFewestStageRows = 2 * kBatch;
+  static constexpr uint32_t kStageBytes = kInSlots * (kRope * 2 + kGroups * 4) + kGroups * 32;  // of a row
+  static constexpr uint32_t kBytes =
+      kInSlots * kBatch * kLatent + kOutSlots * kHalf * (kLatent + kRope) * 2 + kHalf * kLatent * 4;
 
   __aicore__ inline void Init(const GlobalTensor<int8_t>& latent, const GlobalTensor<bfloat16_t>& rope,
                               const GlobalTensor<float>& scales) {
@@ -56,110 +71,170 @@ class KeyGather {
     rope_ = rope;
     scales_ = scales;
   }
-  static constexpr uint32_t kHalf = kBatch / 2;  // rows that are dequantised at a time
-  static constexpr uint32_t kBytes = kInSlots * kBatch * (kLatent + kRope * 2 + kScaleStride * 4) +
-                                     2 * kBatch * kLatent * 2 + kBatch * kScaleStride * 8 * 4 + kHalf * kLatent * 4;
-
-  // Takes kBytes of UB.
-  __aicore__ inline void Place(UbArena& arena) {
+  // Takes kBytes of UB, and kStageBytes for each row of the stage.
+  __aicore__ inline void Place(UbArena& arena, uint32_t stage_rows) {
+    stage_rows_ = stage_rows;
     for (uint32_t slot = 0; slot < kInSlots; ++slot) {
       k8_[slot] = arena.Take<int8_t>(kBatch * kLatent);
-      kr_[slot] = arena.Take<bfloat16_t>(kBatch * kRope);
-      scale_[slot] = arena.Take<float>(kBatch * kScaleStride);
+      rope_stage_[slot] = arena.Take<bfloat16_t>(stage_rows * kRope);
+      scale_stage_[slot] = arena.Take<float>(stage_rows * kGroups);
     }
-    for (uint32_t slot = 0; slot < 2; ++slot) k_[slot] = arena.Take<bfloat16_t>(kBatch * kLatent);
-    spread_ = arena.Take<float>(kBatch * kScaleStride * 8);
+    for (uint32_t slot = 0; slot < kOutSlots; ++slot) {
+      k_[slot] = arena.Take<bfloat16_t>(kHalf * kLatent);
+      kr_[slot] = arena.Take<bfloat16_t>(kHalf * kRope);
+    }
+    spread_ = arena.Take<float>(stage_rows * kGroups * 8);
     k32_ = arena.Take<float>(kHalf * kLatent);
   }
   __aicore__ inline void Begin() {
-    for (uint32_t slot = 0; slot < kInSlots; ++slot) SetFlag<HardEvent::MTE3_MTE2>(static_cast<int32_t>(slot));
-    in_slot_ = 0;
+    for (uint32_t slot = 0; slot < kInSlots; ++slot) SetFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot));
+    slot_ = 0;
     out_.Begin();
   }
   __aicore__ inline void End() {
-    for (uint32_t slot = 0; slot < kInSlots; ++slot) WaitFlag<HardEvent::MTE3_MTE2>(static_cast<int32_t>(slot));
+    for (uint32_t slot = 0; slot < kInSlots; ++slot) WaitFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot));
     out_.End();
   }
 
-  // The keys of `count` <= kBatch cache rows to rows of `latent_out` and `rope_out`; kNoRow gives zeros. Two
-  // neighbouring rows may change places: in ascending order one copy fetches both.
-  __aicore__ inline void Batch(const int32_t* rows, uint32_t count, const GlobalTensor<bfloat16_t>& latent_out,
-                               const GlobalTensor<bfloat16_t>& rope_out) {
-    bool any[2] = {false, false};  // of each half
-    const uint32_t in = in_slot_;
-    const int32_t flag = static_cast<int32_t>(in);
-    in_slot_ = (in_slot_ + 1) % kInSlots;
-    WaitFlag<HardEvent::MTE3_MTE2>(flag);
-    for (uint32_t i = 0; i < count; ++i) {
-      if (rows[i] == kNoRow) continue;
-      any[i / kHalf] = true;
-      if (i + 1 < count && rows[i + 1] != kNoRow && rows[i + 1] != rows[i] && Near(rows[i], rows[i + 1])) {
-        const bool ascend = rows[i + 1] > rows[i];
-        CopyRows(in, i, ascend ? rows[i] : rows[i + 1], ascend ? rows[i + 1] : rows[i]);
+  // A batch: Acquire, then Fetch of its halves, then Dequantise. Row i of the batch is `rows[i]` of the caches, or
+  // zeros for kNoRow. Fetch may exchange neighbours.
+  __aicore__ inline void Acquire() {
+    slot_ = (slot_ + 1) % kInSlots;
+    WaitFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot_));
+  }
+  __aicore__ inline void Fetch(int32_t* rows, uint32_t half) {
+    const uint32_t end = (half + 1) * kHalf;
+    for (uint32_t i = half * kHalf; i < end;) {
+      if (rows[i] == kNoRow) {
         ++i;
-        any[i / kHalf] = true;
-      } else {
-        CopyRows(in, i, rows[i], kNoRow);
+        continue;
       }
+      uint32_t count = 1;
+      if (i + 1 < end && rows[i + 1] != kNoRow && rows[i + 1] != rows[i]) {
+        if (rows[i + 1] < rows[i]) {
+          const int32_t row = rows[i];
+          rows[i] = rows[i + 1];
+          rows[i + 1] = row;
+        }
+        if (Near(rows[i], rows[i + 1])) count = 2;
+      }
+      const int32_t distance = count == 2 ? rows[i + 1] - rows[i] : 1;
+      while (count > 1 && i + count < end && rows[i + count] - rows[i + count - 1] == distance) ++count;
+      CopyCacheRows(k8_[slot_][i * kLatent], latent_, kLatent, rows[i], count, static_cast<uint32_t>(distance), 0);
+      i += count;
     }
+  }
+
+  // The batch to rows of `latent_out` and `rope_out`.
+  __aicore__ inline void Dequantise(const int32_t* rows, const GlobalTensor<bfloat16_t>& latent_out,
+                                    const GlobalTensor<bfloat16_t>& rope_out) {
+    const int32_t flag = static_cast<int32_t>(slot_);
+    uint32_t staged[kBatch];
+    const uint32_t stage_rows = FetchShort(rows, staged);
     SetFlag<HardEvent::MTE2_V>(flag);
-    const uint32_t out = out_.Acquire();
     WaitFlag<HardEvent::MTE2_V>(flag);
-    // int8 reaches float through half, which holds it exactly and lies where the result will.
-    if (any[0] || any[1]) {
-      const LocalTensor<half> k16 = k_[out].template ReinterpretCast<half>();
-      Cast(k16, k8_[in], RoundMode::CAST_NONE, count * kLatent);
-      Brcb(spread_, scale_[in], static_cast<uint8_t>(count), BrcbRepeatParams(1, 8));
-      PipeBarrier<PIPE_V>();
-      for (uint32_t row = 0; row < count; row += kHalf) {
-        if (!any[row / kHalf]) continue;
-        const uint32_t part = Smaller(kHalf, count - row);
-        Cast(k32_, k16[row * kLatent], RoundMode::CAST_NONE, part * kLatent);
+    if (stage_rows > 0) {
+      Brcb(spread_, scale_stage_[slot_], static_cast<uint8_t>(stage_rows / 2), BrcbRepeatParams(1, 8));
+    }
+    for (uint32_t first = 0; first < kBatch; first += kHalf) {
+      const uint32_t out = out_.Acquire();
+      bool any = false;
+      for (uint32_t i = first; i < first + kHalf; ++i) any = any || rows[i] != kNoRow;
+      if (any) {
+        // int8 reaches float through half, which holds it exactly and lies where the result will.
+        const LocalTensor<half> k16 = k_[out].template ReinterpretCast<half>();
+        Cast(k16, k8_[slot_][first * kLatent], RoundMode::CAST_NONE, kHalf * kLatent);
         PipeBarrier<PIPE_V>();
-        for (uint32_t c = 0; c < kLatent / 64; ++c) {
-          Mul(k32_[c * 64], k32_[c * 64], spread_[row * kScaleStride * 8 + c * 64 / kGroup * 8],
-              static_cast<uint64_t>(64), static_cast<uint8_t>(part),
-              BinaryRepeatParams(1, 1, 0, kLatent / 8, kLatent / 8, kScaleStride));
+        Cast(k32_, k16, RoundMode::CAST_NONE, kHalf * kLatent);
+        PipeBarrier<PIPE_V>();
+        for (uint32_t i = first; i < first + kHalf; ++i) {
+          if (rows[i] == kNoRow) continue;
+          // Groups of two repeats share a scale: even repeats, then odd ones.
+          const LocalTensor<float> scales = spread_[staged[i] * kGroups * 8];
+          const BinaryRepeatParams params(1, 1, 0, kGroup / 8, kGroup / 8, 1);
+          for (uint32_t c = 0; c < kGroup; c += 64) {
+            const LocalTensor<float> values = k32_[(i - first) * kLatent + c];
+            Mul(values, values, scales, static_cast<uint64_t>(64), static_cast<uint8_t>(kGroups), params);
+          }
+          DataCopy(kr_[out][(i - first) * kRope], rope_stage_[slot_][staged[i] * kRope], kRope);
         }
         PipeBarrier<PIPE_V>();
-        Cast(k_[out][row * kLatent], k32_, RoundMode::CAST_RINT, part * kLatent);
+        Cast(k_[out], k32_, RoundMode::CAST_RINT, kHalf * kLatent);
         PipeBarrier<PIPE_V>();
       }
+      for (uint32_t i = first; i < first + kHalf; ++i) {
+        if (rows[i] != kNoRow) continue;
+        Duplicate(k_[out][(i - first) * kLatent].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+                  static_cast<int32_t>(kLatent));
+        Duplicate(kr_[out][(i - first) * kRope].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+                  static_cast<int32_t>(kRope));
+      }
+      out_.Publish();
+      out_.Take();
+      DataCopy(latent_out[first * kLatent], k_[out], kHalf * kLatent);
+      DataCopy(rope_out[first * kRope], kr_[out], kHalf * kRope);
+      out_.Release();
     }
-    for (uint32_t i = 0; i < count; ++i) {
-      if (rows[i] != kNoRow) continue;
-      Duplicate(k_[out][i * kLatent].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
-                static_cast<int32_t>(kLatent));
-      Duplicate(kr_[in][i * kRope].ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(kRope));
-    }
-    out_.Publish();
-    out_.Take();
-    DataCopy(latent_out, k_[out], count * kLatent);
-    DataCopy(rope_out, kr_[in], count * kRope);
-    out_.Release();
-    // What was copied in is free when this batch is out: kr_ goes out as it came.
-    SetFlag<HardEvent::MTE3_MTE2>(flag);
+    SetFlag<HardEvent::V_MTE2>(flag);
   }
 
  private:
-  // Whether one copy can fetch both rows.
+  // A stretch of so many rows for each one that is asked for is copied as a whole: the bytes between cost as much as
+  // the copies that are saved.
+  static constexpr uint32_t kWidestStretch = 6;
+
+  // Whether one copy can fetch both rows, a < b.
   static __aicore__ inline bool Near(int32_t a, int32_t b) {
-    return (a < b ? b - a : a - b) <= static_cast<int32_t>(0xffffffffu / kLatent);
+    return b - a <= static_cast<int32_t>(0xffffffffu / kLatent);
   }
-  __aicore__ inline void CopyRows(uint32_t slot, uint32_t i, int32_t row0, int32_t row1) {
-    CopyCacheRows(k8_[slot][i * kLatent], latent_, kLatent, row0, row1);
-    CopyCacheRows(kr_[slot][i * kRope], rope_, kRope, row0, row1);
-    CopyCacheRows(scale_[slot][i * kScaleStride], scales_, kGroups, row0, row1);
+
+  // Rope parts and scales of `rows`: those of rows[i] are row staged[i] of the stage. Returns how many rows are taken,
+  // in pairs.
+  __aicore__ inline uint32_t FetchShort(const int32_t* rows, uint32_t* staged) {
+    const LocalTensor<bfloat16_t> rope = rope_stage_[slot_];
+    const LocalTensor<float> scales = scale_stage_[slot_];
+    uint32_t used = 0;
+    for (uint32_t i = 0; i < kBatch;) {
+      if (rows[i] == kNoRow) {
+        ++i;
+        continue;
+      }
+      // What ascends slowly from here and leaves two rows for each of the others.
+      uint32_t count = 1, span = 1;
+      for (uint32_t k = 1; i + k < kBatch && rows[i + k] > rows[i + k - 1]; ++k) {
+        const uint32_t wider = static_cast<uint32_t>(rows[i + k] - rows[i]) + 1;
+        if (used + RoundUp(wider, 2) + 2 * (kBatch - i - k - 1) > stage_rows_) break;
+        if (wider > kWidestStretch * (k + 1)) continue;
+        count = k + 1;
+        span = wider;
+      }
+      if (count > 2) {
+        CopyIn(rope[used * kRope], rope_[static_cast<uint64_t>(rows[i]) * kRope], span * kRope);
+        CopyIn(scales[used * kGroups], scales_[static_cast<uint64_t>(rows[i]) * kGroups], span * kGroups);
+        for (uint32_t k = i; k < i + count; ++k) staged[k] = used + static_cast<uint32_t>(rows[k] - rows[i]);
+        used += RoundUp(span, 2);
+      } else {
+        const bool two = i + 1 < kBatch && rows[i + 1] > rows[i] && Near(rows[i], rows[i + 1]);
+        count = two ? 2 : 1;
+        const uint32_t distance = two ? static_cast<uint32_t>(rows[i + 1] - rows[i]) : 1;
+        CopyCacheRows(rope[used * kRope], rope_, kRope, rows[i], count, distance, kRope);
+        CopyCacheRows(scales[used * kGroups], scales_, kGroups, rows[i], count, distance, 0);
+        for (uint32_t k = 0; k < count; ++k) staged[i + k] = used + 2 * k;
+        used += 2 * count;
+      }
+      i += count;
+    }
+    return used;
   }
 
   GlobalTensor<int8_t> latent_;
   GlobalTensor<bfloat16_t> rope_;
   GlobalTensor<float> scales_;
   LocalTensor<int8_t> k8_[kInSlots];
-  LocalTensor<bfloat16_t> kr_[kInSlots], k_[2];
-  LocalTensor<float> scale_[kInSlots], spread_, k32_;
-  uint32_t in_slot_ = 0;
-  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_;
+  LocalTensor<bfloat16_t> rope_stage_[kInSlots], k_[kOutSlots], kr_[kOutSlots];
+  LocalTensor<float> scale_stage_[kInSlots], spread_, k32_;
+  uint32_t slot_ = 0, stage_rows_ = 0;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 0, kOutSlots> out_;
 };
 
 }  // namespace ms_dsv32::ascendc

@@ -12,6 +12,7 @@
 #include "softmax.h"
 #include "sparse_flash_attention_quant_tiling.h"
 #include "sync.h"
+#include "topk.h"
 
 namespace ms_dsv32::ascendc {
 
@@ -23,9 +24,8 @@ constexpr int64_t kScoresReady = 1;         // AIC to AIV
 constexpr int64_t kProbabilitiesReady = 2;  // AIV to AIC
 constexpr int64_t kSlotFree = 3;            // AIC to AIV: the team has read all of a task's part of the workspace
 // The same between all cores, where a team is more than one.
-constexpr int64_t kScoresShared = 4;         // AIV to AIV
+constexpr int64_t kScoresShared = 4;         // AIC to AIC: with the scores, all keys of the team are there
 constexpr int64_t kProbabilitiesShared = 5;  // AIC to AIC
-constexpr int64_t kKeysShared = 6;           // AIV to AIC: all keys of the team are there
 static_assert(kFractal == kFractalRows);
 
 struct AttentionTask {
@@ -34,7 +34,11 @@ struct AttentionTask {
   uint32_t count;               // entries of topk_indices that are read
   uint32_t keys;                // the same in whole fractals: rows of keys in the workspace, zeros from count on
   uint32_t key_begin, key_end;  // the part of them that this core gathers and scores
+  uint32_t early;               // entries that each AIV takes as they come, while the others are sorted
 };
+
+// An AIV's batches of two gathers take as long as sorting.
+constexpr uint32_t kEarlyEntries = 32;
 
 // What AIC and AIVs share: the tasks of this core and the workspace.
 class AttentionPlan {
@@ -63,6 +67,10 @@ class AttentionPlan {
     task.keys = fractals * kFractal;
     task.key_begin = ShareBegin(fractals, member_, tiling_.team) * kFractal;
     task.key_end = ShareBegin(fractals, member_ + 1, tiling_.team) * kFractal;
+    // While the entries of the only task are sorted nothing else is there to do. Each AIV has enough of the first
+    // chunk.
+    const bool enough = task.count / kFractal / tiling_.team * kFractal >= tiling_.key_chunk;
+    if (tiling_.sort_offset > 0 && Tasks() == 1 && enough) task.early = kEarlyEntries;
     return task;
   }
 
@@ -114,29 +122,32 @@ class AttentionVector {
     attention_out_ = Global<bfloat16_t>(attention_out, static_cast<uint64_t>(tiling_.t) * tiling_.n_q * kKvLoraRank);
     lse_ = Global<float>(lse, static_cast<uint64_t>(tiling_.t) * tiling_.n_q);
     arena_.Init(pipe, kUbBytes);
+    // Sort32 takes them at multiples of 128 bytes.
+    if (tiling_.sort_offset > 0) unsorted_ = arena_.Take<int32_t>(RoundUp(tiling_.topk, kSortedRun));
     for (uint32_t i = 0; i < (together_ ? 2 : 1); ++i) {
       entries_[i] = arena_.Take<int32_t>(tiling_.list_rows);
       skipped_[i] = arena_.Take<float>(tiling_.list_rows);
       table_[i] = arena_.Take<int32_t>(RoundUp(tiling_.max_blocknum_perbatch, 8));
     }
-    keys_.Place(arena_);
+    keys_.Place(arena_, tiling_.stage_rows);
   }
 
   __aicore__ inline void Run() {
-    const uint32_t tasks = plan_.Tasks(), lists = together_ ? 2 : 1;
+    const uint32_t tasks = plan_.Tasks();
     keys_.Begin();
     rows_.Begin();
-    SetFlag<HardEvent::V_MTE2>(kFlag);
+    SetFlag<HardEvent::V_MTE2>(kMaskFlag);
     results_.Begin();
-    for (uint32_t i = 0; i < lists; ++i) SetFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(i));
     AttentionTask task = plan_.Task(0);
     if (together_) LoadLists(task, 0);
+    if (together_ && tiling_.sort_offset > 0) SortEntries(task, 0);
     for (uint32_t index = 0; index < tasks; ++index) {
       next_ = index + 1 < tasks ? plan_.Task(index + 1) : AttentionTask{};
       if (index >= tiling_.slots) AwaitCore(kSlotFree);
       if (!together_) {
         PipeBarrier<PIPE_ALL>();
         LoadLists(task, 0);
+        if (tiling_.sort_offset > 0) SortEntries(task, 0);
       }
       Gather(task, index);
       if (!together_ && index > 0) Softmax();
@@ -147,9 +158,10 @@ class AttentionVector {
     Softmax();
     keys_.End();
     rows_.End();
-    WaitFlag<HardEvent::V_MTE2>(kFlag);
+    WaitFlag<HardEvent::V_MTE2>(kMaskFlag);
     results_.End();
-    for (uint32_t i = 0; i < lists; ++i) WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(i));
+    AwaitMarks(0);
+    AwaitMarks(1);
     // A team of cores is told of a task's slot with the next task, one core at the end of each.
     const uint32_t told = tiling_.team > 1 ? tasks - 1 : tasks;
     for (uint32_t i = tasks > tiling_.slots ? tasks - tiling_.slots : 0; i < told; ++i) AwaitCore(kSlotFree);
@@ -157,42 +169,119 @@ class AttentionVector {
 
  private:
   static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
-  // Of the events between two pipes, flags 0 to 3 belong to the gather's slots, 4 and 5 to the softmax's batches or to
-  // the lists, 6 to the results of a batch, kFlag to what has no other.
-  static constexpr int32_t kFlag = 2, kListFlag = 4;
+  // Of the events between two pipes, flags 0 to 2 belong to the gather's slots, 3 to the softmax's mask or results, 4
+  // and 5 to its batches of scores or to the lists; kFlag is for what has no other.
+  static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kListFlag = 4, kSortFlag = 0;
+  static constexpr uint32_t kSortedRun = 512;  // records that are sorted by two levels of merging behind Sort32
   static constexpr int32_t kMinusInfinity = static_cast<int32_t>(0xff800000u);  // bits of the float
   // Batches of a gather before the softmax of the task before it begins: until then the cube is busy with the scores.
-  static constexpr uint32_t kSoftmaxLag = 4;
-  static_assert(KeyGather::kBytes == kKeyGatherBytes && RowSoftmax::kBytes == kRowSoftmaxBytes);
+  static constexpr uint32_t kSoftmaxLag = 6;
+  // Rows of an AIV's softmax that are one batch: the instructions of a second one take longer than its copy.
+  static constexpr uint32_t kFewHeads = 4;
+  static_assert(KeyGather::kBytes == kKeyGatherBytes && KeyGather::kStageBytes == kKeyStageBytes);
+  static_assert(KeyGather::kFewestStageRows == kFewestStageRows && RowSoftmax::kBytes == kRowSoftmaxBytes);
 
   // Begin of the heads of this AIV, or of the one behind it.
   __aicore__ inline uint32_t HeadBegin(const AttentionTask& task, uint32_t next = 0) const {
     return ShareBegin(task.heads, plan_.member_ * kVectorsPerCore + sub_ + next, tiling_.team * kVectorsPerCore);
   }
 
-  // Entries and pages of a task; none is skipped yet. An AIV takes its share of every chunk: those of whole chunks come
-  // in one copy. A chunk whose last fractal has fewer entries is not whole.
+  // Pages and entries of a task; none is skipped yet. An AIV takes its share of every chunk: those of whole chunks come
+  // in one copy. A chunk whose last fractal has fewer entries is not whole. To be sorted, all entries of the task come.
   __aicore__ inline void LoadLists(const AttentionTask& task, uint32_t list) {
-    const uint32_t keys = task.key_end - task.key_begin, half = tiling_.key_chunk / kVectorsPerCore;
+    WaitPipe<HardEvent::S_MTE2>(kFlag);
+    if (tiling_.sort_offset > 0) {
+      const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
+      const uint32_t vector = plan_.member_ * kVectorsPerCore + sub_, early = AllEarly(task);
+      if (task.early > 0) CopyIn(entries_[list], topk_indices_[row + vector * task.early], task.early);
+      if (task.count > early) CopyIn(unsorted_, topk_indices_[row + early], task.count - early);
+    } else {
+      LoadEntries(task, list);
+    }
+    if (task.key_begin < task.key_end) {
+      CopyIn(table_[list], block_table_[static_cast<uint64_t>(task.sequence) * tiling_.max_blocknum_perbatch],
+             tiling_.max_blocknum_perbatch);
+    }
+    SetFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
+    AwaitMarks(list);
+    Duplicate(skipped_[list], 0.0f, static_cast<int32_t>(tiling_.list_rows));
+    PipeBarrier<PIPE_V>();
+  }
+  __aicore__ inline void LoadEntries(const AttentionTask& task, uint32_t list) {
+    const uint32_t half = tiling_.key_chunk / kVectorsPerCore;
     const uint32_t whole = (Smaller(task.key_end, task.count) - task.key_begin) / tiling_.key_chunk;
     const uint32_t chunk = task.key_begin + whole * tiling_.key_chunk, blocks = (task.key_end - chunk) / kFractal;
     const uint32_t begin = chunk + ShareBegin(blocks, sub_, kVectorsPerCore) * kFractal;
     const uint32_t end = Smaller(chunk + ShareBegin(blocks, sub_ + 1, kVectorsPerCore) * kFractal, task.count);
     const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
-    WaitPipe<HardEvent::S_MTE2>(kFlag);
     if (whole > 0) {
       CopyRowsIn(entries_[list], topk_indices_[row + task.key_begin + sub_ * half], whole, half, tiling_.key_chunk,
                  half);
     }
     if (begin < end) CopyIn(entries_[list][whole * half], topk_indices_[row + begin], end - begin);
-    if (keys > 0) {
-      CopyIn(table_[list], block_table_[static_cast<uint64_t>(task.sequence) * tiling_.max_blocknum_perbatch],
-             tiling_.max_blocknum_perbatch);
+  }
+
+  // Sorts the entries of a task by position, and keeps this AIV's share of every chunk: rows of one block come one
+  // after the other then, with few between them. Beside the gather, the scores of the softmax lend their UB. The order
+  // of positions that float cannot tell apart does not matter.
+  __aicore__ inline void SortEntries(const AttentionTask& task, uint32_t list) {
+    AwaitSorted();
+    WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
+    arena_.Reset(tiling_.sort_offset);
+    const LocalTensor<float> runs[2] = {arena_.Take<float>(2 * kMostSorted), arena_.Take<float>(2 * kMostSorted)};
+    const LocalTensor<float> keys = arena_.Take<float>(kMostSorted);
+    const uint32_t count = task.count - AllEarly(task);
+    if (task.key_begin < task.key_end && count > 0) {
+      const uint32_t padded = RoundUp(count, kSortedRun), n = padded / kSortedRun;
+      Duplicate(keys.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(padded));
+      FillFrom(unsorted_, count, padded, -1);
+      PipeBarrier<PIPE_V>();
+      Cast(keys, unsorted_, RoundMode::CAST_RINT, count);
+      PipeBarrier<PIPE_V>();
+      Muls(keys, keys, -1.0f, static_cast<int32_t>(count));
+      PipeBarrier<PIPE_V>();
+      Sort32(runs[0], keys, unsorted_.ReinterpretCast<uint32_t>(), static_cast<int32_t>(padded / 32));
+      PipeBarrier<PIPE_V>();
+      MergeRuns(runs[1], runs[0], 32, padded / 128);
+      PipeBarrier<PIPE_V>();
+      MergeRuns(runs[0], runs[1], 128, n);
+      PipeBarrier<PIPE_V>();
+      RecordList lists[4];
+      for (uint32_t i = 0; i < n; ++i) lists[i] = {runs[0][i * 2 * kSortedRun], kSortedRun};
+      if (n > 1) MergeLists(runs[1], lists, n);
+      PipeBarrier<PIPE_V>();
+      const LocalTensor<int32_t> records = runs[n > 1 ? 1 : 0].ReinterpretCast<int32_t>();
+      uint32_t entry = 0;
+      for (uint32_t chunk = task.key_begin; chunk < task.key_end; chunk += tiling_.key_chunk) {
+        const uint32_t end = ShareOfChunk(task, chunk, 1);
+        uint32_t begin = ShareOfChunk(task, chunk, 0);
+        entry += end - begin;
+        if (chunk == task.key_begin) begin += task.early;
+        if (begin == end) continue;
+        // Of the early entries, those of the cores before and, behind the first share, of this core come before.
+        uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
+        if (chunk == task.key_begin && sub_ == 0) before -= task.early;
+        uint64_t kept = 0;
+        GatherMask(entries_[list][entry - (end - begin)], records[(begin - before) * 2], static_cast<uint8_t>(2), true,
+                   (end - begin) * 2, GatherMaskParams(1, 1, 8, 0), kept);
+      }
     }
-    SetFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
-    WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
-    Duplicate(skipped_[list], 0.0f, static_cast<int32_t>(tiling_.list_rows));
-    SetFlag<HardEvent::V_S>(static_cast<int32_t>(list));
+    SetFlag<HardEvent::V_S>(kSortFlag);
+    sorting_ = true;
+  }
+  // The entries that were sorted last are there, and the UB is free.
+  __aicore__ inline void AwaitSorted() {
+    if (sorting_) WaitFlag<HardEvent::V_S>(kSortFlag);
+    sorting_ = false;
+  }
+  // Entries of a task that are not sorted.
+  __aicore__ inline uint32_t AllEarly(const AttentionTask& task) const {
+    return tiling_.team * kVectorsPerCore * task.early;
+  }
+  // Begin of this AIV's keys of the chunk at `chunk`, or of those behind them.
+  __aicore__ inline uint32_t ShareOfChunk(const AttentionTask& task, uint32_t chunk, uint32_t next) const {
+    const uint32_t blocks = Smaller(tiling_.key_chunk, task.key_end - chunk) / kFractal;
+    return chunk + ShareBegin(blocks, sub_ + next, kVectorsPerCore) * kFractal;
   }
 
   // (1) the valid entries of the token and their cache rows, (2) the keys, dequantised and rounded to bf16. With the
@@ -200,9 +289,9 @@ class AttentionVector {
   __aicore__ inline void Gather(const AttentionTask& task, uint32_t index) {
     const uint32_t list = together_ ? index % 2 : 0;
     const LocalTensor<int32_t> entries = entries_[list];
+    const LocalTensor<uint64_t> pairs = entries.ReinterpretCast<uint64_t>();
     const LocalTensor<float> skipped = skipped_[list];
-    WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
-    WaitFlag<HardEvent::V_S>(static_cast<int32_t>(list));
+    if (tiling_.sort_offset == 0) WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
     PagedSequence sequence;
     sequence.table = table_[list];
     sequence.length = static_cast<int32_t>(task.length);
@@ -212,32 +301,72 @@ class AttentionVector {
 
     const GlobalTensor<bfloat16_t> latent = plan_.Latent(index), rope = plan_.Rope(index);
     const GlobalTensor<float> skipped_out = plan_.Skipped(index);
-    const bool next_lists = together_ && index + 1 < plan_.Tasks();
+    stage_ = together_ && index > 0 ? kIdle : kDone;
+    next_lists_ = together_ && index + 1 < plan_.Tasks() ? kUnloaded : kReady;
     uint32_t entry = 0, batches = 0;
     for (uint32_t chunk = task.key_begin; chunk < task.key_end; chunk += tiling_.key_chunk) {
-      const uint32_t blocks = Smaller(tiling_.key_chunk, task.key_end - chunk) / kFractal;
-      const uint32_t begin = chunk + ShareBegin(blocks, sub_, kVectorsPerCore) * kFractal;
-      const uint32_t end = chunk + ShareBegin(blocks, sub_ + 1, kVectorsPerCore) * kFractal;
-      const uint32_t first = entry;
+      const uint32_t begin = ShareOfChunk(task, chunk, 0), end = ShareOfChunk(task, chunk, 1), first = entry;
       for (uint32_t key = begin; key < end; key += KeyGather::kBatch) {
         int32_t rows[KeyGather::kBatch];
-        for (uint32_t i = 0; i < KeyGather::kBatch; ++i, ++entry) {
-          rows[i] = kNoRow;
-          if (key + i >= task.count) continue;
-          rows[i] = sequence.Row(entries.GetValue(entry));
-          if (rows[i] == kNoRow) skipped.SetValue(entry, 1.0f);
+        if (entry == task.early) AwaitSorted();
+        keys_.Acquire();
+        for (uint32_t half = 0; half < 2; ++half) {
+          uint64_t marks = 0;  // a block of 32 bytes
+          uint64_t pair = 0;
+          for (uint32_t i = half * KeyGather::kHalf; i < (half + 1) * KeyGather::kHalf; ++i, ++entry) {
+            rows[i] = kNoRow;
+            if (key + i >= task.count) continue;
+            if (i % 2 != 0) {
+              pair >>= 32;
+            } else if (key + i + 1 < task.count) {
+              pair = pairs.GetValue(entry / 2);
+            } else {
+              pair = static_cast<uint32_t>(entries.GetValue(entry));
+            }
+            rows[i] = sequence.Row(static_cast<int32_t>(static_cast<uint32_t>(pair)));
+            if (rows[i] == kNoRow) marks |= uint64_t{1} << (entry % 8);
+          }
+          if (marks != 0) MarkSkipped(skipped[entry - KeyGather::kHalf], marks);
+          keys_.Fetch(rows, half);
         }
-        keys_.Batch(rows, KeyGather::kBatch, latent[key * kKvLoraRank], rope[key * kRopeDim]);
-        if (++batches == 1 && next_lists) LoadLists(next_, list ^ 1);
-        if (together_ && index > 0 && batches >= kSoftmaxLag && batches % 2 == 0) StepSoftmax();
+        keys_.Dequantise(rows, latent[key * kKvLoraRank], rope[key * kRopeDim]);
+        ++batches;
+        if (next_lists_ != kReady) {
+          PrepareLists(list ^ 1);
+        } else if (stage_ != kDone && batches >= kSoftmaxLag) {
+          StepSoftmax();
+        }
       }
-      WaitPipe<HardEvent::S_MTE3>(kFlag);
+      // The last batch has the vector pipe's marks before it.
       if (begin < end) CopyOut(skipped_out[begin], skipped[first], end - begin);
       NotifyCube(kKeysReady);
     }
-    SetFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
-    if (batches == 0 && next_lists) LoadLists(next_, list ^ 1);
-    if (together_ && index > 0) FinishSoftmax();
+    if (entry > 0) {
+      SetFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
+      marks_leave_[list] = true;
+    }
+    while (next_lists_ != kReady) PrepareLists(list ^ 1);
+    FinishSoftmax();
+  }
+  // One step of what the next task's lists need. They are sorted before the softmax needs its UB.
+  __aicore__ inline void PrepareLists(uint32_t list) {
+    if (next_lists_ == kUnloaded) {
+      LoadLists(next_, list);
+      next_lists_ = tiling_.sort_offset > 0 ? kUnsorted : kReady;
+    } else {
+      SortEntries(next_, list);
+      next_lists_ = kReady;
+    }
+  }
+  // Those of 8 entries whose bits are set.
+  __aicore__ inline void MarkSkipped(const LocalTensor<float>& skipped, uint64_t marks) {
+    uint64_t lanes[2] = {marks, 0};
+    Duplicate(skipped, 1.0f, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1), static_cast<uint8_t>(8));
+  }
+  // The marks of a list that are on their way out.
+  __aicore__ inline void AwaitMarks(uint32_t list) {
+    if (marks_leave_[list]) WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
+    marks_leave_[list] = false;
   }
 
   // (4) softmax over the valid entries, normalised in float32, then rounded to bf16, a batch of rows at a time. Softmax
@@ -245,11 +374,11 @@ class AttentionVector {
   __aicore__ inline void Softmax() {
     PipeBarrier<PIPE_ALL>();
     alone_ = true;
+    stage_ = kIdle;
     FinishSoftmax();
   }
   __aicore__ inline void FinishSoftmax() {
     while (stage_ != kDone) StepSoftmax();
-    stage_ = kIdle;
   }
   // What may be done without waiting for what was asked for in the step before.
   __aicore__ inline void StepSoftmax() {
@@ -263,11 +392,8 @@ class AttentionVector {
   }
 
   __aicore__ inline void BeginSoftmax() {
+    AwaitSorted();
     AwaitCore(kScoresReady);
-    if (tiling_.team > 1) {
-      AwaitAllVectors(kScoresShared);
-      NotifyCube(kKeysShared);
-    }
     head_ = HeadBegin(softmax_task_);
     head_end_ = HeadBegin(softmax_task_, 1);
     first_batch_ = true;
@@ -282,11 +408,13 @@ class AttentionVector {
     if (softmax_task_.count == 0) return Empty();
     width_ = RoundUp(softmax_task_.keys, 64);
     step_ = Smaller(RowSoftmax::kRows, batch / width_);
-    // Alone, two batches that arrive one behind the other are better than larger ones.
-    if (alone_) step_ = Smaller(step_, DivUp(head_end_ - head_, 2));
+    // Alone, two batches that arrive one behind the other are better than a larger one, unless it is small.
+    if (alone_ && head_end_ - head_ > kFewHeads) step_ = Smaller(step_, DivUp(head_end_ - head_, 2));
     softmax_.Begin();
-    WaitFlag<HardEvent::V_MTE2>(kFlag);
+    load_head_ = head_;
+    WaitFlag<HardEvent::V_MTE2>(kMaskFlag);
     CopyIn(mask_, plan_.Skipped(softmax_index_), softmax_task_.keys);
+    LoadScores();
     LoadScores();
     stage_ = kLoaded;
   }
@@ -307,12 +435,14 @@ class AttentionVector {
     EndSoftmax();
   }
 
-  // Copies the next batch of scores, so that it arrives while the batch before it is worked on.
+  // Copies the next batch of scores, if there is one. Two are on their way or worked on.
   __aicore__ inline void LoadScores() {
+    if (load_head_ >= head_end_) return;
     const uint32_t slot = rows_.Acquire();
-    CopyRowsIn(scores_[slot], plan_.Scores(softmax_index_)[static_cast<uint64_t>(head_) * tiling_.key_rows],
-               Smaller(step_, head_end_ - head_), softmax_task_.keys, tiling_.key_rows, width_);
+    CopyRowsIn(scores_[slot], plan_.Scores(softmax_index_)[static_cast<uint64_t>(load_head_) * tiling_.key_rows],
+               Smaller(step_, head_end_ - load_head_), softmax_task_.keys, tiling_.key_rows, width_);
     rows_.Publish();
+    load_head_ += step_;
   }
 
   // Of the marks of skipped entries: their number, and what to add to the scores.
@@ -334,8 +464,11 @@ class AttentionVector {
     const uint32_t head = head_, rows = Smaller(step_, head_end_ - head);
     const uint64_t output_row = OutputRow();
     head_ = head + rows;
-    if (head_ < head_end_) LoadScores();
-    if (!first_batch_) slot_ = rows_.Take();
+    if (!first_batch_) {
+      // Into what was released a step ago: MTE2 does not wait for the vector pipe.
+      LoadScores();
+      slot_ = rows_.Take();
+    }
     first_batch_ = false;
     const LocalTensor<float> scores = scores_[slot_], log_sum = NextLogSum();
     if (skipped_count_ == softmax_task_.count) {
@@ -356,7 +489,7 @@ class AttentionVector {
     CopyOut(lse_[output_row], log_sum, rows);
     results_.Release();
     if (head_ == head_end_) {
-      SetFlag<HardEvent::V_MTE2>(kFlag);
+      SetFlag<HardEvent::V_MTE2>(kMaskFlag);
       EndSoftmax();
     }
   }
@@ -393,21 +526,26 @@ class AttentionVector {
   UbArena arena_;
   KeyGather keys_;
   AttentionTask next_;
-  LocalTensor<int32_t> entries_[2], table_[2];
+  LocalTensor<int32_t> entries_[2], table_[2], unsorted_;
+  // Lists of the next task.
+  enum ListStage : uint32_t { kUnloaded, kUnsorted, kReady };
+  ListStage next_lists_ = kReady;
+  bool sorting_ = false;
   LocalTensor<float> skipped_[2];
+  bool marks_leave_[2] = {false, false};
 
   // The softmax that is under way, or the next one: its task, how far it is, the next head, the batch of rows.
   enum SoftmaxStage : uint32_t { kIdle, kLoaded, kRows, kDone };
-  SoftmaxStage stage_ = kIdle;
+  SoftmaxStage stage_ = kDone;
   AttentionTask softmax_task_;
-  uint32_t softmax_index_ = 0, head_ = 0, head_end_ = 0, width_ = 0, step_ = 0, slot_ = 0, log_slot_ = 0,
-           skipped_count_ = 0;
+  uint32_t softmax_index_ = 0, head_ = 0, load_head_ = 0, head_end_ = 0, width_ = 0, step_ = 0, slot_ = 0,
+           log_slot_ = 0, skipped_count_ = 0;
   bool first_batch_ = true, alone_ = false;
   RowSoftmax softmax_;
   LocalTensor<float> mask_, skipped_sum_, scores_[2], log_sum_[2];
   LocalTensor<bfloat16_t> probabilities_;
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 4> rows_;
-  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 6, 1> results_;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, kResultFlag, 1> results_;
 };
 
 // ---------------------------------------------------------------- AIC
@@ -463,7 +601,6 @@ class AttentionCube {
   static constexpr int32_t kQueryFlag = 3;
   static constexpr uint32_t kScoreStep = 96;       // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
   static constexpr uint32_t kOutputColumns = 256;  // 128 x 256 floats fill L0C
-  static constexpr uint32_t kOutputStep = 64;      // keys: 64 x 256 bfloat16 fill an L0B slot
   static_assert(kScoreTile * kLatentDim * 2 <= kStreamBytes && 128 * kScoreTile * 4 <= kL0CBytes);
 
   // The query of a task, as soon as that of the task before it is no longer read.
@@ -486,9 +623,9 @@ class AttentionCube {
       const GlobalTensor<bfloat16_t> latent = plan_.Latent(index), rope = plan_.Rope(index);
       const GlobalTensor<float> scores = plan_.Scores(index);
       WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
-      for (uint32_t key0 = task.key_begin; key0 < task.key_end; key0 += kScoreTile) {
+      for (uint32_t key0 = task.key_begin; key0 < task.key_end; key0 += tiling_.score_tile) {
         if ((key0 - task.key_begin) % tiling_.key_chunk == 0) AwaitCore(kKeysReady);
-        const uint32_t n = Smaller(kScoreTile, task.key_end - key0);
+        const uint32_t n = Smaller(tiling_.score_tile, task.key_end - key0);
         const LocalTensor<bfloat16_t> keys = Stream(stream_slots_.Acquire());
         CopyNdToL1(keys, latent[key0 * kKvLoraRank], n, kKvLoraRank, kKvLoraRank, n);
         CopyNdToL1(keys[kKvLoraRank * n], rope[key0 * kRopeDim], n, kRopeDim, kRopeDim, n);
@@ -506,12 +643,17 @@ class AttentionCube {
           l0_slots_.Release();
         }
         stream_slots_.Release();
-        WaitPipe<HardEvent::M_FIX>(0);
+        WaitPipe<HardEvent::M_FIX>(static_cast<int32_t>(l0c_slot_));
         StoreC(scores[key0], c, task.heads, m16, 0, n, tiling_.key_rows);
         SetFlag<HardEvent::FIX_M>(static_cast<int32_t>(l0c_slot_));
         l0c_slot_ ^= 1;
       }
       SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
+    }
+    // AICs tell each other: a flag of an AIV would wait for what its MTE3 writes of the next task.
+    if (tiling_.team > 1) {
+      CrossCoreSetFlag<0, PIPE_FIX>(kScoresShared);
+      CrossCoreWaitFlag(kScoresShared);
     }
     NotifyVectors(kScoresReady);
   }
@@ -520,12 +662,12 @@ class AttentionCube {
   struct OutputPart {
     uint32_t head, heads, m16;
     uint32_t column, columns, column_end;
-    uint32_t tile;  // keys that fit into a slot
+    uint32_t tile;  // keys that fit into a slot of L1
+    uint32_t step;  // keys that fit into a slot of L0A and of L0B
   };
 
   // (5) weighted sum of the dequantised keys in float32, rounded to bf16: this core's part.
   __aicore__ inline void Output(const AttentionTask& task, uint32_t index) {
-    if (tiling_.team > 1) AwaitCore(kKeysShared);
     const uint32_t head_part = plan_.member_ / tiling_.column_parts, column_part = plan_.member_ % tiling_.column_parts;
     OutputPart part{};
     if (task.keys > 0 && head_part < tiling_.head_parts) {
@@ -536,7 +678,9 @@ class AttentionCube {
       part.column_end = ShareBegin(columns, column_part + 1, tiling_.column_parts) * kFractal;
       part.columns = Smaller(kOutputColumns, part.column_end - part.column);
       part.m16 = RoundUp(part.heads, kFractal);
-      part.tile = kStreamBytes / 2 / (part.m16 + part.columns) / kOutputStep * kOutputStep;
+      part.tile = kStreamBytes / 2 / (part.m16 + part.columns) / kFractal * kFractal;
+      const uint32_t most = kL0Bytes / 2 / Larger(part.m16, part.columns);
+      part.step = RoundUp(DivUp(part.tile, DivUp(part.tile, most / kFractal * kFractal)), kFractal);
     }
     // Keys come before the probabilities; many of them only for the last task, as those of others seldom wait.
     uint32_t loaded = 0;
@@ -582,8 +726,8 @@ class AttentionCube {
       CopyNdToL1(left, probabilities[key0], part.heads, keys, tiling_.key_rows, m16);
       stream_slots_.Publish();
       stream_slots_.Take();
-      for (uint32_t k = 0; k < keys; k += kOutputStep) {
-        const uint32_t step = Smaller(kOutputStep, keys - k);
+      for (uint32_t k = 0; k < keys; k += part.step) {
+        const uint32_t step = Smaller(part.step, keys - k);
         const uint32_t l0 = l0_slots_.Acquire();
         LoadA(L0a(l0), left, m16, k, step);
         LoadB(L0b(l0), right, keys, k, step, 0, columns);

@@ -17,9 +17,14 @@ constexpr uint32_t kMaxChunks = 7;
 constexpr uint32_t kMaxTopk = 4096;
 // Bytes of UB of the gather and of the softmax apart from what depends on the shape: see KeyGather and RowSoftmax. The
 // softmax has two batches of scores, one of probabilities, of half their size, and two blocks of 32 bytes for log-sums.
-constexpr uint32_t kKeyGatherBytes = 96256;
+constexpr uint32_t kKeyGatherBytes = 68608;
+// More for each row of the gather's stage, which has so many at least.
+constexpr uint32_t kKeyStageBytes = 560;
+constexpr uint32_t kFewestStageRows = 32;
 constexpr uint32_t kRowSoftmaxBytes = 2688;
 constexpr uint32_t kScoreBatchBytes = 24576;
+// Longest list that the AIVs sort, in the UB of the softmax's scores: two times 8 bytes an entry, and 4.
+constexpr uint32_t kMostSorted = 2048;
 // Columns of block_table that fit into UB beside the gather's buffers.
 constexpr uint32_t kMaxTableColumns = 8192;
 
@@ -34,6 +39,9 @@ struct SparseFlashAttentionTiling {
   uint32_t key_chunk;       // keys of one core that are gathered before the cube may begin with them, whole tiles
   uint32_t list_rows;       // entries of topk_indices that one AIV gathers
   uint32_t softmax_offset;  // where the softmax has its part of UB; 0 if it takes turns with the gather
+  uint32_t sort_offset;     // where entries are sorted by position before they are gathered; 0 if they are not
+  uint32_t stage_rows;      // of the gather: see KeyGather
+  uint32_t score_tile;      // keys of one product of scores
   float softmax_scale;
   // Byte offsets within one slot of the workspace; slot_bytes leads to the next, `slots` of them to the next team's.
   uint64_t rope_offset, score_offset, probability_offset, skipped_offset, slot_bytes;
