@@ -67,19 +67,20 @@ __aicore__ inline void LoadBTransposed(const LocalTensor<T>& l0b, const LocalTen
   }
 }
 
-// C (+)= A * B. m16 is a multiple of 16: with m = 1 the cube would read A as a vector (GEMV), so rows are always whole
-// fractals.
+// C (+)= A * B of m rows, which lie in whole fractals. The cube sees no other rows: what lies there may be NaN, which
+// must not come to it. With m = 1 it would read A as a vector (asc-devkit, "Mmad", "GEMV"), so a row more than asked
+// for is computed then.
 template <typename C, typename T>
 __aicore__ inline void Multiply(const LocalTensor<C>& l0c, const LocalTensor<T>& l0a, const LocalTensor<T>& l0b,
-                                uint32_t m16, uint32_t n, uint32_t k, bool first) {
+                                uint32_t m, uint32_t n, uint32_t k, bool first) {
   MmadParams params;
-  params.m = static_cast<uint16_t>(m16);
+  params.m = static_cast<uint16_t>(Larger(m, 2));
   params.n = static_cast<uint16_t>(n);
   params.k = static_cast<uint16_t>(k);
   params.cmatrixInitVal = first;
   Mmad(l0c, l0a, l0b, params);
   // Accumulating products that are shorter than the cube's pipeline must not overlap.
-  if ((m16 / kFractal) * (n / kFractal) < 10) {
+  if (DivUp(m, kFractal) * (n / kFractal) < 10) {
     PipeBarrier<PIPE_M>();
   }
 }

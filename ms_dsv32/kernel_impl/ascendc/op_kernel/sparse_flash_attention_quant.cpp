@@ -9,10 +9,10 @@
 #include "cube_tile.h"
 #include "gather.h"
 #include "kernel_operator.h"
+#include "records.h"
 #include "softmax.h"
 #include "sparse_flash_attention_quant_tiling.h"
 #include "sync.h"
-#include "topk.h"
 
 namespace ms_dsv32::ascendc {
 
@@ -173,7 +173,6 @@ class AttentionVector {
   // and 5 to its batches of scores or to the lists; kFlag is for what has no other.
   static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kListFlag = 4, kSortFlag = 0;
   static constexpr uint32_t kSortedRun = 512;  // records that are sorted by two levels of merging behind Sort32
-  static constexpr int32_t kMinusInfinity = static_cast<int32_t>(0xff800000u);  // bits of the float
   // Batches of a gather before the softmax of the task before it begins: until then the cube is busy with the scores.
   static constexpr uint32_t kSoftmaxLag = 6;
   // Rows of an AIV's softmax that are one batch: the instructions of a second one take longer than its copy.
@@ -639,7 +638,7 @@ class AttentionCube {
           LoadBTransposed(L0b(l0), keys, n, k, kScoreStep, 0, n);
           l0_slots_.Publish();
           l0_slots_.Take();
-          Multiply(c, L0a(l0), L0b(l0), m16, n, kScoreStep, k == 0);
+          Multiply(c, L0a(l0), L0b(l0), task.heads, n, kScoreStep, k == 0);
           l0_slots_.Release();
         }
         stream_slots_.Release();
@@ -733,7 +732,7 @@ class AttentionCube {
         LoadB(L0b(l0), right, keys, k, step, 0, columns);
         l0_slots_.Publish();
         l0_slots_.Take();
-        Multiply(c, L0a(l0), L0b(l0), m16, columns, step, key0 + k == 0);
+        Multiply(c, L0a(l0), L0b(l0), part.heads, columns, step, key0 + k == 0);
         l0_slots_.Release();
       }
       stream_slots_.Release();

@@ -1,55 +1,14 @@
-// The largest of many scores, as sorted lists of records in UB. A record is 8 bytes: the score, and its position above
-// it. Of equal scores the smaller position comes first: Sort32 and MrgSort prefer the earlier place and the earlier
-// list, and positions ascend within a chunk and from list to list.
+// The largest of many scores, as sorted lists of records in UB: see records.h. Of equal scores the smaller position
+// comes first: Sort32 and MrgSort prefer the earlier place and the earlier list, and positions ascend within a chunk
+// and from list to list.
 #ifndef MS_DSV32_ASCENDC_TOPK_H_
 #define MS_DSV32_ASCENDC_TOPK_H_
 
 #include "copy.h"
+#include "records.h"
 #include "sync.h"
 
 namespace ms_dsv32::ascendc {
-
-constexpr int32_t kLowest = static_cast<int32_t>(0xff800000u);  // bits of minus infinity
-
-struct RecordList {
-  LocalTensor<float> records;
-  uint32_t count;
-};
-
-// Merges two to four sorted lists, none of them empty, to `dst`, which needs room for all.
-__aicore__ MS_DSV32_NOINLINE static void MergeLists(const LocalTensor<float>& dst, const RecordList* lists,
-                                                    uint32_t n) {
-  MrgSort4Info info;
-  for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = static_cast<uint16_t>(i < n ? lists[i].count : 0);
-  info.ifExhaustedSuspension = false;
-  info.validBit = static_cast<uint16_t>((1u << n) - 1);
-  info.repeatTimes = 1;
-  const LocalTensor<float>& third = lists[n > 2 ? 2 : 1].records;
-  const LocalTensor<float>& fourth = lists[n > 3 ? 3 : 1].records;
-  MrgSort(dst, MrgSortSrcList<float>(lists[0].records, lists[1].records, third, fourth), info);
-}
-
-// One level: groups of four sorted runs of `run` records each become one.
-__aicore__ MS_DSV32_NOINLINE static void MergeRuns(const LocalTensor<float>& dst, const LocalTensor<float>& src,
-                                                   uint32_t run, uint32_t groups) {
-  MrgSort4Info info;
-  for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = static_cast<uint16_t>(run);
-  info.ifExhaustedSuspension = false;
-  info.validBit = 15;
-  info.repeatTimes = static_cast<uint8_t>(groups);
-  MrgSort(dst, MrgSortSrcList<float>(src, src[run * 2], src[run * 4], src[run * 6]), info);
-}
-
-// Elements [from, to) of x become `value`, and perhaps others behind `to` in the 64 that `from` lies in.
-__aicore__ MS_DSV32_NOINLINE static void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to,
-                                                  int32_t value) {
-  const uint32_t whole = RoundUp(from, 64);
-  if (from % 64 != 0) {
-    uint64_t lanes[2] = {~uint64_t{0} << (from % 64), 0};
-    Duplicate(x[whole - 64], value, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1), static_cast<uint8_t>(8));
-  }
-  if (whole < to) Duplicate(x[whole], value, static_cast<int32_t>(to - whole));
-}
 
 // The best scores of up to two tokens, chunk after chunk of each.
 class TopK {
@@ -104,7 +63,7 @@ class TopK {
   // multiples of 128.
   __aicore__ inline void Add(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count, bool more) {
     // Scores are compared in whole repeats.
-    if (count % 64 != 0) FillFrom(scores.ReinterpretCast<int32_t>(), count, RoundUp(count, 64), kLowest);
+    if (count % 64 != 0) FillFrom(scores.ReinterpretCast<int32_t>(), count, RoundUp(count, 64), kMinusInfinity);
     if (waiting_[i] > 0) {
       AddTwo(i, scores, first, count);
     } else if (held_[i] == 0 && more && keep_ > kChunk / 2) {
@@ -192,7 +151,7 @@ class TopK {
     const uint32_t waiting = waiting_[i];
     waiting_[i] = 0;
     // Of both, 8 of each 128: 256 scores at most, sorted.
-    Duplicate(runs_[0].ReinterpretCast<int32_t>(), kLowest, 256);
+    Duplicate(runs_[0].ReinterpretCast<int32_t>(), kMinusInfinity, 256);
     PipeBarrier<PIPE_V>();
     DataCopy(runs_[0], place, DataCopyParams(static_cast<uint16_t>(waiting / 128), 1, 15, 0));
     DataCopy(runs_[0][waiting / 16], scores, DataCopyParams(static_cast<uint16_t>(count / 128), 1, 15, 0));
@@ -222,7 +181,7 @@ class TopK {
   __aicore__ MS_DSV32_NOINLINE void RankNanLast(const LocalTensor<float>& scores, uint32_t count) {
     const LocalTensor<int32_t> bits = scores.ReinterpretCast<int32_t>();
     for (uint32_t i = 0; i < count; ++i) {
-      if ((static_cast<uint32_t>(bits.GetValue(i)) & 0x7fffffffu) > 0x7f800000u) bits.SetValue(i, kLowest);
+      if ((static_cast<uint32_t>(bits.GetValue(i)) & 0x7fffffffu) > 0x7f800000u) bits.SetValue(i, kMinusInfinity);
     }
     WaitPipe<HardEvent::S_V>(0);
   }
@@ -232,7 +191,7 @@ class TopK {
     const uint32_t count = kept.count;
     const uint32_t padded = RoundUp(count, 128), fours = padded / 512, left = padded % 512 / 128;
     if (count < padded) {
-      FillFrom(kept.scores.ReinterpretCast<int32_t>(), count, padded, kLowest);
+      FillFrom(kept.scores.ReinterpretCast<int32_t>(), count, padded, kMinusInfinity);
       PipeBarrier<PIPE_V>();
     }
     Sort32(runs_[0], kept.scores, kept.positions.ReinterpretCast<uint32_t>(), static_cast<int32_t>(padded / 32));
