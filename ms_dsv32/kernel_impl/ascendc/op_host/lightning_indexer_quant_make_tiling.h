@@ -48,7 +48,8 @@ constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platf
   out.lists = parts * (out.s1 == 1 ? kVectorsPerCore : 1);
   if (out.lists > kMaxLists) return "a token's keys can be shared by 32 cores at most";
   out.list_records = tiling::RoundUp(shape.selected_count, 32);
-  out.core_bytes = kWeightSlots * kUnitTokens * kIdxNHeads * 2 + kScoreSlots * kUnitTokens * kSortChunk * 4;
+  out.core_bytes =
+      kWeightSlots * kUnitTokens * kWeightRows * kIdxNHeads * 2 + kScoreSlots * kUnitTokens * kSortChunk * 4;
   out.list_offset = out.core_bytes * out.cores;
   const uint64_t lists = static_cast<uint64_t>(out.shared) * out.unit_tokens * out.lists;
   out.workspace_bytes = out.list_offset + lists * (kMaxSamples + out.list_records) * 8;

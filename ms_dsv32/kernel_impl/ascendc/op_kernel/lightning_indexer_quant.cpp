@@ -157,12 +157,13 @@ class IndexerPlan {
   // Weights of a token of the core's `task`th task.
   __aicore__ inline GlobalTensor<half> Weights(uint32_t task, uint32_t token) const {
     const uint32_t index = task % kWeightSlots * kUnitTokens + token;
-    return Global<half>(Own() + index * kIdxNHeads * 2, kIdxNHeads * kUnitTokens);
+    return Global<half>(Own() + index * kWeightRows * kIdxNHeads * 2, kWeightRows * kIdxNHeads * kUnitTokens);
   }
   // Scores of a row in the core's `step`th step.
   __aicore__ inline GlobalTensor<float> Scores(uint32_t step, uint32_t row) const {
     const uint32_t index = step % kScoreSlots * kUnitTokens + row;
-    return Global<float>(Own() + kWeightSlots * kUnitTokens * kIdxNHeads * 2 + index * kSortChunk * 4, kSortChunk);
+    return Global<float>(Own() + kWeightSlots * kUnitTokens * kWeightRows * kIdxNHeads * 2 + index * kSortChunk * 4,
+                         kSortChunk);
   }
   // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, each behind
   // its samples, ListStride records one after the other.
@@ -377,7 +378,10 @@ class IndexerVector {
       PipeBarrier<PIPE_V>();
       Cast(factors16_, left, RoundMode::CAST_RINT, count);
       WaitPipe<HardEvent::V_MTE3>(kFactorFlag);
-      CopyOut(plan_.Weights(index, row), factors16_, count);
+      for (uint32_t i = 0; i < kWeightRows; ++i) {
+        CopyRowsOut(plan_.Weights(index, row)[i * kIdxNHeads], factors16_, end - row, kIdxNHeads,
+                    kWeightRows * kIdxNHeads, kIdxNHeads);
+      }
       SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
       PipeBarrier<PIPE_V>();
     }
@@ -944,7 +948,7 @@ class IndexerCube {
   __aicore__ MS_DSV32_NOINLINE void FetchWeights(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
     AwaitCore(kWeightsReady);
-    CopyTokens(Weights(place, 0), plan_.Weights(index, 0), task.tokens, 1, kIdxNHeads, kFractal);
+    CopyTokens(Weights(place, 0), plan_.Weights(index, 0), task.tokens, kWeightRows, kIdxNHeads, kFractal);
     SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
   }
   // Matrices [rows, columns] of tokens in a row, each to NZ [columns/C0][l1_rows][C0].
@@ -1002,13 +1006,13 @@ class IndexerCube {
     l0b_slots_.Publish();
   }
 
-  // (4) weighted sum over the heads. The weights are the first row of a fractal.
+  // (4) weighted sum over the heads. The weights are the first rows of a fractal.
   __aicore__ inline void Sums() {
     const Pending& pending = pending_[(units_ - in_flight_--) % kLag];
     const uint32_t l0 = l0b_slots_.Take();
     const LocalTensor<float> c =
         l0c_.GetWithOffset<float>(kSumBytes / 4, kProductSlots * kProductBytes + sum_slots_.Acquire() * kSumBytes);
-    Product(c, LocalWeights(pending.weights), LocalDots(l0), kFractal, kKeyTile, kIdxNHeads);
+    Product(c, LocalWeights(pending.weights), LocalDots(l0), kWeightRows, kKeyTile, kIdxNHeads);
     l0b_slots_.Release();
     sum_slots_.Publish();
     sum_slots_.Take();

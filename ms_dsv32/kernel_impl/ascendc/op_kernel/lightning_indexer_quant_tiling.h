@@ -21,6 +21,9 @@ constexpr uint32_t kSharedKeys = 1024;
 constexpr uint32_t kScoreSlots = 4;
 // Weights of tasks in the workspace: of the one that is scored and of the next.
 constexpr uint32_t kWeightSlots = 2;
+// The weights of a token are two equal rows: the cube would read a single row as a vector, and must be given no row
+// that nobody wrote.
+constexpr uint32_t kWeightRows = 2;
 // Of a sorted list that waits to be merged with others, each 64th record is a sample of it.
 constexpr uint32_t kSampleStride = 64;
 constexpr uint32_t kMaxSamples = kMaxSelected / kSampleStride;
