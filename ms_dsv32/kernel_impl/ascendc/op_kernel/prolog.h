@@ -29,6 +29,7 @@ enum PrologFlag : int64_t {
   kQueryReady = 3,   // S4 of an item
   kTurned = 4,       // S5 of an item that S6 waits for
   kAllVectors = 5,   // barrier of all AIVs
+  kFetched = 6,      // the x of step 0, and what all cores need beside it, is in L2
 };
 
 using GmAddress = GM_ADDR;  // GM_ADDR is a macro: it makes a pointer of the first name of a declaration only

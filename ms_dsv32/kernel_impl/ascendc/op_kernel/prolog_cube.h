@@ -23,6 +23,9 @@ class PrologCube {
     unit_end_ = t_.units.begin[core_ + 1];
     items_.Init(tiling, kIndexer, core_, steps_);
     workspace_.Init(arguments.workspace, tiling, core_);
+    for (uint32_t begin = unit_begin_; begin < unit_end_; begin = PassEnd(begin)) {
+      x_chunks_ += kPartRows / kXChunk;
+    }
     stream_.Init(pipe, t_.left_bytes, t_.stream_slots, t_.stream_bytes);
   }
 
@@ -30,13 +33,21 @@ class PrologCube {
   __aicore__ inline void Process() {
     SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
-    if (!kMla && steps_ > 0) {
-      LoadLatent(0);  // an input
-    }
     ahead_.group = unit_begin_;
     if (steps_ > 0) {
-      for (uint32_t slot = 0; slot < t_.stream_slots; ++slot) {
+      // Weights first, enough for the time that the AIVs take to bring x into L2.
+      uint32_t slot = 0;
+      while (slot < t_.stream_slots && owed_ * PassBytes() < kAlone) {
         LoadNext();
+        ++slot;
+      }
+      AwaitCore(kFetched);
+      OpenX(0);
+      for (; slot < t_.stream_slots; ++slot) {
+        LoadNext();
+      }
+      if (!kMla && !Shared()) {
+        LoadLatent(0);  // an input
       }
       Project(0);
     }
@@ -56,7 +67,9 @@ class PrologCube {
   static constexpr uint32_t kInt8Step = 192;  // likewise in int8; divides every chunk
   static constexpr uint32_t kWide = kPassUnits / 2 * kUnitColumns;  // columns of one accumulator of S1
   static constexpr uint32_t kAbsorbColumns = 128;                   // of one accumulator of S5
-  static constexpr uint32_t kLatentAhead = 512;  // K of S1 that is left when the latents of the step before are loaded
+  static constexpr uint32_t kAlone = 65536;                         // bytes of weights that are asked for before x
+  static constexpr uint32_t kThirds = 3;  // copies of the latents that take the places of three chunks of x
+  static constexpr uint32_t kThird = kQLoraRank / kThirds;
   // Flags of MTE2_MTE1 and MTE1_MTE2 behind those of the stream.
   static constexpr int32_t kQueryFlag = CubeStream::kMostSlots, kLatentFlag = kQueryFlag + 1;
 
@@ -81,9 +94,20 @@ class PrologCube {
   }
   __aicore__ inline uint32_t NextXSlot(uint32_t slot) const { return slot + 1 == t_.x_slots ? 0 : slot + 1; }
 
+  // Whether the chunks of x lie where the latents lie between S1 and the next S1.
+  __aicore__ inline bool Shared() const { return t_.x_l1 < t_.query_l1 && x_chunks_ > 0; }
+  // Where the first chunk of x of a step lies. The last chunk before the latents come has the last place, so that the
+  // thirds of the latents find their places free in their order. S1 of steps 0 and 1 follow each other.
+  __aicore__ inline uint32_t FirstXSlot(uint32_t step) const {
+    return (t_.x_slots - (step == 0 && steps_ > 1 ? 2 : 1) * x_chunks_ % t_.x_slots) % t_.x_slots;
+  }
+
   // ---- What streams: chunks that fill a slot at their widest.
-  // K of a chunk of the projections' weights, of 192 columns at most
+  // K of a chunk of the projections' weights, of 192 columns at most; and the bytes of one in the first pass
   __aicore__ inline uint32_t ProjectRows() const { return t_.stream_bytes / (kPassUnits * kUnitColumns * 2); }
+  __aicore__ inline uint32_t PassBytes() const {
+    return (PassEnd(unit_begin_) - unit_begin_) * kUnitColumns * ProjectRows() * 2;
+  }
   // K of a chunk of int8 weights
   __aicore__ inline uint32_t HeadRows(uint32_t columns) const { return Smaller(t_.stream_bytes / columns, kQLoraRank); }
   // columns of a chunk of w_uk: 128 or 256 of the 512
@@ -149,16 +173,45 @@ class PrologCube {
   static __aicore__ inline bool IsHeads(uint32_t phase) { return phase > 0 && phase % 2 == 0; }
   static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsHeads(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
 
-  // Fills the next slot, unless all that the launch needs is on its way.
-  __aicore__ inline void LoadNext() {
+  // Fills the next slot, or returns false if all that the launch needs is on its way.
+  __aicore__ inline bool LoadNext() {
     while (ahead_.phase <= 2 * steps_) {
       const uint32_t step = StepOf(ahead_.phase);
       if (IsHeads(ahead_.phase) ? LoadHeads(step) : LoadProjection(step)) {
-        return;
+        return true;
       }
       ++ahead_.phase;
       ahead_.group = IsHeads(ahead_.phase) ? StepOf(ahead_.phase) * items_.Count() : unit_begin_;
+      // Latents come next to where x lies.
+      x_open_ = x_open_ && !(Shared() && IsHeads(ahead_.phase));
     }
+    return false;
+  }
+
+  // x of a step may be loaded. What is on its way without it is completed and handed over.
+  __aicore__ inline void OpenX(uint32_t step) {
+    if (Shared()) {
+      WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+      held_ = true;
+      x_filled_ = FirstXSlot(step);
+    }
+    x_open_ = true;
+    for (uint32_t chunk = 0; chunk < owed_; ++chunk) {
+      LoadX(step, unit_begin_ / kUnits * kPartRows, chunk * ProjectRows());
+      stream_.EndFill();
+    }
+    owed_ = 0;
+  }
+
+  // The chunk of x of a step that begins `k` behind k0, if one begins there.
+  __aicore__ inline void LoadX(uint32_t step, uint32_t k0, uint32_t k) {
+    if (k % kXChunk != 0) {
+      return;
+    }
+    const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
+    CopyNdToL1(XChunk(step, x_filled_), x[static_cast<uint64_t>(step) * t_.token_step * kH + k0 + k], Tokens(step),
+               kXChunk, kH, Rows(step));
+    x_filled_ = NextXSlot(x_filled_);
   }
 
   // The next chunk of a phase, or false if it has no more. The chunk of x lies in the area of left operands, and is
@@ -168,22 +221,23 @@ class PrologCube {
       return false;
     }
     const uint32_t rows = ProjectRows(), end = PassEnd(ahead_.group);
-    const uint32_t k0 = ahead_.group / kUnits * kPartRows + ahead_.chunk * rows;
+    const uint32_t k0 = ahead_.group / kUnits * kPartRows, k = ahead_.chunk * rows;
     const LocalTensor<bfloat16_t> weights = stream_.BeginFill<bfloat16_t>();
-    if (ahead_.chunk * rows % kXChunk == 0) {
-      const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
-      CopyNdToL1(XChunk(step, x_filled_), x[static_cast<uint64_t>(step) * t_.token_step * kH + k0], Tokens(step),
-                 kXChunk, kH, Rows(step));
-      x_filled_ = NextXSlot(x_filled_);
+    if (x_open_) {
+      LoadX(step, k0, k);
     }
     for (uint32_t pair = ahead_.group; pair < end;) {
       const Run run = RunAt(pair, end);
       CopyNzToL1(weights[(pair - ahead_.group) * kUnitColumns * rows],
-                 Global<bfloat16_t>(ProjectionWeights(run.begin), uint64_t{kH} * run.width), kH, k0, rows, run.column,
-                 run.units * kUnitColumns);
+                 Global<bfloat16_t>(ProjectionWeights(run.begin), uint64_t{kH} * run.width), kH, k0 + k, rows,
+                 run.column, run.units * kUnitColumns);
       pair += run.units;
     }
-    stream_.EndFill();
+    if (x_open_) {
+      stream_.EndFill();
+    } else {
+      ++owed_;
+    }
     if (++ahead_.chunk * rows == kPartRows) {
       ahead_.chunk = 0;
       ahead_.group = end;
@@ -252,20 +306,25 @@ class PrologCube {
 
   // ---- S1
   __aicore__ inline void Project(uint32_t step) {
-    latent_due_ = step >= 2;
+    // The latents of the step before come near the end of S1, when they are ready, and while it still has work.
+    thirds_ = 0;
+    thirds_step_ = step - 1;
+    thirds_due_ = Shared() && step > 0;
+    if (!kMla && Shared() && steps_ == 1) {
+      thirds_step_ = 0;  // an input
+      thirds_due_ = true;
+    }
+    x_left_ = x_chunks_;
+    if (step != 1 && Shared()) {
+      x_taken_ = FirstXSlot(step);
+    }
     for (uint32_t begin = unit_begin_; begin < unit_end_; begin = PassEnd(begin)) {
       ProjectPass(step, begin, PassEnd(begin));
     }
-    LoadLatentBefore(step);
-    NotifyVectors(kProjected);
-  }
-
-  // The latents of the step before come near the end of S1, when they are ready, and while it still has work.
-  __aicore__ inline void LoadLatentBefore(uint32_t step) {
-    if (latent_due_) {
-      LoadLatent(step - 1);
-      latent_due_ = false;
+    if (thirds_due_) {
+      LoadLatent(thirds_step_);
     }
+    NotifyVectors(kProjected);
   }
 
   __aicore__ inline void ProjectPass(uint32_t step, uint32_t begin, uint32_t end) {
@@ -282,13 +341,16 @@ class PrologCube {
         }
         stream_.Add(high, x, m16, k % kXChunk, weights, rows, rows, kWide, columns - kWide, kStep);
       }
-      if ((k + rows) % kXChunk == 0) {
+      const bool used = (k + rows) % kXChunk == 0;
+      if (used) {
         x_taken_ = NextXSlot(x_taken_);
+        --x_left_;
       }
       stream_.Return();
-      LoadNext();
-      if (end == unit_end_ && k + kLatentAhead == kPartRows) {
-        LoadLatentBefore(step);
+      const bool filled = LoadNext();
+      // As a slot was filled again, MTE2 is behind the products that have read this chunk of x.
+      if (thirds_due_ && used && filled && x_left_ + thirds_ + 1 == kThirds) {
+        LoadThird();
       }
     }
     Store(step, low, begin, Smaller(begin + kPassUnits / 2, end));
@@ -309,32 +371,73 @@ class PrologCube {
   }
 
   // ---- The quantised latents of a step, which all heads use, stay in L1.
-  __aicore__ inline void LoadLatent(uint32_t step) {
+  // The next third of those of thirds_step_.
+  __aicore__ inline void LoadThird() {
     if constexpr (kMla) {
-      AwaitCore(kLatentReady);
+      if (thirds_ == 0) {
+        AwaitCore(kLatentReady);
+      }
     }
     const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
-    WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
-    CopyNdToL1(Latent(step), q_norm[static_cast<uint64_t>(step) * t_.token_step * kQLoraRank], Tokens(step), kQLoraRank,
-               kQLoraRank, Rows(step));
+    const uint64_t first = static_cast<uint64_t>(thirds_step_) * t_.token_step * kQLoraRank;
+    CopyNdToL1(Latent(thirds_step_)[thirds_ * kThird * Rows(thirds_step_)], q_norm[first + thirds_ * kThird],
+               Tokens(thirds_step_), kThird, kQLoraRank, Rows(thirds_step_));
+    ++thirds_;
+  }
+  // What S1 has left of them.
+  __aicore__ inline void LoadLatent(uint32_t step) {
+    if (!thirds_due_) {
+      thirds_ = 0;
+    }
+    thirds_step_ = step;
+    if (thirds_ < kThirds) {
+      if (held_) {  // by x
+        SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+      }
+      WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+    }
+    held_ = false;
+    thirds_due_ = false;
+    while (thirds_ < kThirds) {
+      LoadThird();
+    }
     SetFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
+    latent_loaded_ = true;
+  }
+  // S3 of all items of a step has read them.
+  __aicore__ inline void ReleaseLatent(uint32_t step) {
+    SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+    latent_loaded_ = false;
+    if (step + 2 < steps_) {
+      if (Shared()) {
+        OpenX(step + 2);
+      }
+    } else if (step + 1 < steps_) {
+      LoadLatent(step + 1);
+    }
   }
 
   // ---- S3 and S5
   __aicore__ inline void Heads(uint32_t step) {
-    if (step == 0 ? kMla : step + 1 == steps_) {
+    if (!latent_loaded_) {
       LoadLatent(step);
     }
     WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
+    const uint32_t last = (step + 1) * items_.Count();
+    if (items_.Count() == 0) {
+      ReleaseLatent(step);
+    }
     for (uint32_t i = step * items_.Count(); i < HeadsEnd(step); ++i) {
       if (i < items_.Total()) {
         Accumulate(i);
       } else {
         LoadQuery(i);
       }
+      if (i + 1 == last) {
+        ReleaseLatent(step);
+      }
       Turn(i);
     }
-    SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
   }
 
   // S3 of item i. Before the last chunk, the operand of the S5 that follows is asked for.
@@ -438,7 +541,11 @@ class PrologCube {
   CubeStream stream_;
   Place ahead_{0, 0, 0, false};
   uint32_t core_ = 0, steps_ = 0, unit_begin_ = 0, unit_end_ = 0, x_filled_ = 0, x_taken_ = 0;
-  bool latent_due_ = false;
+  // Chunks of x of a step, and those that S1 has left; chunks of weights that are on their way without their x.
+  uint32_t x_chunks_ = 0, x_left_ = 0, owed_ = 0;
+  uint32_t thirds_ = 0, thirds_step_ = 0;
+  bool thirds_due_ = false, latent_loaded_ = false;
+  bool x_open_ = false, held_ = false;  // x may be loaded; it has the place that it shares with the latents
 };
 
 }  // namespace ms_dsv32::ascendc

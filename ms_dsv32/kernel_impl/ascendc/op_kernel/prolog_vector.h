@@ -31,6 +31,9 @@ class PrologVector {
     if (steps_ == 0) {
       return;
     }
+    FetchShared();
+    Fetch(0);
+    NotifyCubesOfReads(kAllVectors, kFetched);
     Fetch(1);
     if constexpr (kMla) {
       NormLatent(0);
@@ -76,22 +79,39 @@ class PrologVector {
     own_end_ = ShareBegin(m_, vector_ + 1, 2 * t_.cores);
   }
 
-  // Brings the x of a step from HBM into L2, each AIV a share. AICs read the same parts of x at the same time: at what
-  // one core gets from HBM, 128 tokens would take longer than all else of S1.
+  // Brings what all AICs read of a step from HBM into L2, each AIV a share: x, and latents that are an input. AICs read
+  // the same parts of them at the same time: at what one core gets from HBM, 128 tokens would take longer than all else
+  // of S1.
   __aicore__ inline void Fetch(uint32_t step) {
-    constexpr uint32_t kLine = 256, kMost = 128;  // elements of a line of 512 bytes; lines of a copy, 64 KiB
     const uint32_t t0 = step * t_.token_step;
     if (t0 >= t_.t) {
       return;
     }
-    const uint32_t lines = Smaller(t_.token_step, t_.t - t0) * (kH / kLine);
-    const uint32_t end = ShareBegin(lines, vector_ + 1, 2 * t_.cores);
-    const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
+    const uint32_t tokens = Smaller(t_.token_step, t_.t - t0);
     BeginPhase();
-    const LocalTensor<bfloat16_t> unused = arena_.Take<bfloat16_t>(kMost * kLine);
+    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2);
+    if constexpr (!kMla) {
+      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank);
+    }
+  }
+  // The matrices that all AICs read.
+  __aicore__ inline void FetchShared() {
+    if constexpr (kIndexer) {
+      BeginPhase();
+      FetchBytes(a_.hadamard_q, kIdxHeadDim * kIdxHeadDim * 2);
+      FetchBytes(a_.hadamard_k, kIdxHeadDim * kIdxHeadDim * 2);
+    }
+  }
+  // This AIV's share of `bytes`, a multiple of lines of 512. What it reads is not used.
+  __aicore__ inline void FetchBytes(GM_ADDR address, uint32_t bytes) {
+    constexpr uint32_t kLine = 512, kMost = 128;  // lines of a copy
+    const GlobalTensor<int8_t> source = Global<int8_t>(address, bytes);
+    const uint32_t lines = bytes / kLine, end = ShareBegin(lines, vector_ + 1, 2 * t_.cores);
+    arena_.Reset();
+    const LocalTensor<int8_t> unused = arena_.Take<int8_t>(kMost * kLine);
     for (uint32_t line = ShareBegin(lines, vector_, 2 * t_.cores); line < end; line += kMost) {
       PipeBarrier<PIPE_MTE2>();
-      CopyIn(unused, x[static_cast<uint64_t>(t0) * kH + line * kLine], Smaller(kMost, end - line) * kLine);
+      CopyIn(unused, source[static_cast<uint64_t>(line) * kLine], Smaller(kMost, end - line) * kLine);
     }
   }
 
