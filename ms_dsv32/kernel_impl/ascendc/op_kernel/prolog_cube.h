@@ -23,7 +23,12 @@ class PrologCube {
     unit_end_ = t_.units.begin[core_ + 1];
     items_.Init(tiling, kIndexer, core_, steps_);
     workspace_.Init(arguments.workspace, tiling, core_);
-    for (uint32_t begin = unit_begin_; begin < unit_end_; begin = PassEnd(begin)) {
+    early_begin_ = unit_begin_;
+    if (WeightsLate<kMla>(t_)) {
+      early_begin_ = unit_begin_ < kWeightPairs ? Smaller(unit_end_, kWeightPairs) : unit_begin_;
+    }
+    late_group_ = unit_begin_;
+    for (uint32_t begin = early_begin_; begin < unit_end_; begin = PassEnd(begin)) {
       x_chunks_ += kPartRows / kXChunk;
     }
     stream_.Init(pipe, t_.left_bytes, t_.stream_slots, t_.stream_bytes);
@@ -33,21 +38,21 @@ class PrologCube {
   __aicore__ inline void Process() {
     SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
-    ahead_.group = unit_begin_;
+    ahead_.group = early_begin_;
     if (steps_ > 0) {
       // Weights first, enough for the time that the AIVs take to bring x into L2.
       uint32_t slot = 0;
-      while (slot < t_.stream_slots && owed_ * PassBytes() < kAlone) {
+      while (slot < t_.stream_slots && (owed_ > 0 ? owed_ * PassBytes() : slot * t_.stream_bytes) < kAlone) {
         LoadNext();
         ++slot;
       }
       AwaitCore(kFetched);
       OpenX(0);
-      for (; slot < t_.stream_slots; ++slot) {
-        LoadNext();
-      }
       if (!kMla && !Shared()) {
         LoadLatent(0);  // an input
+      }
+      for (; slot < t_.stream_slots; ++slot) {
+        LoadNext();
       }
       Project(0);
     }
@@ -57,6 +62,7 @@ class PrologCube {
       }
       Heads(step);
     }
+    AwaitQueries(items_.Total());
     WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
     stream_.Finish();
@@ -72,6 +78,7 @@ class PrologCube {
   static constexpr uint32_t kThird = kQLoraRank / kThirds;
   // Flags of MTE2_MTE1 and MTE1_MTE2 behind those of the stream.
   static constexpr int32_t kQueryFlag = CubeStream::kMostSlots, kLatentFlag = kQueryFlag + 1;
+  static constexpr int32_t kLastThirdFlag = kLatentFlag + 1;  // of MTE2_MTE1 only
 
   // Units of each projection of x, in this order: w_dq, w_dkv_kr, wk, w_proj.
   static constexpr uint32_t kLatentUnits = kMla ? kQLoraRank / kUnitColumns : 0;
@@ -106,7 +113,7 @@ class PrologCube {
   // K of a chunk of the projections' weights, of 192 columns at most; and the bytes of one in the first pass
   __aicore__ inline uint32_t ProjectRows() const { return t_.stream_bytes / (kPassUnits * kUnitColumns * 2); }
   __aicore__ inline uint32_t PassBytes() const {
-    return (PassEnd(unit_begin_) - unit_begin_) * kUnitColumns * ProjectRows() * 2;
+    return (PassEnd(early_begin_) - early_begin_) * kUnitColumns * ProjectRows() * 2;
   }
   // K of a chunk of int8 weights
   __aicore__ inline uint32_t HeadRows(uint32_t columns) const { return Smaller(t_.stream_bytes / columns, kQLoraRank); }
@@ -137,13 +144,35 @@ class PrologCube {
     return ShareBegin(tokens, 2 * core_ + 2, vectors) - ShareBegin(tokens, 2 * core_, vectors);
   }
 
+  // Pairs of a part of K and a unit. Without the MLA half those of the head weights come first.
+  static constexpr uint32_t kWeightPairs = kMla ? 0 : kProjectParts * (kUnits - kIndexKeyEnd);
+  static __aicore__ inline uint32_t PartOf(uint32_t pair) {
+    if constexpr (kMla) {
+      return pair / kUnits;
+    } else {
+      return pair < kWeightPairs ? pair / (kUnits - kIndexKeyEnd) : (pair - kWeightPairs) / kIndexKeyEnd;
+    }
+  }
+  static __aicore__ inline uint32_t UnitOf(uint32_t pair) {
+    if constexpr (kMla) {
+      return pair % kUnits;
+    } else {
+      return pair < kWeightPairs ? kIndexKeyEnd + pair % (kUnits - kIndexKeyEnd) : (pair - kWeightPairs) % kIndexKeyEnd;
+    }
+  }
+  // End of the pairs of the same part that are dealt one behind the other.
+  static __aicore__ inline uint32_t PartEnd(uint32_t pair) {
+    const uint32_t unit = UnitOf(pair);
+    return pair + (kMla || unit >= kIndexKeyEnd ? kUnits : kIndexKeyEnd) - unit;
+  }
+
   // What the pairs of a part of K and a unit, from `pair` to `end`, have of one projection: `units` from unit `begin`
-  // on, at `column` of the projection's `width`. The part is pair / kUnits.
+  // on, at `column` of the projection's `width`.
   struct Run {
     uint32_t begin, units, column, width;
   };
   static __aicore__ inline Run RunAt(uint32_t pair, uint32_t end) {
-    const uint32_t unit = pair % kUnits;
+    const uint32_t unit = UnitOf(pair);
     const uint32_t first = unit < kLatentUnits   ? 0
                            : unit < kKeyValueEnd ? kLatentUnits
                            : unit < kIndexKeyEnd ? kKeyValueEnd
@@ -166,7 +195,7 @@ class PrologCube {
 
   // A pass of S1: pairs of one part of K, from `begin` on, whose units are accumulated together.
   __aicore__ inline uint32_t PassEnd(uint32_t begin) const {
-    return Smaller(Smaller(begin + kPassUnits, unit_end_), (begin / kUnits + 1) * kUnits);
+    return Smaller(Smaller(begin + kPassUnits, unit_end_), PartEnd(begin));
   }
 
   // Phases: S1 of step 0, S1 of step 1, S3 and S5 of step 0, S1 of step 2, S3 and S5 of step 1, ...
@@ -181,7 +210,7 @@ class PrologCube {
         return true;
       }
       ++ahead_.phase;
-      ahead_.group = IsHeads(ahead_.phase) ? StepOf(ahead_.phase) * items_.Count() : unit_begin_;
+      ahead_.group = IsHeads(ahead_.phase) ? StepOf(ahead_.phase) * items_.Count() : early_begin_;
       // Latents come next to where x lies.
       x_open_ = x_open_ && !(Shared() && IsHeads(ahead_.phase));
     }
@@ -197,7 +226,7 @@ class PrologCube {
     }
     x_open_ = true;
     for (uint32_t chunk = 0; chunk < owed_; ++chunk) {
-      LoadX(step, unit_begin_ / kUnits * kPartRows, chunk * ProjectRows());
+      LoadX(step, PartOf(early_begin_) * kPartRows, chunk * ProjectRows());
       stream_.EndFill();
     }
     owed_ = 0;
@@ -217,18 +246,22 @@ class PrologCube {
   // The next chunk of a phase, or false if it has no more. The chunk of x lies in the area of left operands, and is
   // handed over with the weights.
   __aicore__ inline bool LoadProjection(uint32_t step) {
-    if (step >= steps_ || ahead_.group >= unit_end_) {
+    return step < steps_ && LoadPairs(step, ahead_.group, ahead_.chunk, unit_end_);
+  }
+  // The next chunk of the pairs from `group` on, or false at `last`.
+  __aicore__ inline bool LoadPairs(uint32_t step, uint32_t& group, uint32_t& chunk, uint32_t last) {
+    if (group >= last) {
       return false;
     }
-    const uint32_t rows = ProjectRows(), end = PassEnd(ahead_.group);
-    const uint32_t k0 = ahead_.group / kUnits * kPartRows, k = ahead_.chunk * rows;
+    const uint32_t rows = ProjectRows(), end = PassEnd(group);
+    const uint32_t k0 = PartOf(group) * kPartRows, k = chunk * rows;
     const LocalTensor<bfloat16_t> weights = stream_.BeginFill<bfloat16_t>();
     if (x_open_) {
       LoadX(step, k0, k);
     }
-    for (uint32_t pair = ahead_.group; pair < end;) {
+    for (uint32_t pair = group; pair < end;) {
       const Run run = RunAt(pair, end);
-      CopyNzToL1(weights[(pair - ahead_.group) * kUnitColumns * rows],
+      CopyNzToL1(weights[(pair - group) * kUnitColumns * rows],
                  Global<bfloat16_t>(ProjectionWeights(run.begin), uint64_t{kH} * run.width), kH, k0 + k, rows,
                  run.column, run.units * kUnitColumns);
       pair += run.units;
@@ -238,43 +271,49 @@ class PrologCube {
     } else {
       ++owed_;
     }
-    if (++ahead_.chunk * rows == kPartRows) {
-      ahead_.chunk = 0;
-      ahead_.group = end;
+    if (++chunk * rows == kPartRows) {
+      chunk = 0;
+      group = end;
     }
     return true;
   }
 
   __aicore__ inline bool LoadHeads(uint32_t step) {
     for (; ahead_.group < HeadsEnd(step); ++ahead_.group) {
-      if (!ahead_.turn) {
-        if (ahead_.group < items_.Total()) {
+      if (ahead_.group == items_.Total() && LoadPairs(step, late_group_, late_chunk_, early_begin_)) {
+        return true;
+      }
+      const bool turn_first = TurnFirst(ahead_.group);
+      for (; ahead_.half < 2; ++ahead_.half) {
+        if ((ahead_.half == 0) == turn_first) {
+          if (HasTurn(ahead_.group)) {
+            const PrologItem item = items_.At(ahead_.group - items_.Lag());
+            if (ahead_.chunk < TurnChunks(item)) {
+              LoadTurn(item, ahead_.chunk++);
+              return true;
+            }
+          }
+        } else if (ahead_.group < items_.Total()) {
           const PrologItem item = items_.At(ahead_.group);
           if (ahead_.chunk < AccumulateChunks(item)) {
             LoadUpProjection(item, ahead_.chunk++);
             return true;
           }
         }
-        ahead_.turn = true;
         ahead_.chunk = 0;
       }
-      if (HasTurn(ahead_.group)) {
-        const PrologItem item = items_.At(ahead_.group - kItemLag);
-        if (ahead_.chunk < TurnChunks(item)) {
-          LoadTurn(item, ahead_.chunk++);
-          return true;
-        }
-      }
-      ahead_.turn = false;
-      ahead_.chunk = 0;
+      ahead_.half = 0;
     }
     return false;
   }
   // Items that S3 of a step goes through, counted over all steps. In the last one S5 of the last items remains.
   __aicore__ inline uint32_t HeadsEnd(uint32_t step) const {
-    return step + 1 < steps_ ? (step + 1) * items_.Count() : items_.Total() + kItemLag;
+    return step + 1 < steps_ ? (step + 1) * items_.Count() : items_.Total() + items_.Lag();
   }
-  __aicore__ inline bool HasTurn(uint32_t i) const { return i >= kItemLag && i - kItemLag < items_.Total(); }
+  // Whether S5 goes in front of S3 of item i, as it does for the first one of a step: its operand is there before the
+  // last of the latents.
+  __aicore__ inline bool TurnFirst(uint32_t i) const { return items_.Count() > 0 && i % items_.Count() == 0; }
+  __aicore__ inline bool HasTurn(uint32_t i) const { return i >= items_.Lag() && i - items_.Lag() < items_.Total(); }
 
   __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t chunk) {
     const uint32_t columns = Columns(item.kind), rows = HeadRows(columns);
@@ -318,11 +357,19 @@ class PrologCube {
     if (step != 1 && Shared()) {
       x_taken_ = FirstXSlot(step);
     }
-    for (uint32_t begin = unit_begin_; begin < unit_end_; begin = PassEnd(begin)) {
+    for (uint32_t begin = early_begin_; begin < unit_end_; begin = PassEnd(begin)) {
       ProjectPass(step, begin, PassEnd(begin));
     }
     if (thirds_due_) {
       LoadLatent(thirds_step_);
+    }
+    NotifyVectors(kProjected);
+  }
+
+  // S1 of the head weights where they come late.
+  __aicore__ inline void ProjectWeights(uint32_t step) {
+    for (uint32_t begin = unit_begin_; begin < early_begin_; begin = PassEnd(begin)) {
+      ProjectPass(step, begin, Smaller(PassEnd(begin), early_begin_));
     }
     NotifyVectors(kProjected);
   }
@@ -363,7 +410,7 @@ class PrologCube {
     const LocalTensor<float> sums = stream_.Close<float>(product);
     for (uint32_t pair = begin; pair < end;) {
       const Run run = RunAt(pair, end);
-      StoreC(ProjectionSums(run.begin, step, pair / kUnits)[run.column], sums, Tokens(step), Rows(step),
+      StoreC(ProjectionSums(run.begin, step, PartOf(pair))[run.column], sums, Tokens(step), Rows(step),
              (pair - begin) * kUnitColumns, run.units * kUnitColumns, run.width);
       pair += run.units;
     }
@@ -383,6 +430,16 @@ class PrologCube {
     CopyNdToL1(Latent(thirds_step_)[thirds_ * kThird * Rows(thirds_step_)], q_norm[first + thirds_ * kThird],
                Tokens(thirds_step_), kThird, kQLoraRank, Rows(thirds_step_));
     ++thirds_;
+    if (thirds_ + 1 >= kThirds) {
+      SetFlag<HardEvent::MTE2_MTE1>(thirds_ == kThirds ? kLastThirdFlag : kLatentFlag);
+    }
+  }
+  // The last third comes while S3 of the first item is at the others.
+  __aicore__ inline void AwaitLastThird() {
+    if (third_due_) {
+      WaitFlag<HardEvent::MTE2_MTE1>(kLastThirdFlag);
+      third_due_ = false;
+    }
   }
   // What S1 has left of them.
   __aicore__ inline void LoadLatent(uint32_t step) {
@@ -401,11 +458,11 @@ class PrologCube {
     while (thirds_ < kThirds) {
       LoadThird();
     }
-    SetFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
     latent_loaded_ = true;
   }
   // S3 of all items of a step has read them.
   __aicore__ inline void ReleaseLatent(uint32_t step) {
+    AwaitLastThird();
     SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
     latent_loaded_ = false;
     if (step + 2 < steps_) {
@@ -422,42 +479,56 @@ class PrologCube {
     if (!latent_loaded_) {
       LoadLatent(step);
     }
-    WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
     const uint32_t last = (step + 1) * items_.Count();
     if (items_.Count() == 0) {
+      WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
+      third_due_ = true;
       ReleaseLatent(step);
+      return;
     }
     for (uint32_t i = step * items_.Count(); i < HeadsEnd(step); ++i) {
+      if (i == items_.Total() && WeightsLate<kMla>(t_)) {
+        ProjectWeights(step);
+      }
+      if (TurnFirst(i)) {
+        Turn(i);
+      }
+      if (i == step * items_.Count()) {
+        WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
+        third_due_ = true;
+      }
       if (i < items_.Total()) {
         Accumulate(i);
-      } else {
-        LoadQuery(i);
       }
       if (i + 1 == last) {
         ReleaseLatent(step);
       }
-      Turn(i);
+      if (!TurnFirst(i)) {
+        Turn(i);
+      }
     }
   }
 
-  // S3 of item i. Before the last chunk, the operand of the S5 that follows is asked for.
+  // S3 of item i
   __aicore__ inline void Accumulate(uint32_t i) {
     const PrologItem item = items_.At(i);
     const uint32_t chunks = AccumulateChunks(item);
-    if (chunks == 0) {
-      LoadQuery(i);
-    } else {
+    if (chunks > 0) {
       const uint32_t columns = Columns(item.kind), rows = HeadRows(columns), m16 = Rows(item.step);
       const uint32_t product = stream_.Open();
       for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
-        if (chunk + 1 == chunks) {
+        if (chunk == chunks / 2) {
           LoadQuery(i);
+        }
+        if ((chunk + 1) * rows > (kThirds - 1) * kThird) {
+          AwaitLastThird();
         }
         const LocalTensor<int8_t> weights = stream_.Take<int8_t>();
         stream_.Add(product, Latent(item.step), m16, chunk * rows, weights, rows, rows, 0, columns, kInt8Step);
         stream_.Return();
         LoadNext();
       }
+      AwaitQueries(i < kHeadSlots ? 0 : i - kHeadSlots + 1);  // the last of them had the sums' place
       StoreC(workspace_.Sums(t_, i), stream_.Close<int32_t>(product), Tokens(item.step), m16, 0, columns, columns);
       stream_.Free(product);
     }
@@ -470,28 +541,38 @@ class PrologCube {
     return item.kind == PrologKind::kIndexerKeys ? KeyRows(item.step) : Tokens(item.step);
   }
 
-  // The operand of the S5 that follows S3 of item i: S4 has written it.
+  // Waits for S4 of the first `count` items.
+  __aicore__ inline void AwaitQueries(uint32_t count) {
+    for (; heard_ < count; ++heard_) {
+      AwaitCore(kQueryReady);
+    }
+  }
+
+  // The operand of the S5 beside S3 of item i, once S4 has written it. As soon as the one before it is read, for
+  // what streams would delay it later.
   __aicore__ inline void LoadQuery(uint32_t i) {
-    if (!HasTurn(i)) {
+    if (!HasTurn(i) || i < query_next_) {
       return;
     }
-    AwaitCore(kQueryReady);
-    const PrologItem item = items_.At(i - kItemLag);
+    query_next_ = i + 1;
+    const PrologItem item = items_.At(i - items_.Lag());
     if (TurnChunks(item) > 0) {
+      AwaitQueries(i - items_.Lag() + 1);
       WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
-      CopyNdToL1(Query(item.step), workspace_.Query(t_, i - kItemLag), TurnRows(item), kNopeDim, kNopeDim,
+      CopyNdToL1(Query(item.step), workspace_.Query(t_, i - items_.Lag()), TurnRows(item), kNopeDim, kNopeDim,
                  Rows(item.step));
       SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
     }
   }
 
-  // The S5 that follows S3 of item i: (3) the nope part of a head times its w_uk [128, 512], or the indexer's values
+  // The S5 beside S3 of item i: (3) the nope part of a head times its w_uk [128, 512], or the indexer's values
   // times Hadamard
   __aicore__ inline void Turn(uint32_t i) {
     if (!HasTurn(i)) {
       return;
     }
-    const PrologItem item = items_.At(i - kItemLag);
+    LoadQuery(i);
+    const PrologItem item = items_.At(i - items_.Lag());
     const uint32_t chunks = TurnChunks(item);
     if (chunks > 0) {
       WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
@@ -506,16 +587,22 @@ class PrologCube {
           TurnColumns(out[chunk * AbsorbChunk() + n], item, weights, n, static_cast<uint32_t>(row));
         }
       } else {
-        TurnColumns(workspace_.Turned(t_, i - kItemLag), item, weights, 0, kIdxHeadDim);
+        TurnColumns(workspace_.Turned(t_, i - items_.Lag()), item, weights, 0, kIdxHeadDim);
       }
       stream_.Return();
-      LoadNext();
+      if (chunk + 1 < chunks) {
+        LoadNext();
+      }
+    }
+    if (item.kind == PrologKind::kIndexerHead || item.kind == PrologKind::kIndexerKeys) {
+      NotifyVectors(kTurned);
     }
     if (chunks > 0) {
       SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     }
-    if (item.kind == PrologKind::kIndexerHead || item.kind == PrologKind::kIndexerKeys) {
-      NotifyVectors(kTurned);
+    if (chunks > 0) {
+      LoadQuery(i + 1);
+      LoadNext();
     }
   }
 
@@ -527,11 +614,10 @@ class PrologCube {
     stream_.Free(product);
   }
 
-  // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group`, or with `turn` the S5
-  // that follows it.
+  // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group` and the S5 beside it,
+  // of which `half` says how many are done.
   struct Place {
-    uint32_t phase, group, chunk;
-    bool turn;
+    uint32_t phase, group, chunk, half;
   };
 
   PrologArguments a_;
@@ -539,12 +625,15 @@ class PrologCube {
   PrologItems items_;
   PrologWorkspace workspace_;
   CubeStream stream_;
-  Place ahead_{0, 0, 0, false};
-  uint32_t core_ = 0, steps_ = 0, unit_begin_ = 0, unit_end_ = 0, x_filled_ = 0, x_taken_ = 0;
+  Place ahead_{0, 0, 0, 0};
+  uint32_t core_ = 0, steps_ = 0, unit_begin_ = 0, unit_end_ = 0, early_begin_ = 0, late_group_ = 0, late_chunk_ = 0,
+           x_filled_ = 0, x_taken_ = 0;
   // Chunks of x of a step, and those that S1 has left; chunks of weights that are on their way without their x.
   uint32_t x_chunks_ = 0, x_left_ = 0, owed_ = 0;
+  uint32_t heard_ = 0;       // items whose S4 the cube knows to be done
+  uint32_t query_next_ = 0;  // the item whose S5 has no operand yet
   uint32_t thirds_ = 0, thirds_step_ = 0;
-  bool thirds_due_ = false, latent_loaded_ = false;
+  bool thirds_due_ = false, third_due_ = false, latent_loaded_ = false;
   bool x_open_ = false, held_ = false;  // x may be loaded; it has the place that it shares with the latents
 };
 
