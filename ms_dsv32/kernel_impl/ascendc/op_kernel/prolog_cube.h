@@ -144,26 +144,22 @@ class PrologCube {
     return ShareBegin(tokens, 2 * core_ + 2, vectors) - ShareBegin(tokens, 2 * core_, vectors);
   }
 
-  // Pairs of a part of K and a unit. Without the MLA half those of the head weights come first.
-  static constexpr uint32_t kWeightPairs = kMla ? 0 : kProjectParts * (kUnits - kIndexKeyEnd);
-  static __aicore__ inline uint32_t PartOf(uint32_t pair) {
-    if constexpr (kMla) {
-      return pair / kUnits;
-    } else {
-      return pair < kWeightPairs ? pair / (kUnits - kIndexKeyEnd) : (pair - kWeightPairs) / kIndexKeyEnd;
-    }
+  // Pairs of a part of K and a unit: one part behind the other, but where the head weights come late, theirs first.
+  static constexpr uint32_t kWeightUnits = kUnits - kIndexKeyEnd, kWeightPairs = kProjectParts * kWeightUnits;
+  __aicore__ inline bool IsWeightPair(uint32_t pair) const { return WeightsLate<kMla>(t_) && pair < kWeightPairs; }
+  // Units of a part that are dealt one behind the other.
+  __aicore__ inline uint32_t UnitsBeside(uint32_t pair) const {
+    return !WeightsLate<kMla>(t_) ? kUnits : IsWeightPair(pair) ? kWeightUnits : kIndexKeyEnd;
   }
-  static __aicore__ inline uint32_t UnitOf(uint32_t pair) {
-    if constexpr (kMla) {
-      return pair % kUnits;
-    } else {
-      return pair < kWeightPairs ? kIndexKeyEnd + pair % (kUnits - kIndexKeyEnd) : (pair - kWeightPairs) % kIndexKeyEnd;
-    }
+  __aicore__ inline uint32_t PlaceOf(uint32_t pair) const {
+    return WeightsLate<kMla>(t_) && !IsWeightPair(pair) ? pair - kWeightPairs : pair;
   }
-  // End of the pairs of the same part that are dealt one behind the other.
-  static __aicore__ inline uint32_t PartEnd(uint32_t pair) {
-    const uint32_t unit = UnitOf(pair);
-    return pair + (kMla || unit >= kIndexKeyEnd ? kUnits : kIndexKeyEnd) - unit;
+  __aicore__ inline uint32_t PartOf(uint32_t pair) const { return PlaceOf(pair) / UnitsBeside(pair); }
+  __aicore__ inline uint32_t UnitOf(uint32_t pair) const {
+    return PlaceOf(pair) % UnitsBeside(pair) + (IsWeightPair(pair) ? kIndexKeyEnd : 0);
+  }
+  __aicore__ inline uint32_t PartEnd(uint32_t pair) const {
+    return pair + UnitsBeside(pair) - PlaceOf(pair) % UnitsBeside(pair);
   }
 
   // What the pairs of a part of K and a unit, from `pair` to `end`, have of one projection: `units` from unit `begin`
@@ -171,7 +167,7 @@ class PrologCube {
   struct Run {
     uint32_t begin, units, column, width;
   };
-  static __aicore__ inline Run RunAt(uint32_t pair, uint32_t end) {
+  __aicore__ inline Run RunAt(uint32_t pair, uint32_t end) const {
     const uint32_t unit = UnitOf(pair);
     const uint32_t first = unit < kLatentUnits   ? 0
                            : unit < kKeyValueEnd ? kLatentUnits

@@ -91,6 +91,7 @@ class PrologVector {
   static constexpr uint32_t kKeyRows = 8;       // rows of 512 at a time: 32 groups of 128
   static constexpr uint32_t kHeadRows = 32;     // rows of a head at a time: 16 KiB of sums
   static constexpr uint32_t kIndexKeyRows = 4;  // all parts and cos, sin of 4 keys fit into a slot of sums
+  static constexpr uint32_t kInSlots = 3, kOutSlots = 4;  // so much is under way to and from UB
   static constexpr uint32_t kSlotBytes = kHeadRows * kNopeDim * 4;
 
   // The tokens of a step, and which of them are this AIV's where tokens are dealt to all.
@@ -322,10 +323,10 @@ class PrologVector {
     BeginPhase();
     constexpr uint32_t kRopeCount = kHeadRows * kRopeDim;
     TakeConstants();
-    in_ = arena_.Take<int32_t>(2 * kSlotBytes / 4);
-    channel_ = arena_.Take<float>(2 * kNopeDim);
-    out_ = arena_.Take<bfloat16_t>(2 * kHeadRows * kNopeDim);
-    rope_out_ = arena_.Take<bfloat16_t>(2 * kRopeCount);
+    in_ = arena_.Take<int32_t>(kInSlots * kSlotBytes / 4);
+    channel_ = arena_.Take<float>(kInSlots * kNopeDim);
+    out_ = arena_.Take<bfloat16_t>(kOutSlots * kHeadRows * kNopeDim);
+    rope_out_ = arena_.Take<bfloat16_t>(kOutSlots * kRopeCount);
     rope_ = arena_.Take<float>(kRopeCount);
     pairs_ = arena_.Take<float>(kRopeCount);
     turned_ = arena_.Take<float>(kRopeCount);
@@ -686,8 +687,9 @@ class PrologVector {
   static constexpr uint32_t kNever = 0xffffffff;
   uint32_t tell_at_ = kNever;  // the item before which the cube hears of the latents of the next step
 
-  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> in_slots_;
-  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_slots_;
+  // Flag 2 is that of WaitPipe.
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 3, kInSlots> in_slots_;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 3, kOutSlots> out_slots_;
   LocalTensor<float> cos_, sin_, token_blocks_, channel_, rope_, pairs_, turned_, rope_work_;
   LocalTensor<int32_t> in_;
   LocalTensor<bfloat16_t> out_, rope_out_;
