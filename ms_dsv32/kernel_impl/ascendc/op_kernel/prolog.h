@@ -23,13 +23,13 @@ namespace ms_dsv32::ascendc {
 
 // CrossCore flags. The modes are mixed on no id.
 enum PrologFlag : int64_t {
-  kProjected = 0,     // S1 of this core is done
-  kLatentReady = 1,   // S2 of all cores is done
-  kAccumulated = 2,   // S3 of an item; S5 of the item kHeadSlots before it has read its operands
-  kQueryReady = 3,    // S4 of an item
-  kTurned = 4,        // S5 of an item that S6 waits for
-  kAllVectors = 5,    // barrier of all AIVs
-  kFetched = 6,       // the x of step 0, and what all cores need beside it, is in L2
+  kProjected = 0,    // S1 of this core is done, and once more S1 of the head weights where it comes late
+  kLatentReady = 1,  // S2 of all cores is done
+  kAccumulated = 2,  // S3 of an item; S5 of the item kHeadSlots before it has read its operands
+  kQueryReady = 3,   // S4 of an item
+  kTurned = 4,       // S5 of an item that S6 waits for
+  kAllVectors = 5,  // what is fetched is in L2; then S1 of what keys and head weights need is done: barrier of all AIVs
+  kFetched = 6,     // the x of step 0, and what all cores need beside it, is in L2
   kAllProjected = 7,  // S1 of all cores is done: barrier of all AIVs
   kAllNormed = 8,     // S2 of the query latent of all AIVs is done: likewise
   kAllKeys = 9,       // the indexer's cache rows of a step are written: likewise

@@ -87,10 +87,10 @@ class PrologVector {
   static constexpr uint32_t kUbBytes = 196352;
   // Nope parts behind S2 of the next step: few while the cube has S1 to go on with, more where it has none.
   static constexpr uint32_t kNopesInTurn = 2, kNopesAtEnd = 4;
-  static constexpr uint32_t kLatentRows = 4;    // rows of 1536 at a time: 24 KiB of float, for each part of K
-  static constexpr uint32_t kKeyRows = 8;       // rows of 512 at a time: 32 groups of 128
-  static constexpr uint32_t kHeadRows = 32;     // rows of a head at a time: 16 KiB of sums
-  static constexpr uint32_t kIndexKeyRows = 4;  // all parts and cos, sin of 4 keys fit into a slot of sums
+  static constexpr uint32_t kLatentRows = 4;              // rows of 1536 at a time: 24 KiB of float, for each part of K
+  static constexpr uint32_t kKeyRows = 8;                 // rows of 512 at a time: 32 groups of 128
+  static constexpr uint32_t kHeadRows = 32;               // rows of a head at a time: 16 KiB of sums
+  static constexpr uint32_t kIndexKeyRows = 4;            // all parts and cos, sin of 4 keys fit into a slot of sums
   static constexpr uint32_t kInSlots = 3, kOutSlots = 4;  // so much is under way to and from UB
   static constexpr uint32_t kSlotBytes = kHeadRows * kNopeDim * 4;
 
