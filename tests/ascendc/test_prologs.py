@@ -57,7 +57,8 @@ def test_as_golden(op: str, b: int, s1: int, n_q: int, blocks: int, seed: int) -
     ("b", "n_q", "blocks", "seed"),
     [
         (130, 2, 3, 1),  # two steps, the second of two tokens
-        (260, 1, 2, 0),  # three steps: the workspace of the first one is used again
+        (260, 1, 2, 0),  # three steps
+        (600, 1, 24, 3),  # five steps: the workspace of the first one is used again
         (100, 3, 20, 2),  # more than one chunk of rows for each AIV
         (140, 2, 20, 4),  # two steps, cores of few items: S2 of the second step comes right behind the keys
     ],

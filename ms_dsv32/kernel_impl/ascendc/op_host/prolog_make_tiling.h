@@ -39,7 +39,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   if (const char* refusal = Refusal(platform)) return refusal;
   if (shape.mla && (shape.n_q < 1 || shape.n_q > 128)) return "n_q must be in [1, 128]";
   if (shape.t > 65536) return "t must be at most 65536: a call is one workspace";
-  if (platform.l1 < 507904) return "L1 must hold 507904 bytes: left operands of 128 tokens and three slots of weights";
+  if (platform.l1 < 475136) return "L1 must hold 475136 bytes: left operands of 128 tokens and five slots of weights";
   if (platform.l0a < 65536 || platform.l0b < 65536) return "L0A and L0B must hold two slots of 32768 bytes";
   if (platform.l0c < 131072) return "L0C must hold two accumulators of 128 x 128";
   if (platform.ub < 196352) return "UB must hold 196352 bytes";
@@ -53,23 +53,28 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   tiling.epsilon_ckv = shape.epsilon_ckv;
   tiling.epsilon_k = shape.epsilon_k;
 
-  // L1. More and longer slots for what streams where the tokens leave room: what is under way hides the waits for other
-  // cores. A chunk of x is used by the two chunks of weights of the shorter slots, and must outlive the second one.
+  // L1. What is under way hides latencies and the waits for other cores: slots for what streams, four long ones where
+  // the tokens leave room. Where they leave none for x beside three, three chunks of x lie where the latents lie
+  // between S1 and S1, and there are five short slots. A chunk of x is then used by two chunks of weights: three of x
+  // are behind their second use when the slot of the fifth chunk of weights is free again.
   const uint32_t rows = tiling.token_step;
   tiling.query_l1 = rows * kQLoraRank;
-  tiling.x_l1 = tiling.query_l1 + rows * kNopeDim * 2;
-  for (uint32_t k = kXChunk; k >= kXChunk / 2; k /= 2) {
-    for (uint32_t slots = 4; slots >= 3 && tiling.stream_slots == 0; --slots) {
-      const uint32_t x_slots = k == kXChunk ? slots : slots / 2 + 1;
-      const uint32_t left = tiling.x_l1 + x_slots * rows * kXChunk * 2;
-      const uint32_t bytes = kPassUnits * kUnitColumns * k * 2;
-      if (left + slots * bytes > platform.l1) continue;
-      tiling.x_slots = x_slots;
-      tiling.left_bytes = left;
-      tiling.stream_slots = slots;
-      tiling.stream_bytes = bytes;
-    }
+  tiling.stream_bytes = kPassUnits * kUnitColumns * kXChunk * 2;
+  const uint32_t fixed = tiling.query_l1 + rows * kNopeDim * 2;
+  for (uint32_t slots = 4; slots >= 3 && tiling.stream_slots == 0; --slots) {
+    const uint32_t left = fixed + slots * rows * kXChunk * 2;
+    if (left + slots * tiling.stream_bytes > platform.l1) continue;
+    tiling.x_l1 = fixed;
+    tiling.left_bytes = left;
+    tiling.stream_slots = slots;
   }
+  if (tiling.stream_slots == 0) {
+    tiling.x_l1 = 0;
+    tiling.left_bytes = fixed;
+    tiling.stream_slots = 5;
+    tiling.stream_bytes /= 2;
+  }
+  tiling.x_slots = tiling.stream_slots == 5 ? 3 : tiling.stream_slots;
 
   const uint64_t step = tiling.token_step;
   tiling.latent_offset = 0;

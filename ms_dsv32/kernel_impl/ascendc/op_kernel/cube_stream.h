@@ -9,7 +9,7 @@ namespace ms_dsv32::ascendc {
 
 class CubeStream {
  public:
-  static constexpr uint32_t kMostSlots = 4;  // flags 0 to 3 of MTE2_MTE1 and MTE1_MTE2
+  static constexpr uint32_t kMostSlots = 5;  // flags 0 to 4 of MTE2_MTE1 and MTE1_MTE2
   static constexpr uint32_t kL0Bytes = 32768;
   static constexpr uint32_t kL0cBytes = 65536;
 
@@ -42,12 +42,14 @@ class CubeStream {
     return left_.GetWithOffset<T>(elements, offset_bytes);
   }
 
-  // Producer: the next slot, to copy to, and its hand-over. At most as many slots as there are may be filled and not
-  // yet returned.
+  // Producer: the next slot, to copy to, and the hand-over of the oldest one that was begun. At most as many slots as
+  // there are may be begun and not yet returned.
   template <typename T>
   __aicore__ inline LocalTensor<T> BeginFill() {
-    WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(filled_));
-    return Slot<T>(filled_);
+    const uint32_t slot = begun_;
+    WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(slot));
+    begun_ = slot + 1 == slots_ ? 0 : slot + 1;
+    return Slot<T>(slot);
   }
   __aicore__ inline void EndFill() {
     SetFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(filled_));
@@ -116,7 +118,7 @@ class CubeStream {
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
   Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
-  uint32_t slots_ = 0, slot_bytes_ = 0, filled_ = 0, taken_ = 0, next_product_ = 0;
+  uint32_t slots_ = 0, slot_bytes_ = 0, begun_ = 0, filled_ = 0, taken_ = 0, next_product_ = 0;
   bool first_[2] = {true, true};
 };
 

@@ -11,7 +11,7 @@
 // so only S1 and S2 need all cores. The indexer's keys of a core's own tokens are one more item, without S3.
 //
 // Nobody waits for what was only just begun: the cube runs S1 of a step before S3 of the step before it, and S5 of an
-// item two items behind its S3.
+// item two or three items behind its S3.
 #ifndef MS_DSV32_ASCENDC_PROLOG_H_
 #define MS_DSV32_ASCENDC_PROLOG_H_
 
@@ -23,12 +23,16 @@ namespace ms_dsv32::ascendc {
 
 // CrossCore flags. The modes are mixed on no id.
 enum PrologFlag : int64_t {
-  kProjected = 0,    // S1 of this core is done
+  kProjected = 0,    // S1 of this core is done, and once more S1 of the head weights where it comes late
   kLatentReady = 1,  // S2 of all cores is done
   kAccumulated = 2,  // S3 of an item; S5 of the item kHeadSlots before it has read its operands
   kQueryReady = 3,   // S4 of an item
   kTurned = 4,       // S5 of an item that S6 waits for
-  kAllVectors = 5,   // barrier of all AIVs
+  kAllVectors = 5,  // what is fetched is in L2; then S1 of what keys and head weights need is done: barrier of all AIVs
+  kFetched = 6,     // the x of step 0, and what all cores need beside it, is in L2
+  kAllProjected = 7,  // S1 of all cores is done: barrier of all AIVs
+  kAllNormed = 8,     // S2 of the query latent of all AIVs is done: likewise
+  kAllKeys = 9,       // the indexer's cache rows of a step are written: likewise
 };
 
 using GmAddress = GM_ADDR;  // GM_ADDR is a macro: it makes a pointer of the first name of a declaration only
@@ -47,7 +51,13 @@ struct PrologItem {
   PrologKind kind;
   uint32_t step, head;
 };
-constexpr uint32_t kItemLag = kHeadSlots - 1;  // items from S3 to S5, and from S4 to S6
+
+// Whether S1 of the head weights comes behind S3 of the heads. Without the MLA half nothing else is left to stream
+// while the last head is on its way through S4, S5 and S6; theirs is short. Only where x has a place of its own in L1.
+template <bool kMla>
+__aicore__ inline bool WeightsLate(const PrologTiling& tiling) {
+  return !kMla && tiling.t <= tiling.token_step && tiling.x_l1 != 0;
+}
 
 // The items of one AI core, the same for each step and counted over all steps. The nope parts come last: while the
 // vector units are at S4 of the last one, w_uk of the one before it streams. The keys come early, as S4 of them waits
@@ -65,12 +75,17 @@ class PrologItems {
     keys_count_ = indexer ? 1 : 0;
     count_ = heads_end_ + tiling.nopes.begin[core + 1] - nope_begin_ + keys_count_;
     total_ = steps * count_;
+    // S4 of an item takes as long as S3 of three rope parts. Where few items wait for HBM, the way of the last ones is
+    // shorter with two.
+    lag_ = steps == 1 && tiling.n_q == 0 ? 2 : kHeadSlots - 1;
   }
+  // Items from S3 to S5, and from S4 to S6.
+  __aicore__ inline uint32_t Lag() const { return lag_; }
   // Items of a step, and of all steps.
   __aicore__ inline uint32_t Count() const { return count_; }
   __aicore__ inline uint32_t Total() const { return total_; }
-  // The keys are among the first so many items of a step.
-  __aicore__ inline uint32_t KeysEnd() const { return keys_ + keys_count_; }
+  // The nope parts of a step come behind so many items, and the keys are among these.
+  __aicore__ inline uint32_t NopesBegin() const { return heads_end_ + keys_count_; }
   __aicore__ inline PrologItem At(uint32_t i) const {
     const uint32_t step = i / count_;
     uint32_t place = i % count_;
@@ -91,7 +106,7 @@ class PrologItems {
 
  private:
   uint32_t rope_begin_ = 0, head_begin_ = 0, nope_begin_ = 0, ropes_end_ = 0, heads_end_ = 0, keys_ = 0;
-  uint32_t keys_count_ = 0, count_ = 0, total_ = 0;
+  uint32_t keys_count_ = 0, count_ = 0, total_ = 0, lag_ = 0;
 };
 
 // Addresses in the workspace.

@@ -23,6 +23,14 @@ class PrologCube {
     unit_end_ = t_.units.begin[core_ + 1];
     items_.Init(tiling, kIndexer, core_, steps_);
     workspace_.Init(arguments.workspace, tiling, core_);
+    early_begin_ = unit_begin_;
+    if (WeightsLate<kMla>(t_)) {
+      early_begin_ = unit_begin_ < kWeightPairs ? Smaller(unit_end_, kWeightPairs) : unit_begin_;
+    }
+    late_group_ = unit_begin_;
+    for (uint32_t begin = early_begin_; begin < unit_end_; begin = PassEnd(begin)) {
+      x_chunks_ += kPartRows / kXChunk;
+    }
     stream_.Init(pipe, t_.left_bytes, t_.stream_slots, t_.stream_bytes);
   }
 
@@ -30,12 +38,20 @@ class PrologCube {
   __aicore__ inline void Process() {
     SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
-    if (!kMla && steps_ > 0) {
-      LoadLatent(0);  // an input
-    }
-    ahead_.group = unit_begin_;
+    ahead_.group = early_begin_;
     if (steps_ > 0) {
-      for (uint32_t slot = 0; slot < t_.stream_slots; ++slot) {
+      // Weights first, enough for the time that the AIVs take to bring x into L2.
+      uint32_t slot = 0;
+      while (slot < t_.stream_slots && (owed_ > 0 ? owed_ * PassBytes() : slot * t_.stream_bytes) < kAlone) {
+        LoadNext();
+        ++slot;
+      }
+      AwaitCore(kFetched);
+      OpenX(0);
+      if (!kMla && !Shared()) {
+        LoadLatent(0);  // an input
+      }
+      for (; slot < t_.stream_slots; ++slot) {
         LoadNext();
       }
       Project(0);
@@ -46,6 +62,7 @@ class PrologCube {
       }
       Heads(step);
     }
+    AwaitQueries(items_.Total());
     WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
     stream_.Finish();
@@ -56,9 +73,12 @@ class PrologCube {
   static constexpr uint32_t kInt8Step = 192;  // likewise in int8; divides every chunk
   static constexpr uint32_t kWide = kPassUnits / 2 * kUnitColumns;  // columns of one accumulator of S1
   static constexpr uint32_t kAbsorbColumns = 128;                   // of one accumulator of S5
-  static constexpr uint32_t kLatentAhead = 512;  // K of S1 that is left when the latents of the step before are loaded
+  static constexpr uint32_t kAlone = 65536;                         // bytes of weights that are asked for before x
+  static constexpr uint32_t kThirds = 3;  // copies of the latents that take the places of three chunks of x
+  static constexpr uint32_t kThird = kQLoraRank / kThirds;
   // Flags of MTE2_MTE1 and MTE1_MTE2 behind those of the stream.
   static constexpr int32_t kQueryFlag = CubeStream::kMostSlots, kLatentFlag = kQueryFlag + 1;
+  static constexpr int32_t kLastThirdFlag = kLatentFlag + 1;  // of MTE2_MTE1 only
 
   // Units of each projection of x, in this order: w_dq, w_dkv_kr, wk, w_proj.
   static constexpr uint32_t kLatentUnits = kMla ? kQLoraRank / kUnitColumns : 0;
@@ -81,9 +101,20 @@ class PrologCube {
   }
   __aicore__ inline uint32_t NextXSlot(uint32_t slot) const { return slot + 1 == t_.x_slots ? 0 : slot + 1; }
 
+  // Whether the chunks of x lie where the latents lie between S1 and the next S1.
+  __aicore__ inline bool Shared() const { return t_.x_l1 < t_.query_l1 && x_chunks_ > 0; }
+  // Where the first chunk of x of a step lies. The last chunk before the latents come has the last place, so that the
+  // thirds of the latents find their places free in their order. S1 of steps 0 and 1 follow each other.
+  __aicore__ inline uint32_t FirstXSlot(uint32_t step) const {
+    return (t_.x_slots - (step == 0 && steps_ > 1 ? 2 : 1) * x_chunks_ % t_.x_slots) % t_.x_slots;
+  }
+
   // ---- What streams: chunks that fill a slot at their widest.
-  // K of a chunk of the projections' weights, of 192 columns at most
+  // K of a chunk of the projections' weights, of 192 columns at most; and the bytes of one in the first pass
   __aicore__ inline uint32_t ProjectRows() const { return t_.stream_bytes / (kPassUnits * kUnitColumns * 2); }
+  __aicore__ inline uint32_t PassBytes() const {
+    return (PassEnd(early_begin_) - early_begin_) * kUnitColumns * ProjectRows() * 2;
+  }
   // K of a chunk of int8 weights
   __aicore__ inline uint32_t HeadRows(uint32_t columns) const { return Smaller(t_.stream_bytes / columns, kQLoraRank); }
   // columns of a chunk of w_uk: 128 or 256 of the 512
@@ -113,13 +144,31 @@ class PrologCube {
     return ShareBegin(tokens, 2 * core_ + 2, vectors) - ShareBegin(tokens, 2 * core_, vectors);
   }
 
+  // Pairs of a part of K and a unit: one part behind the other, but where the head weights come late, theirs first.
+  static constexpr uint32_t kWeightUnits = kUnits - kIndexKeyEnd, kWeightPairs = kProjectParts * kWeightUnits;
+  __aicore__ inline bool IsWeightPair(uint32_t pair) const { return WeightsLate<kMla>(t_) && pair < kWeightPairs; }
+  // Units of a part that are dealt one behind the other.
+  __aicore__ inline uint32_t UnitsBeside(uint32_t pair) const {
+    return !WeightsLate<kMla>(t_) ? kUnits : IsWeightPair(pair) ? kWeightUnits : kIndexKeyEnd;
+  }
+  __aicore__ inline uint32_t PlaceOf(uint32_t pair) const {
+    return WeightsLate<kMla>(t_) && !IsWeightPair(pair) ? pair - kWeightPairs : pair;
+  }
+  __aicore__ inline uint32_t PartOf(uint32_t pair) const { return PlaceOf(pair) / UnitsBeside(pair); }
+  __aicore__ inline uint32_t UnitOf(uint32_t pair) const {
+    return PlaceOf(pair) % UnitsBeside(pair) + (IsWeightPair(pair) ? kIndexKeyEnd : 0);
+  }
+  __aicore__ inline uint32_t PartEnd(uint32_t pair) const {
+    return pair + UnitsBeside(pair) - PlaceOf(pair) % UnitsBeside(pair);
+  }
+
   // What the pairs of a part of K and a unit, from `pair` to `end`, have of one projection: `units` from unit `begin`
-  // on, at `column` of the projection's `width`. The part is pair / kUnits.
+  // on, at `column` of the projection's `width`.
   struct Run {
     uint32_t begin, units, column, width;
   };
-  static __aicore__ inline Run RunAt(uint32_t pair, uint32_t end) {
-    const uint32_t unit = pair % kUnits;
+  __aicore__ inline Run RunAt(uint32_t pair, uint32_t end) const {
+    const uint32_t unit = UnitOf(pair);
     const uint32_t first = unit < kLatentUnits   ? 0
                            : unit < kKeyValueEnd ? kLatentUnits
                            : unit < kIndexKeyEnd ? kKeyValueEnd
@@ -142,85 +191,125 @@ class PrologCube {
 
   // A pass of S1: pairs of one part of K, from `begin` on, whose units are accumulated together.
   __aicore__ inline uint32_t PassEnd(uint32_t begin) const {
-    return Smaller(Smaller(begin + kPassUnits, unit_end_), (begin / kUnits + 1) * kUnits);
+    return Smaller(Smaller(begin + kPassUnits, unit_end_), PartEnd(begin));
   }
 
   // Phases: S1 of step 0, S1 of step 1, S3 and S5 of step 0, S1 of step 2, S3 and S5 of step 1, ...
   static __aicore__ inline bool IsHeads(uint32_t phase) { return phase > 0 && phase % 2 == 0; }
   static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsHeads(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
 
-  // Fills the next slot, unless all that the launch needs is on its way.
-  __aicore__ inline void LoadNext() {
+  // Fills the next slot, or returns false if all that the launch needs is on its way.
+  __aicore__ inline bool LoadNext() {
     while (ahead_.phase <= 2 * steps_) {
       const uint32_t step = StepOf(ahead_.phase);
       if (IsHeads(ahead_.phase) ? LoadHeads(step) : LoadProjection(step)) {
-        return;
+        return true;
       }
       ++ahead_.phase;
-      ahead_.group = IsHeads(ahead_.phase) ? StepOf(ahead_.phase) * items_.Count() : unit_begin_;
+      ahead_.group = IsHeads(ahead_.phase) ? StepOf(ahead_.phase) * items_.Count() : early_begin_;
+      // Latents come next to where x lies.
+      x_open_ = x_open_ && !(Shared() && IsHeads(ahead_.phase));
     }
+    return false;
+  }
+
+  // x of a step may be loaded. What is on its way without it is completed and handed over.
+  __aicore__ inline void OpenX(uint32_t step) {
+    if (Shared()) {
+      WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+      held_ = true;
+      x_filled_ = FirstXSlot(step);
+    }
+    x_open_ = true;
+    for (uint32_t chunk = 0; chunk < owed_; ++chunk) {
+      LoadX(step, PartOf(early_begin_) * kPartRows, chunk * ProjectRows());
+      stream_.EndFill();
+    }
+    owed_ = 0;
+  }
+
+  // The chunk of x of a step that begins `k` behind k0, if one begins there.
+  __aicore__ inline void LoadX(uint32_t step, uint32_t k0, uint32_t k) {
+    if (k % kXChunk != 0) {
+      return;
+    }
+    const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
+    CopyNdToL1(XChunk(step, x_filled_), x[static_cast<uint64_t>(step) * t_.token_step * kH + k0 + k], Tokens(step),
+               kXChunk, kH, Rows(step));
+    x_filled_ = NextXSlot(x_filled_);
   }
 
   // The next chunk of a phase, or false if it has no more. The chunk of x lies in the area of left operands, and is
   // handed over with the weights.
   __aicore__ inline bool LoadProjection(uint32_t step) {
-    if (step >= steps_ || ahead_.group >= unit_end_) {
+    return step < steps_ && LoadPairs(step, ahead_.group, ahead_.chunk, unit_end_);
+  }
+  // The next chunk of the pairs from `group` on, or false at `last`.
+  __aicore__ inline bool LoadPairs(uint32_t step, uint32_t& group, uint32_t& chunk, uint32_t last) {
+    if (group >= last) {
       return false;
     }
-    const uint32_t rows = ProjectRows(), end = PassEnd(ahead_.group);
-    const uint32_t k0 = ahead_.group / kUnits * kPartRows + ahead_.chunk * rows;
+    const uint32_t rows = ProjectRows(), end = PassEnd(group);
+    const uint32_t k0 = PartOf(group) * kPartRows, k = chunk * rows;
     const LocalTensor<bfloat16_t> weights = stream_.BeginFill<bfloat16_t>();
-    if (ahead_.chunk * rows % kXChunk == 0) {
-      const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
-      CopyNdToL1(XChunk(step, x_filled_), x[static_cast<uint64_t>(step) * t_.token_step * kH + k0], Tokens(step),
-                 kXChunk, kH, Rows(step));
-      x_filled_ = NextXSlot(x_filled_);
+    if (x_open_) {
+      LoadX(step, k0, k);
     }
-    for (uint32_t pair = ahead_.group; pair < end;) {
+    for (uint32_t pair = group; pair < end;) {
       const Run run = RunAt(pair, end);
-      CopyNzToL1(weights[(pair - ahead_.group) * kUnitColumns * rows],
-                 Global<bfloat16_t>(ProjectionWeights(run.begin), uint64_t{kH} * run.width), kH, k0, rows, run.column,
-                 run.units * kUnitColumns);
+      CopyNzToL1(weights[(pair - group) * kUnitColumns * rows],
+                 Global<bfloat16_t>(ProjectionWeights(run.begin), uint64_t{kH} * run.width), kH, k0 + k, rows,
+                 run.column, run.units * kUnitColumns);
       pair += run.units;
     }
-    stream_.EndFill();
-    if (++ahead_.chunk * rows == kPartRows) {
-      ahead_.chunk = 0;
-      ahead_.group = end;
+    if (x_open_) {
+      stream_.EndFill();
+    } else {
+      ++owed_;
+    }
+    if (++chunk * rows == kPartRows) {
+      chunk = 0;
+      group = end;
     }
     return true;
   }
 
   __aicore__ inline bool LoadHeads(uint32_t step) {
     for (; ahead_.group < HeadsEnd(step); ++ahead_.group) {
-      if (!ahead_.turn) {
-        if (ahead_.group < items_.Total()) {
+      if (ahead_.group == items_.Total() && LoadPairs(step, late_group_, late_chunk_, early_begin_)) {
+        return true;
+      }
+      const bool turn_first = TurnFirst(ahead_.group);
+      for (; ahead_.half < 2; ++ahead_.half) {
+        if ((ahead_.half == 0) == turn_first) {
+          if (HasTurn(ahead_.group)) {
+            const PrologItem item = items_.At(ahead_.group - items_.Lag());
+            if (ahead_.chunk < TurnChunks(item)) {
+              LoadTurn(item, ahead_.chunk++);
+              return true;
+            }
+          }
+        } else if (ahead_.group < items_.Total()) {
           const PrologItem item = items_.At(ahead_.group);
           if (ahead_.chunk < AccumulateChunks(item)) {
             LoadUpProjection(item, ahead_.chunk++);
             return true;
           }
         }
-        ahead_.turn = true;
         ahead_.chunk = 0;
       }
-      if (HasTurn(ahead_.group)) {
-        const PrologItem item = items_.At(ahead_.group - kItemLag);
-        if (ahead_.chunk < TurnChunks(item)) {
-          LoadTurn(item, ahead_.chunk++);
-          return true;
-        }
-      }
-      ahead_.turn = false;
-      ahead_.chunk = 0;
+      ahead_.half = 0;
     }
     return false;
   }
   // Items that S3 of a step goes through, counted over all steps. In the last one S5 of the last items remains.
   __aicore__ inline uint32_t HeadsEnd(uint32_t step) const {
-    return step + 1 < steps_ ? (step + 1) * items_.Count() : items_.Total() + kItemLag;
+    return step + 1 < steps_ ? (step + 1) * items_.Count() : items_.Total() + items_.Lag();
   }
-  __aicore__ inline bool HasTurn(uint32_t i) const { return i >= kItemLag && i - kItemLag < items_.Total(); }
+  // Whether S5 goes in front of S3 of item i, as it does for the first one of a step: its operand is there before the
+  // last of the latents.
+  __aicore__ inline bool TurnFirst(uint32_t i) const { return items_.Count() > 0 && i % items_.Count() == 0; }
+  __aicore__ inline bool HasTurn(uint32_t i) const { return i >= items_.Lag() && i - items_.Lag() < items_.Total(); }
 
   __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t chunk) {
     const uint32_t columns = Columns(item.kind), rows = HeadRows(columns);
@@ -252,20 +341,33 @@ class PrologCube {
 
   // ---- S1
   __aicore__ inline void Project(uint32_t step) {
-    latent_due_ = step >= 2;
-    for (uint32_t begin = unit_begin_; begin < unit_end_; begin = PassEnd(begin)) {
+    // The latents of the step before come near the end of S1, when they are ready, and while it still has work.
+    thirds_ = 0;
+    thirds_step_ = step - 1;
+    thirds_due_ = Shared() && step > 0;
+    if (!kMla && Shared() && steps_ == 1) {
+      thirds_step_ = 0;  // an input
+      thirds_due_ = true;
+    }
+    x_left_ = x_chunks_;
+    if (step != 1 && Shared()) {
+      x_taken_ = FirstXSlot(step);
+    }
+    for (uint32_t begin = early_begin_; begin < unit_end_; begin = PassEnd(begin)) {
       ProjectPass(step, begin, PassEnd(begin));
     }
-    LoadLatentBefore(step);
+    if (thirds_due_) {
+      LoadLatent(thirds_step_);
+    }
     NotifyVectors(kProjected);
   }
 
-  // The latents of the step before come near the end of S1, when they are ready, and while it still has work.
-  __aicore__ inline void LoadLatentBefore(uint32_t step) {
-    if (latent_due_) {
-      LoadLatent(step - 1);
-      latent_due_ = false;
+  // S1 of the head weights where they come late.
+  __aicore__ inline void ProjectWeights(uint32_t step) {
+    for (uint32_t begin = unit_begin_; begin < early_begin_; begin = PassEnd(begin)) {
+      ProjectPass(step, begin, Smaller(PassEnd(begin), early_begin_));
     }
+    NotifyVectors(kProjected);
   }
 
   __aicore__ inline void ProjectPass(uint32_t step, uint32_t begin, uint32_t end) {
@@ -282,13 +384,16 @@ class PrologCube {
         }
         stream_.Add(high, x, m16, k % kXChunk, weights, rows, rows, kWide, columns - kWide, kStep);
       }
-      if ((k + rows) % kXChunk == 0) {
+      const bool used = (k + rows) % kXChunk == 0;
+      if (used) {
         x_taken_ = NextXSlot(x_taken_);
+        --x_left_;
       }
       stream_.Return();
-      LoadNext();
-      if (end == unit_end_ && k + kLatentAhead == kPartRows) {
-        LoadLatentBefore(step);
+      const bool filled = LoadNext();
+      // As a slot was filled again, MTE2 is behind the products that have read this chunk of x.
+      if (thirds_due_ && used && filled && x_left_ + thirds_ + 1 == kThirds) {
+        LoadThird();
       }
     }
     Store(step, low, begin, Smaller(begin + kPassUnits / 2, end));
@@ -301,7 +406,7 @@ class PrologCube {
     const LocalTensor<float> sums = stream_.Close<float>(product);
     for (uint32_t pair = begin; pair < end;) {
       const Run run = RunAt(pair, end);
-      StoreC(ProjectionSums(run.begin, step, pair / kUnits)[run.column], sums, Tokens(step), Rows(step),
+      StoreC(ProjectionSums(run.begin, step, PartOf(pair))[run.column], sums, Tokens(step), Rows(step),
              (pair - begin) * kUnitColumns, run.units * kUnitColumns, run.width);
       pair += run.units;
     }
@@ -309,52 +414,117 @@ class PrologCube {
   }
 
   // ---- The quantised latents of a step, which all heads use, stay in L1.
-  __aicore__ inline void LoadLatent(uint32_t step) {
+  // The next third of those of thirds_step_.
+  __aicore__ inline void LoadThird() {
     if constexpr (kMla) {
-      AwaitCore(kLatentReady);
+      if (thirds_ == 0) {
+        AwaitCore(kLatentReady);
+      }
     }
     const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
-    WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
-    CopyNdToL1(Latent(step), q_norm[static_cast<uint64_t>(step) * t_.token_step * kQLoraRank], Tokens(step), kQLoraRank,
-               kQLoraRank, Rows(step));
-    SetFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
+    const uint64_t first = static_cast<uint64_t>(thirds_step_) * t_.token_step * kQLoraRank;
+    CopyNdToL1(Latent(thirds_step_)[thirds_ * kThird * Rows(thirds_step_)], q_norm[first + thirds_ * kThird],
+               Tokens(thirds_step_), kThird, kQLoraRank, Rows(thirds_step_));
+    ++thirds_;
+    if (thirds_ + 1 >= kThirds) {
+      SetFlag<HardEvent::MTE2_MTE1>(thirds_ == kThirds ? kLastThirdFlag : kLatentFlag);
+    }
+  }
+  // The last third comes while S3 of the first item is at the others.
+  __aicore__ inline void AwaitLastThird() {
+    if (third_due_) {
+      WaitFlag<HardEvent::MTE2_MTE1>(kLastThirdFlag);
+      third_due_ = false;
+    }
+  }
+  // What S1 has left of them.
+  __aicore__ inline void LoadLatent(uint32_t step) {
+    if (!thirds_due_) {
+      thirds_ = 0;
+    }
+    thirds_step_ = step;
+    if (thirds_ < kThirds) {
+      if (held_) {  // by x
+        SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+      }
+      WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+    }
+    held_ = false;
+    thirds_due_ = false;
+    while (thirds_ < kThirds) {
+      LoadThird();
+    }
+    latent_loaded_ = true;
+  }
+  // S3 of all items of a step has read them.
+  __aicore__ inline void ReleaseLatent(uint32_t step) {
+    AwaitLastThird();
+    SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
+    latent_loaded_ = false;
+    if (step + 2 < steps_) {
+      if (Shared()) {
+        OpenX(step + 2);
+      }
+    } else if (step + 1 < steps_) {
+      LoadLatent(step + 1);
+    }
   }
 
   // ---- S3 and S5
   __aicore__ inline void Heads(uint32_t step) {
-    if (step == 0 ? kMla : step + 1 == steps_) {
+    if (!latent_loaded_) {
       LoadLatent(step);
     }
-    WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
+    const uint32_t last = (step + 1) * items_.Count();
+    if (items_.Count() == 0) {
+      WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
+      third_due_ = true;
+      ReleaseLatent(step);
+      return;
+    }
     for (uint32_t i = step * items_.Count(); i < HeadsEnd(step); ++i) {
+      if (i == items_.Total() && WeightsLate<kMla>(t_)) {
+        ProjectWeights(step);
+      }
+      if (TurnFirst(i)) {
+        Turn(i);
+      }
+      if (i == step * items_.Count()) {
+        WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
+        third_due_ = true;
+      }
       if (i < items_.Total()) {
         Accumulate(i);
-      } else {
-        LoadQuery(i);
       }
-      Turn(i);
+      if (i + 1 == last) {
+        ReleaseLatent(step);
+      }
+      if (!TurnFirst(i)) {
+        Turn(i);
+      }
     }
-    SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
   }
 
-  // S3 of item i. Before the last chunk, the operand of the S5 that follows is asked for.
+  // S3 of item i
   __aicore__ inline void Accumulate(uint32_t i) {
     const PrologItem item = items_.At(i);
     const uint32_t chunks = AccumulateChunks(item);
-    if (chunks == 0) {
-      LoadQuery(i);
-    } else {
+    if (chunks > 0) {
       const uint32_t columns = Columns(item.kind), rows = HeadRows(columns), m16 = Rows(item.step);
       const uint32_t product = stream_.Open();
       for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
-        if (chunk + 1 == chunks) {
+        if (chunk == chunks / 2) {
           LoadQuery(i);
+        }
+        if ((chunk + 1) * rows > (kThirds - 1) * kThird) {
+          AwaitLastThird();
         }
         const LocalTensor<int8_t> weights = stream_.Take<int8_t>();
         stream_.Add(product, Latent(item.step), m16, chunk * rows, weights, rows, rows, 0, columns, kInt8Step);
         stream_.Return();
         LoadNext();
       }
+      AwaitQueries(i < kHeadSlots ? 0 : i - kHeadSlots + 1);  // the last of them had the sums' place
       StoreC(workspace_.Sums(t_, i), stream_.Close<int32_t>(product), Tokens(item.step), m16, 0, columns, columns);
       stream_.Free(product);
     }
@@ -367,28 +537,38 @@ class PrologCube {
     return item.kind == PrologKind::kIndexerKeys ? KeyRows(item.step) : Tokens(item.step);
   }
 
-  // The operand of the S5 that follows S3 of item i: S4 has written it.
+  // Waits for S4 of the first `count` items.
+  __aicore__ inline void AwaitQueries(uint32_t count) {
+    for (; heard_ < count; ++heard_) {
+      AwaitCore(kQueryReady);
+    }
+  }
+
+  // The operand of the S5 beside S3 of item i, once S4 has written it. As soon as the one before it is read, for
+  // what streams would delay it later.
   __aicore__ inline void LoadQuery(uint32_t i) {
-    if (!HasTurn(i)) {
+    if (!HasTurn(i) || i < query_next_) {
       return;
     }
-    AwaitCore(kQueryReady);
-    const PrologItem item = items_.At(i - kItemLag);
+    query_next_ = i + 1;
+    const PrologItem item = items_.At(i - items_.Lag());
     if (TurnChunks(item) > 0) {
+      AwaitQueries(i - items_.Lag() + 1);
       WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
-      CopyNdToL1(Query(item.step), workspace_.Query(t_, i - kItemLag), TurnRows(item), kNopeDim, kNopeDim,
+      CopyNdToL1(Query(item.step), workspace_.Query(t_, i - items_.Lag()), TurnRows(item), kNopeDim, kNopeDim,
                  Rows(item.step));
       SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
     }
   }
 
-  // The S5 that follows S3 of item i: (3) the nope part of a head times its w_uk [128, 512], or the indexer's values
+  // The S5 beside S3 of item i: (3) the nope part of a head times its w_uk [128, 512], or the indexer's values
   // times Hadamard
   __aicore__ inline void Turn(uint32_t i) {
     if (!HasTurn(i)) {
       return;
     }
-    const PrologItem item = items_.At(i - kItemLag);
+    LoadQuery(i);
+    const PrologItem item = items_.At(i - items_.Lag());
     const uint32_t chunks = TurnChunks(item);
     if (chunks > 0) {
       WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
@@ -403,16 +583,22 @@ class PrologCube {
           TurnColumns(out[chunk * AbsorbChunk() + n], item, weights, n, static_cast<uint32_t>(row));
         }
       } else {
-        TurnColumns(workspace_.Turned(t_, i - kItemLag), item, weights, 0, kIdxHeadDim);
+        TurnColumns(workspace_.Turned(t_, i - items_.Lag()), item, weights, 0, kIdxHeadDim);
       }
       stream_.Return();
-      LoadNext();
+      if (chunk + 1 < chunks) {
+        LoadNext();
+      }
+    }
+    if (item.kind == PrologKind::kIndexerHead || item.kind == PrologKind::kIndexerKeys) {
+      NotifyVectors(kTurned);
     }
     if (chunks > 0) {
       SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     }
-    if (item.kind == PrologKind::kIndexerHead || item.kind == PrologKind::kIndexerKeys) {
-      NotifyVectors(kTurned);
+    if (chunks > 0) {
+      LoadQuery(i + 1);
+      LoadNext();
     }
   }
 
@@ -424,11 +610,10 @@ class PrologCube {
     stream_.Free(product);
   }
 
-  // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group`, or with `turn` the S5
-  // that follows it.
+  // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group` and the S5 beside it,
+  // of which `half` says how many are done.
   struct Place {
-    uint32_t phase, group, chunk;
-    bool turn;
+    uint32_t phase, group, chunk, half;
   };
 
   PrologArguments a_;
@@ -436,9 +621,16 @@ class PrologCube {
   PrologItems items_;
   PrologWorkspace workspace_;
   CubeStream stream_;
-  Place ahead_{0, 0, 0, false};
-  uint32_t core_ = 0, steps_ = 0, unit_begin_ = 0, unit_end_ = 0, x_filled_ = 0, x_taken_ = 0;
-  bool latent_due_ = false;
+  Place ahead_{0, 0, 0, 0};
+  uint32_t core_ = 0, steps_ = 0, unit_begin_ = 0, unit_end_ = 0, early_begin_ = 0, late_group_ = 0, late_chunk_ = 0,
+           x_filled_ = 0, x_taken_ = 0;
+  // Chunks of x of a step, and those that S1 has left; chunks of weights that are on their way without their x.
+  uint32_t x_chunks_ = 0, x_left_ = 0, owed_ = 0;
+  uint32_t heard_ = 0;       // items whose S4 the cube knows to be done
+  uint32_t query_next_ = 0;  // the item whose S5 has no operand yet
+  uint32_t thirds_ = 0, thirds_step_ = 0;
+  bool thirds_due_ = false, third_due_ = false, latent_loaded_ = false;
+  bool x_open_ = false, held_ = false;  // x may be loaded; it has the place that it shares with the latents
 };
 
 }  // namespace ms_dsv32::ascendc

@@ -19,7 +19,7 @@ constexpr uint32_t kPassUnits = 12;    // units whose accumulators of 128 tokens
 // Sums of S1 of a step, which AIVs of all cores read: a core may be three steps ahead of the slowest of them.
 constexpr uint32_t kStepSlots = 4;
 // Items of a core that are between the cube and the vector units.
-constexpr uint32_t kHeadSlots = 3;
+constexpr uint32_t kHeadSlots = 4;
 // More AI cores than any device of arch 2201 has. A multiple of 4, less 1, for the alignment of PrologTiling.
 constexpr uint32_t kMostCores = 31;
 
@@ -35,7 +35,8 @@ struct PrologTiling {
   uint64_t cache_rows;
   float epsilon_cq, epsilon_ckv, epsilon_k;
   // L1 of an AIC: left operands, from the begin the quantised latents of a step, at query_l1 the operand of S5 and at
-  // x_l1 x_slots chunks of x; and stream_slots slots of stream_bytes for what streams.
+  // x_l1 x_slots chunks of x, which is 0 where they have the place of the latents; and stream_slots slots of
+  // stream_bytes for what streams.
   uint32_t query_l1, x_l1, x_slots, left_bytes, stream_slots, stream_bytes;
   uint32_t reserved;
   // Results of the projections of x, of one step, kProjectParts times: fp32 [token_step, 1536], [token_step, 576],

@@ -26,46 +26,72 @@ class PrologVector {
     arena_.Init(pipe, kUbBytes);
   }
 
-  // As the cube is one step ahead with S1, so is S2 of the query latent.
+  // As the cube is one step ahead with S1, so is S2 of the query latent. It comes between nope parts, when the cube has
+  // long items to go on with, and in the last step S2 of the keys. Cores come there at different times, so nobody waits
+  // at that place: an AIV tells the others of S1 before the items, and hears of their S2 before its last item.
   __aicore__ inline void Process() {
     if (steps_ == 0) {
       return;
     }
+    if constexpr (kIndexer) {
+      FetchBytes(a_.hadamard_q, kIdxHeadDim * kIdxHeadDim * 2);
+      FetchBytes(a_.hadamard_k, kIdxHeadDim * kIdxHeadDim * 2);
+    }
+    Fetch(0);
+    NotifyCubesOfReads(kAllVectors, kFetched);
     Fetch(1);
     if constexpr (kMla) {
+      AwaitCore(kProjected);
+      ArriveAtAllVectors(kAllProjected);
       NormLatent(0);
+      TellOfLatent();
     }
     for (uint32_t step = 0; step < steps_; ++step) {
-      if constexpr (kMla) {
-        KeyValue(step);
-      }
-      Fetch(step + 2);
       const bool last = step + 1 == steps_;
-      const uint32_t begin = step * items_.Count(), end = begin + items_.Count() + (last ? kItemLag : 0);
-      // S2 of the next step, while the cube is at S1 of the one behind it. Where there is none, it comes between the
-      // items, when the cube has long ones to go on with; behind the keys, for both wait for all AIVs, which must come
-      // to these waits in one order.
-      uint32_t norm = end;
-      if (kMla && step + 2 == steps_) {
-        norm = end - Smaller(kItemLag + 1, items_.Count());
-        norm = norm < begin + items_.KeysEnd() ? begin + items_.KeysEnd() : norm;
-      }
-      Items(step, begin, norm);
+      const uint32_t begin = step * items_.Count(), own_end = begin + items_.Count();
+      const uint32_t end = own_end + (last ? items_.Lag() : 0);
+      uint32_t middle = begin;
       if constexpr (kMla) {
         if (!last) {
-          NormLatent(step + 1);
+          KeyValue(step);
         }
       }
-      Items(step, norm, end);
+      Fetch(step + 2);
+      if constexpr (kMla) {
+        const uint32_t behind = step + 2 < steps_ ? kNopesInTurn : kNopesAtEnd;
+        middle += items_.NopesBegin();
+        middle = own_end - middle > behind ? own_end - behind : middle;
+        // Not behind the last item: the cube asks for the latents before it goes on with what S6 of an item waits for.
+        middle = middle == own_end && middle > begin ? middle - 1 : middle;
+        if (!last) {
+          AwaitCore(kProjected);
+          ArriveAtAllVectors(kAllProjected);
+        }
+        Items(step, begin, middle, true);
+        if (last) {
+          KeyValue(step);
+        } else {
+          NormLatent(step + 1);
+          if (middle < end) {
+            tell_at_ = end - 1;
+          } else {
+            TellOfLatent();
+          }
+        }
+      }
+      Items(step, middle, end, middle == begin);
     }
   }
 
  private:
   static constexpr uint32_t kUbBytes = 196352;
-  static constexpr uint32_t kLatentRows = 4;    // rows of 1536 at a time: 24 KiB of float, for each part of K
-  static constexpr uint32_t kKeyRows = 8;       // rows of 512 at a time: 32 groups of 128
-  static constexpr uint32_t kHeadRows = 32;     // rows of a head at a time: 16 KiB of sums
-  static constexpr uint32_t kIndexKeyRows = 4;  // all parts and cos, sin of 4 keys fit into a slot of sums
+  // Nope parts behind S2 of the next step: few while the cube has S1 to go on with, more where it has none.
+  static constexpr uint32_t kNopesInTurn = 2, kNopesAtEnd = 4;
+  static constexpr uint32_t kLatentRows = 4;              // rows of 1536 at a time: 24 KiB of float, for each part of K
+  static constexpr uint32_t kKeyRows = 8;                 // rows of 512 at a time: 32 groups of 128
+  static constexpr uint32_t kHeadRows = 32;               // rows of a head at a time: 16 KiB of sums
+  static constexpr uint32_t kIndexKeyRows = 4;            // all parts and cos, sin of 4 keys fit into a slot of sums
+  static constexpr uint32_t kInSlots = 3, kOutSlots = 4;  // so much is under way to and from UB
   static constexpr uint32_t kSlotBytes = kHeadRows * kNopeDim * 4;
 
   // The tokens of a step, and which of them are this AIV's where tokens are dealt to all.
@@ -76,22 +102,34 @@ class PrologVector {
     own_end_ = ShareBegin(m_, vector_ + 1, 2 * t_.cores);
   }
 
-  // Brings the x of a step from HBM into L2, each AIV a share. AICs read the same parts of x at the same time: at what
-  // one core gets from HBM, 128 tokens would take longer than all else of S1.
+  // Brings what all AICs read of a step from HBM into L2, each AIV a share: x, and latents that are an input. AICs read
+  // the same parts of them at the same time: at what one core gets from HBM, 128 tokens would take longer than all else
+  // of S1.
   __aicore__ inline void Fetch(uint32_t step) {
-    constexpr uint32_t kLine = 256, kMost = 128;  // elements of a line of 512 bytes; lines of a copy, 64 KiB
     const uint32_t t0 = step * t_.token_step;
     if (t0 >= t_.t) {
       return;
     }
-    const uint32_t lines = Smaller(t_.token_step, t_.t - t0) * (kH / kLine);
-    const uint32_t end = ShareBegin(lines, vector_ + 1, 2 * t_.cores);
-    const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
-    BeginPhase();
-    const LocalTensor<bfloat16_t> unused = arena_.Take<bfloat16_t>(kMost * kLine);
+    const uint32_t tokens = Smaller(t_.token_step, t_.t - t0);
+    if (step > 0) {
+      BeginPhase();
+    }
+    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2);
+    if constexpr (!kMla) {
+      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank);
+    }
+  }
+  // This AIV's share of `bytes`, a multiple of lines of 512. What it reads is not used.
+  __aicore__ inline void FetchBytes(GM_ADDR address, uint32_t bytes) {
+    constexpr uint32_t kLine = 512, kMost = 128;  // lines of a copy
+    const GlobalTensor<int8_t> source = Global<int8_t>(address, bytes);
+    const uint32_t lines = bytes / kLine, end = ShareBegin(lines, vector_ + 1, 2 * t_.cores);
     for (uint32_t line = ShareBegin(lines, vector_, 2 * t_.cores); line < end; line += kMost) {
-      PipeBarrier<PIPE_MTE2>();
-      CopyIn(unused, x[static_cast<uint64_t>(t0) * kH + line * kLine], Smaller(kMost, end - line) * kLine);
+      const uint32_t count = Smaller(kMost, end - line) * kLine;
+      if (arena_.Used() + count > kUbBytes) {
+        BeginPhase();
+      }
+      CopyIn(arena_.Take<int8_t>(count), source[static_cast<uint64_t>(line) * kLine], count);
     }
   }
 
@@ -119,10 +157,11 @@ class PrologVector {
     }
   }
 
-  // S2 (1) query latent: RmsNorm, quantisation per token
+  // S2 (1) query latent: RmsNorm, quantisation per token. The constants of the items stay in UB.
   __aicore__ inline void NormLatent(uint32_t step) {
     SetStep(step);
     BeginPhase();
+    TakeConstants();
     constexpr uint32_t kCount = kLatentRows * kQLoraRank;
     const LocalTensor<float> parts = arena_.Take<float>(kProjectParts * kCount);
     const LocalTensor<bfloat16_t> rounded = arena_.Take<bfloat16_t>(kCount);
@@ -134,9 +173,8 @@ class PrologVector {
     scratch.Init(arena_);
     const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
     const GlobalTensor<float> q_norm_scale = Global<float>(a_.q_norm_scale, t_.t);
-    LoadFloats(gamma, rounded, Global<bfloat16_t>(a_.gamma_cq, kQLoraRank), kQLoraRank);
-    AwaitCore(kProjected);
-    AwaitAllVectors(kAllVectors);
+    CopyIn(rounded, Global<bfloat16_t>(a_.gamma_cq, kQLoraRank), kQLoraRank);
+    LeaveAllVectors(kAllProjected);
     for (uint32_t r = own_begin_; r < own_end_; r += kLatentRows) {
       const uint32_t rows = Smaller(kLatentRows, own_end_ - r);
       const uint32_t count = rows * kQLoraRank;
@@ -145,6 +183,10 @@ class PrologVector {
         CopyIn(parts[part * count], workspace_.Latent(t_, step, part)[r * kQLoraRank], count);
       }
       WaitPipe<HardEvent::MTE2_V>(2);
+      if (r == own_begin_) {
+        Cast(gamma, rounded, RoundMode::CAST_NONE, kQLoraRank);
+        VectorBarrier();
+      }
       SumParts(parts, count);
       const LocalTensor<float> x = parts;
       RoundBf16(rounded, x, count);
@@ -156,7 +198,11 @@ class PrologVector {
       CopyOut(q_norm[static_cast<uint64_t>(t0_ + r) * kQLoraRank], q, count);
       CopyOut(q_norm_scale[t0_ + r], scale, rows);
     }
-    AwaitAllVectors(kAllVectors);
+    ArriveAtAllVectors(kAllNormed);
+  }
+  // S2 of all AIVs is done, and the cube may load its results.
+  __aicore__ inline void TellOfLatent() {
+    LeaveAllVectors(kAllNormed);
     NotifyCube(kLatentReady);
   }
 
@@ -167,6 +213,7 @@ class PrologVector {
       return;
     }
     BeginPhase();
+    TakeConstants();
     constexpr uint32_t kCount = kKeyRows * kKvLoraRank;
     constexpr uint32_t kGroups = kKeyRows * kKScaleGroups;
     const LocalTensor<float> parts = arena_.Take<float>(kProjectParts * kKeyRows * kLatentDim);
@@ -254,22 +301,32 @@ class PrologVector {
   __aicore__ inline uint32_t HalfBegin() const { return sub_ == 0 ? 0 : (m_ + 1) / 2; }
   __aicore__ inline uint32_t HalfEnd() const { return sub_ == 0 ? (m_ + 1) / 2 : m_; }
 
-  // S4 of items [begin, end) of a step, each followed by the S6 of an item before
-  __aicore__ inline void Items(uint32_t step, uint32_t begin, uint32_t end) {
+  // What of UB belongs to the items of a step, whatever comes between them.
+  __aicore__ inline void TakeConstants() {
+    constexpr uint32_t kHalfRows = kMaxTokenStep / 2;
+    cos_ = arena_.Take<float>(kHalfRows * kRopeDim);
+    sin_ = arena_.Take<float>(kHalfRows * kRopeDim);
+    token_blocks_ = arena_.Take<float>(kHalfRows * 8);
+    if constexpr (kIndexer) {
+      gamma_ = arena_.Take<float>(kIdxHeadDim);
+      beta_ = arena_.Take<float>(kIdxHeadDim);
+    }
+  }
+
+  // S4 of items [begin, end) of a step, each followed by the S6 of an item before. `first`: the constants of the step
+  // are not in UB yet.
+  __aicore__ inline void Items(uint32_t step, uint32_t begin, uint32_t end, bool first) {
     if (begin == end) {
       return;
     }
     SetStep(step);
     BeginPhase();
-    constexpr uint32_t kHalfRows = kMaxTokenStep / 2;
     constexpr uint32_t kRopeCount = kHeadRows * kRopeDim;
-    cos_ = arena_.Take<float>(kHalfRows * kRopeDim);
-    sin_ = arena_.Take<float>(kHalfRows * kRopeDim);
-    token_blocks_ = arena_.Take<float>(kHalfRows * 8);
-    in_ = arena_.Take<int32_t>(2 * kSlotBytes / 4);
-    channel_ = arena_.Take<float>(2 * kNopeDim);
-    out_ = arena_.Take<bfloat16_t>(2 * kHeadRows * kNopeDim);
-    rope_out_ = arena_.Take<bfloat16_t>(2 * kRopeCount);
+    TakeConstants();
+    in_ = arena_.Take<int32_t>(kInSlots * kSlotBytes / 4);
+    channel_ = arena_.Take<float>(kInSlots * kNopeDim);
+    out_ = arena_.Take<bfloat16_t>(kOutSlots * kHeadRows * kNopeDim);
+    rope_out_ = arena_.Take<bfloat16_t>(kOutSlots * kRopeCount);
     rope_ = arena_.Take<float>(kRopeCount);
     pairs_ = arena_.Take<float>(kRopeCount);
     turned_ = arena_.Take<float>(kRopeCount);
@@ -278,16 +335,27 @@ class PrologVector {
       x_ = arena_.Take<float>(kHeadRows * kIdxHeadDim);
       scale_ = arena_.Take<float>(kLanes);
       half_scale_ = arena_.Take<half>(kLanes);
-      gamma_ = arena_.Take<float>(kIdxHeadDim);
-      beta_ = arena_.Take<float>(kIdxHeadDim);
       index_ = arena_.Take<int64_t>(kMaxTokenStep);
       cache_rows_.Init(index_, arena_);
       scratch_.Init(arena_);
     }
-    LoadConstants();
+    if (first) {
+      LoadConstants();
+    }
     in_slots_.Begin();
     out_slots_.Begin();
     for (uint32_t i = begin; i < end; ++i) {
+      if (i == tell_at_) {
+        TellOfLatent();
+        tell_at_ = kNever;
+      }
+      if (kIndexer && i == step * items_.Count()) {
+        // S1 is done, and nobody needs to know before it is the keys' turn.
+        if constexpr (!kMla) {
+          AwaitCore(kProjected);
+        }
+        ArriveAtAllVectors(kAllVectors);
+      }
       if (i < items_.Total()) {
         SetStep(step);
         AwaitCore(kAccumulated);
@@ -295,8 +363,11 @@ class PrologVector {
         NotifyCube(kQueryReady);
       }
       if constexpr (kIndexer) {
-        if (i >= kItemLag && i - kItemLag < items_.Total()) {
-          Finish(i - kItemLag);
+        if (i + 1 == items_.Total() && WeightsLate<kMla>(t_)) {
+          LateHeadWeights(step);
+        }
+        if (i >= items_.Lag() && i - items_.Lag() < items_.Total()) {
+          Finish(i - items_.Lag());
         }
       }
     }
@@ -447,70 +518,86 @@ class PrologVector {
     out_slots_.Release();
   }
 
-  // S4 (2) indexer keys of this AIV's own tokens: LayerNorm, RoPE; (3) head weights
+  // S4 (2) indexer keys of this AIV's own tokens: LayerNorm, RoPE
   __aicore__ inline void PrepareKeys(uint32_t i) {
-    if constexpr (!kMla) {
-      AwaitCore(kProjected);
-    }
-    // For the sums of all cores, and as the cache rows of the step before must be written before those of this one.
-    AwaitAllVectors(kAllVectors);
-    if (own_begin_ == own_end_) {
-      return;
-    }
+    LeaveAllVectors(kAllVectors);
     const uint32_t step = items_.At(i).step;
     const uint64_t tokens = t_.t;
     const GlobalTensor<bfloat16_t> gm_cos = Global<bfloat16_t>(a_.cos, tokens * kRopeDim);
     const GlobalTensor<bfloat16_t> gm_sin = Global<bfloat16_t>(a_.sin, tokens * kRopeDim);
-    const GlobalTensor<half> weights = Global<half>(a_.weights, tokens * kIdxNHeads);
     // Rows of the query slot begin with the first token of the AIC.
     const uint32_t core_begin = ShareBegin(m_, 2 * core_, 2 * t_.cores);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
       const LocalTensor<int32_t> slot = in_[in_slots_.Acquire() * kSlotBytes / 4];
-      const uint32_t keys = rows * kIdxHeadDim, projected = rows * kIdxNHeads;
+      const uint32_t keys = rows * kIdxHeadDim;
       constexpr uint32_t kHalfWords = kIndexKeyRows * kRopeDim / 2;  // [rows, 64] in bfloat16
       const LocalTensor<float> x = slot.ReinterpretCast<float>();
-      const LocalTensor<float> sums = x[kProjectParts * kIndexKeyRows * kIdxHeadDim];
-      const LocalTensor<int32_t> rest = slot[kProjectParts * kIndexKeyRows * (kIdxHeadDim + kIdxNHeads)];
+      const LocalTensor<int32_t> rest = slot[kProjectParts * kIndexKeyRows * kIdxHeadDim];
       const LocalTensor<bfloat16_t> raw_cos = rest.ReinterpretCast<bfloat16_t>();
       const LocalTensor<bfloat16_t> raw_sin = rest[kHalfWords].ReinterpretCast<bfloat16_t>();
-      const LocalTensor<bfloat16_t> raw_weights = rest[2 * kHalfWords].ReinterpretCast<bfloat16_t>();
       for (uint32_t part = 0; part < kProjectParts; ++part) {
         CopyIn(x[part * keys], workspace_.IndexKey(t_, step, part)[r * kIdxHeadDim], keys);
-        CopyIn(sums[part * projected], workspace_.Weights(t_, step, part)[r * kIdxNHeads], projected);
       }
       CopyIn(raw_cos, gm_cos[token * kRopeDim], rows * kRopeDim);
       CopyIn(raw_sin, gm_sin[token * kRopeDim], rows * kRopeDim);
       in_slots_.Publish();
       in_slots_.Take();
       SumParts(x, keys);
-      SumParts(sums, projected);
-      Cast(raw_weights, sums, RoundMode::CAST_RINT, projected);
       const LocalTensor<float> cos = pairs_;
       const LocalTensor<float> sin = pairs_[kIndexKeyRows * kRopeDim];
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
       Cast(sin, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
       LayerNorm<kIdxHeadDim>(x, x_, gamma_, beta_, t_.epsilon_k, scratch_, rows);
-      const uint32_t out_slot = out_slots_.Acquire();
-      const LocalTensor<bfloat16_t> out = out_[out_slot * kHeadRows * kNopeDim];
-      const LocalTensor<half> weights_out = rope_out_[out_slot * kHeadRows * kRopeDim].ReinterpretCast<half>();
+      const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kNopeDim];
       RoundAndTurn(out, x, cos, sin, rows);
-      Cast(rope_, raw_weights, RoundMode::CAST_NONE, rows * kIdxNHeads);
-      VectorBarrier();
       in_slots_.Release();
-      Muls(rope_, rope_, 0.125f, static_cast<int32_t>(rows * kIdxNHeads));  // idx_n_heads ** -0.5
-      VectorBarrier();
-      Muls(rope_, rope_, 0.08838834764831845f, static_cast<int32_t>(rows * kIdxNHeads));  // idx_head_dim ** -0.5
-      VectorBarrier();
-      Cast(weights_out, rope_, RoundMode::CAST_RINT, rows * kIdxNHeads);
-      VectorBarrier();
       out_slots_.Publish();
       out_slots_.Take();
       CopyOut(workspace_.Query(t_, i)[(r - core_begin) * kIdxHeadDim], out, rows * kIdxHeadDim);
-      CopyOut(weights[token * kIdxNHeads], weights_out, rows * kIdxNHeads);
       out_slots_.Release();
     }
+    if (!WeightsLate<kMla>(t_)) {
+      HeadWeights(step);
+    }
+  }
+
+  // S4 (3) head weights of this AIV's own tokens
+  __aicore__ inline void HeadWeights(uint32_t step) {
+    const GlobalTensor<half> weights = Global<half>(a_.weights, static_cast<uint64_t>(t_.t) * kIdxNHeads);
+    for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
+      const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r), count = rows * kIdxNHeads;
+      const LocalTensor<int32_t> slot = in_[in_slots_.Acquire() * kSlotBytes / 4];
+      const LocalTensor<float> sums = slot.ReinterpretCast<float>();
+      for (uint32_t part = 0; part < kProjectParts; ++part) {
+        CopyIn(sums[part * count], workspace_.Weights(t_, step, part)[r * kIdxNHeads], count);
+      }
+      in_slots_.Publish();
+      in_slots_.Take();
+      SumParts(sums, count);
+      const LocalTensor<bfloat16_t> rounded = slot[kIndexKeyRows * kIdxNHeads].ReinterpretCast<bfloat16_t>();
+      RoundBf16(rounded, sums, count);
+      Muls(sums, sums, 0.125f, static_cast<int32_t>(count));  // idx_n_heads ** -0.5
+      VectorBarrier();
+      Muls(sums, sums, 0.08838834764831845f, static_cast<int32_t>(count));  // idx_head_dim ** -0.5
+      VectorBarrier();
+      const LocalTensor<half> out = rope_out_[out_slots_.Acquire() * kHeadRows * kRopeDim].ReinterpretCast<half>();
+      Cast(out, sums, RoundMode::CAST_RINT, count);
+      VectorBarrier();
+      in_slots_.Release();
+      out_slots_.Publish();
+      out_slots_.Take();
+      CopyOut(weights[static_cast<uint64_t>(t0_ + r) * kIdxNHeads], out, count);
+      out_slots_.Release();
+    }
+  }
+  // Likewise, where S1 of them comes late.
+  __aicore__ inline void LateHeadWeights(uint32_t step) {
+    AwaitCore(kProjected);
+    ArriveAtAllVectors(kAllVectors);
+    LeaveAllVectors(kAllVectors);
+    HeadWeights(step);
   }
 
   // S6: rows [rows, 128] after the Hadamard product, quantised. The slot of `out_` and `rope_out_` that is to be
@@ -558,12 +645,16 @@ class PrologVector {
     }
   }
 
-  // S6 (2) quantisation of the keys, cache rows
+  // S6 (2) quantisation of the keys, cache rows. Those of the step before must be written before those of this one.
   __aicore__ inline void QuantKeys(uint32_t i) {
     if (own_begin_ < own_end_) {
       LoadCacheRows(cache_rows_, index_);
     }
     AwaitCore(kTurned);
+    const uint32_t step = items_.At(i).step;
+    if (step > 0) {
+      LeaveAllVectors(kAllKeys);
+    }
     const GlobalTensor<int8_t> k_cache = Global<int8_t>(a_.k_cache, t_.cache_rows * kIdxHeadDim);
     const GlobalTensor<half> k_cache_scale = Global<half>(a_.k_cache_scale, t_.cache_rows);
     const uint32_t core_begin = ShareBegin(m_, 2 * core_, 2 * t_.cores);
@@ -582,6 +673,9 @@ class PrologVector {
       }
       out_slots_.Release();
     }
+    if (step + 1 < steps_) {
+      ArriveAtAllVectors(kAllKeys);
+    }
   }
 
   PrologArguments a_;
@@ -590,9 +684,12 @@ class PrologVector {
   PrologWorkspace workspace_;
   UbArena arena_;
   uint32_t vector_ = 0, sub_ = 0, core_ = 0, steps_ = 0, t0_ = 0, m_ = 0, own_begin_ = 0, own_end_ = 0;
+  static constexpr uint32_t kNever = 0xffffffff;
+  uint32_t tell_at_ = kNever;  // the item before which the cube hears of the latents of the next step
 
-  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> in_slots_;
-  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 0> out_slots_;
+  // Flag 2 is that of WaitPipe.
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 3, kInSlots> in_slots_;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 3, kOutSlots> out_slots_;
   LocalTensor<float> cos_, sin_, token_blocks_, channel_, rope_, pairs_, turned_, rope_work_;
   LocalTensor<int32_t> in_;
   LocalTensor<bfloat16_t> out_, rope_out_;
