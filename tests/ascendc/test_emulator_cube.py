@@ -43,7 +43,7 @@ def product(library: Library, name: str, m: int, n: int, k: int, *, k_step: int 
     b_stored = {0: b.T, 1: b, 2: b.reshape(k, -1, c0).transpose(1, 0, 2)}[b_form]
     dtype = {"float": np.float32, "bf16": np.uint16, "half": np.float16, "int32": np.int32}[name.split("_")[1]]
     out = Out("out", (m, n), dtype)
-    fields = [m, n, k, k_step, mmad_m or -(-m // 16) * 16, b_form, a_form, out_form, relu]
+    fields = [m, n, k, k_step, mmad_m or max(m, 2), b_form, a_form, out_form, relu]
     tiling = np.array([*fields, np.float32(scale).view(np.uint32)], np.int64).astype(np.uint32)
     args = [
         In("a", store(np.ascontiguousarray(a_stored))),

@@ -101,6 +101,7 @@ CUBE = {
     ),
     "missing_barrier_between_products": ("hazard", "in L0C .* no PipeBarrier<PIPE_M>"),
     "k_padding": ("uninitialised", "column of B 0 is defined in part, not at k = 56: K is padded"),
+    "row_nobody_wrote": ("uninitialised", "row of A 31 of 32 was never defined"),
     "fractal_not_loaded": ("overflow", "fm reads bytes"),
     "column_distance": ("argument", "32 rows do not fit between columns that are 16 rows apart"),
     "l0_alignment": ("alignment", "L0A address 256, which is no multiple of 512"),

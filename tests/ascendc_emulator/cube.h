@@ -126,6 +126,11 @@ inline void MmadExecute(View c, View a, View b, int64_t m, int64_t n, int64_t k,
     const int64_t row = gemv ? 0 : i / 16 * k_blocks * kFractal + i % 16 * 32;
     const int64_t step = gemv ? 32 : kFractal;
     row_ok[static_cast<size_t>(i)] = LineDefined(a.valid + row, step, k * kSize, "row of A", i, kSize, loc);
+    // Mmad.md: it must not be given NaN. Of a row that nothing defined nobody knows what it holds.
+    if (kSize > 1 && !row_ok[static_cast<size_t>(i)] && !AnyValid(a.valid + row, std::min<int64_t>(32, k * kSize)))
+      M().Note("uninitialised", loc,
+               Format("Mmad: row of A %lld of %lld was never defined: it may hold NaN, which must not come to the cube",
+                      static_cast<long long>(i), static_cast<long long>(m)));
     for (int64_t p = 0; p < k; ++p)
       left[static_cast<size_t>(i * k + p)] = CubeValue<T>(a.data + row + p / kC0 * step + p % kC0 * kSize);
   }

@@ -51,7 +51,7 @@ __aicore__ inline void Product(GM_ADDR a, GM_ADDR b, GM_ADDR out, GM_ADDR tiling
     const int k_blocks = (k + kC0 - 1) / kC0, k_rows = (k + 15) / 16 * 16;
     // A to L1
     if (t.a_form == 0) {
-      DataCopy(l1a, a_gm[k0], Nd2NzParams(1, t.m, k, 0, t.k, rows, 1, 0));
+      DataCopy(l1a, a_gm[k0], Nd2NzParams(t.m == 1 ? 2 : 1, t.m, k, 0, t.k, rows, 1, kC0));
     } else if (t.a_form == 1) {
       DataCopy(l1a, a_gm[k0], static_cast<uint32_t>(k));
     } else {

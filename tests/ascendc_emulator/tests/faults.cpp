@@ -459,6 +459,14 @@ __aicore__ inline void CubeFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR out)
     Sync<HardEvent::MTE1_M>(0);
     Mmad(l0c, l0a, l0b, p);  // here
   }
+  FAULT(row_nobody_wrote) {  // 31 rows of a, and 32 given to Mmad
+    DataCopy(l1a, in_gm, Nd2NzParams(1, 31, 64, 0, 64, 32, 1, 0));
+    DataCopy(l1b, in_gm, Nd2NzParams(1, 64, 64, 0, 64, 64, 1, 0));
+    Sync<HardEvent::MTE2_MTE1>(0);
+    to_l0();
+    Sync<HardEvent::MTE1_M>(0);
+    Mmad(l0c, l0a, l0b, p);  // here
+  }
   FAULT(fractal_not_loaded) {  // one fractal too few in each row of a
     to_l1();
     Sync<HardEvent::MTE2_MTE1>(0);

@@ -77,7 +77,8 @@ extern "C" __global__ __aicore__ void scaled_product(GM_ADDR a, GM_ADDR b, GM_AD
     int step = 0;
     for (int tile = block; tile < t.tiles; tile += GetBlockNum(), ++step) {
       WaitFlag<HardEvent::MTE1_MTE2>(1);
-      DataCopy(a1.Get<half>(), a_gm[tile * t.m * kK], Nd2NzParams(1, t.m, kK, 0, kK, rows, 1, 0));
+      // A single row comes twice: Mmad would read one as a vector, and must be given no row that nobody wrote.
+      DataCopy(a1.Get<half>(), a_gm[tile * t.m * kK], Nd2NzParams(t.m == 1 ? 2 : 1, t.m, kK, 0, kK, rows, 1, 16));
       Sync<HardEvent::MTE2_MTE1>(0);
       WaitFlag<HardEvent::M_MTE1>(3);
       for (int i = 0; i < rows / 16; ++i)
@@ -87,7 +88,7 @@ extern "C" __global__ __aicore__ void scaled_product(GM_ADDR a, GM_ADDR b, GM_AD
       Sync<HardEvent::MTE1_M>(0);
       WaitFlag<HardEvent::FIX_M>(0);
       MmadParams product;
-      product.m = rows;
+      product.m = t.m == 1 ? 2 : t.m;
       product.n = kN;
       product.k = kK;
       Mmad(co1.Get<float>(), a2.Get<half>(), b2.Get<half>(), product);

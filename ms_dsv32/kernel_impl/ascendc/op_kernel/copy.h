@@ -83,19 +83,19 @@ __aicore__ inline void CopyOut(const GlobalTensor<T>& dst, const LocalTensor<T>&
 }
 
 // A row-major matrix [rows, columns] in GM, rows `gm_row` elements apart, to NZ [columns/C0][l1_rows][C0] in L1. Rows
-// from `rows` to `l1_rows` stay as they were.
+// from `rows` to `l1_rows` stay as they were, but of a single row the next one is the same: see Multiply.
 template <typename T>
 __aicore__ inline void CopyNdToL1(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t rows,
                                   uint32_t columns, uint32_t gm_row, uint32_t l1_rows) {
   Nd2NzParams params;
-  params.ndNum = 1;
+  params.ndNum = rows == 1 ? 2 : 1;
   params.nValue = static_cast<uint16_t>(rows);
   params.dValue = static_cast<uint16_t>(columns);
   params.srcNdMatrixStride = 0;
   params.srcDValue = static_cast<uint16_t>(gm_row);
   params.dstNzC0Stride = static_cast<uint16_t>(l1_rows);
   params.dstNzNStride = 1;
-  params.dstNzMatrixStride = 0;
+  params.dstNzMatrixStride = kC0<T>;
   DataCopy(dst, src, params);
 }
 

@@ -75,10 +75,10 @@ class CubeStream {
     next_product_ ^= 1;
     return product;
   }
-  // C += a[:, a_k0 : a_k0 + k] * b[:k, n0 : n0 + n] in steps of k_step. `a` has m16 rows in L1, `b` b_rows. Whoever
-  // takes the steps in another order or size gets other bits: k_step must depend on nothing but the operator.
+  // C += a[:, a_k0 : a_k0 + k] * b[:k, n0 : n0 + n] of m rows, in steps of k_step. `a` has m16 rows in L1, `b` b_rows.
+  // Whoever takes the steps in another order or size gets other bits: k_step must depend on nothing but the operator.
   template <typename T>
-  __aicore__ inline void Add(uint32_t product, const LocalTensor<T>& a, uint32_t m16, uint32_t a_k0,
+  __aicore__ inline void Add(uint32_t product, const LocalTensor<T>& a, uint32_t m, uint32_t m16, uint32_t a_k0,
                              const LocalTensor<T>& b, uint32_t b_rows, uint32_t k, uint32_t n0, uint32_t n,
                              uint32_t k_step) {
     const LocalTensor<Accumulator<T>> c = L0c<Accumulator<T>>(product);
@@ -90,7 +90,7 @@ class CubeStream {
       LoadB(l0b, b, b_rows, done, k_step, n0, n);
       l0_slots_.Publish();
       l0_slots_.Take();
-      Multiply(c, l0a, l0b, m16, n, k_step, first_[product]);
+      Multiply(c, l0a, l0b, m, n, k_step, first_[product]);
       l0_slots_.Release();
       first_[product] = false;
     }

@@ -68,8 +68,8 @@ __aicore__ inline void LoadBTransposed(const LocalTensor<T>& l0b, const LocalTen
 }
 
 // C (+)= A * B of m rows, which lie in whole fractals. The cube sees no other rows: what lies there may be NaN, which
-// must not come to it. With m = 1 it would read A as a vector (asc-devkit, "Mmad", "GEMV"), so a row more than asked
-// for is computed then.
+// must not come to it. With m = 1 it would read A as a vector (asc-devkit, "Mmad", "GEMV"): a single row is there
+// twice, and computed twice.
 template <typename C, typename T>
 __aicore__ inline void Multiply(const LocalTensor<C>& l0c, const LocalTensor<T>& l0a, const LocalTensor<T>& l0b,
                                 uint32_t m, uint32_t n, uint32_t k, bool first) {

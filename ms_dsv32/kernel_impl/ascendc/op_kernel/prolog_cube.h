@@ -377,12 +377,12 @@ class PrologCube {
     for (uint32_t k = 0; k < kPartRows; k += rows) {
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
       const LocalTensor<bfloat16_t> x = XChunk(step, x_taken_);
-      stream_.Add(low, x, m16, k % kXChunk, weights, rows, rows, 0, Smaller(columns, kWide), kStep);
+      stream_.Add(low, x, Tokens(step), m16, k % kXChunk, weights, rows, rows, 0, Smaller(columns, kWide), kStep);
       if (columns > kWide) {
         if (k == 0) {
           high = stream_.Open();  // not before: it may still be on its way to GM
         }
-        stream_.Add(high, x, m16, k % kXChunk, weights, rows, rows, kWide, columns - kWide, kStep);
+        stream_.Add(high, x, Tokens(step), m16, k % kXChunk, weights, rows, rows, kWide, columns - kWide, kStep);
       }
       const bool used = (k + rows) % kXChunk == 0;
       if (used) {
@@ -520,7 +520,8 @@ class PrologCube {
           AwaitLastThird();
         }
         const LocalTensor<int8_t> weights = stream_.Take<int8_t>();
-        stream_.Add(product, Latent(item.step), m16, chunk * rows, weights, rows, rows, 0, columns, kInt8Step);
+        stream_.Add(product, Latent(item.step), Tokens(item.step), m16, chunk * rows, weights, rows, rows, 0, columns,
+                    kInt8Step);
         stream_.Return();
         LoadNext();
       }
@@ -605,8 +606,10 @@ class PrologCube {
   __aicore__ inline void TurnColumns(const GlobalTensor<bfloat16_t>& dst, const PrologItem& item,
                                      const LocalTensor<bfloat16_t>& weights, uint32_t n, uint32_t dst_row) {
     const uint32_t product = stream_.Open();
-    stream_.Add(product, Query(item.step), Rows(item.step), 0, weights, kNopeDim, kNopeDim, n, kAbsorbColumns, kStep);
-    StoreC(dst, stream_.Close<float>(product), TurnRows(item), Rows(item.step), 0, kAbsorbColumns, dst_row);
+    const uint32_t m = TurnRows(item);
+    stream_.Add(product, Query(item.step), m, Rows(item.step), 0, weights, kNopeDim, kNopeDim, n, kAbsorbColumns,
+                kStep);
+    StoreC(dst, stream_.Close<float>(product), m, RoundUp(m, kFractal), 0, kAbsorbColumns, dst_row);
     stream_.Free(product);
   }
 
