@@ -196,6 +196,61 @@ def test_invalid_entries_are_skipped() -> None:
         assert_close_output(name, got[name], value)
 
 
+def _permuted(case: cases.Case, seed: int) -> cases.Case:
+    """The entries that are read of each row in another order."""
+    indices = case.inputs["topk_indices"].copy()
+    rng = np.random.default_rng(seed)
+    for row, visible in zip(indices, case.paging.visible(), strict=True):
+        n = min(int(visible), row.size)
+        row[:n] = rng.permutation(row[:n])
+    return case.copy(topk_indices=indices)
+
+
+def test_sorted_entries() -> None:
+    """Lists that are long enough to be sorted: of one task, whose first entries are not, and of several. With skipped
+    entries, positions outside the sequence, and blocks that are missing."""
+    case = cases.attention_case(b=3, n_q=4, topk=520, kv_lens=[1500, 519, 3], holes=0.1)
+    indices, table = case.inputs["topk_indices"].copy(), case.inputs["block_table"].copy()
+    indices[0, [3, 200, 201]] = [1500, -(2**31), 2**31 - 1]
+    table[0, 4], table[1, 1] = -1, case.paging.block_num
+    skipped = indices.copy()
+    skipped[0, (skipped[0] < 0) | (skipped[0] >= 1500) | (skipped[0] // 128 == 4)] = -1
+    skipped[1, skipped[1] // 128 == 1] = -1
+    want = cases.with_lse(case.copy(topk_indices=skipped)).golden()
+    for cores, early in ((1, False), (3, True)):
+        tiling = shape_tiling(case, cores)
+        assert tiling.sort_offset > 0
+        assert (tiling.t == cores // tiling.team) == early
+        got, _ = run(case.copy(topk_indices=indices, block_table=table), cores, seed=cores)
+        for name, value in want.items():
+            assert_close_output(name, got[name], value)
+
+
+def test_lists_of_a_short_sequence() -> None:
+    """Every length around the entries that an AIV takes before the others are sorted, and around a chunk."""
+    for count in (31, 32, 33, 63, 64, 65, 95, 96, 97, 127, 129, 257):
+        case = cases.attention_case(n_q=2, topk=520, kv_lens=count)
+        assert shape_tiling(case, 1).sort_offset > 0
+        check(case, cores=1)
+
+
+def test_an_entry_that_comes_twice_counts_twice() -> None:
+    case = cases.attention_case(n_q=3, topk=520, kv_lens=600)
+    indices = case.inputs["topk_indices"].copy()
+    indices[0, 100:300] = indices[0, 0:200]
+    check(case.copy(topk_indices=indices))
+
+
+def test_neighbours_come_by_few_copies() -> None:
+    """The order of the entries decides nothing, and the fewer the rows between them, the fewer the copies."""
+    dense, half, wide = (
+        _permuted(cases.attention_case(n_q=1, topk=1024, kv_lens=keys), keys) for keys in (1024, 2048, 65536)
+    )
+    counts = [check(case, cores=1).instructions["AIV.MTE2"] for case in (dense, half, wide)]
+    assert counts[0] < 0.3 * counts[2]
+    assert counts[1] < 0.7 * counts[2]
+
+
 def test_results_do_not_depend_on_cores_and_order() -> None:
     case = cases.attention_case(b=3, n_q=16, topk=150, kv_lens=[150, 20, 300], holes=0.2)
     want, _ = run(case)
