@@ -558,8 +558,7 @@ class AttentionCube {
     query_nope_ = Global<bfloat16_t>(query_nope, rows * kKvLoraRank);
     query_rope_ = Global<bfloat16_t>(query_rope, rows * kRopeDim);
     attention_out_ = Global<bfloat16_t>(attention_out, rows * kKvLoraRank);
-    pipe.InitBuffer(query_, kQueryBytes);
-    pipe.InitBuffer(stream_, kStreamSlots * kStreamBytes);
+    pipe.InitBuffer(l1_, kQueryBytes + kStreamSlots * kStreamBytes);
     pipe.InitBuffer(l0a_, 2 * kL0Bytes);
     pipe.InitBuffer(l0b_, 2 * kL0Bytes);
     pipe.InitBuffer(l0c_, 2 * kL0CBytes);
@@ -582,8 +581,9 @@ class AttentionCube {
       previous = task;
       task = next;
     }
+    // No query comes any more.
+    stream_slots_.Grow();
     Output(previous, tasks - 1);
-    WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     WaitFlag<HardEvent::FIX_M>(0);
     WaitFlag<HardEvent::FIX_M>(1);
     stream_slots_.End();
@@ -597,17 +597,18 @@ class AttentionCube {
   static constexpr uint32_t kStreamBytes = 125440;
   static constexpr uint32_t kL0Bytes = 32768;
   static constexpr uint32_t kL0CBytes = 65536;
-  static constexpr int32_t kQueryFlag = 3;
-  static constexpr uint32_t kScoreStep = 96;       // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
-  static constexpr uint32_t kOutputColumns = 256;  // 128 x 256 floats fill L0C
-  static_assert(kScoreTile * kLatentDim * 2 <= kStreamBytes && 128 * kScoreTile * 4 <= kL0CBytes);
+  static constexpr int32_t kQueryFlag = kStreamSlots;  // where the query lies is one more slot in the end
+  static constexpr uint32_t kScoreStep = 96;           // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
+  static constexpr uint32_t kOutputColumns = 256;      // 128 x 256 floats fill L0C
+  static_assert(kScoreTile * kLatentDim * 2 <= kStreamBytes && kStreamBytes <= kQueryBytes &&
+                128 * kScoreTile * 4 <= kL0CBytes);
 
   // The query of a task, as soon as that of the task before it is no longer read.
   __aicore__ inline void LoadQuery(const AttentionTask& task) {
     if (task.key_begin == task.key_end) return;
     const uint32_t m16 = RoundUp(task.heads, kFractal);
     const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.n_q;
-    const LocalTensor<bfloat16_t> query = query_.Get<bfloat16_t>();
+    const LocalTensor<bfloat16_t> query = l1_.GetWithOffset<bfloat16_t>(kQueryBytes / 2, 0);
     WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     CopyNdToL1(query, query_nope_[row * kKvLoraRank], task.heads, kKvLoraRank, kKvLoraRank, m16);
     CopyNdToL1(query[kKvLoraRank * m16], query_rope_[row * kRopeDim], task.heads, kRopeDim, kRopeDim, m16);
@@ -618,7 +619,7 @@ class AttentionCube {
   __aicore__ inline void Scores(const AttentionTask& task, uint32_t index) {
     if (task.key_begin < task.key_end) {
       const uint32_t m16 = RoundUp(task.heads, kFractal);
-      const LocalTensor<bfloat16_t> query = query_.Get<bfloat16_t>();
+      const LocalTensor<bfloat16_t> query = l1_.GetWithOffset<bfloat16_t>(kQueryBytes / 2, 0);
       const GlobalTensor<bfloat16_t> latent = plan_.Latent(index), rope = plan_.Rope(index);
       const GlobalTensor<float> scores = plan_.Scores(index);
       WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
@@ -683,7 +684,7 @@ class AttentionCube {
     }
     // Keys come before the probabilities; many of them only for the last task, as those of others seldom wait.
     uint32_t loaded = 0;
-    const uint32_t ahead = index + 1 == plan_.Tasks() ? kStreamSlots : 1;
+    const uint32_t ahead = index + 1 == plan_.Tasks() ? stream_slots_.Slots() : 1;
     for (; loaded < ahead && loaded * part.tile < task.keys && part.heads > 0; ++loaded) {
       LoadKeys(task, index, part, loaded * part.tile);
     }
@@ -748,7 +749,7 @@ class AttentionCube {
   __aicore__ inline void NotifySlotFree() { CrossCoreSetFlag<2, PIPE_MTE2>(kSlotFree); }
 
   __aicore__ inline LocalTensor<bfloat16_t> Stream(uint32_t slot) {
-    return stream_.GetWithOffset<bfloat16_t>(kStreamBytes / 2, slot * kStreamBytes);
+    return l1_.GetWithOffset<bfloat16_t>(kStreamBytes / 2, slot < kStreamSlots ? kQueryBytes + slot * kStreamBytes : 0);
   }
   __aicore__ inline LocalTensor<bfloat16_t> L0a(uint32_t slot) {
     return l0a_.GetWithOffset<bfloat16_t>(kL0Bytes / 2, slot * kL0Bytes);
@@ -760,8 +761,7 @@ class AttentionCube {
   const AttentionPlan& plan_;
   const SparseFlashAttentionTiling& tiling_;
   GlobalTensor<bfloat16_t> query_nope_, query_rope_, attention_out_;
-  TBuf<TPosition::A1> query_;
-  TBuf<TPosition::B1> stream_;
+  TBuf<TPosition::A1> l1_;
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;

@@ -23,12 +23,16 @@ class Ring {
  public:
   // All slots are free. Every Begin needs an End.
   __aicore__ inline void Begin() {
-    for (uint32_t i = 0; i < kSlots; ++i) SetFlag<kFree>(Id(i));
+    slots_ = kSlots;
+    for (uint32_t i = 0; i < slots_; ++i) SetFlag<kFree>(Id(i));
     acquired_ = published_ = consumed_ = 0;
   }
   __aicore__ inline void End() {
-    for (uint32_t i = 0; i < kSlots; ++i) WaitFlag<kFree>(Id(i));
+    for (uint32_t i = 0; i < slots_; ++i) WaitFlag<kFree>(Id(i));
   }
+  // One slot more, while none is filled: the consumer has set its kFree, or will.
+  __aicore__ inline void Grow() { ++slots_; }
+  __aicore__ inline uint32_t Slots() const { return slots_; }
 
   // Producer: the slot to fill, then the hand-over of the oldest one that was acquired and not published.
   __aicore__ inline uint32_t Acquire() {
@@ -55,8 +59,8 @@ class Ring {
 
  private:
   static __aicore__ inline int32_t Id(uint32_t slot) { return kFirstId + static_cast<int32_t>(slot); }
-  static __aicore__ inline uint32_t Next(uint32_t slot) { return slot + 1 == kSlots ? 0 : slot + 1; }
-  uint32_t acquired_ = 0, published_ = 0, consumed_ = 0;
+  __aicore__ inline uint32_t Next(uint32_t slot) const { return slot + 1 == slots_ ? 0 : slot + 1; }
+  uint32_t slots_ = kSlots, acquired_ = 0, published_ = 0, consumed_ = 0;
 };
 
 // AIC to its two AIVs: what its Fixpipes have written to GM is there.
