@@ -10,6 +10,7 @@ namespace ms_dsv32::ascendc {
 class CubeStream {
  public:
   static constexpr uint32_t kMostSlots = 5;  // flags 0 to 4 of MTE2_MTE1 and MTE1_MTE2
+  static constexpr int32_t kNoFlag = -1;
   static constexpr uint32_t kL0Bytes = 32768;
   static constexpr uint32_t kL0cBytes = 65536;
 
@@ -76,18 +77,22 @@ class CubeStream {
     return product;
   }
   // C += a[:, a_k0 : a_k0 + k] * b[:k, n0 : n0 + n] of m rows, in steps of k_step. `a` has m16 rows in L1, `b` b_rows.
+  // With a_flag, `a` is there once this flag of MTE2_MTE1 is set, and the first of `b` does not wait for it.
   // Whoever takes the steps in another order or size gets other bits: k_step must depend on nothing but the operator.
   template <typename T>
   __aicore__ inline void Add(uint32_t product, const LocalTensor<T>& a, uint32_t m, uint32_t m16, uint32_t a_k0,
                              const LocalTensor<T>& b, uint32_t b_rows, uint32_t k, uint32_t n0, uint32_t n,
-                             uint32_t k_step) {
+                             uint32_t k_step, int32_t a_flag = kNoFlag) {
     const LocalTensor<Accumulator<T>> c = L0c<Accumulator<T>>(product);
     for (uint32_t done = 0; done < k; done += k_step) {
       const uint32_t slot = l0_slots_.Acquire();
       const LocalTensor<T> l0a = l0a_.GetWithOffset<T>(kL0Bytes / sizeof(T), slot * kL0Bytes);
       const LocalTensor<T> l0b = l0b_.GetWithOffset<T>(kL0Bytes / sizeof(T), slot * kL0Bytes);
-      LoadA(l0a, a, m16, a_k0 + done, k_step);
       LoadB(l0b, b, b_rows, done, k_step, n0, n);
+      if (done == 0 && a_flag != kNoFlag) {
+        WaitFlag<HardEvent::MTE2_MTE1>(a_flag);
+      }
+      LoadA(l0a, a, m16, a_k0 + done, k_step);
       l0_slots_.Publish();
       l0_slots_.Take();
       Multiply(c, l0a, l0b, m, n, k_step, first_[product]);

@@ -77,8 +77,11 @@ class PrologItems {
     total_ = steps * count_;
     // S4 of an item takes as long as S3 of three rope parts. Where few items wait for HBM, the way of the last ones is
     // shorter with two.
-    lag_ = steps == 1 && tiling.n_q == 0 ? 2 : kHeadSlots - 1;
+    few_ = steps == 1 && tiling.n_q == 0;
+    lag_ = few_ ? 2 : kHeadSlots - 1;
   }
+  // Whether the launch has few items, so that the way of the last one is a good part of the time.
+  __aicore__ inline bool Few() const { return few_; }
   // Items from S3 to S5, and from S4 to S6.
   __aicore__ inline uint32_t Lag() const { return lag_; }
   // Items of a step, and of all steps.
@@ -107,6 +110,7 @@ class PrologItems {
  private:
   uint32_t rope_begin_ = 0, head_begin_ = 0, nope_begin_ = 0, ropes_end_ = 0, heads_end_ = 0, keys_ = 0;
   uint32_t keys_count_ = 0, count_ = 0, total_ = 0, lag_ = 0;
+  bool few_ = false;
 };
 
 // Addresses in the workspace.

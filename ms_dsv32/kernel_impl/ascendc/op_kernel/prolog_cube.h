@@ -123,8 +123,18 @@ class PrologCube {
   }
   static __aicore__ inline uint32_t Columns(PrologKind kind) { return kind == PrologKind::kMlaRope ? kRopeDim : 128; }
 
-  __aicore__ inline uint32_t AccumulateChunks(const PrologItem& item) const {
-    return item.kind == PrologKind::kIndexerKeys ? 0 : kQLoraRank / HeadRows(Columns(item.kind));
+  // K of S3 of an item
+  static __aicore__ inline uint32_t AccumulateRows(const PrologItem& item) {
+    return item.kind == PrologKind::kIndexerKeys ? 0 : kQLoraRank;
+  }
+  // K of the chunk of S3 of item i that begins at k. Where the way of the last item counts, its last chunk comes in
+  // halves of what is left of it: few products remain when the last of them is there.
+  __aicore__ inline uint32_t ChunkRows(uint32_t i, PrologKind kind, uint32_t k) const {
+    const uint32_t rows = HeadRows(Columns(kind)), left = kQLoraRank - k;
+    if (!items_.Few() || i + 1 != items_.Total() || left > rows) {
+      return rows;
+    }
+    return left > kInt8Step ? left / 2 : left;
   }
   __aicore__ inline uint32_t TurnChunks(const PrologItem& item) const {
     switch (item.kind) {
@@ -276,7 +286,7 @@ class PrologCube {
 
   __aicore__ inline bool LoadHeads(uint32_t step) {
     for (; ahead_.group < HeadsEnd(step); ++ahead_.group) {
-      if (ahead_.group == items_.Total() && LoadPairs(step, late_group_, late_chunk_, early_begin_)) {
+      if (ahead_.group + 1 == HeadsEnd(step) && LoadPairs(step, late_group_, late_chunk_, early_begin_)) {
         return true;
       }
       const bool turn_first = TurnFirst(ahead_.group);
@@ -291,8 +301,10 @@ class PrologCube {
           }
         } else if (ahead_.group < items_.Total()) {
           const PrologItem item = items_.At(ahead_.group);
-          if (ahead_.chunk < AccumulateChunks(item)) {
-            LoadUpProjection(item, ahead_.chunk++);
+          if (ahead_.chunk < AccumulateRows(item)) {
+            const uint32_t rows = ChunkRows(ahead_.group, item.kind, ahead_.chunk);
+            LoadUpProjection(item, ahead_.chunk, rows);
+            ahead_.chunk += rows;
             return true;
           }
         }
@@ -311,16 +323,16 @@ class PrologCube {
   __aicore__ inline bool TurnFirst(uint32_t i) const { return items_.Count() > 0 && i % items_.Count() == 0; }
   __aicore__ inline bool HasTurn(uint32_t i) const { return i >= items_.Lag() && i - items_.Lag() < items_.Total(); }
 
-  __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t chunk) {
-    const uint32_t columns = Columns(item.kind), rows = HeadRows(columns);
+  __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows) {
+    const uint32_t columns = Columns(item.kind);
     const LocalTensor<int8_t> weights = stream_.BeginFill<int8_t>();
     if (item.kind == PrologKind::kIndexerHead) {
-      CopyNzToL1(weights, Global<int8_t>(a_.w_qb, uint64_t{kQLoraRank} * kIdxNHeads * kIdxHeadDim), kQLoraRank,
-                 chunk * rows, rows, item.head * kIdxHeadDim, columns);
+      CopyNzToL1(weights, Global<int8_t>(a_.w_qb, uint64_t{kQLoraRank} * kIdxNHeads * kIdxHeadDim), kQLoraRank, k, rows,
+                 item.head * kIdxHeadDim, columns);
     } else {
       const uint32_t column = item.head * kQHeadDim + (item.kind == PrologKind::kMlaRope ? kNopeDim : 0);
-      CopyNzToL1(weights, Global<int8_t>(a_.w_uq_qr, uint64_t{kQLoraRank} * t_.n_q * kQHeadDim), kQLoraRank,
-                 chunk * rows, rows, column, columns);
+      CopyNzToL1(weights, Global<int8_t>(a_.w_uq_qr, uint64_t{kQLoraRank} * t_.n_q * kQHeadDim), kQLoraRank, k, rows,
+                 column, columns);
     }
     stream_.EndFill();
   }
@@ -483,7 +495,7 @@ class PrologCube {
       return;
     }
     for (uint32_t i = step * items_.Count(); i < HeadsEnd(step); ++i) {
-      if (i == items_.Total() && WeightsLate<kMla>(t_)) {
+      if (i + 1 == HeadsEnd(step) && WeightsLate<kMla>(t_)) {
         ProjectWeights(step);
       }
       if (TurnFirst(i)) {
@@ -508,22 +520,27 @@ class PrologCube {
   // S3 of item i
   __aicore__ inline void Accumulate(uint32_t i) {
     const PrologItem item = items_.At(i);
-    const uint32_t chunks = AccumulateChunks(item);
-    if (chunks > 0) {
-      const uint32_t columns = Columns(item.kind), rows = HeadRows(columns), m16 = Rows(item.step);
+    const uint32_t all = AccumulateRows(item);
+    if (all > 0) {
+      const uint32_t columns = Columns(item.kind), m16 = Rows(item.step);
       const uint32_t product = stream_.Open();
-      for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
-        if (chunk == chunks / 2) {
+      // With few items S4 is done long before, and MTE2 is busy with the chunks ahead for long after.
+      bool query_due = true;
+      const uint32_t query_k = items_.Few() ? 0 : all / 2;
+      for (uint32_t k = 0; k < all;) {
+        const uint32_t rows = ChunkRows(i, item.kind, k);
+        if (query_due && k >= query_k) {
           LoadQuery(i);
+          query_due = false;
         }
-        if ((chunk + 1) * rows > (kThirds - 1) * kThird) {
+        if (k + rows > (kThirds - 1) * kThird) {
           AwaitLastThird();
         }
         const LocalTensor<int8_t> weights = stream_.Take<int8_t>();
-        stream_.Add(product, Latent(item.step), Tokens(item.step), m16, chunk * rows, weights, rows, rows, 0, columns,
-                    kInt8Step);
+        stream_.Add(product, Latent(item.step), Tokens(item.step), m16, k, weights, rows, rows, 0, columns, kInt8Step);
         stream_.Return();
         LoadNext();
+        k += rows;
       }
       AwaitQueries(i < kHeadSlots ? 0 : i - kHeadSlots + 1);  // the last of them had the sums' place
       StoreC(workspace_.Sums(t_, i), stream_.Close<int32_t>(product), Tokens(item.step), m16, 0, columns, columns);
@@ -571,9 +588,7 @@ class PrologCube {
     LoadQuery(i);
     const PrologItem item = items_.At(i - items_.Lag());
     const uint32_t chunks = TurnChunks(item);
-    if (chunks > 0) {
-      WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
-    }
+    int32_t awaited = kQueryFlag;
     const uint64_t row = static_cast<uint64_t>(t_.n_q) * kKvLoraRank;
     for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
@@ -581,10 +596,11 @@ class PrologCube {
         const uint64_t place = static_cast<uint64_t>(item.step) * t_.token_step * row + item.head * kKvLoraRank;
         const GlobalTensor<bfloat16_t> out = Global<bfloat16_t>(a_.query_nope, t_.t * row)[place];
         for (uint32_t n = 0; n < AbsorbChunk(); n += kAbsorbColumns) {
-          TurnColumns(out[chunk * AbsorbChunk() + n], item, weights, n, static_cast<uint32_t>(row));
+          TurnColumns(out[chunk * AbsorbChunk() + n], item, weights, n, static_cast<uint32_t>(row), awaited);
+          awaited = CubeStream::kNoFlag;
         }
       } else {
-        TurnColumns(workspace_.Turned(t_, i - items_.Lag()), item, weights, 0, kIdxHeadDim);
+        TurnColumns(workspace_.Turned(t_, i - items_.Lag()), item, weights, 0, kIdxHeadDim, awaited);
       }
       stream_.Return();
       if (chunk + 1 < chunks) {
@@ -598,23 +614,27 @@ class PrologCube {
       SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     }
     if (chunks > 0) {
-      LoadQuery(i + 1);
+      // Where the head weights come next, the cube must not wait for the last S4 before them.
+      if (i + 2 != HeadsEnd(item.step) || early_begin_ == unit_begin_) {
+        LoadQuery(i + 1);
+      }
       LoadNext();
     }
   }
 
   __aicore__ inline void TurnColumns(const GlobalTensor<bfloat16_t>& dst, const PrologItem& item,
-                                     const LocalTensor<bfloat16_t>& weights, uint32_t n, uint32_t dst_row) {
+                                     const LocalTensor<bfloat16_t>& weights, uint32_t n, uint32_t dst_row,
+                                     int32_t awaited) {
     const uint32_t product = stream_.Open();
     const uint32_t m = TurnRows(item);
-    stream_.Add(product, Query(item.step), m, Rows(item.step), 0, weights, kNopeDim, kNopeDim, n, kAbsorbColumns,
-                kStep);
+    stream_.Add(product, Query(item.step), m, Rows(item.step), 0, weights, kNopeDim, kNopeDim, n, kAbsorbColumns, kStep,
+                awaited);
     StoreC(dst, stream_.Close<float>(product), m, RoundUp(m, kFractal), 0, kAbsorbColumns, dst_row);
     stream_.Free(product);
   }
 
   // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group` and the S5 beside it,
-  // of which `half` says how many are done.
+  // of which `half` says how many are done. `chunk` counts chunks, but K in S3.
   struct Place {
     uint32_t phase, group, chunk, half;
   };

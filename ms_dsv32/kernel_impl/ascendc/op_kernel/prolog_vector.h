@@ -297,6 +297,10 @@ class PrologVector {
     rows.Load(m_, t_.cache_rows);
   }
 
+  // Whether the keys' cache rows are there before S4 of the keys, so that S6 of them, which is near the end, does not
+  // wait. UB keeps them until then, as all items of a single step without the MLA half are one phase.
+  __aicore__ inline bool RowsEarly() const { return !kMla && steps_ == 1; }
+
   // Of the items, both AIVs of a core share the tokens: the first half is the first one's.
   __aicore__ inline uint32_t HalfBegin() const { return sub_ == 0 ? 0 : (m_ + 1) / 2; }
   __aicore__ inline uint32_t HalfEnd() const { return sub_ == 0 ? (m_ + 1) / 2 : m_; }
@@ -363,7 +367,7 @@ class PrologVector {
         NotifyCube(kQueryReady);
       }
       if constexpr (kIndexer) {
-        if (i + 1 == items_.Total() && WeightsLate<kMla>(t_)) {
+        if (i + 1 == end && WeightsLate<kMla>(t_)) {
           LateHeadWeights(step);
         }
         if (i >= items_.Lag() && i - items_.Lag() < items_.Total()) {
@@ -520,6 +524,9 @@ class PrologVector {
 
   // S4 (2) indexer keys of this AIV's own tokens: LayerNorm, RoPE
   __aicore__ inline void PrepareKeys(uint32_t i) {
+    if (RowsEarly() && own_begin_ < own_end_) {
+      LoadCacheRows(cache_rows_, index_);
+    }
     LeaveAllVectors(kAllVectors);
     const uint32_t step = items_.At(i).step;
     const uint64_t tokens = t_.t;
@@ -647,7 +654,7 @@ class PrologVector {
 
   // S6 (2) quantisation of the keys, cache rows. Those of the step before must be written before those of this one.
   __aicore__ inline void QuantKeys(uint32_t i) {
-    if (own_begin_ < own_end_) {
+    if (!RowsEarly() && own_begin_ < own_end_) {
       LoadCacheRows(cache_rows_, index_);
     }
     AwaitCore(kTurned);
