@@ -111,25 +111,37 @@ class PrologVector {
       return;
     }
     const uint32_t tokens = Smaller(t_.token_step, t_.t - t0);
-    if (step > 0) {
+    // That of step 3 comes with the items of step 1, which have UB.
+    const bool by_slots = kOnePhase && step > 2;
+    if (step > 0 && !by_slots) {
       BeginPhase();
     }
-    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2);
+    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2, by_slots);
     if constexpr (!kMla) {
-      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank);
+      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, by_slots);
     }
   }
-  // This AIV's share of `bytes`, a multiple of lines of 512. What it reads is not used.
-  __aicore__ inline void FetchBytes(GM_ADDR address, uint32_t bytes) {
-    constexpr uint32_t kLine = 512, kMost = 128;  // lines of a copy
+  // This AIV's share of `bytes`, a multiple of lines of 512, to UB that is free, or to slots of sums. What it reads is
+  // not used.
+  __aicore__ inline void FetchBytes(GM_ADDR address, uint32_t bytes, bool by_slots = false) {
+    constexpr uint32_t kLine = 512;
+    const uint32_t most = by_slots ? kSlotBytes / kLine : 128;  // lines of a copy
     const GlobalTensor<int8_t> source = Global<int8_t>(address, bytes);
     const uint32_t lines = bytes / kLine, end = ShareBegin(lines, vector_ + 1, 2 * t_.cores);
-    for (uint32_t line = ShareBegin(lines, vector_, 2 * t_.cores); line < end; line += kMost) {
-      const uint32_t count = Smaller(kMost, end - line) * kLine;
+    for (uint32_t line = ShareBegin(lines, vector_, 2 * t_.cores); line < end; line += most) {
+      const uint32_t count = Smaller(most, end - line) * kLine;
+      const GlobalTensor<int8_t> from = source[static_cast<uint64_t>(line) * kLine];
+      if (by_slots) {
+        CopyIn(in_[in_slots_.Acquire() * kSlotBytes / 4].ReinterpretCast<int8_t>(), from, count);
+        in_slots_.Publish();
+        in_slots_.Take();
+        in_slots_.Release();
+        continue;
+      }
       if (arena_.Used() + count > kUbBytes) {
         BeginPhase();
       }
-      CopyIn(arena_.Take<int8_t>(count), source[static_cast<uint64_t>(line) * kLine], count);
+      CopyIn(arena_.Take<int8_t>(count), from, count);
     }
   }
 
@@ -297,9 +309,20 @@ class PrologVector {
     rows.Load(m_, t_.cache_rows);
   }
 
-  // Whether the keys' cache rows are there before S4 of the keys, so that S6 of them, which is near the end, does not
-  // wait. UB keeps them until then, as all items of a single step without the MLA half are one phase.
-  __aicore__ inline bool RowsEarly() const { return !kMla && steps_ == 1; }
+  // Without the MLA half all items are one phase, from the first step to the last, and UB keeps what they need. Then
+  // the cache rows of the first steps are there before S6 of the keys, which is near the end and does not wait for
+  // them.
+  static constexpr bool kOnePhase = !kMla;
+  static constexpr uint32_t kRowSlots = kOnePhase ? 2 : 1;
+  // The rows of this AIV's own tokens of a step, which SetStep has chosen.
+  __aicore__ inline void ResolveRows(uint32_t step) {
+    if (own_begin_ < own_end_) {
+      CacheRows& rows = cache_rows_[step % kRowSlots];
+      WaitPipe<HardEvent::S_MTE2>(2);  // those of the step that had the place are read
+      LoadCacheRows(rows, index_[step % kRowSlots]);
+      rows.Resolve(own_begin_, own_end_);
+    }
+  }
 
   // Of the items, both AIVs of a core share the tokens: the first half is the first one's.
   __aicore__ inline uint32_t HalfBegin() const { return sub_ == 0 ? 0 : (m_ + 1) / 2; }
@@ -324,30 +347,24 @@ class PrologVector {
       return;
     }
     SetStep(step);
-    BeginPhase();
-    constexpr uint32_t kRopeCount = kHeadRows * kRopeDim;
-    TakeConstants();
-    in_ = arena_.Take<int32_t>(kInSlots * kSlotBytes / 4);
-    channel_ = arena_.Take<float>(kInSlots * kNopeDim);
-    out_ = arena_.Take<bfloat16_t>(kOutSlots * kHeadRows * kNopeDim);
-    rope_out_ = arena_.Take<bfloat16_t>(kOutSlots * kRopeCount);
-    rope_ = arena_.Take<float>(kRopeCount);
-    pairs_ = arena_.Take<float>(kRopeCount);
-    turned_ = arena_.Take<float>(kRopeCount);
-    rope_work_ = arena_.Take<float>(kRopeCount);
-    if constexpr (kIndexer) {
-      x_ = arena_.Take<float>(kHeadRows * kIdxHeadDim);
-      scale_ = arena_.Take<float>(kLanes);
-      half_scale_ = arena_.Take<half>(kLanes);
-      index_ = arena_.Take<int64_t>(kMaxTokenStep);
-      cache_rows_.Init(index_, arena_);
-      scratch_.Init(arena_);
+    if (!kOnePhase || step == 0) {
+      BeginPhase();
+      TakeItems();
+      if (first) {
+        LoadConstants();
+      }
+      if constexpr (kIndexer && kOnePhase) {
+        for (uint32_t early = 0; early < Smaller(kRowSlots, steps_); ++early) {
+          SetStep(early);
+          ResolveRows(early);
+        }
+        SetStep(step);
+      }
+      in_slots_.Begin();
+      out_slots_.Begin();
+    } else {
+      NextConstants();
     }
-    if (first) {
-      LoadConstants();
-    }
-    in_slots_.Begin();
-    out_slots_.Begin();
     for (uint32_t i = begin; i < end; ++i) {
       if (i == tell_at_) {
         TellOfLatent();
@@ -375,8 +392,33 @@ class PrologVector {
         }
       }
     }
-    in_slots_.End();
-    out_slots_.End();
+    if (!kOnePhase || step + 1 == steps_) {
+      in_slots_.End();
+      out_slots_.End();
+    }
+  }
+  // Their places in UB.
+  __aicore__ inline void TakeItems() {
+    constexpr uint32_t kRopeCount = kHeadRows * kRopeDim;
+    TakeConstants();
+    in_ = arena_.Take<int32_t>(kInSlots * kSlotBytes / 4);
+    channel_ = arena_.Take<float>(kInSlots * kNopeDim);
+    out_ = arena_.Take<bfloat16_t>(kOutSlots * kHeadRows * kNopeDim);
+    rope_out_ = arena_.Take<bfloat16_t>(kOutSlots * kRopeCount);
+    rope_ = arena_.Take<float>(kRopeCount);
+    pairs_ = arena_.Take<float>(kRopeCount);
+    turned_ = arena_.Take<float>(kRopeCount);
+    rope_work_ = arena_.Take<float>(kRopeCount);
+    if constexpr (kIndexer) {
+      x_ = arena_.Take<float>(kHeadRows * kIdxHeadDim);
+      scale_ = arena_.Take<float>(kLanes);
+      half_scale_ = arena_.Take<half>(kLanes);
+      for (uint32_t i = 0; i < kRowSlots; ++i) {
+        index_[i] = arena_.Take<int64_t>(kMaxTokenStep);
+        cache_rows_[i].Init(index_[i], arena_);
+      }
+      scratch_.Init(arena_);
+    }
   }
 
   // S4 of item i
@@ -446,6 +488,31 @@ class PrologVector {
       Cast(beta_, raw_beta, RoundMode::CAST_NONE, kIdxHeadDim);
     }
     VectorBarrier();
+  }
+
+  // Those of the next step, through a slot of sums, as nothing needs to be done before.
+  __aicore__ inline void NextConstants() {
+    constexpr uint32_t kRaw = kMaxTokenStep / 2 * kRopeDim;
+    static_assert(2 * kRaw * 2 <= kSlotBytes, "cos and sin of an AIV's tokens fit into a slot of sums");
+    const uint32_t rows = HalfEnd() - HalfBegin();
+    if (rows == 0) {
+      return;
+    }
+    const uint64_t token = t0_ + HalfBegin(), tokens = t_.t;
+    const uint32_t slot = in_slots_.Acquire();
+    const LocalTensor<bfloat16_t> raw_cos = in_[slot * kSlotBytes / 4].ReinterpretCast<bfloat16_t>();
+    const LocalTensor<bfloat16_t> raw_sin = raw_cos[kRaw];
+    const LocalTensor<float> scales = channel_[slot * kNopeDim];
+    CopyIn(raw_cos, Global<bfloat16_t>(a_.cos, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
+    CopyIn(raw_sin, Global<bfloat16_t>(a_.sin, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
+    CopyIn(scales, Global<float>(a_.q_norm_scale, tokens)[token], rows);
+    in_slots_.Publish();
+    in_slots_.Take();
+    Cast(cos_, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
+    Cast(sin_, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
+    SpreadScalars(token_blocks_, scales, rows);
+    VectorBarrier();
+    in_slots_.Release();
   }
 
   // Sums [rows, kD] of an item and the scales of its channels, dequantised in their slot.
@@ -524,9 +591,6 @@ class PrologVector {
 
   // S4 (2) indexer keys of this AIV's own tokens: LayerNorm, RoPE
   __aicore__ inline void PrepareKeys(uint32_t i) {
-    if (RowsEarly() && own_begin_ < own_end_) {
-      LoadCacheRows(cache_rows_, index_);
-    }
     LeaveAllVectors(kAllVectors);
     const uint32_t step = items_.At(i).step;
     const uint64_t tokens = t_.t;
@@ -654,11 +718,12 @@ class PrologVector {
 
   // S6 (2) quantisation of the keys, cache rows. Those of the step before must be written before those of this one.
   __aicore__ inline void QuantKeys(uint32_t i) {
-    if (!RowsEarly() && own_begin_ < own_end_) {
-      LoadCacheRows(cache_rows_, index_);
+    const uint32_t step = items_.At(i).step;
+    CacheRows& cache_rows = cache_rows_[step % kRowSlots];
+    if (!kOnePhase || step >= kRowSlots) {
+      ResolveRows(step);
     }
     AwaitCore(kTurned);
-    const uint32_t step = items_.At(i).step;
     if (step > 0) {
       LeaveAllVectors(kAllKeys);
     }
@@ -671,7 +736,7 @@ class PrologVector {
       out_slots_.Publish();
       out_slots_.Take();
       for (uint32_t j = 0; j < rows; ++j) {
-        const int64_t row = cache_rows_.Of(r + j);
+        const int64_t row = cache_rows.Resolved(r + j);
         if (row < 0) {
           continue;
         }
@@ -702,8 +767,8 @@ class PrologVector {
   LocalTensor<bfloat16_t> out_, rope_out_;
   LocalTensor<float> x_, scale_, gamma_, beta_;
   LocalTensor<half> half_scale_;
-  LocalTensor<int64_t> index_;
-  CacheRows cache_rows_;
+  LocalTensor<int64_t> index_[kRowSlots];
+  CacheRows cache_rows_[kRowSlots];
   RowScratch scratch_;
 };
 

@@ -36,6 +36,14 @@ class CacheRows {
     WaitPipe<HardEvent::V_S>(2);
   }
 
+  // Puts what Of says into the place of each token of [begin, end), where Resolved finds it without the vector unit.
+  __aicore__ inline void Resolve(uint32_t begin, uint32_t end) const {
+    for (uint32_t token = begin; token < end; ++token) {
+      index_.SetValue(token, Of(token));  // which looks at the rows of later tokens only
+    }
+  }
+  __aicore__ inline int64_t Resolved(uint32_t token) const { return index_.GetValue(token); }
+
   // The row of `token`, or -1 if it writes none: padding, a row outside the cache, or a later token has the same row.
   __aicore__ inline int64_t Of(uint32_t token) const {
     const int64_t row = index_.GetValue(token);
