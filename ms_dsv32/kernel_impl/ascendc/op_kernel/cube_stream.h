@@ -78,9 +78,9 @@ class CubeStream {
   // C += a[:, a_k0 : a_k0 + k] * b[:k, n0 : n0 + n] of m rows, in steps of k_step. `a` has m16 rows in L1, `b` b_rows.
   // Whoever takes the steps in another order or size gets other bits: k_step must depend on nothing but the operator.
   template <typename T>
-  __aicore__ inline void Add(uint32_t product, const LocalTensor<T>& a, uint32_t m, uint32_t m16, uint32_t a_k0,
-                             const LocalTensor<T>& b, uint32_t b_rows, uint32_t k, uint32_t n0, uint32_t n,
-                             uint32_t k_step) {
+  __aicore__ MS_DSV32_NOINLINE void Add(uint32_t product, const LocalTensor<T>& a, uint32_t m, uint32_t m16,
+                                        uint32_t a_k0, const LocalTensor<T>& b, uint32_t b_rows, uint32_t k,
+                                        uint32_t n0, uint32_t n, uint32_t k_step) {
     const LocalTensor<Accumulator<T>> c = L0c<Accumulator<T>>(product);
     for (uint32_t done = 0; done < k; done += k_step) {
       const uint32_t slot = l0_slots_.Acquire();

@@ -187,7 +187,7 @@ class AttentionVector {
 
   // Pages and entries of a task; none is skipped yet. An AIV takes its share of every chunk: those of whole chunks come
   // in one copy. A chunk whose last fractal has fewer entries is not whole. To be sorted, all entries of the task come.
-  __aicore__ inline void LoadLists(const AttentionTask& task, uint32_t list) {
+  __aicore__ MS_DSV32_NOINLINE void LoadLists(const AttentionTask& task, uint32_t list) {
     WaitPipe<HardEvent::S_MTE2>(kFlag);
     if (tiling_.sort_offset > 0) {
       const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
@@ -223,7 +223,7 @@ class AttentionVector {
   // Sorts the entries of a task by position, and keeps this AIV's share of every chunk: rows of one block come one
   // after the other then, with few between them. Beside the gather, the scores of the softmax lend their UB. The order
   // of positions that float cannot tell apart does not matter.
-  __aicore__ inline void SortEntries(const AttentionTask& task, uint32_t list) {
+  __aicore__ MS_DSV32_NOINLINE void SortEntries(const AttentionTask& task, uint32_t list) {
     AwaitSorted();
     WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
     arena_.Reset(tiling_.sort_offset);
@@ -285,7 +285,7 @@ class AttentionVector {
 
   // (1) the valid entries of the token and their cache rows, (2) the keys, dequantised and rounded to bf16. With the
   // softmax of the task before it, batch by batch, if both have room in UB.
-  __aicore__ inline void Gather(const AttentionTask& task, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void Gather(const AttentionTask& task, uint32_t index) {
     const uint32_t list = together_ ? index % 2 : 0;
     const LocalTensor<int32_t> entries = entries_[list];
     const LocalTensor<uint64_t> pairs = entries.ReinterpretCast<uint64_t>();
@@ -380,7 +380,7 @@ class AttentionVector {
     while (stage_ != kDone) StepSoftmax();
   }
   // What may be done without waiting for what was asked for in the step before.
-  __aicore__ inline void StepSoftmax() {
+  __aicore__ MS_DSV32_NOINLINE void StepSoftmax() {
     if (stage_ == kIdle) {
       BeginSoftmax();
     } else if (stage_ == kLoaded) {
@@ -390,7 +390,7 @@ class AttentionVector {
     }
   }
 
-  __aicore__ inline void BeginSoftmax() {
+  __aicore__ MS_DSV32_NOINLINE void BeginSoftmax() {
     AwaitSorted();
     AwaitCore(kScoresReady);
     head_ = HeadBegin(softmax_task_);
