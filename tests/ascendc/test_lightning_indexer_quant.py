@@ -95,6 +95,16 @@ def test_one_token(seed: int) -> None:
     check(cases.indexer_case(kv_lens=300, selected_count=64), seed=seed)
 
 
+@pytest.mark.parametrize("cores", [1, 3])
+def test_weights_of_any_size(cores: int) -> None:
+    """Tokens of one unit whose weights are near either end of half's range, or 0."""
+    case = cases.indexer_case(b=1, s1=4, kv_lens=3000, selected_count=64)
+    weights = case.inputs["weights"].astype(np.float32).reshape(4, 64)
+    sizes = np.array([60000.0, 0.0, 2.0**-14, 200.0]) / np.abs(weights).max(1)
+    changed = (weights * sizes.reshape(4, 1)).astype(np.float16).reshape(case.inputs["weights"].shape)
+    check(case.copy(weights=changed, q_scale=np.ones_like(case.inputs["q_scale"])), cores=cores)
+
+
 @pytest.mark.parametrize("seed", [0, 3])
 @pytest.mark.parametrize("cores", [1, 2, 20, 24])
 def test_block_counts(cores: int, seed: int) -> None:

@@ -80,9 +80,9 @@ class CubeStream {
   // With a_flag, `a` is there once this flag of MTE2_MTE1 is set, and the first of `b` does not wait for it.
   // Whoever takes the steps in another order or size gets other bits: k_step must depend on nothing but the operator.
   template <typename T>
-  __aicore__ inline void Add(uint32_t product, const LocalTensor<T>& a, uint32_t m, uint32_t m16, uint32_t a_k0,
-                             const LocalTensor<T>& b, uint32_t b_rows, uint32_t k, uint32_t n0, uint32_t n,
-                             uint32_t k_step, int32_t a_flag = kNoFlag) {
+  __aicore__ MS_DSV32_NOINLINE void Add(uint32_t product, const LocalTensor<T>& a, uint32_t m, uint32_t m16,
+                                        uint32_t a_k0, const LocalTensor<T>& b, uint32_t b_rows, uint32_t k,
+                                        uint32_t n0, uint32_t n, uint32_t k_step, int32_t a_flag = kNoFlag) {
     const LocalTensor<Accumulator<T>> c = L0c<Accumulator<T>>(product);
     for (uint32_t done = 0; done < k; done += k_step) {
       const uint32_t slot = l0_slots_.Acquire();

@@ -102,7 +102,7 @@ class KeyGather {
     slot_ = (slot_ + 1) % kInSlots;
     WaitFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot_));
   }
-  __aicore__ inline void Fetch(int32_t* rows, uint32_t half) {
+  __aicore__ MS_DSV32_NOINLINE void Fetch(int32_t* rows, uint32_t half) {
     const uint32_t end = (half + 1) * kHalf;
     for (uint32_t i = half * kHalf; i < end;) {
       if (rows[i] == kNoRow) {
@@ -126,8 +126,8 @@ class KeyGather {
   }
 
   // The batch to rows of `latent_out` and `rope_out`.
-  __aicore__ inline void Dequantise(const int32_t* rows, const GlobalTensor<bfloat16_t>& latent_out,
-                                    const GlobalTensor<bfloat16_t>& rope_out) {
+  __aicore__ MS_DSV32_NOINLINE void Dequantise(const int32_t* rows, const GlobalTensor<bfloat16_t>& latent_out,
+                                               const GlobalTensor<bfloat16_t>& rope_out) {
     const int32_t flag = static_cast<int32_t>(slot_);
     uint32_t staged[kBatch];
     const uint32_t stage_rows = FetchShort(rows, staged);
@@ -190,7 +190,7 @@ class KeyGather {
 
   // Rope parts and scales of `rows`: those of rows[i] are row staged[i] of the stage. Returns how many rows are taken,
   // in pairs.
-  __aicore__ inline uint32_t FetchShort(const int32_t* rows, uint32_t* staged) {
+  __aicore__ MS_DSV32_NOINLINE uint32_t FetchShort(const int32_t* rows, uint32_t* staged) {
     const LocalTensor<bfloat16_t> rope = rope_stage_[slot_];
     const LocalTensor<float> scales = scale_stage_[slot_];
     uint32_t used = 0;

@@ -25,9 +25,10 @@ constexpr int64_t kScoresFree = 2;    // AIV to AIC: the step is read
 constexpr int64_t kListsReady = 3;    // all AIVs
 constexpr int64_t kGroupsReady = 4;   // all AIVs
 
-// The cube's half cannot hold |q . k| <= 2^21, and the weights' product may be below its normal range: the one is
-// divided by 2048 and the other multiplied, which changes no bit of either.
-constexpr float kWeightScale = 2048.0f;
+// The cube's half cannot hold |q . k| <= 2^21: it is divided by 2048, which changes no bit of it. The weights of a
+// token may be beyond its range at either end: they are multiplied by the power of two that brings the largest of them
+// to 2^14 or more, below 2^15. It is one for all keys of the token, and their order remains.
+constexpr uint32_t kWeightExponent = 14, kFloatBias = 127, kLeastExponent = 2 * kFloatBias + kWeightExponent - 254;
 constexpr uint64_t kDotScaleBits = 0x3a000000;  // 1 / 2048 as float32
 
 // A key without a block of the cache ranks below all others that have a score.
@@ -304,6 +305,7 @@ class IndexerVector {
     scale32_ = arena_.Take<float>(kSortChunk);
     factors16_ = arena_.Take<half>(2 * kRows * kIdxNHeads);
     factors32_ = arena_.Take<float>(2 * kRows * kIdxNHeads);
+    largest_ = arena_.Take<float>(kRows);
   }
 
   __aicore__ inline void Run(uint32_t vector, uint32_t vectors) {
@@ -374,8 +376,7 @@ class IndexerVector {
       PipeBarrier<PIPE_V>();
       Mul(left, left, right, static_cast<int32_t>(count));
       PipeBarrier<PIPE_V>();
-      Muls(left, left, kWeightScale, static_cast<int32_t>(count));
-      PipeBarrier<PIPE_V>();
+      ScaleWeights(left, right, end - row);
       Cast(factors16_, left, RoundMode::CAST_RINT, count);
       WaitPipe<HardEvent::V_MTE3>(kFactorFlag);
       for (uint32_t i = 0; i < kWeightRows; ++i) {
@@ -400,6 +401,29 @@ class IndexerVector {
   __aicore__ inline void AwaitOut() {
     if (out_) WaitFlag<HardEvent::MTE3_V>(kOutFlag);
     out_ = false;
+  }
+
+  // Rows of kIdxNHeads weights, each by its power of two. Destroys `scratch`.
+  __aicore__ inline void ScaleWeights(const LocalTensor<float>& weights, const LocalTensor<float>& scratch,
+                                      uint32_t rows) {
+    Abs(scratch, weights, static_cast<int32_t>(rows * kIdxNHeads));
+    PipeBarrier<PIPE_V>();
+    WholeReduceMax(largest_, scratch, static_cast<int32_t>(kIdxNHeads), static_cast<int32_t>(rows), 1, 1, 8,
+                   ReduceOrder::ORDER_ONLY_VALUE);
+    WaitPipe<HardEvent::V_S>(kFactorFlag);
+    const LocalTensor<int32_t> bits = largest_.ReinterpretCast<int32_t>();
+    for (uint32_t row = 0; row < rows; ++row) {
+      const uint32_t exponent = static_cast<uint32_t>(bits.GetValue(row)) >> 23;
+      union {
+        uint32_t bits;
+        float value;
+      } scale;
+      scale.bits = (2 * kFloatBias + kWeightExponent - Larger(exponent, kLeastExponent)) << 23;
+      const LocalTensor<float> own = weights[row * kIdxNHeads];
+      Muls(own, own, scale.value, static_cast<int32_t>(kIdxNHeads));
+    }
+    WaitPipe<HardEvent::S_V>(kFactorFlag);
+    PipeBarrier<PIPE_V>();
   }
 
   __aicore__ MS_DSV32_NOINLINE void Score(const IndexerTask& task, uint32_t index) {
@@ -688,7 +712,7 @@ class IndexerVector {
   TableWindow table_;
   TopK topk_;
   ListMerger merger_;
-  LocalTensor<float> scores_[2], scale32_, factors32_;
+  LocalTensor<float> scores_[2], scale32_, factors32_, largest_;
   LocalTensor<half> scale16_[2], factors16_;
   LocalTensor<int32_t> positions_;
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> score_slots_;
@@ -807,7 +831,8 @@ class IndexerCube {
   // Flags beside those of the slots. Queries and weights of a task are in L1; the first dots of a task are on their
   // way, so that those of the next one may follow; the queries are in L0B; the products of a tile are done. The cube
   // may run as many tiles ahead as there are places in L0A: each has an id, as with one for all of them it would set a
-  // flag that nobody has waited for. No other flag has ids 6 and 7, which CANN advises against.
+  // flag that nobody has waited for. TPipe has 0 to 2 of M_MTE1, so that 6 and 7, which CANN advises against, are among
+  // theirs.
   static constexpr int32_t kQueryFlag = 5, kWeightFlag = 4, kTaskFlag = 4, kLocalQueryFlag = 5, kTileFlag = 5;
 
   // A unit of work in flight: a row of a task and a tile of keys.

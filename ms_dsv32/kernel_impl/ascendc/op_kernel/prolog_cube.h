@@ -209,7 +209,7 @@ class PrologCube {
   static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsHeads(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
 
   // Fills the next slot, or returns false if all that the launch needs is on its way.
-  __aicore__ inline bool LoadNext() {
+  __aicore__ MS_DSV32_NOINLINE bool LoadNext() {
     while (ahead_.phase <= 2 * steps_) {
       const uint32_t step = StepOf(ahead_.phase);
       if (IsHeads(ahead_.phase) ? LoadHeads(step) : LoadProjection(step)) {
@@ -239,7 +239,7 @@ class PrologCube {
   }
 
   // The chunk of x of a step that begins `k` behind k0, if one begins there.
-  __aicore__ inline void LoadX(uint32_t step, uint32_t k0, uint32_t k) {
+  __aicore__ MS_DSV32_NOINLINE void LoadX(uint32_t step, uint32_t k0, uint32_t k) {
     if (k % kXChunk != 0) {
       return;
     }
@@ -382,7 +382,7 @@ class PrologCube {
     NotifyVectors(kProjected);
   }
 
-  __aicore__ inline void ProjectPass(uint32_t step, uint32_t begin, uint32_t end) {
+  __aicore__ MS_DSV32_NOINLINE void ProjectPass(uint32_t step, uint32_t begin, uint32_t end) {
     const uint32_t m16 = Rows(step), rows = ProjectRows(), columns = (end - begin) * kUnitColumns;
     const uint32_t low = stream_.Open();
     uint32_t high = low;
@@ -414,7 +414,7 @@ class PrologCube {
     }
   }
 
-  __aicore__ inline void Store(uint32_t step, uint32_t product, uint32_t begin, uint32_t end) {
+  __aicore__ MS_DSV32_NOINLINE void Store(uint32_t step, uint32_t product, uint32_t begin, uint32_t end) {
     const LocalTensor<float> sums = stream_.Close<float>(product);
     for (uint32_t pair = begin; pair < end;) {
       const Run run = RunAt(pair, end);
@@ -518,7 +518,7 @@ class PrologCube {
   }
 
   // S3 of item i
-  __aicore__ inline void Accumulate(uint32_t i) {
+  __aicore__ MS_DSV32_NOINLINE void Accumulate(uint32_t i) {
     const PrologItem item = items_.At(i);
     const uint32_t all = AccumulateRows(item);
     if (all > 0) {
@@ -556,7 +556,7 @@ class PrologCube {
   }
 
   // Waits for S4 of the first `count` items.
-  __aicore__ inline void AwaitQueries(uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void AwaitQueries(uint32_t count) {
     for (; heard_ < count; ++heard_) {
       AwaitCore(kQueryReady);
     }
@@ -564,7 +564,7 @@ class PrologCube {
 
   // The operand of the S5 beside S3 of item i, once S4 has written it. As soon as the one before it is read, for
   // what streams would delay it later.
-  __aicore__ inline void LoadQuery(uint32_t i) {
+  __aicore__ MS_DSV32_NOINLINE void LoadQuery(uint32_t i) {
     if (!HasTurn(i) || i < query_next_) {
       return;
     }
@@ -581,7 +581,7 @@ class PrologCube {
 
   // The S5 beside S3 of item i: (3) the nope part of a head times its w_uk [128, 512], or the indexer's values
   // times Hadamard
-  __aicore__ inline void Turn(uint32_t i) {
+  __aicore__ MS_DSV32_NOINLINE void Turn(uint32_t i) {
     if (!HasTurn(i)) {
       return;
     }

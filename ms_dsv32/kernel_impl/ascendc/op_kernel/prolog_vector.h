@@ -105,7 +105,7 @@ class PrologVector {
   // Brings what all AICs read of a step from HBM into L2, each AIV a share: x, and latents that are an input. AICs read
   // the same parts of them at the same time: at what one core gets from HBM, 128 tokens would take longer than all else
   // of S1.
-  __aicore__ inline void Fetch(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void Fetch(uint32_t step) {
     const uint32_t t0 = step * t_.token_step;
     if (t0 >= t_.t) {
       return;
@@ -152,8 +152,8 @@ class PrologVector {
   }
 
   // bfloat16 values [count] from GM as float, through `raw`. No other copy may be under way.
-  __aicore__ inline void LoadFloats(const LocalTensor<float>& dst, const LocalTensor<bfloat16_t>& raw,
-                                    const GlobalTensor<bfloat16_t>& src, uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void LoadFloats(const LocalTensor<float>& dst, const LocalTensor<bfloat16_t>& raw,
+                                               const GlobalTensor<bfloat16_t>& src, uint32_t count) {
     WaitPipe<HardEvent::V_MTE2>(2);
     CopyIn(raw, src, count);
     WaitPipe<HardEvent::MTE2_V>(2);
@@ -162,7 +162,7 @@ class PrologVector {
   }
 
   // parts[0, count) += the other parts of K, in their order, which are `count` apart.
-  __aicore__ inline void SumParts(const LocalTensor<float>& parts, uint32_t count) {
+  __aicore__ MS_DSV32_NOINLINE void SumParts(const LocalTensor<float>& parts, uint32_t count) {
     for (uint32_t part = 1; part < kProjectParts; ++part) {
       Add(parts, parts, parts[part * count], static_cast<int32_t>(count));
       VectorBarrier();
@@ -170,7 +170,7 @@ class PrologVector {
   }
 
   // S2 (1) query latent: RmsNorm, quantisation per token. The constants of the items stay in UB.
-  __aicore__ inline void NormLatent(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void NormLatent(uint32_t step) {
     SetStep(step);
     BeginPhase();
     TakeConstants();
@@ -219,7 +219,7 @@ class PrologVector {
   }
 
   // S2 (5) latent key: RmsNorm, quantisation per group of 128; RoPE of the rope key; (6) cache rows
-  __aicore__ inline void KeyValue(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void KeyValue(uint32_t step) {
     SetStep(step);
     if (own_begin_ == own_end_) {
       return;
@@ -301,7 +301,7 @@ class PrologVector {
     }
   }
 
-  __aicore__ inline void LoadCacheRows(CacheRows& rows, const LocalTensor<int64_t>& index) {
+  __aicore__ MS_DSV32_NOINLINE void LoadCacheRows(CacheRows& rows, const LocalTensor<int64_t>& index) {
     WaitPipe<HardEvent::V_MTE2>(2);
     CopyIn(index, Global<int64_t>(a_.cache_index, t_.t)[t0_], m_);
     WaitPipe<HardEvent::MTE2_S>(2);
@@ -422,7 +422,7 @@ class PrologVector {
   }
 
   // S4 of item i
-  __aicore__ inline void Prepare(uint32_t i) {
+  __aicore__ MS_DSV32_NOINLINE void Prepare(uint32_t i) {
     const PrologItem item = items_.At(i);
     if (item.kind == PrologKind::kIndexerKeys) {
       if constexpr (kIndexer) {
@@ -565,8 +565,9 @@ class PrologVector {
   }
 
   // x [rows, 128] to out in bfloat16, with RoPE (half-split) on its first 64.
-  __aicore__ inline void RoundAndTurn(const LocalTensor<bfloat16_t>& out, const LocalTensor<float>& x,
-                                      const LocalTensor<float>& cos, const LocalTensor<float>& sin, uint32_t rows) {
+  __aicore__ MS_DSV32_NOINLINE void RoundAndTurn(const LocalTensor<bfloat16_t>& out, const LocalTensor<float>& x,
+                                                 const LocalTensor<float>& cos, const LocalTensor<float>& sin,
+                                                 uint32_t rows) {
     RoundBf16(out, x, rows * kIdxHeadDim);
     RopeHalfSplit(turned_, rope_work_, x, kIdxHeadDim / 8, cos, sin, rows);
     Cast(out, turned_, RoundMode::CAST_RINT, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
@@ -635,7 +636,7 @@ class PrologVector {
   }
 
   // S4 (3) head weights of this AIV's own tokens
-  __aicore__ inline void HeadWeights(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void HeadWeights(uint32_t step) {
     const GlobalTensor<half> weights = Global<half>(a_.weights, static_cast<uint64_t>(t_.t) * kIdxNHeads);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r), count = rows * kIdxNHeads;
@@ -673,7 +674,7 @@ class PrologVector {
 
   // S6: rows [rows, 128] after the Hadamard product, quantised. The slot of `out_` and `rope_out_` that is to be
   // published then holds the int8 values and the scales, one at the begin of each block.
-  __aicore__ inline uint32_t Quantised(const GlobalTensor<bfloat16_t>& src, uint32_t rows) {
+  __aicore__ MS_DSV32_NOINLINE uint32_t Quantised(const GlobalTensor<bfloat16_t>& src, uint32_t rows) {
     const LocalTensor<int32_t> slot = in_[in_slots_.Acquire() * kSlotBytes / 4];
     const LocalTensor<bfloat16_t> raw = slot.ReinterpretCast<bfloat16_t>();
     CopyIn(raw, src, rows * kIdxHeadDim);

@@ -55,9 +55,9 @@ class RowSoftmax {
 
   // Of each row: the columns from `count` on become kMasked, `mask` (if there is one) is added, and the row becomes its
   // softmax. log_sum gets log(sum(exp(row))) of each row, kRows floats.
-  __aicore__ inline void Run(const LocalTensor<float>& scores, uint32_t rows, uint32_t width, uint32_t count,
-                             float scale, const LocalTensor<float>& mask, bool masked,
-                             const LocalTensor<float>& log_sum) {
+  __aicore__ MS_DSV32_NOINLINE void Run(const LocalTensor<float>& scores, uint32_t rows, uint32_t width, uint32_t count,
+                                        float scale, const LocalTensor<float>& mask, bool masked,
+                                        const LocalTensor<float>& log_sum) {
     const uint8_t repeats = static_cast<uint8_t>(width / 64);
     Muls(scores, scores, scale, static_cast<int32_t>(rows * width));
     PipeBarrier<PIPE_V>();

@@ -37,9 +37,6 @@ struct AttentionTask {
   uint32_t early;               // entries that each AIV takes as they come, while the others are sorted
 };
 
-// An AIV's batches of two gathers take as long as sorting.
-constexpr uint32_t kEarlyEntries = 32;
-
 // What AIC and AIVs share: the tasks of this core and the workspace.
 class AttentionPlan {
  public:
@@ -67,8 +64,8 @@ class AttentionPlan {
     task.keys = fractals * kFractal;
     task.key_begin = ShareBegin(fractals, member_, tiling_.team) * kFractal;
     task.key_end = ShareBegin(fractals, member_ + 1, tiling_.team) * kFractal;
-    // While the entries of the only task are sorted nothing else is there to do. Each AIV has enough of the first
-    // chunk.
+    // While the entries of the only task are sorted, an AIV has nothing else to do. Its share of the first chunk must
+    // hold as many.
     const bool enough = task.count / kFractal / tiling_.team * kFractal >= tiling_.key_chunk;
     if (tiling_.sort_offset > 0 && Tasks() == 1 && enough) task.early = kEarlyEntries;
     return task;
@@ -122,7 +119,8 @@ class AttentionVector {
     attention_out_ = Global<bfloat16_t>(attention_out, static_cast<uint64_t>(tiling_.t) * tiling_.n_q * kKvLoraRank);
     lse_ = Global<float>(lse, static_cast<uint64_t>(tiling_.t) * tiling_.n_q);
     arena_.Init(pipe, kUbBytes);
-    // Sort32 takes them at multiples of 128 bytes.
+    // At the begin of UB, as Sort32 takes them at multiples of 128 bytes, and in whole runs, as what pads them is
+    // sorted.
     if (tiling_.sort_offset > 0) unsorted_ = arena_.Take<int32_t>(RoundUp(tiling_.topk, kSortedRun));
     for (uint32_t i = 0; i < (together_ ? 2 : 1); ++i) {
       entries_[i] = arena_.Take<int32_t>(tiling_.list_rows);
@@ -177,6 +175,7 @@ class AttentionVector {
   static constexpr uint32_t kSoftmaxLag = 6;
   // Rows of an AIV's softmax that are one batch: the instructions of a second one take longer than its copy.
   static constexpr uint32_t kFewHeads = 4;
+  static_assert(kEarlyEntries % KeyGather::kBatch == 0);
   static_assert(KeyGather::kBytes == kKeyGatherBytes && KeyGather::kStageBytes == kKeyStageBytes);
   static_assert(KeyGather::kFewestStageRows == kFewestStageRows && RowSoftmax::kBytes == kRowSoftmaxBytes);
 
@@ -187,7 +186,8 @@ class AttentionVector {
 
   // Pages and entries of a task; none is skipped yet. An AIV takes its share of every chunk: those of whole chunks come
   // in one copy. A chunk whose last fractal has fewer entries is not whole. To be sorted, all entries of the task come.
-  __aicore__ inline void LoadLists(const AttentionTask& task, uint32_t list) {
+  __aicore__ MS_DSV32_NOINLINE void LoadLists(const AttentionTask& task, uint32_t list) {
+    AwaitSorted();  // an AIV without a share of the task before has not
     WaitPipe<HardEvent::S_MTE2>(kFlag);
     if (tiling_.sort_offset > 0) {
       const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
@@ -223,9 +223,11 @@ class AttentionVector {
   // Sorts the entries of a task by position, and keeps this AIV's share of every chunk: rows of one block come one
   // after the other then, with few between them. Beside the gather, the scores of the softmax lend their UB. The order
   // of positions that float cannot tell apart does not matter.
-  __aicore__ inline void SortEntries(const AttentionTask& task, uint32_t list) {
+  __aicore__ MS_DSV32_NOINLINE void SortEntries(const AttentionTask& task, uint32_t list) {
     AwaitSorted();
     WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
+    // The scalar unit has read the entries that lay there.
+    WaitPipe<HardEvent::S_V>(kSortFlag);
     arena_.Reset(tiling_.sort_offset);
     const LocalTensor<float> runs[2] = {arena_.Take<float>(2 * kMostSorted), arena_.Take<float>(2 * kMostSorted)};
     const LocalTensor<float> keys = arena_.Take<float>(kMostSorted);
@@ -285,7 +287,7 @@ class AttentionVector {
 
   // (1) the valid entries of the token and their cache rows, (2) the keys, dequantised and rounded to bf16. With the
   // softmax of the task before it, batch by batch, if both have room in UB.
-  __aicore__ inline void Gather(const AttentionTask& task, uint32_t index) {
+  __aicore__ MS_DSV32_NOINLINE void Gather(const AttentionTask& task, uint32_t index) {
     const uint32_t list = together_ ? index % 2 : 0;
     const LocalTensor<int32_t> entries = entries_[list];
     const LocalTensor<uint64_t> pairs = entries.ReinterpretCast<uint64_t>();
@@ -380,7 +382,7 @@ class AttentionVector {
     while (stage_ != kDone) StepSoftmax();
   }
   // What may be done without waiting for what was asked for in the step before.
-  __aicore__ inline void StepSoftmax() {
+  __aicore__ MS_DSV32_NOINLINE void StepSoftmax() {
     if (stage_ == kIdle) {
       BeginSoftmax();
     } else if (stage_ == kLoaded) {
@@ -390,7 +392,7 @@ class AttentionVector {
     }
   }
 
-  __aicore__ inline void BeginSoftmax() {
+  __aicore__ MS_DSV32_NOINLINE void BeginSoftmax() {
     AwaitSorted();
     AwaitCore(kScoresReady);
     head_ = HeadBegin(softmax_task_);

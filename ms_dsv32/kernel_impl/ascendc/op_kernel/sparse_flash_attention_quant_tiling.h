@@ -15,16 +15,18 @@ constexpr uint32_t kFractalRows = 16;
 constexpr uint32_t kMaxChunks = 7;
 // Longest list of positions. A row of scores is 4 bytes a position, and two batches of rows share UB with the marks.
 constexpr uint32_t kMaxTopk = 4096;
-// Bytes of UB of the gather and of the softmax apart from what depends on the shape: see KeyGather and RowSoftmax. The
-// softmax has two batches of scores, one of probabilities, of half their size, and two blocks of 32 bytes for log-sums.
+// Bytes of UB of the gather, apart from its stage, and of a row of that: see KeyGather.
 constexpr uint32_t kKeyGatherBytes = 68608;
-// More for each row of the gather's stage, which has so many at least.
 constexpr uint32_t kKeyStageBytes = 560;
 constexpr uint32_t kFewestStageRows = 32;
+// Bytes of UB of the softmax, apart from what depends on the shape: see RowSoftmax. It has two batches of scores, one
+// of probabilities, of half their size, and two blocks of 32 bytes for log-sums.
 constexpr uint32_t kRowSoftmaxBytes = 2688;
 constexpr uint32_t kScoreBatchBytes = 24576;
-// Longest list that the AIVs sort, in the UB of the softmax's scores: two times 8 bytes an entry, and 4.
+// Longest list that the AIVs sort: two times 8 bytes an entry, and 4, of the softmax's scores, or of UB that is left.
 constexpr uint32_t kMostSorted = 2048;
+// Two batches of a gather take an AIV as long as sorting: so many entries it takes as they come.
+constexpr uint32_t kEarlyEntries = 32;
 // Columns of block_table that fit into UB beside the gather's buffers.
 constexpr uint32_t kMaxTableColumns = 8192;
 
