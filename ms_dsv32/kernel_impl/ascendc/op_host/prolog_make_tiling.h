@@ -56,7 +56,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   // L1. What is under way hides latencies and the waits for other cores: slots for what streams, four long ones where
   // the tokens leave room. Where they leave none for x beside three, three chunks of x lie where the latents lie
   // between S1 and S1, and there are five short slots. A chunk of x is then used by two chunks of weights: three of x
-  // are behind their second use when the slot of the fifth chunk of weights is free again.
+  // have had their second use when the slot of the fifth chunk of weights is free again.
   const uint32_t rows = tiling.token_step;
   tiling.query_l1 = rows * kQLoraRank;
   tiling.stream_bytes = kPassUnits * kUnitColumns * kXChunk * 2;

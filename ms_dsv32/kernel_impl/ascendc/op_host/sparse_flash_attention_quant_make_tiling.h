@@ -56,7 +56,7 @@ constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t c
   return gather + softmax + output + (tasks - 1) * busiest + tasks * kWaits;
 }
 
-// Of two runs of 8 bytes an entry, and of their keys.
+// Two runs of 8 bytes an entry, and their keys of 4.
 constexpr uint32_t kSortBytes = kMostSorted * 20;
 // Keys of one product of scores where those of a core are few.
 constexpr uint32_t kShortTile = 64;
@@ -82,7 +82,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   out.team = team;
   const uint32_t teams = shape.t == 0 ? 1 : tiling::Smaller(shape.t, platform.cores / team);
   out.cores = teams * team;
-  // The output of a task follows the scores of the next one, while the gather is at the one behind that. A team knows
+  // The output of a task follows the scores of the next one, while the gather is at the one after that. A team knows
   // one task later that all of its cores have read a slot.
   out.slots = team == 1 ? 3 : 4;
   const OutputGrid grid = MakeOutputGrid(shape.n_q, team);

@@ -22,6 +22,8 @@ __aicore__ inline constexpr uint32_t DivUp(uint32_t value, uint32_t unit) { retu
 __aicore__ inline constexpr uint32_t RoundUp(uint32_t value, uint32_t unit) { return DivUp(value, unit) * unit; }
 __aicore__ inline constexpr uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 __aicore__ inline constexpr uint32_t Larger(uint32_t a, uint32_t b) { return a < b ? b : a; }
+// Lanes [from, 64) of a repeat of 4-byte elements.
+__aicore__ inline constexpr uint64_t LanesFrom(uint32_t from) { return ~uint64_t{0} << from; }
 
 // Begin of part `part` when `count` things are dealt to `parts` owners as evenly as whole things go.
 __aicore__ inline constexpr uint32_t ShareBegin(uint32_t count, uint32_t part, uint32_t parts) {

@@ -34,7 +34,7 @@ struct PagedSequence {
   }
 };
 
-// `count` rows of a cache of `width` columns, the first one `row` and each `distance` > 0 behind the one before, to UB:
+// `count` rows of a cache of `width` columns, the first one `row` and each `distance` > 0 after the one before, to UB:
 // each on whole blocks of 32 bytes, with `gap` elements, whole blocks too, between them. The bytes between two rows of
 // the cache must fit in 32 bits.
 template <typename T>

@@ -200,14 +200,14 @@ class IndexerPlan {
   uint32_t first_shared_ = 0, shared_tasks_ = 0;
 };
 
-// Keys that lie one behind the other in the cache, or that have no block of it.
+// Keys that follow each other in the cache, or that have no block of it.
 struct KeyRun {
   uint32_t count;
   int32_t row;  // cache row of the first, -1 without a block of the cache
 };
 
 // Goes over `count` keys of a sequence from `position` on, run by run. Blocks that are neighbours in the cache as they
-// are in the sequence are one run. Table::At(column) is the entry of block_table, or any negative number behind its
+// are in the sequence are one run. Table::At(column) is the entry of block_table, or any negative number after its
 // end.
 template <typename Table>
 class KeyRuns {
@@ -353,7 +353,8 @@ class IndexerVector {
   // three times as many places, the samples in the second third.
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
   static_assert(kMergedRecords >= 3 * kMaxLists * kMaxSamples);
-  // Of dense samples all may belong to two lists, which are needed as a whole then.
+  static_assert(TopK::kChunk == kSortChunk && TopK::kSamples == kMaxSamples && ListMerger::kMaxLists == kMaxLists);
+  // All dense samples may belong to two lists, which are needed as a whole then.
   static_assert(kMergedRecords >= kMaxSelected + kMaxLists * kDenseStride + 2 * (kMaxSelected / 2));
 
   __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {

@@ -612,8 +612,6 @@ class PrologCube {
     }
     if (chunks > 0) {
       SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
-    }
-    if (chunks > 0) {
       // Where the head weights come next, the cube must not wait for the last S4 before them.
       if (i + 2 != HeadsEnd(item.step) || early_begin_ == unit_begin_) {
         LoadQuery(i + 1);

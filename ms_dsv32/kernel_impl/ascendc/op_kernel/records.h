@@ -38,12 +38,12 @@ __aicore__ MS_DSV32_NOINLINE static void MergeRuns(const LocalTensor<float>& dst
   MrgSort(dst, MrgSortSrcList<float>(src, src[run * 2], src[run * 4], src[run * 6]), info);
 }
 
-// Elements [from, to) of x become `value`, and perhaps others behind `to` in the 64 that `from` lies in.
+// Elements [from, to) of x become `value`, and perhaps others after `to` in the 64 that `from` lies in.
 __aicore__ MS_DSV32_NOINLINE static void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to,
                                                   int32_t value) {
   const uint32_t whole = RoundUp(from, 64);
   if (from % 64 != 0) {
-    uint64_t lanes[2] = {~uint64_t{0} << (from % 64), 0};
+    uint64_t lanes[2] = {LanesFrom(from % 64), 0};
     Duplicate(x[whole - 64], value, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1), static_cast<uint8_t>(8));
   }
   if (whole < to) Duplicate(x[whole], value, static_cast<int32_t>(to - whole));

@@ -9,9 +9,6 @@ namespace ms_dsv32::ascendc {
 // What a score that does not count is set to. Finite, so that no difference of two of them is NaN; its exp is 0.
 constexpr float kMasked = -3.0e38f;
 
-// Lanes [from, 64) of a repeat of floats.
-__aicore__ inline uint64_t LanesFrom(uint32_t from) { return ~uint64_t{0} << from; }
-
 // Up to 8 rows at a time, `width` columns each (a multiple of 64, at most 255 * 64).
 class RowSoftmax {
  public:

@@ -167,10 +167,10 @@ class AttentionVector {
 
  private:
   static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
-  // Of the events between two pipes, flags 0 to 2 belong to the gather's slots, 3 to the softmax's mask or results, 4
+  // Flags of the events between two pipes: 0 to 2 belong to the gather's slots, 3 to the softmax's mask or results, 4
   // and 5 to its batches of scores or to the lists; kFlag is for what has no other.
   static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kListFlag = 4, kSortFlag = 0;
-  static constexpr uint32_t kSortedRun = 512;  // records that are sorted by two levels of merging behind Sort32
+  static constexpr uint32_t kSortedRun = 512;  // records that Sort32 and two levels of merging sort
   // Batches of a gather before the softmax of the task before it begins: until then the cube is busy with the scores.
   static constexpr uint32_t kSoftmaxLag = 6;
   // Rows of an AIV's softmax that are one batch: the instructions of a second one take longer than its copy.
@@ -259,7 +259,7 @@ class AttentionVector {
         entry += end - begin;
         if (chunk == task.key_begin) begin += task.early;
         if (begin == end) continue;
-        // Of the early entries, those of the cores before and, behind the first share, of this core come before.
+        // The early entries of the cores before come before, and those of this core too after its first share.
         uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
         if (chunk == task.key_begin && sub_ == 0) before -= task.early;
         uint64_t kept = 0;
@@ -279,7 +279,7 @@ class AttentionVector {
   __aicore__ inline uint32_t AllEarly(const AttentionTask& task) const {
     return tiling_.team * kVectorsPerCore * task.early;
   }
-  // Begin of this AIV's keys of the chunk at `chunk`, or of those behind them.
+  // Begin of this AIV's keys of the chunk at `chunk`, or of the keys after them.
   __aicore__ inline uint32_t ShareOfChunk(const AttentionTask& task, uint32_t chunk, uint32_t next) const {
     const uint32_t blocks = Smaller(tiling_.key_chunk, task.key_end - chunk) / kFractal;
     return chunk + ShareBegin(blocks, sub_ + next, kVectorsPerCore) * kFractal;
@@ -409,7 +409,7 @@ class AttentionVector {
     if (softmax_task_.count == 0) return Empty();
     width_ = RoundUp(softmax_task_.keys, 64);
     step_ = Smaller(RowSoftmax::kRows, batch / width_);
-    // Alone, two batches that arrive one behind the other are better than a larger one, unless it is small.
+    // Alone, two batches that arrive one after the other are better than a larger one, unless it is small.
     if (alone_ && head_end_ - head_ > kFewHeads) step_ = Smaller(step_, DivUp(head_end_ - head_, 2));
     softmax_.Begin();
     load_head_ = head_;

@@ -70,21 +70,21 @@ __aicore__ inline void NotifyCube(int64_t flag) { CrossCoreSetFlag<2, PIPE_MTE3>
 // The other end of both.
 __aicore__ inline void AwaitCore(int64_t flag) { CrossCoreWaitFlag(flag); }
 
-// The same for what their MTE2 have read, once all AIVs have called.
+// AIVs to all AICs: what the MTE2 of all AIVs have read is read.
 __aicore__ inline void NotifyCubesOfReads(int64_t all_vectors, int64_t flag) {
   CrossCoreSetFlag<0, PIPE_MTE2>(all_vectors);
   CrossCoreWaitFlag(all_vectors);
   CrossCoreSetFlag<2, PIPE_MTE2>(flag);
 }
 
-// The two halves of what follows: between them an AIV may go on with other work.
+// The two halves of AwaitAllVectors: between them an AIV may go on with other work.
 __aicore__ inline void ArriveAtAllVectors(int64_t flag) { CrossCoreSetFlag<0, PIPE_MTE3>(flag); }
 __aicore__ inline void LeaveAllVectors(int64_t flag) { CrossCoreWaitFlag(flag); }
 
 // All AIVs: what any of them wrote to GM, or was told before, is there for all.
 __aicore__ inline void AwaitAllVectors(int64_t flag) {
-  CrossCoreSetFlag<0, PIPE_MTE3>(flag);
-  CrossCoreWaitFlag(flag);
+  ArriveAtAllVectors(flag);
+  LeaveAllVectors(flag);
 }
 
 }  // namespace ms_dsv32::ascendc
