@@ -156,9 +156,17 @@ class MLAProlog(_Weighted):
         self.tile_config = tile_config
         self.rope_cfg = rope_cfg
 
-    def load(self, paths: weights.Paths, *, prefix: str = "", heads: range | None = None) -> None:
-        """Reads the weights from safetensors files; arguments and errors as `weights.load_mla`."""
-        self.set_weights(weights.load_mla(paths, prefix=prefix, heads=heads))
+    def load(
+        self,
+        paths: weights.Paths | weights.Checkpoint,
+        *,
+        prefix: str = "",
+        layer: int | None = None,
+        heads: range | None = None,
+        allow_unknown: bool = False,
+    ) -> None:
+        """Reads the weights from a checkpoint; arguments and errors as `weights.load_mla`."""
+        self.set_weights(weights.load_mla(paths, prefix=prefix, layer=layer, heads=heads, allow_unknown=allow_unknown))
 
     def construct(
         self,
@@ -213,9 +221,16 @@ class LightningIndexerProlog(_Weighted):
         self.layernorm_epsilon_k = layernorm_epsilon_k
         self.configs = configs
 
-    def load(self, paths: weights.Paths, *, prefix: str = "") -> None:
-        """Reads the weights from safetensors files; arguments and errors as `weights.load_indexer`."""
-        self.set_weights(weights.load_indexer(paths, prefix=prefix))
+    def load(
+        self,
+        paths: weights.Paths | weights.Checkpoint,
+        *,
+        prefix: str = "",
+        layer: int | None = None,
+        allow_unknown: bool = False,
+    ) -> None:
+        """Reads the weights from a checkpoint; arguments and errors as `weights.load_indexer`."""
+        self.set_weights(weights.load_indexer(paths, prefix=prefix, layer=layer, allow_unknown=allow_unknown))
 
     def construct(
         self,
@@ -303,10 +318,19 @@ class MLAIndexerProlog(_Checked):
         """Writes the weights to a safetensors file, row-major, under the contract's names."""
         weights.save(path, self.get_weights())
 
-    def load(self, paths: weights.Paths, *, prefix: str = "", heads: range | None = None) -> None:
-        """Reads the weights from safetensors files; arguments and errors as `weights.load_mla`."""
-        mla = weights.load_mla(paths, prefix=prefix, heads=heads)
-        self.set_weights({**mla, **weights.load_indexer(paths, prefix=prefix)})
+    def load(
+        self,
+        paths: weights.Paths | weights.Checkpoint,
+        *,
+        prefix: str = "",
+        layer: int | None = None,
+        heads: range | None = None,
+        allow_unknown: bool = False,
+    ) -> None:
+        """Reads the weights from a checkpoint; arguments and errors as `weights.load_mla`."""
+        mla = weights.load_mla(paths, prefix=prefix, layer=layer, heads=heads, allow_unknown=allow_unknown)
+        indexer = weights.load_indexer(paths, prefix=prefix, layer=layer, allow_unknown=allow_unknown)
+        self.set_weights({**mla, **indexer})
 
     def construct(
         self,

@@ -25,7 +25,10 @@ ALLOWED = {
     "golden": ({"golden"}, {"numpy"}),
     "kernel_impl": ({"op_info"}, {"numpy"}),
     "opp": ({"cann", "op_info"}, set()),
-    "weights": ({"config", "kernel_impl", "op_info"}, {"mindspore", "ml_dtypes", "numpy", "safetensors"}),
+    "weights": (
+        {"config", "kernel_impl", "op_info", "weights"},
+        {"mindspore", "ml_dtypes", "numpy", "rich", "safetensors"},
+    ),
     "ops": ({"cann", "config", "kernel_impl", "op_info", "opp", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
     "cells": ({"config", "op_info", "ops", "weights"}, {"mindspore", "numpy"}),
     "doctor": (

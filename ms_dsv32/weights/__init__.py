@@ -1,0 +1,106 @@
+"""Weights: the layouts that kernels want, and files: our own, and the checkpoints that people have.
+
+In NumPy bfloat16 travels as its bits in ``uint16``, as everywhere in this package. Weights are dicts of arrays under
+the names of the operators' arguments, row-major; `MLA_WEIGHTS` and `INDEXER_WEIGHTS` list them.
+
+`load_mla` and `load_indexer` read a layer from a checkpoint, in any of the formats of docs/checkpoints.md;
+``python -m ms_dsv32.weights`` tells what is in one, and converts it to files of our own, which `save` writes.
+"""
+
+from __future__ import annotations
+
+from ms_dsv32.weights.contract import (
+    INDEXER_WEIGHTS,
+    MLA_WEIGHTS,
+    Array,
+    check,
+    hadamard,
+    save,
+    shape_of,
+)
+from ms_dsv32.weights.files import Checkpoint, Paths
+from ms_dsv32.weights.layer import Layer
+from ms_dsv32.weights.layouts import from_nz, pack, prepare, restore, to_array, to_nz, to_tensor, unpack
+from ms_dsv32.weights.names import layers_of, prefix_of
+
+__all__ = [
+    "INDEXER_WEIGHTS",
+    "MLA_WEIGHTS",
+    "Checkpoint",
+    "Paths",
+    "check",
+    "from_nz",
+    "hadamard",
+    "layers_of",
+    "load_indexer",
+    "load_mla",
+    "pack",
+    "prepare",
+    "restore",
+    "save",
+    "shape_of",
+    "to_array",
+    "to_nz",
+    "to_tensor",
+    "unpack",
+]
+
+
+def load_mla(
+    paths: Paths | Checkpoint,
+    *,
+    prefix: str = "",
+    layer: int | None = None,
+    heads: range | None = None,
+    allow_unknown: bool = False,
+) -> dict[str, Array]:
+    """Reads the weights of `mla_prolog_quant`.
+
+    All tensors are checked by their headers before a large one is read. int8 projections are taken as they are; others
+    that the operators want as int8 are quantised by output channel, from float32.
+
+    Args:
+        paths: a safetensors file, a list of shards, a directory, an index, or a `Checkpoint` of them.
+        prefix: of the tensors' names: ``"model.layers.0.self_attn."``.
+        layer: the layer's number, which tells the prefix.
+        heads: query heads to take, all by default; a tensor-parallel rank takes its own.
+        allow_unknown: whether to pass over tensors of the layer that are not known, instead of refusing them.
+
+    Returns:
+        The arrays of `MLA_WEIGHTS`, row-major. The value half of ``kv_b_proj`` is not among them: it belongs to the
+        projection after the attention, as ``o_proj`` does.
+
+    Raises:
+        FileNotFoundError, OSError: a file is not there or cannot be read.
+        KeyError: no file has a tensor. TypeError, ValueError: a file is none of safetensors; a dtype or shape does not
+            fit; a tensor holds what the operators cannot honour, see docs/checkpoints.md. The text names the file and
+            the tensor.
+    """
+    return _layer("load_mla", paths, prefix, layer, allow_unknown).read_mla(heads)
+
+
+def load_indexer(
+    paths: Paths | Checkpoint, *, prefix: str = "", layer: int | None = None, allow_unknown: bool = False
+) -> dict[str, Array]:
+    """Reads the weights of `lightning_indexer_prolog_quant`.
+
+    Args:
+        paths, prefix, layer, allow_unknown: as of `load_mla`; the indexer's names follow the prefix with ``indexer.``.
+
+    Returns:
+        The arrays of `INDEXER_WEIGHTS`, row-major. hadamard_q and hadamard_k are the checkpoint's, if it has some, and
+        else `hadamard`.
+
+    Raises:
+        KeyError, TypeError, ValueError, OSError: as `load_mla`.
+    """
+    return _layer("load_indexer", paths, prefix, layer, allow_unknown).read_indexer()
+
+
+def _layer(function: str, paths: Paths | Checkpoint, prefix: str, layer: int | None, allow_unknown: bool) -> Layer:
+    checkpoint = paths if isinstance(paths, Checkpoint) else Checkpoint(paths)
+    if layer is not None:
+        if prefix != "":
+            raise ValueError(f"{function}: prefix is {prefix!r} and layer is {layer!r}, expected one of them")
+        prefix = prefix_of(checkpoint, layer)
+    return Layer(checkpoint, prefix, allow_unknown=allow_unknown)

@@ -1,0 +1,279 @@
+"""Whole models: what is in a checkpoint, and its conversion to files of our own, one for each layer and rank."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ms_dsv32.weights.contract import save
+from ms_dsv32.weights.files import Checkpoint, Paths, metadata_of
+from ms_dsv32.weights.layer import Layer, Loss, Part
+from ms_dsv32.weights.matrix import Kind
+from ms_dsv32.weights.names import OWN, layers_of, prefix_of
+
+REPORT = "report.json"
+"""The file beside the converted ones that tells what each matrix lost."""
+# A layer's format is the first of these that one of its matrices has.
+_FORMATS = {
+    OWN: OWN,
+    Kind.MIX.value: "w8a8-mix",
+    Kind.STATIC.value: "w8a8-static",
+    Kind.DYNAMIC.value: "w8a8-dynamic",
+    Kind.FP8.value: "fp8",
+    Kind.FLOAT.value: "bf16",
+}
+FORMATS = tuple(_FORMATS.values())
+
+
+@dataclass(frozen=True)
+class Found:
+    """One layer of a checkpoint.
+
+    ``parts`` are what its weights would be made of, in the contract's order; ``refused`` is why it cannot be loaded,
+    as far as headers and small tensors tell, or empty.
+    """
+
+    layer: int
+    prefix: str
+    whose: str
+    format: str
+    n_q: int
+    parts: tuple[Part, ...]
+    refused: str = ""
+
+
+@dataclass(frozen=True)
+class Lost:
+    """What one matrix of a layer lost: the relative error (Frobenius norm) from the source's dequantised values."""
+
+    layer: int
+    weight: str
+    tensor: str
+    format: str
+    relative_error: float
+
+
+@dataclass(frozen=True)
+class Written:
+    """One of a conversion's ``total`` files; ``kept`` if it was there already."""
+
+    path: Path
+    layer: int
+    rank: int
+    kept: bool
+    total: int
+
+
+def file_of(out: str | Path, layer: int, rank: int = 0, ranks: int = 1) -> Path:
+    """The file of one layer and tensor-parallel rank in a directory that `convert` wrote."""
+    return Path(out) / f"layer-{layer:03d}-rank-{rank}-of-{ranks}.safetensors"
+
+
+def inspect(
+    source: Paths | Checkpoint, layers: Iterable[int] | None = None, *, allow_unknown: bool = False
+) -> list[Found]:
+    """Tells of each layer of a checkpoint what would be loaded. Reads headers and small tensors only.
+
+    Args:
+        source: as of `load_mla`.
+        layers: numbers of layers, all by default.
+        allow_unknown: as of `load_mla`.
+
+    Raises:
+        KeyError: there is no such layer. ValueError: there is no layer at all. OSError, TypeError, ValueError: a file
+            cannot be read, see `Checkpoint`.
+    """
+    checkpoint = source if isinstance(source, Checkpoint) else Checkpoint(source)
+    return [_look(checkpoint, layer, allow_unknown) for layer in _choose(checkpoint, layers)]
+
+
+def convert(
+    source: Paths | Checkpoint,
+    out: str | Path,
+    *,
+    layers: Iterable[int] | None = None,
+    tensor_parallel: int = 1,
+    format: str | None = None,
+    allow_unknown: bool = False,
+    overwrite: bool = False,
+    tell: Callable[[Written], None] = lambda written: None,
+) -> list[Lost]:
+    """Writes the weights of both prologs to ``out``, one file for each layer and rank (`file_of`), and a report.
+
+    A rank has ``n_q / tensor_parallel`` query heads in order, and all of the indexer. The memory needed is that of one
+    layer of one rank. Files that are there already are kept if they are of the same source and ranks, so a conversion
+    that was interrupted goes on where it was; a file appears when it is whole.
+
+    Args:
+        source: as of `load_mla`.
+        layers: numbers of layers, all by default.
+        tensor_parallel: ranks among which the query heads are divided.
+        format: of `FORMATS`; a source in another one is refused.
+        allow_unknown: as of `load_mla`.
+        overwrite: whether to replace files of another source instead of refusing to.
+        tell: called after each file.
+
+    Returns:
+        What each matrix of each layer lost, also of the files that were kept; ``out / REPORT`` has the same, and what
+        it had of other layers.
+
+    Raises:
+        KeyError, TypeError, ValueError, OSError: as `load_mla` and `inspect`; the number of ranks does not divide the
+            heads; a file of another source is in the way. All layers are checked before the first is written.
+    """
+    if not isinstance(tensor_parallel, int) or isinstance(tensor_parallel, bool) or tensor_parallel < 1:
+        raise ValueError(f"convert: tensor_parallel must be a positive int, got {tensor_parallel!r}")
+    if format is not None and format not in FORMATS:
+        raise ValueError(f"convert: format must be one of {', '.join(FORMATS)}, got {format!r}")
+    checkpoint = source if isinstance(source, Checkpoint) else Checkpoint(source)
+    found = inspect(checkpoint, layers, allow_unknown=allow_unknown)
+    out = Path(out)
+    kept: dict[tuple[int, int], dict[str, Loss]] = {}
+    for layer in found:
+        if layer.refused:
+            raise ValueError(f"layer {layer.layer}: {layer.refused}")
+        if format not in (None, layer.format):
+            raise ValueError(f"convert: layer {layer.layer} has format {layer.format}, expected {format}")
+        if layer.n_q % tensor_parallel:
+            text = f"{layer.n_q} query heads, which {tensor_parallel} ranks do not divide"
+            raise ValueError(f"convert: layer {layer.layer} has {text}")
+        for rank in range(tensor_parallel):
+            path = file_of(out, layer.layer, rank, tensor_parallel)
+            if path.exists():
+                losses = _losses_of(path, _mark(checkpoint, layer))
+                if losses is not None:
+                    kept[layer.layer, rank] = losses
+                elif not overwrite:
+                    raise ValueError(f"convert: {path} is there already, and not of this source; nothing was written")
+    out.mkdir(parents=True, exist_ok=True)
+    earlier = read_report(out / REPORT) if (out / REPORT).exists() else []
+    lost = []
+    for layer in found:
+        total: dict[str, Loss] = {}
+        for rank in range(tensor_parallel):
+            path = file_of(out, layer.layer, rank, tensor_parallel)
+            losses = kept.get((layer.layer, rank))
+            if losses is None:
+                losses = _write(path, checkpoint, layer, rank, tensor_parallel, allow_unknown)
+            tell(Written(path, layer.layer, rank, (layer.layer, rank) in kept, len(found) * tensor_parallel))
+            for weight, loss in losses.items():
+                sums = total.setdefault(weight, Loss())
+                sums.values += loss.values
+                sums.differences += loss.differences
+        parts = {part.weight: part for part in layer.parts}
+        for weight, loss in total.items():
+            lost.append(Lost(layer.layer, weight, parts[weight].name, parts[weight].kind, loss.relative))
+    layers_done = {layer.layer for layer in found}
+    earlier = [matrix for matrix in earlier if matrix.layer not in layers_done]
+    _write_report(out / REPORT, sorted([*earlier, *lost], key=lambda matrix: matrix.layer))
+    return lost
+
+
+def read_report(path: str | Path) -> list[Lost]:
+    """What `convert` wrote beside its files: the losses of all layers in a directory, also of earlier conversions.
+
+    Raises:
+        FileNotFoundError: there is none. ValueError: it is none.
+    """
+    try:
+        return [Lost(**matrix) for matrix in json.loads(Path(path).read_text())["matrices"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"convert: {path} is no report of a conversion") from error
+
+
+def _write_report(path: Path, lost: Sequence[Lost]) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(json.dumps({"matrices": [vars(matrix) for matrix in lost]}, indent=1) + "\n")
+    part.replace(path)
+
+
+def _choose(checkpoint: Checkpoint, layers: Iterable[int] | None) -> list[int]:
+    there = layers_of(checkpoint)
+    if not there:
+        raise ValueError(f"weights: {checkpoint.paths}: no attention of DeepSeek-V3.2 under any known names")
+    if layers is None:
+        return [*there]
+    wanted = sorted(set(layers))
+    for layer in wanted:
+        prefix_of(checkpoint, layer)
+    return wanted
+
+
+def _look(checkpoint: Checkpoint, number: int, allow_unknown: bool) -> Found:
+    prefix = prefix_of(checkpoint, number)
+    layer, n_q, refused = None, 0, ""
+    try:
+        layer = Layer(checkpoint, prefix, allow_unknown=allow_unknown)
+        n_q = layer.check_mla()
+        layer.check_indexer()
+    except (KeyError, TypeError, ValueError, OSError) as error:
+        refused = text_of(error)
+    parts = tuple(layer.parts.values()) if layer else ()
+    kinds = {part.kind for part in parts}
+    format = next((name for kind, name in _FORMATS.items() if kind in kinds), "")
+    return Found(number, prefix, layer.whose if layer else "", format, n_q, parts, refused)
+
+
+def _mark(checkpoint: Checkpoint, layer: Found) -> str:
+    return checkpoint.fingerprint(checkpoint.under(layer.prefix))
+
+
+def _losses_of(path: Path, mark: str) -> dict[str, Loss] | None:
+    """What the matrices of a converted file lost, or None if it is none of this source."""
+    try:
+        metadata = metadata_of(path)
+        if metadata.get("source") != mark:
+            return None
+        return {weight: Loss(*sums) for weight, sums in json.loads(metadata["losses"]).items()}
+    except (ValueError, KeyError, TypeError, OSError):
+        return None
+
+
+def _write(
+    path: Path, checkpoint: Checkpoint, layer: Found, rank: int, ranks: int, allow_unknown: bool
+) -> dict[str, Loss]:
+    losses: dict[str, Loss] = {}
+    reader = Layer(checkpoint, layer.prefix, allow_unknown=allow_unknown, losses=losses)
+    heads = layer.n_q // ranks
+    weights = {**reader.read_mla(range(rank * heads, (rank + 1) * heads)), **reader.read_indexer()}
+    metadata = {
+        "layer": str(layer.layer),
+        "rank": f"{rank} of {ranks}",
+        "source": _mark(checkpoint, layer),
+        "losses": json.dumps({weight: (loss.values, loss.differences) for weight, loss in losses.items()}),
+    }
+    save(path, weights, metadata)
+    return losses
+
+
+def text_of(error: BaseException) -> str:
+    """An error's text; a KeyError would put quotes around its own."""
+    return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
+
+
+def numbers(ranges: str) -> list[int]:
+    """The numbers in a list of ranges, such as ``"0-2,5"``.
+
+    Raises:
+        ValueError: it is no such list.
+    """
+    chosen: list[int] = []
+    for piece in ranges.split(","):
+        first, dash, last = piece.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise ValueError(f"{ranges!r} is no list of layers such as 0-2,5")
+        chosen += range(int(first), int(last or first) + 1)
+    return chosen
+
+
+def ranges(numbers: Sequence[int]) -> str:
+    """Undoes `numbers`: ascending numbers as a list of ranges."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][1] + 1:
+            runs[-1][1] = number
+        else:
+            runs.append([number, number])
+    return ", ".join(str(first) if first == last else f"{first}-{last}" for first, last in runs)
