@@ -37,6 +37,7 @@ from ms_dsv32.config import (
     ROPE_DIM,
     SELECTED_COUNT,
     SOFTMAX_SCALE,
+    Configuration,
     H,
     IndexerPrologQuantAttr,
     IndexerPrologQuantConfigs,
@@ -47,6 +48,11 @@ from ms_dsv32.config import (
 from ms_dsv32.ops._custom import CacheCheck, device_target
 
 Array = NDArray[Any]
+
+
+def _copy(config: Any) -> Any:
+    """A copy of a configuration that the caller cannot change; what is none, the operator refuses."""
+    return config.frozen() if isinstance(config, Configuration) else config
 
 
 class _Checked(nn.Cell):  # type: ignore[misc]
@@ -153,8 +159,8 @@ class MLAProlog(_Weighted):
         super().__init__("mla_prolog_quant", weights.MLA_WEIGHTS, n_q)
         self.epsilon_cq = epsilon_cq
         self.epsilon_ckv = epsilon_ckv
-        self.tile_config = tile_config
-        self.rope_cfg = rope_cfg
+        self.tile_config = _copy(tile_config)
+        self.rope_cfg = _copy(rope_cfg)
 
     def load(self, paths: weights.Paths, *, prefix: str = "", heads: range | None = None) -> None:
         """Reads the weights from safetensors files; arguments and errors as `weights.load_mla`."""
@@ -211,7 +217,7 @@ class LightningIndexerProlog(_Weighted):
     def __init__(self, *, layernorm_epsilon_k: float = 1e-6, configs: IndexerPrologQuantConfigs | None = None) -> None:
         super().__init__("lightning_indexer_prolog_quant", weights.INDEXER_WEIGHTS, N_Q)
         self.layernorm_epsilon_k = layernorm_epsilon_k
-        self.configs = configs
+        self.configs = _copy(configs)
 
     def load(self, paths: weights.Paths, *, prefix: str = "") -> None:
         """Reads the weights from safetensors files; arguments and errors as `weights.load_indexer`."""
@@ -285,7 +291,7 @@ class MLAIndexerProlog(_Checked):
             n_q, epsilon_cq=epsilon_cq, epsilon_ckv=epsilon_ckv, tile_config=tile_config, rope_cfg=rope_cfg
         )
         self.indexer = LightningIndexerProlog(layernorm_epsilon_k=layernorm_epsilon_k, configs=configs)
-        self.ip_attrs = IndexerPrologQuantAttr(layernorm_epsilon_k=layernorm_epsilon_k)
+        self.ip_attrs = IndexerPrologQuantAttr(layernorm_epsilon_k=layernorm_epsilon_k).frozen()
 
     def set_weights(self, arrays: Mapping[str, Array]) -> None:
         """Sets all weights, laid out for the device target; see `MLAProlog.set_weights`."""
@@ -429,7 +435,7 @@ class SparseFlashAttention(nn.Cell):  # type: ignore[misc]
         self.softmax_scale = softmax_scale
         self.topk = topk
         self.return_lse = return_lse
-        self.tile_config = tile_config
+        self.tile_config = _copy(tile_config)
 
     def construct(
         self,

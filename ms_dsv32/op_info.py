@@ -241,10 +241,11 @@ def load(name: str) -> OpInfo:
 def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | str | bool]:
     """The kernel's attributes, by the names of ``op.kernel_attrs``: defaults filled in, carried ones flattened.
 
-    Values are checked by the kernel library, apart from the classes of configurations.
+    Values are checked by the kernel library, configurations here.
 
     Raises:
         TypeError: an attribute is missing or unknown, or a configuration is of another class.
+        TypeError, ValueError: a value of a configuration does not fit its field.
     """
     unknown = sorted(set(given) - {a.name for a in op.attrs})
     missing = [a.name for a in op.attrs if a.required and a.name not in given]
@@ -262,6 +263,8 @@ def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | 
         if value is not None and (kind.__module__, kind.__name__) != ("ms_dsv32.config", attr.config):
             got = kind.__name__ if kind.__name__ != attr.config else f"that of {kind.__module__}"
             raise TypeError(f"{op.name}: {attr.name} must be {attr.config} or None, got {got}")
+        if value is not None:
+            value = value.frozen()  # its lists may have been changed in place, which nothing has checked yet
         if attr.carries:
             for carried in op.kernel_attrs:
                 holder, _, field = carried.name.partition(".")
