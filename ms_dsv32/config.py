@@ -1,4 +1,6 @@
-"""DeepSeek-V3.2's dimensions and the operators' configuration objects.
+"""DeepSeek-V3.2's dimensions, the values of a model's ``config.json``, and the operators' configuration objects.
+
+`ModelConfig` reads what the layers need to know of a model and refuses a model that the operators do not fit.
 
 The tile configurations have the field names of the PyPTO source (``models/deepseek_v32_exp``). Where the source gives
 defaults they are its defaults; where it gives none (`RopeTileShapeConfig`, `IndexerPrologQuantConfigs`,
@@ -12,9 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import json
 import math
+import stat
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 from ms_dsv32 import op_info
@@ -55,6 +60,8 @@ BLOCK_SIZE: Final = _value("block_size")
 """Tokens of one cache block, 128."""
 V_HEAD_DIM: Final = 128
 """Value dimensions of a head, after the value up-projection that follows the attention operator."""
+RMS_NORM_EPS: Final = 1e-6
+"""The model's ``rms_norm_eps``, which the cells take. The operators' own default is the source's, 1e-5."""
 LAYERNORM_EPSILON_K: Final = 1e-6
 """Epsilon of the indexer key's LayerNorm. The model's code fixes it (inference/model.py); no config.json has it."""
 
@@ -84,7 +91,299 @@ def _refusal(label: str, expected: str, value: Any, *types: type) -> Exception:
     return kind(f"{label} must be {expected}, got {value!r}")
 
 
-SOFTMAX_SCALE: Final = _softmax_scale(40.0, 1.0)
+# What a model's configuration must say, by the names of DeepSeek's two files: config.json beside the weights, as
+# transformers reads it, and inference/config_671B_v3.2.json, the arguments of inference/model.py.
+_DIMENSIONS = {
+    "q_lora_rank": Q_LORA_RANK,
+    "kv_lora_rank": KV_LORA_RANK,
+    "qk_nope_head_dim": QK_NOPE_HEAD_DIM,
+    "qk_rope_head_dim": ROPE_DIM,
+    "v_head_dim": V_HEAD_DIM,
+    "index_n_heads": IDX_N_HEADS,
+    "index_head_dim": IDX_HEAD_DIM,
+}
+_HF_DIMENSIONS = {"hidden_size": H, **_DIMENSIONS}
+_DEEPSEEK_DIMENSIONS = {"dim": H, **_DIMENSIONS}
+# Defaults of inference/model.py. Those of the dimensions do not count: without the indexer's the file is DeepSeek-V3's.
+_DEEPSEEK_DEFAULTS = {
+    "max_seq_len": 4 * 4096,
+    "original_seq_len": 4096,
+    "rope_theta": 10000.0,
+    "rope_factor": 40.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+}
+# Keys that few files have, and that change the arithmetic if they say something else.
+_HF_OPTIONS = {"attention_bias": False, "rope_interleave": True, "indexer_rope_interleave": False}
+_YARN_OPTIONS = {"attention_factor": 1.0, "truncate": True}
+_MISSING = object()
+
+
+class _Keys:
+    """The keys of one JSON object. Every error names the file, the key, what was expected and what came."""
+
+    def __init__(
+        self, source: str, keys: Mapping[str, Any], prefix: str = "", defaults: Mapping[str, Any] = {}
+    ) -> None:
+        self._source = source
+        self._keys = keys
+        self._prefix = prefix
+        self._defaults = defaults
+
+    def __contains__(self, key: str) -> bool:
+        return self._keys.get(key) is not None
+
+    def label(self, key: str) -> str:
+        return f"{self._source}: {self._prefix}{key}"
+
+    def _get(self, key: str, expected: str) -> Any:
+        value = self._keys.get(key, self._defaults.get(key, _MISSING))
+        if value is _MISSING:
+            raise ValueError(f"{self.label(key)} is missing, expected {expected}")
+        return value
+
+    def fixed(self, key: str, value: int) -> None:
+        """Requires an int to be `value`, which the operators are made for."""
+        got = self._get(key, str(value))
+        if not _is_int(got) or got != value:
+            raise _refusal(self.label(key), str(value), got, int)
+
+    def optional(self, key: str, value: Any) -> None:
+        """Requires a key that is there, and not null, to be `value`."""
+        got = self._keys.get(key)
+        if got is not None and (isinstance(got, bool) != isinstance(value, bool) or got != value):
+            raise ValueError(f"{self.label(key)} must be {value!r} or absent, got {got!r}")
+
+    def integer(self, key: str, maximum: int | None = None) -> int:
+        expected = "a positive int" if maximum is None else f"an int from 1 to {maximum}"
+        value = self._get(key, expected)
+        if not _is_int(value) or value < 1 or (maximum is not None and value > maximum):
+            raise _refusal(self.label(key), expected, value, int)
+        return int(value)
+
+    def number(self, key: str, minimum: float = 0.0, exclusive: bool = False) -> float:
+        expected = f"a finite number {'>' if exclusive else '>='} {minimum:g}"
+        value = self._get(key, expected)
+        if not _is_finite(value) or value < minimum or (exclusive and value == minimum):
+            raise _refusal(self.label(key), expected, value, int, float)
+        return float(value)
+
+    def betas(self) -> dict[str, float]:
+        """YaRN's two numbers of rotations."""
+        fast, slow = self.number("beta_fast", exclusive=True), self.number("beta_slow", exclusive=True)
+        if fast <= slow:
+            raise ValueError(f"{self.label('beta_fast')} must be above beta_slow = {slow:g}, got {fast:g}")
+        return {"beta_fast": fast, "beta_slow": slow}
+
+
+_Model = TypeVar("_Model", bound="ModelConfig")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """What the layers need to know of a model beside its weights; the defaults are DeepSeek-V3.2-Exp's.
+
+    ``cells.<Cell>.from_config(config, ...)`` makes a layer of it.
+
+    Attributes:
+        n_q: query heads of the whole model, 1..128.
+        epsilon_cq, epsilon_ckv: epsilons of the two latents' RmsNorms, the model's ``rms_norm_eps``.
+        layernorm_epsilon_k: epsilon of the indexer key's LayerNorm.
+        selected_count: keys that a token attends to, 1..2048 (``index_topk``).
+        rope_theta: base of the rotary frequencies.
+        rope_factor: YaRN's factor; 1 where the model has no YaRN, and the four fields below then mean nothing.
+        original_seq_len: tokens of the context that YaRN extends.
+        beta_fast, beta_slow: rotations in `original_seq_len` tokens above which a frequency stays as it is, and below
+            which it is divided by `rope_factor`.
+        mscale: YaRN's factor on the logarithm in `softmax_scale`. cos and sin are not scaled.
+        num_hidden_layers: layers of the model, without those that predict further tokens.
+        max_position_embeddings: tokens of the longest context.
+
+    Raises:
+        TypeError, ValueError: a field is of another type or outside its range.
+    """
+
+    n_q: int = N_Q
+    epsilon_cq: float = RMS_NORM_EPS
+    epsilon_ckv: float = RMS_NORM_EPS
+    layernorm_epsilon_k: float = LAYERNORM_EPSILON_K
+    selected_count: int = SELECTED_COUNT
+    rope_theta: float = 10000.0
+    rope_factor: float = 40.0
+    original_seq_len: int = 4096
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    num_hidden_layers: int = 61
+    max_position_embeddings: int = 163840
+
+    def __post_init__(self) -> None:
+        keys = _Keys("ModelConfig", vars(self))
+        keys.integer("n_q", N_Q)
+        keys.integer("selected_count", SELECTED_COUNT)
+        for name in ("original_seq_len", "num_hidden_layers", "max_position_embeddings"):
+            keys.integer(name)
+        for name in ("epsilon_cq", "epsilon_ckv", "layernorm_epsilon_k", "mscale"):
+            object.__setattr__(self, name, keys.number(name))
+        for name in ("rope_theta", "rope_factor"):
+            object.__setattr__(self, name, keys.number(name, 1.0, exclusive=name == "rope_theta"))
+        for name, value in keys.betas().items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def yarn(self) -> bool:
+        """Whether the rotary frequencies are YaRN's."""
+        return self.rope_factor > 1.0
+
+    @property
+    def softmax_scale(self) -> float:
+        """The factor on the scores: ``192**-0.5``, with YaRN times ``(0.1 * mscale * ln(rope_factor) + 1)**2``."""
+        return _softmax_scale(self.rope_factor, self.mscale)
+
+    @classmethod
+    def from_json(cls: type[_Model], path: str | Path) -> _Model:
+        """Reads a model's configuration.
+
+        Two kinds of files are told apart by their keys: ``config.json`` beside the weights, with transformers' names
+        (``hidden_size``, ...; the RoPE in ``rope_scaling`` and ``rope_theta`` or, since transformers 5, in
+        ``rope_parameters``), and DeepSeek's own ``inference/config_671B_v3.2.json`` (``dim``, ...). The latter leaves
+        out what has a default in DeepSeek's code: epsilons, RoPE, and a context (``max_seq_len``) of 16384 tokens; YaRN
+        is used only if that is above ``original_seq_len``. Other keys are not looked at.
+
+        Args:
+            path: the file, or a directory that holds ``config.json``.
+
+        Raises:
+            OSError: the file cannot be read.
+            TypeError, ValueError: it is no regular file or no JSON object, a key is missing, of another type or not
+                finite, the model has other dimensions than the operators, or RoPE is of another kind than YaRN. The
+                text names the file and the key.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path /= "config.json"
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path}: not a regular file")
+
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            keys = dict(pairs)
+            if len(keys) < len(pairs):
+                twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+                raise ValueError(f"{twice} is there twice")
+            return keys
+
+        try:
+            keys = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        except (ValueError, RecursionError) as error:  # what is no UTF-8 raises a ValueError too
+            raise ValueError(f"{path}: not a JSON file of unique keys: {error}") from None
+        return cls._from_keys(str(path), keys)
+
+    @classmethod
+    def from_dict(cls: type[_Model], keys: Mapping[str, Any]) -> _Model:
+        """`from_json` for the content of a file.
+
+        Raises:
+            TypeError, ValueError: as `from_json`.
+        """
+        return cls._from_keys("ModelConfig", keys)
+
+    @classmethod
+    def _from_keys(cls: type[_Model], source: str, keys: Any) -> _Model:
+        if not isinstance(keys, Mapping):
+            raise TypeError(f"{source}: must be a JSON object, got {type(keys).__name__}")
+        hf, deepseek = ("hidden_size" in keys), ("dim" in keys)
+        if hf == deepseek:
+            which = "has both" if hf else "has neither"
+            text = "hidden_size (config.json) nor dim (inference/config_671B_v3.2.json)"
+            raise ValueError(f"{source}: {which} {text.replace(' nor ', ' and ') if hf else text}")
+        return cls(**(_read_hf(source, keys) if hf else _read_deepseek(source, keys)))
+
+
+def _read_hf(source: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `ModelConfig` from a config.json with the names of transformers."""
+    keys = _Keys(source, raw)
+    for key, dimension in _HF_DIMENSIONS.items():
+        keys.fixed(key, dimension)
+    for key, value in _HF_OPTIONS.items():
+        keys.optional(key, value)
+    epsilon = keys.number("rms_norm_eps")
+    fields = {
+        "n_q": keys.integer("num_attention_heads", N_Q),
+        "epsilon_cq": epsilon,
+        "epsilon_ckv": epsilon,
+        "selected_count": keys.integer("index_topk", SELECTED_COUNT),
+        "num_hidden_layers": keys.integer("num_hidden_layers"),
+        "max_position_embeddings": keys.integer("max_position_embeddings"),
+    }
+    if "rope_scaling" in keys and "rope_parameters" in keys:
+        raise ValueError(f"{keys.label('rope_scaling')} and rope_parameters are both there, expected one of them")
+    new = "rope_parameters" in keys or ("rope_parameters" in raw and "rope_scaling" not in raw)
+    holder = "rope_parameters" if new else "rope_scaling"
+    if holder not in raw:
+        raise ValueError(f"{keys.label(holder)} is missing, expected an object, or null for no YaRN")
+    rope = {} if raw[holder] is None else raw[holder]  # null: no YaRN
+    if not isinstance(rope, Mapping):
+        raise TypeError(f"{keys.label(holder)} must be an object or null, got {rope!r}")
+    scaling = _Keys(source, rope, f"{holder}.")
+    if "rope_theta" in keys and "rope_theta" in scaling and raw["rope_theta"] != rope["rope_theta"]:
+        text = f"must be rope_theta = {raw['rope_theta']!r}, got {rope['rope_theta']!r}"
+        raise ValueError(f"{scaling.label('rope_theta')} {text}")
+    theta = scaling if "rope_theta" in scaling else keys
+    fields["rope_theta"] = theta.number("rope_theta", 1.0, exclusive=True)
+    if raw[holder] is None:
+        return {**fields, "rope_factor": 1.0}
+    return {**fields, **_read_yarn(scaling, rope, holder)}
+
+
+def _read_yarn(scaling: _Keys, rope: Mapping[str, Any], holder: str) -> dict[str, Any]:
+    """The fields of `ModelConfig` from transformers' description of the RoPE."""
+    kinds = {key: rope[key] for key in ("rope_type", "type") if key in scaling}
+    plain = holder == "rope_parameters" and not kinds
+    for key, kind in kinds.items():
+        if kind not in ("yarn", "default") or kind != next(iter(kinds.values())):
+            raise ValueError(f"{scaling.label(key)} must be 'yarn' or 'default' (no YaRN), got {kind!r}")
+        plain = kind == "default"
+    if plain:
+        return {"rope_factor": 1.0}
+    if not kinds:
+        raise ValueError(f"{scaling.label('type')} is missing, expected 'yarn' or 'default' (no YaRN)")
+    for key, value in _YARN_OPTIONS.items():
+        scaling.optional(key, value)
+    fields = {
+        "rope_factor": scaling.number("factor", 1.0),
+        "original_seq_len": scaling.integer("original_max_position_embeddings"),
+        **scaling.betas(),
+        "mscale": scaling.number("mscale_all_dim"),
+    }
+    # Otherwise cos and sin would have a factor too: the quotient of the two.
+    if scaling.number("mscale") != fields["mscale"]:
+        text = f"must be mscale_all_dim = {fields['mscale']:g}, got {rope['mscale']!r}"
+        raise ValueError(f"{scaling.label('mscale')} {text}")
+    return fields
+
+
+def _read_deepseek(source: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `ModelConfig` from the arguments of DeepSeek's inference/model.py."""
+    keys = _Keys(source, raw, defaults=_DEEPSEEK_DEFAULTS)
+    for key, dimension in _DEEPSEEK_DIMENSIONS.items():
+        keys.fixed(key, dimension)
+    context, original = keys.integer("max_seq_len"), keys.integer("original_seq_len")
+    factor = keys.number("rope_factor", 1.0)
+    return {
+        "n_q": keys.integer("n_heads", N_Q),
+        "selected_count": keys.integer("index_topk", SELECTED_COUNT),
+        "rope_theta": keys.number("rope_theta", 1.0, exclusive=True),
+        "rope_factor": factor if context > original else 1.0,
+        "original_seq_len": original,
+        **keys.betas(),
+        "mscale": keys.number("mscale"),
+        "num_hidden_layers": keys.integer("n_layers"),
+        "max_position_embeddings": context,
+    }
+
+
+SOFTMAX_SCALE: Final = ModelConfig().softmax_scale
 """DeepSeek-V3.2-Exp's factor on the scores, with YaRN; without YaRN it is q_head_dim**-0.5."""
 
 # What a field of a configuration must be: takes "Class: field" and a value, and returns the value as it is stored.
