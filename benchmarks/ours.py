@@ -160,7 +160,8 @@ class _Step(nn.Cell):
 
 @functools.cache
 def _weighted(kind: type[nn.Cell]) -> nn.Cell:
-    cell = kind()
+    # The rivals' epsilon, which is the operators' default; the cells' is the model's.
+    cell = kind() if kind is cells.LightningIndexerProlog else kind(epsilon_cq=1e-5, epsilon_ckv=1e-5)
     mla, indexer = kind is not cells.LightningIndexerProlog, kind is not cells.MLAProlog
     cell.set_weights({**(cases.mla_weights() if mla else {}), **(cases.indexer_weights() if indexer else {})})
     return cell

@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from ms_dsv32 import cells, golden, kernel_impl, op_info, weights
+from ms_dsv32 import cells, config, golden, kernel_impl, op_info, weights
 
 Array = NDArray[Any]
 CACHES = ("mla_kv_cache", "mla_kr_cache", "mla_k_scale_cache", "ip_k_cache", "ip_k_cache_scale")
@@ -140,7 +140,9 @@ def copies(caches: dict[str, ms.Tensor]) -> dict[str, Array]:
 def golden_prolog(call: dict[str, Array], caches: dict[str, Array], layer: dict[str, Array]) -> tuple[Array, ...]:
     """The fused prolog by the golden reference; updates `caches`."""
     inputs = {**call, **caches, **layer}
-    return golden.mla_indexer_prolog_quant(*(inputs[a.name] for a in op_info.load("mla_indexer_prolog_quant").inputs))
+    names = [arg.name for arg in op_info.load("mla_indexer_prolog_quant").inputs]
+    epsilons = {"mla_epsilon_cq": config.RMS_NORM_EPS, "mla_epsilon_ckv": config.RMS_NORM_EPS}  # as of the cells
+    return golden.mla_indexer_prolog_quant(*(inputs[name] for name in names), **epsilons)
 
 
 def golden_step(

@@ -8,6 +8,9 @@ are updated in place and never returned (MindSpore would copy what the outermost
 of a graph run in program order, so a later layer sees what an earlier one wrote. Inside a branch or loop whose
 condition is known only at run time caches must be Parameters.
 
+``from_config`` makes a cell with the epsilons, softmax scale, heads and selected keys of a model's ``config.json``;
+their defaults are DeepSeek-V3.2-Exp's. Tile configurations are copied when a cell is made.
+
 Every call of a cell from Python checks that its weights are laid out for the device target and that a graph can write
 its caches; what is wrong is a ValueError before anything runs.
 
@@ -20,7 +23,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
 import mindspore as ms
 import numpy as np
@@ -33,23 +36,58 @@ from ms_dsv32.config import (
     IDX_HEAD_DIM,
     K_SCALE_GROUPS,
     KV_LORA_RANK,
+    LAYERNORM_EPSILON_K,
     N_Q,
+    RMS_NORM_EPS,
     ROPE_DIM,
     SELECTED_COUNT,
     SOFTMAX_SCALE,
+    Configuration,
     H,
     IndexerPrologQuantAttr,
     IndexerPrologQuantConfigs,
     MlaTileConfig,
+    ModelConfig,
     RopeTileShapeConfig,
     SaTileShapeConfig,
 )
 from ms_dsv32.ops._custom import CacheCheck, device_target
 
 Array = NDArray[Any]
+_Cell = TypeVar("_Cell", bound="_Configured")
 
 
-class _Checked(nn.Cell):  # type: ignore[misc]
+def _copy(config: Any) -> Any:
+    """A copy of a configuration that the caller cannot change; what is none, the operator refuses."""
+    return config.frozen() if isinstance(config, Configuration) else config
+
+
+class _Configured(nn.Cell):  # type: ignore[misc]
+    """A cell that can be made from a model's configuration."""
+
+    _model_arguments: ClassVar[tuple[str, ...]]
+    """The arguments that a model's configuration gives."""
+
+    @classmethod
+    def from_config(cls: type[_Cell], config: ModelConfig, **arguments: Any) -> _Cell:
+        """Makes the cell for a model: epsilons, softmax scale, heads and selected keys are those of `config`.
+
+        Args:
+            config: the model's, see `ModelConfig.from_json`.
+            arguments: the cell's other arguments, by name. One that `config` gives may be among them and then counts,
+                as ``n_q`` on a tensor-parallel rank, which holds a part of the heads.
+
+        Raises:
+            TypeError: `config` is no `ModelConfig`, or an argument is missing or unknown.
+        """
+        if not isinstance(config, ModelConfig):
+            raise TypeError(f"{cls.__name__}: config must be a ModelConfig, got {type(config).__name__}")
+        fields = {"topk": "selected_count"}
+        given = {name: getattr(config, fields.get(name, name)) for name in cls._model_arguments}
+        return cls(**{**given, **arguments})
+
+
+class _Checked(_Configured):
     """A cell that checks its weights and caches at each call from Python.
 
     MindSpore lets an operator check them only when it compiles a graph, and `set_inputs` hides them even then. A cell
@@ -131,7 +169,8 @@ class MLAProlog(_Weighted):
 
     Args:
         n_q: query heads, 1..128.
-        epsilon_cq, epsilon_ckv, tile_config, rope_cfg: the operator's attributes.
+        epsilon_cq, epsilon_ckv: the operator's attributes; the default is the model's.
+        tile_config, rope_cfg: the operator's attributes, copied.
 
     Inputs:
         token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache: as of the operator. The caches are updated in
@@ -141,20 +180,22 @@ class MLAProlog(_Weighted):
         q_norm int8 [t, 1536], q_norm_scale fp32 [t, 1], q_nope bf16 [t, n_q, 512], q_rope bf16 [t, n_q, 64].
     """
 
+    _model_arguments = ("n_q", "epsilon_cq", "epsilon_ckv")
+
     def __init__(
         self,
         n_q: int = N_Q,
         *,
-        epsilon_cq: float = 1e-5,
-        epsilon_ckv: float = 1e-5,
+        epsilon_cq: float = RMS_NORM_EPS,
+        epsilon_ckv: float = RMS_NORM_EPS,
         tile_config: MlaTileConfig | None = None,
         rope_cfg: RopeTileShapeConfig | None = None,
     ) -> None:
         super().__init__("mla_prolog_quant", weights.MLA_WEIGHTS, n_q)
         self.epsilon_cq = epsilon_cq
         self.epsilon_ckv = epsilon_ckv
-        self.tile_config = tile_config
-        self.rope_cfg = rope_cfg
+        self.tile_config = _copy(tile_config)
+        self.rope_cfg = _copy(rope_cfg)
 
     def load(
         self,
@@ -206,7 +247,8 @@ class LightningIndexerProlog(_Weighted):
     """`ops.lightning_indexer_prolog_quant` with its weights.
 
     Args:
-        layernorm_epsilon_k, configs: the operator's attributes.
+        layernorm_epsilon_k: the operator's attribute.
+        configs: the operator's attribute, copied.
 
     Inputs:
         x, q_norm, q_norm_scale, cos_idx_rope, sin_idx_rope, k_cache, k_cache_scale, k_cache_index: as of the operator.
@@ -216,10 +258,14 @@ class LightningIndexerProlog(_Weighted):
         q_int8 int8 [t, 64, 128], q_scale fp16 [t, 64, 1], weights fp16 [t, 64].
     """
 
-    def __init__(self, *, layernorm_epsilon_k: float = 1e-6, configs: IndexerPrologQuantConfigs | None = None) -> None:
+    _model_arguments = ("layernorm_epsilon_k",)
+
+    def __init__(
+        self, *, layernorm_epsilon_k: float = LAYERNORM_EPSILON_K, configs: IndexerPrologQuantConfigs | None = None
+    ) -> None:
         super().__init__("lightning_indexer_prolog_quant", weights.INDEXER_WEIGHTS, N_Q)
         self.layernorm_epsilon_k = layernorm_epsilon_k
-        self.configs = configs
+        self.configs = _copy(configs)
 
     def load(
         self,
@@ -272,8 +318,8 @@ class MLAIndexerProlog(_Checked):
 
     Args:
         n_q: query heads, 1..128.
-        epsilon_cq, epsilon_ckv, tile_config, rope_cfg: attributes of the MLA half.
-        layernorm_epsilon_k, configs: attributes of the indexer's half.
+        epsilon_cq, epsilon_ckv, tile_config, rope_cfg: attributes of the MLA half, as of `MLAProlog`.
+        layernorm_epsilon_k, configs: attributes of the indexer's half, as of `LightningIndexerProlog`.
 
     Inputs:
         token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale: as of the operator.
@@ -284,15 +330,17 @@ class MLAIndexerProlog(_Checked):
         weights fp16 [t, 64].
     """
 
+    _model_arguments = ("n_q", "epsilon_cq", "epsilon_ckv", "layernorm_epsilon_k")
+
     def __init__(
         self,
         n_q: int = N_Q,
         *,
-        epsilon_cq: float = 1e-5,
-        epsilon_ckv: float = 1e-5,
+        epsilon_cq: float = RMS_NORM_EPS,
+        epsilon_ckv: float = RMS_NORM_EPS,
         tile_config: MlaTileConfig | None = None,
         rope_cfg: RopeTileShapeConfig | None = None,
-        layernorm_epsilon_k: float = 1e-6,
+        layernorm_epsilon_k: float = LAYERNORM_EPSILON_K,
         configs: IndexerPrologQuantConfigs | None = None,
     ) -> None:
         super().__init__("mla_indexer_prolog_quant")
@@ -300,7 +348,7 @@ class MLAIndexerProlog(_Checked):
             n_q, epsilon_cq=epsilon_cq, epsilon_ckv=epsilon_ckv, tile_config=tile_config, rope_cfg=rope_cfg
         )
         self.indexer = LightningIndexerProlog(layernorm_epsilon_k=layernorm_epsilon_k, configs=configs)
-        self.ip_attrs = IndexerPrologQuantAttr(layernorm_epsilon_k=layernorm_epsilon_k)
+        self.ip_attrs = IndexerPrologQuantAttr(layernorm_epsilon_k=layernorm_epsilon_k).frozen()
 
     def set_weights(self, arrays: Mapping[str, Array]) -> None:
         """Sets all weights, laid out for the device target; see `MLAProlog.set_weights`."""
@@ -380,7 +428,7 @@ class MLAIndexerProlog(_Checked):
         return q_nope, q_rope, q_int8, q_scale, head_weights
 
 
-class LightningIndexer(nn.Cell):  # type: ignore[misc]
+class LightningIndexer(_Configured):
     """`ops.lightning_indexer_quant`.
 
     Args:
@@ -392,6 +440,8 @@ class LightningIndexer(nn.Cell):  # type: ignore[misc]
     Outputs:
         topk_indices int32 [t, selected_count].
     """
+
+    _model_arguments = ("selected_count",)
 
     def __init__(self, selected_count: int = SELECTED_COUNT) -> None:
         super().__init__()
@@ -419,7 +469,7 @@ class LightningIndexer(nn.Cell):  # type: ignore[misc]
         )
 
 
-class SparseFlashAttention(nn.Cell):  # type: ignore[misc]
+class SparseFlashAttention(_Configured):
     """`ops.sparse_flash_attention_quant`.
 
     Args:
@@ -427,7 +477,8 @@ class SparseFlashAttention(nn.Cell):  # type: ignore[misc]
         n_q: query heads, 1..128.
         softmax_scale: factor on the scores; the default is the model's, with YaRN.
         topk: columns of topk_indices, 1..2048.
-        return_lse, tile_config: the operator's attributes.
+        return_lse: the operator's attribute.
+        tile_config: the operator's attribute, copied.
 
     Inputs:
         query_nope, query_rope, key_nope_2d, key_rope_2d, k_nope_scales, topk_indices, block_table, kv_act_seqs: as of
@@ -436,6 +487,8 @@ class SparseFlashAttention(nn.Cell):  # type: ignore[misc]
     Outputs:
         attention_out bf16 [b, s1, n_q, 512]; with return_lse also lse fp32 [b, s1, n_q].
     """
+
+    _model_arguments = ("n_q", "softmax_scale", "topk")
 
     def __init__(
         self,
@@ -453,7 +506,7 @@ class SparseFlashAttention(nn.Cell):  # type: ignore[misc]
         self.softmax_scale = softmax_scale
         self.topk = topk
         self.return_lse = return_lse
-        self.tile_config = tile_config
+        self.tile_config = _copy(tile_config)
 
     def construct(
         self,
@@ -509,6 +562,8 @@ class SparseAttentionStep(_Checked):
     Outputs:
         attention_out bf16 [b, s1, n_q, 512]; with return_lse also lse fp32 [b, s1, n_q].
     """
+
+    _model_arguments = (*MLAIndexerProlog._model_arguments, "softmax_scale", "selected_count")
 
     def __init__(
         self,

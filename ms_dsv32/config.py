@@ -1,28 +1,31 @@
-"""DeepSeek-V3.2's dimensions and the operators' configuration objects.
+"""DeepSeek-V3.2's dimensions, the values of a model's ``config.json``, and the operators' configuration objects.
 
-The classes have the field names of the PyPTO source (``models/deepseek_v32_exp``). Where the source gives defaults they
-are its defaults; where it gives none (`RopeTileShapeConfig`, `IndexerPrologQuantConfigs`, `SaTileShapeConfig`) they are
-the values of its decode example. A configuration is immutable and hashable, so that one compiled operator can be kept
-for each: lists become tuples, and the ``*_setting`` mappings sorted tuples of (key, value) pairs.
+`ModelConfig` reads what the layers need to know of a model and refuses a model that the operators do not fit.
 
-Tile configurations are checked, against the buffers of an Atlas A2/A3 core too, and change nothing: every target's
-kernels choose their tiles by the shapes of the call. So a script written for the source runs as it is.
+The tile configurations have the field names of the PyPTO source (``models/deepseek_v32_exp``). Where the source gives
+defaults they are its defaults; where it gives none (`RopeTileShapeConfig`, `IndexerPrologQuantConfigs`,
+`SaTileShapeConfig`) they are the values of its decode example. They are assignable, as the source's are, and a call
+copies them by value; see `Configuration`. They are checked, against the buffers of an Atlas A2/A3 core too, and change
+nothing: every target's kernels choose their tiles by the shapes of the call. So a script written for the source runs
+as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import json
 import math
-from collections.abc import Mapping, Sequence
+import stat
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, ClassVar, Final, TypeVar, cast
 
 from ms_dsv32 import op_info
 
 # Bytes of a core's buffers: CANN, NPU architecture 2201.
 _BUFFERS = {"L0A": 65536, "L0B": 65536, "L0C": 131072, "L1": 524288, "UB": 196608}
-
-Setting = Mapping[int, int] | Sequence[tuple[int, int]]
 
 
 def _value(dim: str) -> int:
@@ -57,226 +60,691 @@ BLOCK_SIZE: Final = _value("block_size")
 """Tokens of one cache block, 128."""
 V_HEAD_DIM: Final = 128
 """Value dimensions of a head, after the value up-projection that follows the attention operator."""
-SOFTMAX_SCALE: Final = Q_HEAD_DIM**-0.5 * (0.1 * math.log(40.0) + 1.0) ** 2
-"""The model's factor on the scores: q_head_dim**-0.5 times the square of YaRN's mscale for rope_factor 40
-(DeepSeek-V3.2-Exp, inference/model.py). Without YaRN it is q_head_dim**-0.5."""
+RMS_NORM_EPS: Final = 1e-6
+"""The model's ``rms_norm_eps``, which the cells take. The operators' own default is the source's, 1e-5."""
+LAYERNORM_EPSILON_K: Final = 1e-6
+"""Epsilon of the indexer key's LayerNorm. The model's code fixes it (inference/model.py); no config.json has it."""
 
 
-def _set(config: Any, field: str, value: Any) -> None:
-    object.__setattr__(config, field, value)  # the dataclass is frozen; this is its own __post_init__
+def _softmax_scale(rope_factor: float, mscale: float) -> float:
+    """q_head_dim**-0.5 times the square of YaRN's mscale; a factor of 1 is no YaRN, and its logarithm 0."""
+    return math.pow(Q_HEAD_DIM, -0.5) * math.pow(0.1 * mscale * math.log(rope_factor) + 1.0, 2)
 
 
-def _refuse(config: Any, field: str, expected: str) -> None:
-    value = getattr(config, field)
-    usual = type(type(config).__dataclass_fields__[field].default)
-    kind = ValueError if type(value) in (usual, int if usual is float else usual) else TypeError
-    raise kind(f"{type(config).__name__}: {field} must be {expected}, got {value!r}")
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _check_ints(config: Any, *fields: str) -> None:
-    for field in fields:
-        value = getattr(config, field)
-        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-            _refuse(config, field, "a positive int")
+def _is_finite(value: Any) -> bool:
+    """Whether a value is an int or a float that a float can hold; what JSON reads may be an int of any size."""
+    if not _is_int(value) and not isinstance(value, float):
+        return False
+    try:
+        return math.isfinite(float(value))
+    except OverflowError:
+        return False
 
 
-def _check_tile(config: Any, field: str, length: int) -> None:
-    value = getattr(config, field)
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        _set(config, field, tuple(value))
-    value = getattr(config, field)
-    good = isinstance(value, tuple) and len(value) == length
-    if not good or any(not isinstance(v, int) or isinstance(v, bool) or v < 1 for v in value):
-        _refuse(config, field, f"{length} positive ints")
+def _refusal(label: str, expected: str, value: Any, *types: type) -> Exception:
+    """The error for a value that does not fit: a ValueError if its type is one of `types`, otherwise a TypeError."""
+    kind = ValueError if type(value) in types else TypeError
+    return kind(f"{label} must be {expected}, got {value!r}")
 
 
-def _check_cube_tile(config: Any, field: str, item: int, k: int, n: int) -> None:
-    """A tile of a product [m, k] @ [k, n] with elements of `item` bytes; a tile larger than an axis is cut to it."""
-    _check_tile(config, field, 6)
-    m_l0, m_l1, k_l0, k_l1, n_l0, n_l1 = getattr(config, field)
-    if m_l1 % m_l0 or k_l1 % k_l0 or n_l1 % n_l0:
-        _refuse(config, field, "[m_L0, m_L1, k_L0, k_L1, n_L0, n_L1] with each L1 tile a multiple of its L0 tile")
-    k_l0, k_l1, n_l0, n_l1 = min(k_l0, k), min(k_l1, k), min(n_l0, n), min(n_l1, n)
-    needs = {
-        "L0A": m_l0 * k_l0 * item,
-        "L0B": k_l0 * n_l0 * item,
-        "L0C": m_l0 * n_l0 * 4,  # float32 or int32 sums
-        "L1": (m_l1 + n_l1) * k_l1 * item,
-    }
-    for buffer, size in _BUFFERS.items():
-        if needs.get(buffer, 0) > size:
-            _refuse(config, field, f"a tile that fits {buffer} ({size} bytes; this one needs {needs[buffer]})")
+# What a model's configuration must say, by the names of DeepSeek's two files: config.json beside the weights, as
+# transformers reads it, and inference/config_671B_v3.2.json, the arguments of inference/model.py.
+_DIMENSIONS = {
+    "q_lora_rank": Q_LORA_RANK,
+    "kv_lora_rank": KV_LORA_RANK,
+    "qk_nope_head_dim": QK_NOPE_HEAD_DIM,
+    "qk_rope_head_dim": ROPE_DIM,
+    "v_head_dim": V_HEAD_DIM,
+    "index_n_heads": IDX_N_HEADS,
+    "index_head_dim": IDX_HEAD_DIM,
+}
+_HF_DIMENSIONS = {"hidden_size": H, **_DIMENSIONS}
+_DEEPSEEK_DIMENSIONS = {"dim": H, **_DIMENSIONS}
+# Defaults of inference/model.py. Those of the dimensions do not count: without the indexer's the file is DeepSeek-V3's.
+_DEEPSEEK_DEFAULTS = {
+    "max_seq_len": 4 * 4096,
+    "original_seq_len": 4096,
+    "rope_theta": 10000.0,
+    "rope_factor": 40.0,
+    "beta_fast": 32.0,
+    "beta_slow": 1.0,
+    "mscale": 1.0,
+}
+# Keys that few files have, and that change the arithmetic if they say something else.
+_HF_OPTIONS = {"attention_bias": False, "rope_interleave": True, "indexer_rope_interleave": False}
+_YARN_OPTIONS = {"attention_factor": 1.0, "truncate": True}
+_MISSING = object()
 
 
-def _check_vector_tile(config: Any, field: str) -> None:
-    _check_tile(config, field, 2)
-    needs = math.prod(getattr(config, field)) * 4  # as float32
-    if needs > _BUFFERS["UB"]:
-        _refuse(config, field, f"a tile that fits UB ({_BUFFERS['UB']} bytes; this one needs {needs})")
+class _Keys:
+    """The keys of one JSON object. Every error names the file, the key, what was expected and what came."""
+
+    def __init__(
+        self, source: str, keys: Mapping[str, Any], prefix: str = "", defaults: Mapping[str, Any] = {}
+    ) -> None:
+        self._source = source
+        self._keys = keys
+        self._prefix = prefix
+        self._defaults = defaults
+
+    def __contains__(self, key: str) -> bool:
+        return self._keys.get(key) is not None
+
+    def label(self, key: str) -> str:
+        return f"{self._source}: {self._prefix}{key}"
+
+    def _get(self, key: str, expected: str) -> Any:
+        value = self._keys.get(key, self._defaults.get(key, _MISSING))
+        if value is _MISSING:
+            raise ValueError(f"{self.label(key)} is missing, expected {expected}")
+        return value
+
+    def fixed(self, key: str, value: int) -> None:
+        """Requires an int to be `value`, which the operators are made for."""
+        got = self._get(key, str(value))
+        if not _is_int(got) or got != value:
+            raise _refusal(self.label(key), str(value), got, int)
+
+    def optional(self, key: str, value: Any) -> None:
+        """Requires a key that is there, and not null, to be `value`."""
+        got = self._keys.get(key)
+        if got is not None and (isinstance(got, bool) != isinstance(value, bool) or got != value):
+            raise ValueError(f"{self.label(key)} must be {value!r} or absent, got {got!r}")
+
+    def integer(self, key: str, maximum: int | None = None) -> int:
+        expected = "a positive int" if maximum is None else f"an int from 1 to {maximum}"
+        value = self._get(key, expected)
+        if not _is_int(value) or value < 1 or (maximum is not None and value > maximum):
+            raise _refusal(self.label(key), expected, value, int)
+        return int(value)
+
+    def number(self, key: str, minimum: float = 0.0, exclusive: bool = False) -> float:
+        expected = f"a finite number {'>' if exclusive else '>='} {minimum:g}"
+        value = self._get(key, expected)
+        if not _is_finite(value) or value < minimum or (exclusive and value == minimum):
+            raise _refusal(self.label(key), expected, value, int, float)
+        return float(value)
+
+    def betas(self) -> dict[str, float]:
+        """YaRN's two numbers of rotations."""
+        fast, slow = self.number("beta_fast", exclusive=True), self.number("beta_slow", exclusive=True)
+        if fast <= slow:
+            raise ValueError(f"{self.label('beta_fast')} must be above beta_slow = {slow:g}, got {fast:g}")
+        return {"beta_fast": fast, "beta_slow": slow}
 
 
-def _check_unroll_list(config: Any) -> None:
-    value = config.unroll_list
-    if isinstance(value, Sequence) and not isinstance(value, str):
-        _set(config, "unroll_list", tuple(value))
-    value = config.unroll_list
-    good = isinstance(value, tuple) and all(isinstance(v, int) and not isinstance(v, bool) for v in value)
-    # Greedy unrolling covers every number of tokens only if it can end with single ones.
-    if not good or list(value) != sorted(set(value), reverse=True) or not value or value[-1] != 1:
-        _refuse(config, "unroll_list", "ints in descending order that end with 1")
-
-
-def _check_setting(config: Any, field: str) -> None:
-    value = getattr(config, field)
-    if isinstance(value, Mapping):
-        _set(config, field, tuple(value.items()))
-    elif isinstance(value, Sequence) and not isinstance(value, str):
-        _set(config, field, tuple(tuple(pair) if isinstance(pair, Sequence) else pair for pair in value))
-    value = getattr(config, field)
-    pairs = isinstance(value, tuple) and all(isinstance(p, tuple) and len(p) == 2 for p in value)
-    if not pairs or any(not isinstance(v, int) or isinstance(v, bool) for pair in value for v in pair):
-        _refuse(config, field, "a mapping of ints to ints")
-    if any(key < -1 or count < 1 for key, count in value) or len(dict(value)) != len(value):
-        _refuse(config, field, "a mapping of graph numbers (-1 for all others) to positive counts")
-    _set(config, field, tuple(sorted(value)))
+_Model = TypeVar("_Model", bound="ModelConfig")
 
 
 @dataclass(frozen=True)
-class MlaTileConfig:
+class ModelConfig:
+    """What the layers need to know of a model beside its weights; the defaults are DeepSeek-V3.2-Exp's.
+
+    ``cells.<Cell>.from_config(config, ...)`` makes a layer of it.
+
+    Attributes:
+        n_q: query heads of the whole model, 1..128.
+        epsilon_cq, epsilon_ckv: epsilons of the two latents' RmsNorms, the model's ``rms_norm_eps``.
+        layernorm_epsilon_k: epsilon of the indexer key's LayerNorm.
+        selected_count: keys that a token attends to, 1..2048 (``index_topk``).
+        rope_theta: base of the rotary frequencies.
+        rope_factor: YaRN's factor; 1 where the model has no YaRN, and the four fields below then mean nothing.
+        original_seq_len: tokens of the context that YaRN extends.
+        beta_fast, beta_slow: rotations in `original_seq_len` tokens above which a frequency stays as it is, and below
+            which it is divided by `rope_factor`.
+        mscale: YaRN's factor on the logarithm in `softmax_scale`. cos and sin are not scaled.
+        num_hidden_layers: layers of the model, without those that predict further tokens.
+        max_position_embeddings: tokens of the longest context.
+
+    Raises:
+        TypeError, ValueError: a field is of another type or outside its range.
+    """
+
+    n_q: int = N_Q
+    epsilon_cq: float = RMS_NORM_EPS
+    epsilon_ckv: float = RMS_NORM_EPS
+    layernorm_epsilon_k: float = LAYERNORM_EPSILON_K
+    selected_count: int = SELECTED_COUNT
+    rope_theta: float = 10000.0
+    rope_factor: float = 40.0
+    original_seq_len: int = 4096
+    beta_fast: float = 32.0
+    beta_slow: float = 1.0
+    mscale: float = 1.0
+    num_hidden_layers: int = 61
+    max_position_embeddings: int = 163840
+
+    def __post_init__(self) -> None:
+        keys = _Keys("ModelConfig", vars(self))
+        keys.integer("n_q", N_Q)
+        keys.integer("selected_count", SELECTED_COUNT)
+        for name in ("original_seq_len", "num_hidden_layers", "max_position_embeddings"):
+            keys.integer(name)
+        for name in ("epsilon_cq", "epsilon_ckv", "layernorm_epsilon_k", "mscale"):
+            object.__setattr__(self, name, keys.number(name))
+        for name in ("rope_theta", "rope_factor"):
+            object.__setattr__(self, name, keys.number(name, 1.0, exclusive=name == "rope_theta"))
+        for name, value in keys.betas().items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def yarn(self) -> bool:
+        """Whether the rotary frequencies are YaRN's."""
+        return self.rope_factor > 1.0
+
+    @property
+    def softmax_scale(self) -> float:
+        """The factor on the scores: ``192**-0.5``, with YaRN times ``(0.1 * mscale * ln(rope_factor) + 1)**2``."""
+        return _softmax_scale(self.rope_factor, self.mscale)
+
+    @classmethod
+    def from_json(cls: type[_Model], path: str | Path) -> _Model:
+        """Reads a model's configuration.
+
+        Two kinds of files are told apart by their keys: ``config.json`` beside the weights, with transformers' names
+        (``hidden_size``, ...; the RoPE in ``rope_scaling`` and ``rope_theta`` or, since transformers 5, in
+        ``rope_parameters``), and DeepSeek's own ``inference/config_671B_v3.2.json`` (``dim``, ...). The latter leaves
+        out what has a default in DeepSeek's code: epsilons, RoPE, and a context (``max_seq_len``) of 16384 tokens; YaRN
+        is used only if that is above ``original_seq_len``. Other keys are not looked at.
+
+        Args:
+            path: the file, or a directory that holds ``config.json``.
+
+        Raises:
+            OSError: the file cannot be read.
+            TypeError, ValueError: it is no regular file or no JSON object, a key is missing, of another type or not
+                finite, the model has other dimensions than the operators, or RoPE is of another kind than YaRN. The
+                text names the file and the key.
+        """
+        path = Path(path)
+        if path.is_dir():
+            path /= "config.json"
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ValueError(f"{path}: not a regular file")
+
+        def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+            keys = dict(pairs)
+            if len(keys) < len(pairs):
+                twice = next(key for i, (key, _) in enumerate(pairs) if key in dict(pairs[:i]))
+                raise ValueError(f"{twice} is there twice")
+            return keys
+
+        try:
+            keys = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
+        except (ValueError, RecursionError) as error:  # what is no UTF-8 raises a ValueError too
+            raise ValueError(f"{path}: not a JSON file of unique keys: {error}") from None
+        return cls._from_keys(str(path), keys)
+
+    @classmethod
+    def from_dict(cls: type[_Model], keys: Mapping[str, Any]) -> _Model:
+        """`from_json` for the content of a file.
+
+        Raises:
+            TypeError, ValueError: as `from_json`.
+        """
+        return cls._from_keys("ModelConfig", keys)
+
+    @classmethod
+    def _from_keys(cls: type[_Model], source: str, keys: Any) -> _Model:
+        if not isinstance(keys, Mapping):
+            raise TypeError(f"{source}: must be a JSON object, got {type(keys).__name__}")
+        hf, deepseek = ("hidden_size" in keys), ("dim" in keys)
+        if hf == deepseek:
+            which = "has both" if hf else "has neither"
+            text = "hidden_size (config.json) nor dim (inference/config_671B_v3.2.json)"
+            raise ValueError(f"{source}: {which} {text.replace(' nor ', ' and ') if hf else text}")
+        return cls(**(_read_hf(source, keys) if hf else _read_deepseek(source, keys)))
+
+
+def _read_hf(source: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `ModelConfig` from a config.json with the names of transformers."""
+    keys = _Keys(source, raw)
+    for key, dimension in _HF_DIMENSIONS.items():
+        keys.fixed(key, dimension)
+    for key, value in _HF_OPTIONS.items():
+        keys.optional(key, value)
+    epsilon = keys.number("rms_norm_eps")
+    fields = {
+        "n_q": keys.integer("num_attention_heads", N_Q),
+        "epsilon_cq": epsilon,
+        "epsilon_ckv": epsilon,
+        "selected_count": keys.integer("index_topk", SELECTED_COUNT),
+        "num_hidden_layers": keys.integer("num_hidden_layers"),
+        "max_position_embeddings": keys.integer("max_position_embeddings"),
+    }
+    if "rope_scaling" in keys and "rope_parameters" in keys:
+        raise ValueError(f"{keys.label('rope_scaling')} and rope_parameters are both there, expected one of them")
+    new = "rope_parameters" in keys or ("rope_parameters" in raw and "rope_scaling" not in raw)
+    holder = "rope_parameters" if new else "rope_scaling"
+    if holder not in raw:
+        raise ValueError(f"{keys.label(holder)} is missing, expected an object, or null for no YaRN")
+    rope = {} if raw[holder] is None else raw[holder]  # null: no YaRN
+    if not isinstance(rope, Mapping):
+        raise TypeError(f"{keys.label(holder)} must be an object or null, got {rope!r}")
+    scaling = _Keys(source, rope, f"{holder}.")
+    if "rope_theta" in keys and "rope_theta" in scaling and raw["rope_theta"] != rope["rope_theta"]:
+        text = f"must be rope_theta = {raw['rope_theta']!r}, got {rope['rope_theta']!r}"
+        raise ValueError(f"{scaling.label('rope_theta')} {text}")
+    theta = scaling if "rope_theta" in scaling else keys
+    fields["rope_theta"] = theta.number("rope_theta", 1.0, exclusive=True)
+    if raw[holder] is None:
+        return {**fields, "rope_factor": 1.0}
+    return {**fields, **_read_yarn(scaling, rope, holder)}
+
+
+def _read_yarn(scaling: _Keys, rope: Mapping[str, Any], holder: str) -> dict[str, Any]:
+    """The fields of `ModelConfig` from transformers' description of the RoPE."""
+    kinds = {key: rope[key] for key in ("rope_type", "type") if key in scaling}
+    plain = holder == "rope_parameters" and not kinds
+    for key, kind in kinds.items():
+        if kind not in ("yarn", "default") or kind != next(iter(kinds.values())):
+            raise ValueError(f"{scaling.label(key)} must be 'yarn' or 'default' (no YaRN), got {kind!r}")
+        plain = kind == "default"
+    if plain:
+        return {"rope_factor": 1.0}
+    if not kinds:
+        raise ValueError(f"{scaling.label('type')} is missing, expected 'yarn' or 'default' (no YaRN)")
+    for key, value in _YARN_OPTIONS.items():
+        scaling.optional(key, value)
+    fields = {
+        "rope_factor": scaling.number("factor", 1.0),
+        "original_seq_len": scaling.integer("original_max_position_embeddings"),
+        **scaling.betas(),
+        "mscale": scaling.number("mscale_all_dim"),
+    }
+    # Otherwise cos and sin would have a factor too: the quotient of the two.
+    if scaling.number("mscale") != fields["mscale"]:
+        text = f"must be mscale_all_dim = {fields['mscale']:g}, got {rope['mscale']!r}"
+        raise ValueError(f"{scaling.label('mscale')} {text}")
+    return fields
+
+
+def _read_deepseek(source: str, raw: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of `ModelConfig` from the arguments of DeepSeek's inference/model.py."""
+    keys = _Keys(source, raw, defaults=_DEEPSEEK_DEFAULTS)
+    for key, dimension in _DEEPSEEK_DIMENSIONS.items():
+        keys.fixed(key, dimension)
+    context, original = keys.integer("max_seq_len"), keys.integer("original_seq_len")
+    factor = keys.number("rope_factor", 1.0)
+    return {
+        "n_q": keys.integer("n_heads", N_Q),
+        "selected_count": keys.integer("index_topk", SELECTED_COUNT),
+        "rope_theta": keys.number("rope_theta", 1.0, exclusive=True),
+        "rope_factor": factor if context > original else 1.0,
+        "original_seq_len": original,
+        **keys.betas(),
+        "mscale": keys.number("mscale"),
+        "num_hidden_layers": keys.integer("n_layers"),
+        "max_position_embeddings": context,
+    }
+
+
+SOFTMAX_SCALE: Final = ModelConfig().softmax_scale
+"""DeepSeek-V3.2-Exp's factor on the scores, with YaRN; without YaRN it is q_head_dim**-0.5."""
+
+# What a field of a configuration must be: takes "Class: field" and a value, and returns the value as it is stored.
+_Rule = Callable[[str, Any], Any]
+
+
+def _positive_int(label: str, value: Any) -> Any:
+    if not _is_int(value) or value < 1:
+        raise _refusal(label, "a positive int", value, int)
+    return value
+
+
+def _bool(label: str, value: Any) -> Any:
+    if not isinstance(value, bool):
+        raise _refusal(label, "a bool", value)
+    return value
+
+
+def _block_size(label: str, value: Any) -> Any:
+    if not _is_int(value) or value != BLOCK_SIZE:
+        raise _refusal(label, str(BLOCK_SIZE), value, int)
+    return value
+
+
+def _epsilon(label: str, value: Any) -> float:
+    if not _is_finite(value) or value < 0.0:
+        raise _refusal(label, "a finite number >= 0", value, int, float)
+    return float(value)
+
+
+def _choice(attr: str) -> _Rule:
+    """One of the choices of a published attribute of `lightning_indexer_prolog_quant`."""
+
+    def rule(label: str, value: Any) -> Any:
+        choices = {a.name: a for a in op_info.load("lightning_indexer_prolog_quant").attrs}[attr].choices
+        if not isinstance(value, str) or value not in choices:
+            raise _refusal(label, " or ".join(map(repr, choices)), value, str)
+        return value
+
+    return rule
+
+
+def _as_list(value: Any) -> list[Any] | None:
+    """A list as it is, so that it stays the caller's; another sequence as a list; None if it is no sequence."""
+    if isinstance(value, list):
+        return value
+    return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else None
+
+
+def _tile(length: int) -> _Rule:
+    def rule(label: str, value: Any) -> list[int]:
+        tile = _as_list(value)
+        if tile is None or len(tile) != length or any(not _is_int(v) or v < 1 for v in tile):
+            raise _refusal(label, f"{length} positive ints", value, list, tuple)
+        return tile
+
+    return rule
+
+
+def _cube_tile(item: int, k: int, n: int) -> _Rule:
+    """A tile of a product [m, k] @ [k, n] with elements of `item` bytes; a tile larger than an axis is cut to it."""
+
+    def rule(label: str, value: Any) -> list[int]:
+        tile: list[int] = _tile(6)(label, value)
+        m_l0, m_l1, k_l0, k_l1, n_l0, n_l1 = tile
+        if m_l1 % m_l0 or k_l1 % k_l0 or n_l1 % n_l0:
+            expected = "[m_L0, m_L1, k_L0, k_L1, n_L0, n_L1] with each L1 tile a multiple of its L0 tile"
+            raise _refusal(label, expected, tile, list)
+        k_l0, k_l1, n_l0, n_l1 = min(k_l0, k), min(k_l1, k), min(n_l0, n), min(n_l1, n)
+        needs = {
+            "L0A": m_l0 * k_l0 * item,
+            "L0B": k_l0 * n_l0 * item,
+            "L0C": m_l0 * n_l0 * 4,  # float32 or int32 sums
+            "L1": (m_l1 + n_l1) * k_l1 * item,
+        }
+        for buffer, size in needs.items():
+            if size > _BUFFERS[buffer]:
+                expected = f"a tile that fits {buffer} ({_BUFFERS[buffer]} bytes; this one needs {size})"
+                raise _refusal(label, expected, tile, list)
+        return tile
+
+    return rule
+
+
+def _vector_tile(label: str, value: Any) -> list[int]:
+    tile: list[int] = _tile(2)(label, value)
+    size = math.prod(tile) * 4  # as float32
+    if size > _BUFFERS["UB"]:
+        raise _refusal(label, f"a tile that fits UB ({_BUFFERS['UB']} bytes; this one needs {size})", tile, list)
+    return tile
+
+
+def _unroll_list(label: str, value: Any) -> list[int]:
+    steps = _as_list(value)
+    # Greedy unrolling covers every number of tokens only if it can end with single ones.
+    good = steps is not None and all(map(_is_int, steps)) and steps == sorted(set(steps), reverse=True)
+    if steps is None or not good or steps[-1:] != [1]:
+        raise _refusal(label, "ints in descending order that end with 1", value, list, tuple)
+    return steps
+
+
+def _setting(label: str, value: Any) -> dict[int | str, int]:
+    """A pass setting: how many graphs to merge, by a graph's number, for all others (-1, "DEFAULT"), or by a label."""
+    expected = "a mapping of graph numbers (from -2) or labels to positive counts"
+    pairs = list(value.items()) if isinstance(value, Mapping) else _as_list(value)
+    if pairs is None or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in pairs):
+        raise _refusal(label, expected, value, dict, list, tuple)
+    for key, count in pairs:
+        known = bool(key) if isinstance(key, str) else _is_int(key) and key >= -2
+        if not known or not _is_int(count) or count < 1:
+            raise _refusal(label, expected, value, dict, list, tuple)
+    setting = value if isinstance(value, dict) else dict(pairs)
+    if len(setting) != len(pairs):
+        raise _refusal(label, expected, value, list, tuple)
+    return setting
+
+
+def _field(default: Any, rule: _Rule) -> Any:
+    """A field with a default and a rule; each object has lists and mappings of its own."""
+    if isinstance(default, (list, dict)):
+        return dataclasses.field(default_factory=default.copy, metadata={"rule": rule})
+    return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+def _freeze(value: Any) -> Any:
+    """A list or mapping as a tuple; the items of a mapping in an order of their own, whatever the keys."""
+    if isinstance(value, dict):
+        return tuple(sorted(value.items(), key=repr))
+    return tuple(value) if isinstance(value, list) else value
+
+
+_Config = TypeVar("_Config", bound="Configuration")
+
+
+class Configuration:
+    """What the operators' configuration objects share.
+
+    Fields may be assigned until a call uses them; lists and mappings may be changed in place. An assignment is checked
+    when it is made, and all fields again when a call, or a cell that is made with the configuration, copies them by
+    value: a later change of the object changes nothing there. In a compiled graph a configuration is a constant, with
+    the values that it had when the graph was compiled.
+
+    Configurations are equal if their values are. They are not hashable, as they can change; a `frozen` copy is.
+
+    Raises:
+        TypeError, ValueError: a value does not fit its field; the text names the class and the field.
+        AttributeError: there is no such field, or the object is a frozen copy.
+    """
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if isinstance(getattr(type(self), name, None), property):
+            object.__setattr__(self, name, value)  # the source's name of a field
+            return
+        fields = _fields(self)
+        if name not in fields:
+            raise AttributeError(f"{type(self).__name__}: no field {name!r}; there are {', '.join(fields)}")
+        object.__setattr__(self, name, fields[name](f"{type(self).__name__}: {name}", value))
+
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError(f"{type(self).__name__}: {name!r} cannot be deleted")
+
+    # Python takes the hash away from a class that defines equality, and MindSpore, which looks constants up by their
+    # hash, knows such objects.
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Configuration) or _plain_class(self) is not _plain_class(other):
+            return NotImplemented
+        return _frozen_values(self) == _frozen_values(other)
+
+    def frozen(self: _Config) -> _Config:
+        """A checked, hashable copy that cannot change: lists are tuples, mappings sorted tuples of pairs.
+
+        Raises:
+            TypeError, ValueError: a value does not fit its field, after a change in place.
+        """
+        for name, rule in _fields(self).items():
+            rule(f"{type(self).__name__}: {name}", getattr(self, name))
+        copy: _Config = object.__new__(_frozen_class(cast(Hashable, type(self))))
+        for name, value in _frozen_values(self).items():
+            object.__setattr__(copy, name, value)
+        return copy
+
+
+class _Frozen:
+    """The part of a frozen copy that comes before its configuration class."""
+
+    _plain: ClassVar[type[Configuration]]
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        return cls._plain(*args, **kwargs)  # so that dataclasses.replace of a frozen copy gives an assignable object
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise dataclasses.FrozenInstanceError(
+            f"{type(self).__name__}: {name} cannot be assigned: this is a frozen copy"
+        )
+
+    def __hash__(self) -> int:
+        return hash((self._plain, *vars(self).values()))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpickle_frozen, (self._plain, dict(vars(self)))
+
+    def frozen(self) -> Any:
+        return self
+
+
+@functools.cache
+def _frozen_class(cls: Hashable) -> Any:
+    """The class of the frozen copies, which has the name of `cls`."""
+    plain = cast(type[Configuration], cls)
+    body = {"_plain": plain, "__module__": plain.__module__, "__qualname__": plain.__qualname__}
+    return type(plain.__name__, (_Frozen, plain), {**body, "__doc__": plain.__doc__})
+
+
+def _unpickle_frozen(cls: type[_Config], values: dict[str, Any]) -> _Config:
+    return cls(**values).frozen()
+
+
+def _plain_class(config: Configuration) -> type:
+    return getattr(config, "_plain", type(config))
+
+
+def _fields(config: Configuration) -> dict[str, _Rule]:
+    """The rule of each field."""
+    return {name: field.metadata["rule"] for name, field in getattr(config, "__dataclass_fields__", {}).items()}
+
+
+def _frozen_values(config: Configuration) -> dict[str, Any]:
+    return {name: _freeze(getattr(config, name)) for name in _fields(config)}
+
+
+@dataclass(eq=False)
+class MlaTileConfig(Configuration):
     """Tiles of the MLA prolog; field names and defaults are the source's ``MlaTileConfig``.
+
+    A cube tile is [m_L0, m_L1, k_L0, k_L1, n_L0, n_L1]. A setting is the source's pass setting of that name: how many
+    graphs to merge, by a graph's number, for all others (-1 or "DEFAULT"), or by a label.
 
     Raises:
         TypeError, ValueError: a field is not what its type below says, tile sizes are not positive, an L1 tile is not a
             multiple of its L0 tile, a tile does not fit a core's buffers, or ``unroll_list`` does not descend to 1.
     """
 
-    tile_b: int = 8
-    tile_s: int = 1
-    tile_bs: int = 8
-    m_tile: int = 16
-    mv_tile: int = 16
-    pre_quant_cube_tile: Sequence[int] = (16, 16, 256, 256, 128, 128)
-    cube_qb_tile: Sequence[int] = (16, 16, 256, 256, 128, 128)
-    cube_wuk_tile: Sequence[int] = (32, 32, 256, 256, 256, 256)
-    unroll_list: Sequence[int] = (32, 16, 8, 4, 2, 1)
-    q_vec_tile0: int = 16
-    q_vec_tile1: int = 16
-    k_vec_tile0: int = 16
-    k_vec_tile1: int = 16
-    cube_l1_reuse_setting: Setting = ((-1, 4),)
-    cube_nbuffer_setting: Setting = ((3, 4),)
-    dynamic_unaligned_enable: bool = False
-
-    def __post_init__(self) -> None:
-        _check_ints(self, "tile_b", "tile_s", "tile_bs", "m_tile", "mv_tile")
-        _check_ints(self, "q_vec_tile0", "q_vec_tile1", "k_vec_tile0", "k_vec_tile1")
-        _check_cube_tile(self, "pre_quant_cube_tile", 2, H, Q_LORA_RANK)
-        _check_cube_tile(self, "cube_qb_tile", 1, Q_LORA_RANK, N_Q * Q_HEAD_DIM)
-        _check_cube_tile(self, "cube_wuk_tile", 2, QK_NOPE_HEAD_DIM, KV_LORA_RANK)
-        _check_unroll_list(self)
-        _check_setting(self, "cube_l1_reuse_setting")
-        _check_setting(self, "cube_nbuffer_setting")
-        if not isinstance(self.dynamic_unaligned_enable, bool):
-            _refuse(self, "dynamic_unaligned_enable", "a bool")
+    tile_b: int = _field(8, _positive_int)
+    tile_s: int = _field(1, _positive_int)
+    tile_bs: int = _field(8, _positive_int)
+    m_tile: int = _field(16, _positive_int)
+    mv_tile: int = _field(16, _positive_int)
+    pre_quant_cube_tile: list[int] = _field([16, 16, 256, 256, 128, 128], _cube_tile(2, H, Q_LORA_RANK))
+    cube_qb_tile: list[int] = _field([16, 16, 256, 256, 128, 128], _cube_tile(1, Q_LORA_RANK, N_Q * Q_HEAD_DIM))
+    cube_wuk_tile: list[int] = _field([32, 32, 256, 256, 256, 256], _cube_tile(2, QK_NOPE_HEAD_DIM, KV_LORA_RANK))
+    unroll_list: list[int] = _field([32, 16, 8, 4, 2, 1], _unroll_list)
+    q_vec_tile0: int = _field(16, _positive_int)
+    q_vec_tile1: int = _field(16, _positive_int)
+    k_vec_tile0: int = _field(16, _positive_int)
+    k_vec_tile1: int = _field(16, _positive_int)
+    cube_l1_reuse_setting: dict[int | str, int] = _field({-1: 4}, _setting)
+    cube_nbuffer_setting: dict[int | str, int] = _field({3: 4}, _setting)
+    dynamic_unaligned_enable: bool = _field(False, _bool)
 
 
-@dataclass(frozen=True)
-class RopeTileShapeConfig:
+@dataclass(eq=False)
+class RopeTileShapeConfig(Configuration):
     """Vector tiles of the RoPE stage for operands of two, three and four axes.
 
     Raises:
         TypeError, ValueError: a field is not that many positive ints.
     """
 
-    two_dim: Sequence[int] = (32, 64)
-    three_dim: Sequence[int] = (32, 32, 128)
-    four_dim: Sequence[int] = (16, 128, 128, 128)
-
-    def __post_init__(self) -> None:
-        _check_tile(self, "two_dim", 2)
-        _check_tile(self, "three_dim", 3)
-        _check_tile(self, "four_dim", 4)
+    two_dim: list[int] = _field([32, 64], _tile(2))
+    three_dim: list[int] = _field([32, 32, 128], _tile(3))
+    four_dim: list[int] = _field([16, 128, 128, 128], _tile(4))
 
 
-@dataclass(frozen=True)
-class IndexerPrologQuantConfigs:
-    """Tiles of the indexer's prolog.
+@dataclass(eq=False)
+class IndexerPrologQuantConfigs(Configuration):
+    """Tiles of the indexer's prolog; cube tiles and settings as of `MlaTileConfig`.
 
     Raises:
         TypeError, ValueError: as `MlaTileConfig`; or ``block_size`` is not the caches' block size.
     """
 
-    q_linear: Sequence[int] = (16, 16, 512, 512, 128, 128)
-    q_hd: Sequence[int] = (32, 32, 128, 128, 128, 128)
-    k_linear: Sequence[int] = (16, 16, 512, 512, 64, 64)
-    w_linear: Sequence[int] = (16, 16, 1024, 1024, 32, 32)
-    unroll_list: Sequence[int] = (32, 16, 8, 4, 2, 1)
-    cube_l1_reuse_setting: Setting = ((1, 4),)
-    block_size: int = BLOCK_SIZE
-    t_sub_tile: int = 1
-    chunk_size: int = 2
-    vec_nbuffer_setting: Setting = ((-1, 1),)
-
-    def __post_init__(self) -> None:
-        _check_cube_tile(self, "q_linear", 1, Q_LORA_RANK, IDX_N_HEADS * IDX_HEAD_DIM)
-        _check_cube_tile(self, "q_hd", 2, IDX_HEAD_DIM, IDX_HEAD_DIM)
-        _check_cube_tile(self, "k_linear", 2, H, IDX_HEAD_DIM)
-        _check_cube_tile(self, "w_linear", 2, H, IDX_N_HEADS)
-        _check_unroll_list(self)
-        _check_setting(self, "cube_l1_reuse_setting")
-        _check_setting(self, "vec_nbuffer_setting")
-        _check_ints(self, "t_sub_tile", "chunk_size")
-        if type(self.block_size) is not int or self.block_size != BLOCK_SIZE:
-            _refuse(self, "block_size", str(BLOCK_SIZE))
+    q_linear: list[int] = _field([16, 16, 512, 512, 128, 128], _cube_tile(1, Q_LORA_RANK, IDX_N_HEADS * IDX_HEAD_DIM))
+    q_hd: list[int] = _field([32, 32, 128, 128, 128, 128], _cube_tile(2, IDX_HEAD_DIM, IDX_HEAD_DIM))
+    k_linear: list[int] = _field([16, 16, 512, 512, 64, 64], _cube_tile(2, H, IDX_HEAD_DIM))
+    w_linear: list[int] = _field([16, 16, 1024, 1024, 32, 32], _cube_tile(2, H, IDX_N_HEADS))
+    unroll_list: list[int] = _field([32, 16, 8, 4, 2, 1], _unroll_list)
+    cube_l1_reuse_setting: dict[int | str, int] = _field({1: 4}, _setting)
+    block_size: int = _field(BLOCK_SIZE, _block_size)
+    t_sub_tile: int = _field(1, _positive_int)
+    chunk_size: int = _field(2, _positive_int)
+    vec_nbuffer_setting: dict[int | str, int] = _field({-1: 1}, _setting)
 
 
-@dataclass(frozen=True)
-class SaTileShapeConfig:
-    """Tiles of the sparse attention.
+@dataclass(eq=False)
+class SaTileShapeConfig(Configuration):
+    """Tiles of the sparse attention: cube tiles as of `MlaTileConfig`, vector tiles of two axes.
 
     Raises:
         TypeError, ValueError: as `MlaTileConfig`.
     """
 
-    g_tile: int = 128
-    s_kv_tile: int = 2048
-    gather_vec_tile_shape: Sequence[int] = (32, 512)
-    c1_tile_shape: Sequence[int] = (128, 128, 128, 128, 128, 128)
-    v1_tile_shape: Sequence[int] = (8, 2048)
-    c2_tile_shape: Sequence[int] = (128, 128, 128, 128, 128, 128)
-    v2_tile_shape: Sequence[int] = (64, 256)
-
-    def __post_init__(self) -> None:
-        _check_ints(self, "g_tile", "s_kv_tile")
-        _check_vector_tile(self, "gather_vec_tile_shape")
-        _check_vector_tile(self, "v1_tile_shape")
-        _check_vector_tile(self, "v2_tile_shape")
-        _check_cube_tile(self, "c1_tile_shape", 2, KV_LORA_RANK + ROPE_DIM, SELECTED_COUNT)
-        _check_cube_tile(self, "c2_tile_shape", 2, SELECTED_COUNT, KV_LORA_RANK)
+    g_tile: int = _field(128, _positive_int)
+    s_kv_tile: int = _field(2048, _positive_int)
+    gather_vec_tile_shape: list[int] = _field([32, 512], _vector_tile)
+    c1_tile_shape: list[int] = _field(
+        [128, 128, 128, 128, 128, 128], _cube_tile(2, KV_LORA_RANK + ROPE_DIM, SELECTED_COUNT)
+    )
+    v1_tile_shape: list[int] = _field([8, 2048], _vector_tile)
+    c2_tile_shape: list[int] = _field([128, 128, 128, 128, 128, 128], _cube_tile(2, SELECTED_COUNT, KV_LORA_RANK))
+    v2_tile_shape: list[int] = _field([64, 256], _vector_tile)
 
 
-@dataclass(frozen=True)
-class IndexerPrologQuantAttr:
+def _alias(field: str) -> Any:
+    """A field by the source's name."""
+
+    def get(config: Any) -> Any:
+        return getattr(config, field)
+
+    def assign(config: Any, value: Any) -> None:
+        setattr(config, field, value)
+
+    return property(get, assign, doc=f"The source's name of `{field}`.")
+
+
+_NOT_GIVEN: Any = object()
+
+
+@dataclass(eq=False, init=False)
+class IndexerPrologQuantAttr(Configuration):
     """The attributes of `lightning_indexer_prolog_quant` in one object: ``ip_attrs`` of `mla_indexer_prolog_quant`.
 
-    The names are those of the published attributes; the source's class calls them ``eps``, ``layerout_query`` and
-    ``layerout_key``.
+    The names are those of the published attributes. The source's class calls them ``eps``, ``layerout_query`` and
+    ``layerout_key``; both names may be given, assigned and read.
 
     Raises:
-        TypeError, ValueError: a wrong type, or a layout that is not supported.
+        TypeError, ValueError: a wrong type, a layout that is not supported, or both names of one attribute.
     """
 
-    layernorm_epsilon_k: float = 1e-6
-    layout_query: str = "TND"
-    layout_key: str = "PA_BSND"
+    layernorm_epsilon_k: float = _field(LAYERNORM_EPSILON_K, _epsilon)
+    layout_query: str = _field("TND", _choice("layout_query"))
+    layout_key: str = _field("PA_BSND", _choice("layout_key"))
 
-    def __post_init__(self) -> None:
-        epsilon = self.layernorm_epsilon_k
-        if not isinstance(epsilon, (int, float)) or isinstance(epsilon, bool) or not 0.0 <= epsilon < math.inf:
-            _refuse(self, "layernorm_epsilon_k", "a finite number >= 0")
-        _set(self, "layernorm_epsilon_k", float(epsilon))
-        attrs = {a.name: a for a in op_info.load("lightning_indexer_prolog_quant").attrs}
-        for field in dataclasses.fields(self):
-            choices = attrs[field.name].choices
-            if choices and getattr(self, field.name) not in choices:
-                _refuse(self, field.name, " or ".join(map(repr, choices)))
+    eps = _alias("layernorm_epsilon_k")
+    layerout_query = _alias("layout_query")
+    layerout_key = _alias("layout_key")
+
+    def __init__(
+        self,
+        layernorm_epsilon_k: float = _NOT_GIVEN,
+        layout_query: str = _NOT_GIVEN,
+        layout_key: str = _NOT_GIVEN,
+        *,
+        eps: float = _NOT_GIVEN,
+        layerout_query: str = _NOT_GIVEN,
+        layerout_key: str = _NOT_GIVEN,
+    ) -> None:
+        names = {"layernorm_epsilon_k": "eps", "layout_query": "layerout_query", "layout_key": "layerout_key"}
+        given = (layernorm_epsilon_k, layout_query, layout_key)
+        aliases = (eps, layerout_query, layerout_key)
+        for (name, alias), value, other in zip(names.items(), given, aliases, strict=True):
+            if value is not _NOT_GIVEN and other is not _NOT_GIVEN:
+                raise TypeError(f"IndexerPrologQuantAttr: {name} and {alias} are names of one attribute")
+            default = type(self).__dataclass_fields__[name].default
+            setattr(self, name, next((v for v in (value, other) if v is not _NOT_GIVEN), default))

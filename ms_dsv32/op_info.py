@@ -103,6 +103,19 @@ class Attr:
     config: str | None
     carries: str | None
     extension: bool
+    source_name: str
+
+
+@dataclass(frozen=True)
+class SourceFunction:
+    """Functions of the source that are the operator: their parameters, in order, and what else than names differs.
+
+    A note says of a parameter how it is converted; one that has no counterpart has a note that says why.
+    """
+
+    names: tuple[str, ...]
+    parameters: tuple[str, ...]
+    notes: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,7 @@ class OpInfo:
     name: str
     summary: str
     source: str
+    source_functions: tuple[SourceFunction, ...]
     inputs: tuple[Arg, ...]
     attrs: tuple[Attr, ...]
     outputs: tuple[Arg, ...]
@@ -156,6 +170,12 @@ class OpInfo:
         """
         numbers = (a for a in self.kernel_attrs if a.type in ("float", "int"))
         return tuple(dataclasses.replace(a, name=a.name.replace(".", "_")) for a in numbers)
+
+    @property
+    def source_names(self) -> dict[str, str]:
+        """The source's name of each input, attribute and output that is not an extension, by our name."""
+        args: tuple[Arg | Attr, ...] = (*self.inputs, *self.attrs, *self.outputs)
+        return {a.name: a.source_name for a in args if not a.extension}
 
     @property
     def packable(self) -> tuple[str, ...]:
@@ -226,12 +246,17 @@ def load(name: str) -> OpInfo:
             config=d.get("config"),
             carries=d.get("carries"),
             extension=d.get("extension", False),
+            source_name=d.get("source_name", d["name"]),
         )
 
     return OpInfo(
         name=raw["name"],
         summary=raw["summary"],
         source=raw["source"],
+        source_functions=tuple(
+            SourceFunction(tuple(f["names"]), tuple(f["parameters"]), f["notes"])
+            for f in raw.get("source_functions", ())
+        ),
         inputs=tuple(map(arg, raw["inputs"])),
         attrs=tuple(map(attr, raw["attrs"])),
         outputs=tuple(map(arg, raw["outputs"])),
@@ -241,10 +266,11 @@ def load(name: str) -> OpInfo:
 def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | str | bool]:
     """The kernel's attributes, by the names of ``op.kernel_attrs``: defaults filled in, carried ones flattened.
 
-    Values are checked by the kernel library, apart from the classes of configurations.
+    Values are checked by the kernel library, configurations here.
 
     Raises:
         TypeError: an attribute is missing or unknown, or a configuration is of another class.
+        TypeError, ValueError: a value of a configuration does not fit its field.
     """
     unknown = sorted(set(given) - {a.name for a in op.attrs})
     missing = [a.name for a in op.attrs if a.required and a.name not in given]
@@ -262,6 +288,8 @@ def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | 
         if value is not None and (kind.__module__, kind.__name__) != ("ms_dsv32.config", attr.config):
             got = kind.__name__ if kind.__name__ != attr.config else f"that of {kind.__module__}"
             raise TypeError(f"{op.name}: {attr.name} must be {attr.config} or None, got {got}")
+        if value is not None:
+            value = value.frozen()  # its lists may have been changed in place, which nothing has checked yet
         if attr.carries:
             for carried in op.kernel_attrs:
                 holder, _, field = carried.name.partition(".")
@@ -430,6 +458,11 @@ def docs() -> str:
         'A *packable* weight may be laid out once by `ms_dsv32.weights` and passed with `weight_format="PACKED"`. (+)',
         "goes beyond the source.",
         "",
+        "The source is PyPTO, as its repository was on 2026-08-22 (883e7dfb). A section *In PyPTO* lists what differs",
+        "there from the operator here. Its functions take everything by position, outputs too, and NZ weights in",
+        "FRACTAL_NZ. Here inputs are positional, attributes are keywords, outputs are returned, and weights are",
+        "row-major or packed.",
+        "",
         "## Dimensions",
         "",
         "| name | value | meaning |",
@@ -447,7 +480,6 @@ def docs() -> str:
             notes = [a.doc]
             notes += ["Updated in place."] if a.in_place else []
             notes += [f"Values: {_pretty(a.values)}."] if a.values else []
-            notes += [f"The source's `{a.source_name}`."] if a.source_name != a.name else []
             fmt = a.format + (", packable" if a.packable else "")
             out.append(f"| `{a.name}` | {a.dtype} | {_shapes(a)} | {fmt} | {' '.join(notes)} |")
         out += ["", "| attribute | type | default | |", "|---|---|---|---|"]
@@ -459,7 +491,34 @@ def docs() -> str:
         for a in op.outputs:
             plus = " (+)" if a.extension else ""
             out.append(f"| `{a.name}`{plus} | {a.dtype} | {_shapes(a)} | {a.doc} |")
+        if op.source_functions:
+            out += ["", "### In PyPTO"]
+        for function in op.source_functions:
+            out += ["", *_source_table(op, function)]
     return "\n".join(out) + "\n"
+
+
+def _source_table(op: OpInfo, function: SourceFunction) -> list[str]:
+    """How a call of the source is written here: its parameters in its order, and those that differ."""
+    rows = []
+    for parameter in function.parameters:
+        ours = {n: s for n, s in op.source_names.items() if s.partition(".")[0] == parameter}
+        note = function.notes.get(parameter, "")
+        if note or not ours:
+            rows.append((parameter, " ".join(f"`{n}`" for n, s in ours.items() if s == parameter) or "-", note))
+        elif ours != {parameter: parameter}:
+            rows += [(source, f"`{name}`", "") for name, source in ours.items() if source == parameter]
+        rows += [(source, f"`{name}`", "") for name, source in ours.items() if source != parameter]
+    names = " and ".join(f"`{name}`" for name in function.names)
+    inputs = [a.source_name for a in op.inputs]
+    if inputs == [p for p in function.parameters if p in inputs]:
+        text = f"{names}: the inputs come in the same order."
+    else:
+        text = f"{names}: the parameters are {', '.join(f'`{p}`' for p in function.parameters)}, in this order."
+    if not rows:
+        return [f"{text} All names are the same."]
+    table = [f"| `{source}` | {ours} | {note} |".replace("|  |", "| |") for source, ours, note in rows]
+    return [text, "", "| PyPTO | here | |", "|---|---|---|", *table]
 
 
 def _shapes(arg: Arg) -> str:
@@ -496,10 +555,27 @@ def check_schemas() -> list[str]:
         in_place = [i.name for i in op.inputs if i.in_place]
         if in_place != [o.in_place_of for o in op.outputs if o.in_place_of]:
             problems.append(f"{op.name}: in-place inputs and outputs do not pair")
+        for function in op.source_functions:
+            problems += [f"{op.name}: {p}" for p in _source_problems(op, function)]
         for a in args:
             if len({len(shape) for shape in a.shapes}) != len(a.shapes):
                 problems.append(f"{op.name}: {a.name}: alternatives must differ in rank")
     return problems
+
+
+def _source_problems(op: OpInfo, function: SourceFunction) -> Iterator[str]:
+    """What is wrong with the list of the source's parameters: every argument has a place in it, or a note says why."""
+    known = {name.partition(".")[0] for name in op.source_names.values()}
+    name = function.names[0]
+    for parameter in function.parameters:
+        if parameter not in known and parameter not in function.notes:
+            yield f"{name} has {parameter}, which is no argument and has no note"
+    for parameter in function.notes:
+        if parameter not in function.parameters:
+            yield f"{name} has a note about {parameter}, which is none of its parameters"
+    if function is op.source_functions[0]:  # the others may lack arguments that a note of theirs names
+        for parameter in sorted(known - set(function.parameters)):
+            yield f"{name} lacks {parameter}"
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -92,12 +92,46 @@ def _edit(path: Path, change) -> None:
         (lambda d: d["inputs"][0].update(shape=[["t", "h"], ["b", "h"]]), "alternatives must differ in rank"),
         (lambda d: d["outputs"].pop(), "do not pair"),
         (lambda d: d["attrs"][3].pop("config"), "'config' is a required property"),
+        (lambda d: d["source_functions"][0]["parameters"].remove("cos"), "mla_prolog_quant_d lacks cos"),
+        (lambda d: d["source_functions"][0]["parameters"].append("y"), "has y, which is no argument and has no note"),
+        (lambda d: d["source_functions"][0]["notes"].update(y="Text."), "has a note about y, which is none of its"),
+        (lambda d: d["outputs"][0].update(source_name="y"), "mla_prolog_quant_d lacks y"),
+        (lambda d: d["attrs"][0].update(source_name="a.b.c"), "'a.b.c' does not match"),
     ],
 )
 def test_check_refuses_a_broken_file(copy: Path, capsys: pytest.CaptureFixture[str], change, message: str) -> None:
     _edit(copy / "mla_prolog_quant.json", change)
     assert op_info.main(["--check"]) == 1
     assert message in capsys.readouterr().err
+
+
+# Our names by PyPTO's, in the order of its parameters.
+INDEXER_IN_PYPTO = {
+    "idx_query": "q_int8",
+    "idx_query_scale": "q_scale",
+    "idx_key_cache": "k_cache",
+    "idx_key_scale": "k_cache_scale",
+    "idx_weight": "weights",
+    "act_seq_key": "kv_act_seqs",
+    "block_table": "block_table",
+    "topk_res": "topk_indices",
+}
+
+
+def test_docs_say_how_a_call_of_the_source_is_written() -> None:
+    sections = {s.partition("`")[0]: s.partition("### In PyPTO")[2] for s in op_info.docs().split("\n## `")}
+    assert all(sections[name] for name in CONTRACT)
+    indexer = sections["lightning_indexer_quant"]
+    order = ", ".join(f"`{p}`" for p in INDEXER_IN_PYPTO)
+    assert f"`lightning_indexer_decode`: the parameters are {order}, `unroll_list`, " in indexer
+    for theirs, ours in INDEXER_IN_PYPTO.items():
+        assert (f"| `{theirs}` | `{ours}` |" in indexer) == (theirs != ours)
+    assert "| `configs` | - | " in indexer
+    prolog = sections["lightning_indexer_prolog_quant"]
+    assert "`lightning_indexer_prolog_quant`: the inputs come in the same order." in prolog
+    for theirs, ours in (("x_in", "x"), ("k_int8_in", "k_cache"), ("attrs.eps", "layernorm_epsilon_k")):
+        assert f"| `{theirs}` | `{ours}` | |" in prolog
+    assert "| `nope_cache` | - | int8 [block_num * block_size, 656]" in sections["sparse_flash_attention_quant"]
 
 
 def test_check_notices_and_write_mends_drift(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

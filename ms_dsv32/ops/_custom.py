@@ -42,6 +42,7 @@ from mindspore.ops import signature
 from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_dsv32 import kernel_impl, op_info
+from ms_dsv32.config import Configuration
 from ms_dsv32.ops import _ascend, _cpu
 
 _TARGETS = {"CPU": _cpu, "Ascend": _ascend}
@@ -83,6 +84,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         super().__init__(f"Choose{op_info.load(name).entry}")
         self.set_const_prim(True)  # the arguments of a compiled call are needed for their types only
         self._info = op_info.load(name)
+        self._configs = tuple(i for i, attr in enumerate(self._info.attrs) if attr.type == "config")
         self._bprop = bprop
         self._customs: dict[tuple[Any, ...], ops.Custom] = {}
         self._kernels: dict[tuple[Any, ...], _Kernel] = {}
@@ -90,7 +92,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
     @_ends_trace
     def __call__(self, *args: Any) -> tuple[_Kernel, tuple[()]]:
         count = len(self._info.attrs)
-        attrs, tensors = args[:count], args[count:]
+        attrs, tensors = self._by_value(args[:count]), args[count:]
         try:
             # Types count: 1 == True, but an int is no bool. The device target does not: a process has one.
             key = (attrs, tuple(map(type, attrs)))
@@ -137,6 +139,14 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             target.require_cache(self._info, cache, candidate)
         custom = self._custom(bound, ", ".join(plain_caches))
         return {"shape": None, "dtype": None, "value": (custom, target.constants(self._info, bound))}
+
+    def _by_value(self, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """The attributes with a copy of each configuration, which the caller may change after the call."""
+        for i in self._configs:
+            config = attrs[i]
+            if isinstance(config, Configuration):
+                attrs = (*attrs[:i], config.frozen(), *attrs[i + 1 :])
+        return attrs
 
     def _bind(self, attrs: Sequence[Any], shapes: Sequence[Sequence[int]], dtypes: Sequence[str]) -> dict[str, Any]:
         """Checks a call and returns the kernel's attributes."""

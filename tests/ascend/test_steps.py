@@ -11,7 +11,7 @@ import tolerance
 from calls import MODES, mode, tensor
 from mindspore import Parameter, Tensor
 from runs import inputs_of, prepared, run
-from test_cells import CACHES, SCALE, WIDTHS, Sequences, layer_weights
+from test_cells import CACHES, FUSED_EPSILONS, SCALE, WIDTHS, Sequences, layer_weights
 
 from ms_dsv32 import cells, ops, weights
 
@@ -81,7 +81,7 @@ def operators_in_a_row(n_q: int, inputs: list[Any], caches: list[Tensor]) -> Any
         [tensor(prepared(name, n_q)) for name in names] for names in (weights.MLA_WEIGHTS, weights.INDEXER_WEIGHTS)
     )
     q_nope, q_rope, _, _, _, q_int8, q_scale, _, _, head_weights = ops.mla_indexer_prolog_quant(
-        token_x, *mla, cos, sin, index, *caches[:3], *ip, *caches[3:], weight_format="PACKED"
+        token_x, *mla, cos, sin, index, *caches[:3], *ip, *caches[3:], weight_format="PACKED", **FUSED_EPSILONS
     )  # fmt: skip
     topk_indices = ops.lightning_indexer_quant(q_int8, q_scale, head_weights, *caches[3:], block_table, lengths)
     attention_out = ops.sparse_flash_attention_quant(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,14 @@ from calls import MODES, bare, mode
 from mindspore import Parameter, Tensor, nn
 
 from ms_dsv32 import cells, golden, kernel_impl, weights
+from ms_dsv32.config import RMS_NORM_EPS, ModelConfig, RopeTileShapeConfig
 
 CACHES = ("kv_cache", "kr_cache", "k_scale_cache", "k_cache", "k_cache_scale")
 WIDTHS = ((512, np.int8), (64, np.uint16), (4, np.float32), (128, np.int8), (1, np.float16))
 SCALE = 0.07
+EPSILONS = {"epsilon_cq": RMS_NORM_EPS, "epsilon_ckv": RMS_NORM_EPS}
+"""The cells' epsilons, which are the model's; the operators' and the golden reference's defaults are the source's."""
+FUSED_EPSILONS = {f"mla_{name}": epsilon for name, epsilon in EPSILONS.items()}
 
 
 def tensors(*arrays: Any) -> list[Tensor]:
@@ -145,7 +150,7 @@ class Sequences:
         indexer = {k: v for k, v in fused.items() if k.startswith("ip_")}
         tokens = {"token_x": token_x, "cos": cos, "sin": sin, "cache_index": index}
         caches = dict(zip(cases.IN_PLACE["mla_indexer_prolog_quant"], self.caches, strict=True))
-        out = kernel_impl.call("mla_indexer_prolog_quant", {**tokens, **mla, **caches, **indexer}, {})
+        out = kernel_impl.call("mla_indexer_prolog_quant", {**tokens, **mla, **caches, **indexer}, FUSED_EPSILONS)
         q_nope, q_rope, _, _, _, q_int8, q_scale, _, _, head_weights = out
         pages = {"block_table": block_table, "kv_act_seqs": lengths}
         query = {"q_int8": q_int8, "q_scale": q_scale, "weights": head_weights}
@@ -240,7 +245,8 @@ def test_a_step_against_the_golden_reference(step: cells.SparseAttentionStep) ->
     fused = golden.fused_weights(cases.mla_weights(4), cases.indexer_weights())
     mla, indexer = list(fused.values())[:7], list(fused.values())[7:]
     pages = [np.zeros_like(c) for c in one.caches]
-    out = golden.mla_indexer_prolog_quant(token_x, *mla, cos, sin, index, *pages[:3], *indexer, *pages[3:])
+    inputs = [token_x, *mla, cos, sin, index, *pages[:3], *indexer, *pages[3:]]
+    out = golden.mla_indexer_prolog_quant(*inputs, **FUSED_EPSILONS)
     topk = golden.lightning_indexer_quant(out[5], out[6], out[9], *out[7:9], block_table, lengths)
     want = golden.sparse_flash_attention_quant(
         *out[:2],
@@ -260,8 +266,60 @@ def test_a_step_against_the_golden_reference(step: cells.SparseAttentionStep) ->
     assert np.linalg.norm(a - b) / np.linalg.norm(b) < 0.01
 
 
+MODEL = ModelConfig(
+    n_q=2, epsilon_cq=0.5, epsilon_ckv=0.25, layernorm_epsilon_k=0.125, selected_count=64, rope_factor=20.0
+)
+
+
+def test_cells_from_a_models_configuration() -> None:
+    """Each takes what is its own; an argument that is given counts instead."""
+    mla = cells.MLAProlog.from_config(MODEL, rope_cfg=RopeTileShapeConfig())
+    assert (mla.w_uk.shape[0], mla.epsilon_cq, mla.epsilon_ckv) == (2, 0.5, 0.25)
+    assert mla.rope_cfg == RopeTileShapeConfig()
+    assert cells.LightningIndexerProlog.from_config(MODEL).layernorm_epsilon_k == 0.125
+    assert cells.LightningIndexer.from_config(MODEL).selected_count == 64
+    attention = cells.SparseFlashAttention.from_config(MODEL, max_blocknum_perbatch=3)
+    assert (attention.n_q, attention.topk, attention.softmax_scale) == (2, 64, MODEL.softmax_scale)
+    assert attention.max_blocknum_perbatch == 3
+    step = cells.SparseAttentionStep.from_config(MODEL, max_blocknum_perbatch=3, n_q=1, return_lse=True)
+    fused = step.prolog
+    assert (fused.mla.w_uk.shape[0], fused.mla.epsilon_cq, fused.mla.epsilon_ckv) == (1, 0.5, 0.25)
+    assert fused.indexer.layernorm_epsilon_k == fused.ip_attrs.layernorm_epsilon_k == 0.125
+    assert (step.attention.n_q, step.attention.softmax_scale, step.attention.return_lse) == (
+        1,
+        MODEL.softmax_scale,
+        True,
+    )
+    assert step.indexer.selected_count == step.attention.topk == 64
+    with pytest.raises(TypeError, match="max_blocknum_perbatch"):
+        cells.SparseAttentionStep.from_config(MODEL)
+    with pytest.raises(TypeError, match="MLAProlog: config must be a ModelConfig, got str"):
+        cells.MLAProlog.from_config("config.json")
+
+
+@pytest.mark.parametrize(
+    "cls",
+    [
+        cells.MLAProlog,
+        cells.LightningIndexerProlog,
+        cells.MLAIndexerProlog,
+        cells.LightningIndexer,
+        cells.SparseFlashAttention,
+        cells.SparseAttentionStep,
+    ],
+)
+def test_defaults_of_the_cells_are_the_models(cls: Any) -> None:
+    """So a cell that is made without a configuration is DeepSeek-V3.2-Exp's."""
+    model = ModelConfig()
+    known = {**vars(model), "softmax_scale": model.softmax_scale, "topk": model.selected_count}
+    parameters = inspect.signature(cls).parameters
+    taken = {name for name in cls._model_arguments if name in parameters}
+    assert taken == set(parameters) & set(known)
+    assert {name: parameters[name].default for name in taken} == {name: known[name] for name in taken}
+
+
 def test_all_heads_of_the_model() -> None:
-    case = cases.mla_prolog_case(1, 2, 128, 3)
+    case = cases.mla_prolog_case(1, 2, 128, 3).with_attributes(**EPSILONS)
     cell = cells.MLAProlog()
     cell.set_weights(cases.mla_weights(128))
     names = ("token_x", "cos", "sin", "cache_index", "kv_cache", "kr_cache", "k_scale_cache")
@@ -302,7 +360,7 @@ def test_a_part_of_the_heads_from_a_file(tmp_path: Path) -> None:
 
 
 def test_weights_set_after_compilation_count() -> None:
-    case = cases.mla_prolog_case(1, 1, 2, 3)
+    case = cases.mla_prolog_case(1, 1, 2, 3).with_attributes(**EPSILONS)
     cell = cells.MLAProlog(2)
     names = ("token_x", "cos", "sin", "cache_index", "kv_cache", "kr_cache", "k_scale_cache")
     for seed in (0, 1):

@@ -1,8 +1,10 @@
-"""Configurations: the source's defaults, immutable, hashable, validated."""
+"""Configurations: the source's defaults, assignable until they are copied by value, validated."""
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 from typing import Any
 
 import pytest
@@ -28,30 +30,126 @@ def test_dimensions() -> None:
 
 
 @pytest.mark.parametrize("cls", CLASSES)
-def test_immutable_hashable_and_known_to_op_info(cls: type[Any]) -> None:
-    made = cls()
-    assert made == cls()
-    assert hash(made) == hash(cls())
-    with pytest.raises(dataclasses.FrozenInstanceError):
-        setattr(made, dataclasses.fields(made)[0].name, 1)
+def test_equal_by_value_and_known_to_op_info(cls: type[Any]) -> None:
+    assert cls() == cls()
+    assert cls() != object()
     named = {a.config for name in op_info.names() for a in op_info.load(name).attrs}
     assert cls.__name__ in named
+    assert MlaTileConfig(tile_bs=4) != MlaTileConfig()
+    assert RopeTileShapeConfig() != SaTileShapeConfig()
 
 
-def test_lists_and_mappings_are_taken_and_copied() -> None:
-    tile, setting = [32, 32, 256, 512, 128, 128], {3: 4, -1: 2}
-    made = MlaTileConfig(cube_qb_tile=tile, cube_l1_reuse_setting=setting)
-    tile[0], setting[-1] = 7, 7
-    assert made.cube_qb_tile == (32, 32, 256, 512, 128, 128)
-    assert made.cube_l1_reuse_setting == ((-1, 2), (3, 4))
-    assert made == MlaTileConfig(cube_qb_tile=(32, 32, 256, 512, 128, 128), cube_l1_reuse_setting=[(-1, 2), (3, 4)])
+@pytest.mark.parametrize("cls", CLASSES)
+def test_only_a_frozen_copy_is_hashable_and_it_cannot_change(cls: type[Any]) -> None:
+    made = cls()
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(made)
+    frozen = made.frozen()
+    assert isinstance(frozen, cls)
+    assert frozen == made
+    assert made == frozen
+    assert hash(frozen) == hash(cls().frozen())
+    assert frozen.frozen() is frozen
+    name = dataclasses.fields(made)[0].name
+    with pytest.raises(dataclasses.FrozenInstanceError, match=f"{cls.__name__}: {name} cannot be assigned"):
+        setattr(frozen, name, getattr(made, name))
+    for other in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert other == frozen
+        assert hash(other) == hash(frozen)
+    replaced = dataclasses.replace(frozen)
+    setattr(replaced, name, getattr(made, name))  # assignable again
+    assert replaced == made
+
+
+def test_a_frozen_copy_shares_nothing() -> None:
+    made = MlaTileConfig()
+    frozen = made.frozen()
+    made.tile_bs = 16
+    made.cube_qb_tile[0] = made.cube_qb_tile[1] = 32
+    made.cube_l1_reuse_setting["Query-Linear"] = 2
+    assert frozen == MlaTileConfig()
+    assert frozen.cube_qb_tile == (16, 16, 256, 256, 128, 128)
+    assert made.frozen().cube_qb_tile == (32, 32, 256, 256, 128, 128)
+    assert MlaTileConfig() != made  # nor do two objects share their defaults
+
+
+def test_scripts_of_the_source_assign() -> None:
+    """Assignment of fields and items, lists that stay the caller's, settings by number and by label."""
+    made = MlaTileConfig()
+    made.tile_bs = 128
+    m_tile = (min(128, made.tile_bs) + 15) // 16 * 16
+    made.pre_quant_cube_tile[0] = m_tile  # larger than its L1 tile until the next line
+    made.pre_quant_cube_tile[1] = m_tile
+    made.cube_qb_tile = [m_tile, m_tile, 256, 256, 256, 256]
+    made.unroll_list = [128, 64, 32, 16, 8, 4, 2, 1]
+    made.cube_l1_reuse_setting = {0: 2, 1: 1, 3: 4}
+    made.cube_nbuffer_setting = {-2: 1, -1: 4}
+    made.dynamic_unaligned_enable = True
+    assert made.frozen().pre_quant_cube_tile == (128, 128, 256, 256, 128, 128)
+    shared = [16, 16, 128, 128, 128, 128]
+    made.cube_wuk_tile = shared
+    assert made.cube_wuk_tile is shared
+    configs = IndexerPrologQuantConfigs(cube_l1_reuse_setting={"Query-Linear": 4}, vec_nbuffer_setting={"DEFAULT": 1})
+    configs.cube_l1_reuse_setting = {}  # all is left to the source's compiler
+    assert configs.frozen() == configs
+
+
+def test_sequences_and_pairs_are_taken() -> None:
+    made = MlaTileConfig(cube_qb_tile=(32, 32, 256, 512, 128, 128), cube_l1_reuse_setting=[(-1, 2), (3, 4)])
+    assert made.cube_qb_tile == [32, 32, 256, 512, 128, 128]
+    assert made == MlaTileConfig(cube_qb_tile=[32, 32, 256, 512, 128, 128], cube_l1_reuse_setting={3: 4, -1: 2})
+
+
+def test_an_assignment_is_checked_when_it_is_made() -> None:
+    made = MlaTileConfig()
+    with pytest.raises(ValueError, match="MlaTileConfig: tile_bs must be a positive int, got 0"):
+        made.tile_bs = 0
+    with pytest.raises(ValueError, match="MlaTileConfig: cube_qb_tile must be a tile that fits L0A"):
+        made.cube_qb_tile = [512, 512, 512, 512, 64, 64]
+    with pytest.raises(AttributeError, match="MlaTileConfig: no field 'tile_bb'; there are tile_b, tile_s, "):
+        made.tile_bb = 8
+    with pytest.raises(AttributeError, match="'tile_bs' cannot be deleted"):
+        del made.tile_bs
+    assert made == MlaTileConfig()
+
+
+def test_a_change_in_place_is_checked_when_it_is_copied() -> None:
+    made = SaTileShapeConfig()
+    made.v1_tile_shape[0] = 0
+    with pytest.raises(ValueError, match=r"SaTileShapeConfig: v1_tile_shape must be 2 positive ints, got \[0, 2048\]"):
+        made.frozen()
+    configs = IndexerPrologQuantConfigs()
+    configs.vec_nbuffer_setting[-1] = "1"
+    with pytest.raises(ValueError, match="IndexerPrologQuantConfigs: vec_nbuffer_setting must be a mapping"):
+        configs.frozen()
+
+
+def test_the_sources_names_of_the_attributes() -> None:
+    made = IndexerPrologQuantAttr(eps=1e-3, layerout_query="TND", layerout_key="PA_BSND")
+    assert made == IndexerPrologQuantAttr(1e-3)
+    assert (made.eps, made.layerout_query, made.layerout_key) == (1e-3, "TND", "PA_BSND")
+    made.eps = 1
+    assert made.layernorm_epsilon_k == made.frozen().eps == 1.0
+    made.layernorm_epsilon_k = 0.5
+    assert made.eps == 0.5
+    with pytest.raises(ValueError, match="IndexerPrologQuantAttr: layout_key must be 'PA_BSND', got 'BSND'"):
+        made.layerout_key = "BSND"
+    with pytest.raises(ValueError, match="layernorm_epsilon_k must be a finite number >= 0, got -1"):
+        IndexerPrologQuantAttr(eps=-1)
+    with pytest.raises(TypeError, match="layernorm_epsilon_k must be a finite number >= 0, got None"):
+        IndexerPrologQuantAttr(eps=None)
+    with pytest.raises(TypeError, match="layout_query and layerout_query are names of one attribute"):
+        IndexerPrologQuantAttr(layout_query="TND", layerout_query="TND")
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        made.frozen().eps = 1e-6
 
 
 def test_defaults_of_the_source() -> None:
     mla = MlaTileConfig()
     assert (mla.tile_b, mla.tile_s, mla.tile_bs, mla.m_tile, mla.mv_tile) == (8, 1, 8, 16, 16)
-    assert mla.cube_wuk_tile == (32, 32, 256, 256, 256, 256)
-    assert mla.unroll_list == (32, 16, 8, 4, 2, 1)
+    assert mla.cube_wuk_tile == [32, 32, 256, 256, 256, 256]
+    assert mla.unroll_list == [32, 16, 8, 4, 2, 1]
+    assert (mla.cube_l1_reuse_setting, mla.cube_nbuffer_setting) == ({-1: 4}, {3: 4})
     assert dataclasses.astuple(IndexerPrologQuantAttr()) == (1e-6, "TND", "PA_BSND")
     attrs = {a.name: a.default for a in op_info.load("lightning_indexer_prolog_quant").attrs}
     for field in dataclasses.fields(IndexerPrologQuantAttr):
@@ -77,7 +175,11 @@ def test_defaults_of_the_source() -> None:
         (MlaTileConfig, {"pre_quant_cube_tile": [256, 256, 16, 16, 256, 256]}, ValueError, "that fits L0C"),
         (SaTileShapeConfig, {"c1_tile_shape": [16, 512, 64, 512, 64, 512]}, ValueError, "that fits L1"),
         (SaTileShapeConfig, {"v1_tile_shape": [32, 2048]}, ValueError, "v1_tile_shape must be a tile that fits UB"),
-        (MlaTileConfig, {"cube_l1_reuse_setting": {1: 3, "a": 2}}, ValueError, "must be a mapping of ints to ints"),
+        (MlaTileConfig, {"cube_l1_reuse_setting": {1: 3, "": 2}}, ValueError, "must be a mapping of graph numbers"),
+        (MlaTileConfig, {"cube_l1_reuse_setting": {-3: 2}}, ValueError, "must be a mapping of graph numbers"),
+        (MlaTileConfig, {"cube_l1_reuse_setting": {True: 2}}, ValueError, "must be a mapping of graph numbers"),
+        (MlaTileConfig, {"cube_l1_reuse_setting": {"MM1": True}}, ValueError, "must be a mapping of graph numbers"),
+        (MlaTileConfig, {"cube_l1_reuse_setting": ["ab"]}, ValueError, "must be a mapping of graph numbers"),
         (IndexerPrologQuantConfigs, {"block_size": 128.0}, TypeError, "block_size must be 128, got 128.0"),
         (MlaTileConfig, {"unroll_list": [4, 2]}, ValueError, "unroll_list must be ints in descending order that end"),
         (MlaTileConfig, {"unroll_list": []}, ValueError, "unroll_list must be ints in descending order that end"),
@@ -87,7 +189,7 @@ def test_defaults_of_the_source() -> None:
             ValueError,
             "cube_nbuffer_setting must be a mapping of graph",
         ),
-        (MlaTileConfig, {"cube_nbuffer_setting": 3}, TypeError, "cube_nbuffer_setting must be a mapping of ints"),
+        (MlaTileConfig, {"cube_nbuffer_setting": 3}, TypeError, "cube_nbuffer_setting must be a mapping of graph"),
         (
             MlaTileConfig,
             {"cube_nbuffer_setting": [(1, 2), (1, 3)]},
