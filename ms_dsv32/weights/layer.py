@@ -22,7 +22,7 @@ from ms_dsv32.weights.matrix import (
     require_one,
     require_zero,
 )
-from ms_dsv32.weights.names import NAMES, OWN, ROTATIONS, Names, layers_of
+from ms_dsv32.weights.names import NAMES, OWN, ROTATIONS, Names, prefixes_of
 
 _CHUNK = 1024  # rows that are dequantised at a time: 29 MB of float32 for the widest matrix, of 7168 columns
 _HEAD_ROWS = config.QK_NOPE_HEAD_DIM + config.V_HEAD_DIM  # of kv_b_proj: a head's keys, then its values
@@ -83,7 +83,8 @@ class Layer:
         losses: filled, if given, with what each matrix loses, by the weight's name; takes longer.
 
     Raises:
-        TypeError: the prefix is no str. KeyError: nothing is under it. ValueError: a tensor under it is in two files.
+        TypeError: the prefix is no str. KeyError: no attention is under it. ValueError: a tensor under it is in two
+            files.
     """
 
     def __init__(
@@ -102,15 +103,14 @@ class Layer:
         self._checkpoint = checkpoint
         self._allow_unknown = allow_unknown
         self._losses = losses
-        self._tensors = set(checkpoint.under(prefix))
-        if not self._tensors:
-            there = ", ".join(map(repr, [*layers_of(checkpoint).values()][:3])) or "none"
-            raise KeyError(
-                f"weights: no tensor begins with {prefix!r} in {checkpoint.paths}; layers begin with {there}"
-            )
+        self._tensors = {name for name in checkpoint.names() if name.startswith(prefix)}
         self._matrices: dict[str, Matrix] = {}
         self._is_own = any(prefix + weight in self._tensors for weight in (*MLA_WEIGHTS, *INDEXER_WEIGHTS))
         self._names = max(NAMES, key=self._count)  # the first of equals
+        if not self._is_own and not self._count(self._names):
+            there = ", ".join(map(repr, [*prefixes_of(checkpoint)][:3])) or "none"
+            raise KeyError(f"weights: no attention under {prefix!r} in {checkpoint.paths}; layers begin with {there}")
+        checkpoint.under(prefix)
 
     @property
     def whose(self) -> str:
@@ -157,6 +157,7 @@ class Layer:
             self._check_vector(weight, f"{self._module(module)}.weight")
             bias = f"{self._module(module)}.bias"
             if bias in self._tensors:
+                check_tensor(self._checkpoint, bias, FLOATS, (shape_of(weight),), argument(weight).shapes[0])
                 require_zero(self._checkpoint, bias)
         self._check_rest(self._tensors - self._of_indexer(), passed_over="o_proj")
         return n_q
@@ -264,6 +265,7 @@ class Layer:
         shape = shape_of(weight)
         check_tensor(self._checkpoint, name, FLOATS, (shape,), argument(weight).shapes[0])
         self.parts[weight] = Part(weight, name, Kind.FLOAT.value, shape)
+        self._vector(weight)  # it is small, so its values are checked here too
 
     def _check_rest(self, tensors: set[str], passed_over: str | None = None) -> None:
         """Refuses what is left: clipping factors other than one, and tensors that nothing here knows."""
@@ -273,6 +275,7 @@ class Layer:
         other = tuple(f"{self.prefix}{name}." for name in self._names.modules[passed_over]) if passed_over else ()
         for name in sorted(tensors - known):
             if name.endswith("alpha"):
+                check_tensor(self._checkpoint, name, FLOATS, ((1,), ()), ("1",))
                 require_one(self._checkpoint, name)
             elif not name.startswith(other) or not other:
                 self._refuse_unknown(name)

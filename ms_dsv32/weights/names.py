@@ -89,6 +89,11 @@ _FIRST = [name for names in NAMES for name in names.modules["q_a_proj"]]
 _LAYER = re.compile(rf"(?P<prefix>(?:.*\.)?)(?:(?:{'|'.join(map(re.escape, _FIRST))})\.weight|w_dq)\Z")
 
 
+def prefixes_of(checkpoint: Checkpoint) -> list[str]:
+    """The prefix of each layer's attention, as the files have them."""
+    return [match["prefix"] for match in map(_LAYER.match, checkpoint.names()) if match]
+
+
 def layers_of(checkpoint: Checkpoint) -> dict[int, str]:
     """The prefix of each layer's attention, by the layer's number, in order.
 
@@ -98,11 +103,7 @@ def layers_of(checkpoint: Checkpoint) -> dict[int, str]:
         ValueError: two prefixes have one number.
     """
     prefixes: dict[int, str] = {}
-    for name in checkpoint.names():
-        match = _LAYER.match(name)
-        if match is None:
-            continue
-        prefix = match["prefix"]
+    for prefix in prefixes_of(checkpoint):
         numbers = [part for part in prefix.split(".") if part.isdecimal()]
         number = int(numbers[-1]) if numbers else 0
         if prefixes.setdefault(number, prefix) != prefix:

@@ -18,7 +18,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
-from safetensors import TensorSpec, serialize_file
 
 Array = NDArray[Any]
 
@@ -28,8 +27,7 @@ _FP8_MAX = 448.0
 _MOST_HEADS = 8  # random matrices are made once, for so many, and cut
 PREFIX = "model.layers.0.self_attn."
 
-# In the spelling of TensorSpec, and of a file's header.
-_SPEC = {BF16: "bfloat16", FP8: "float8_e4m3fn"}
+# NumPy's names, as a file's header spells them.
 _HEADER = {
     "float64": "F64",
     "float32": "F32",
@@ -41,6 +39,7 @@ _HEADER = {
     "int16": "I16",
     "int8": "I8",
     "uint8": "U8",
+    "uint64": "U64",
     "bool": "BOOL",
 }
 _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2, "I16": 2, "U16": 2}
@@ -288,24 +287,11 @@ def renamed(tensors: Mapping[str, Any], layer: int = 0, whose: str = NAMINGS[0])
         module, _, suffix = name.rpartition(".")
         if whose == NAMINGS[1] and suffix == "weight_scale_inv":
             suffix = "scale"
-        result[f"{prefix}{modules.get(module, module)}.{suffix}"] = tensor
+        result[f"{prefix}{modules.get(module, module)}{'.' if module else ''}{suffix}"] = tensor
     return result
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
-
-
-def write(path: Path, tensors: Mapping[str, Array], metadata: dict[str, str] | None = None) -> Path:
-    """Writes a safetensors file under the names as they are."""
-    arrays = {name: np.ascontiguousarray(a).reshape(a.shape) for name, a in tensors.items()}
-    specs = {
-        name: TensorSpec(
-            dtype=_SPEC.get(a.dtype, a.dtype.name), shape=list(a.shape), data_ptr=a.ctypes.data, data_len=a.nbytes
-        )
-        for name, a in arrays.items()
-    }
-    serialize_file(specs, str(path), metadata)
-    return path
 
 
 def write_shards(directory: Path, tensors: Mapping[str, Array], count: int, *, index: bool = True) -> list[Path]:
@@ -343,7 +329,7 @@ class Zeros:
         return math.prod(self.shape) * _BYTES[self.dtype]
 
 
-def write_sparse(path: Path, tensors: Mapping[str, Array | Zeros]) -> Path:
+def write(path: Path, tensors: Mapping[str, Array | Zeros]) -> Path:
     """Writes a safetensors file byte by byte; `Zeros` stay holes, so that a file of gigabytes costs nothing."""
     header, places, offset = {}, [], 0
     # safetensors wants no gaps and aligned tensors; wide dtypes first keeps them aligned.
