@@ -117,11 +117,14 @@ class Checkpoint:
         """The names that begin with a prefix.
 
         Raises:
-            ValueError: one of these tensors is in two files.
+            ValueError: one of these tensors is in two files, or in a shard but not in the index.
         """
         names = [name for name in self._places if name.startswith(prefix)]
-        for name in names:
-            self._path_of(name)
+        paths = {self._path_of(name) for name in names}
+        for path in sorted(paths) if self._index is not None else ():
+            for name in self._header(path):
+                if name.startswith(prefix) and name not in self._places:
+                    raise ValueError(f"weights: {path}: {name} is not in {self._index}")
         return names
 
     def info(self, name: str) -> TensorInfo:
