@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -72,6 +72,12 @@ class Loss:
         """The norm of the differences over that of the values."""
         return float(np.sqrt(self.differences / self.values)) if self.values else 0.0
 
+    def add(self, values: Array, result: Array) -> None:
+        """Counts some values [rows, in], and what they became."""
+        difference = result - values
+        self.values += float(np.einsum("ij,ij->", values, values, dtype=np.float64))
+        self.differences += float(np.einsum("ij,ij->", difference, difference, dtype=np.float64))
+
 
 class Layer:
     """The attention's tensors of one layer.
@@ -118,9 +124,9 @@ class Layer:
         return OWN if self._is_own else self._names.whose
 
     @property
-    def tensors(self) -> set[str]:
-        """The names of all tensors under the prefix."""
-        return set(self._tensors)
+    def used(self) -> set[str]:
+        """The names of the tensors that were checked, and that tell what is read."""
+        return {part.name for part in self.parts.values()}.union(*(m.tensors for m in self._matrices.values()))
 
     def n_q(self) -> int:
         """The query heads that the checkpoint holds.
@@ -195,13 +201,10 @@ class Layer:
         heads = range(n_q) if heads is None else heads
         if heads.step != 1 or not 0 <= heads.start < heads.stop <= n_q:
             raise ValueError(f"load_mla: heads is {heads}, expected a part of range(0, {n_q})")
-        query = (heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
         if self._is_own:
-            weights = self._read_own(MLA_WEIGHTS)
-            weights["w_uq_qr"] = np.ascontiguousarray(weights["w_uq_qr"][:, slice(*query)])
-            weights["dequant_scale"] = weights["dequant_scale"][slice(*query)]
-            weights["w_uk"] = weights["w_uk"][heads.start : heads.stop]
+            weights = of_heads(self._read_own(MLA_WEIGHTS), heads)
         else:
+            query = (heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
             keys = [(n * _HEAD_ROWS, n * _HEAD_ROWS + config.QK_NOPE_HEAD_DIM) for n in heads]
             w_uq_qr, dequant_scale = self._int8("w_uq_qr", [query])
             weights = {
@@ -269,8 +272,7 @@ class Layer:
 
     def _check_rest(self, tensors: set[str], passed_over: str | None = None) -> None:
         """Refuses what is left: clipping factors other than one, and tensors that nothing here knows."""
-        known = {part.name for part in self.parts.values()}.union(*(m.tensors for m in self._matrices.values()))
-        known |= {f"{self._module(norm)}.bias" for norm in ("q_a_layernorm", "kv_a_layernorm")}
+        known = self.used | {f"{self._module(norm)}.bias" for norm in ("q_a_layernorm", "kv_a_layernorm")}
         known.add(self.prefix + "rotary_emb.inv_freq")  # a table that transformers stored until version 4.34
         other = tuple(f"{self.prefix}{name}." for name in self._names.modules[passed_over]) if passed_over else ()
         for name in sorted(tensors - known):
@@ -303,11 +305,8 @@ class Layer:
             values = matrix.float32(start, stop)
             bits[place] = bits_of(self._checkpoint, matrix.weight, values, start)
             if self._losses is not None:
-                self._add(
-                    self._losses.setdefault(weight, Loss()),
-                    values,
-                    bits[place].view(ml_dtypes.bfloat16).astype(np.float32),
-                )
+                rounded = bits[place].view(ml_dtypes.bfloat16).astype(np.float32)
+                self._losses.setdefault(weight, Loss()).add(values, rounded)
         return bits
 
     def _int8(self, weight: str, rows: Sequence[tuple[int, int]] | None = None) -> tuple[Array, Array]:
@@ -320,13 +319,10 @@ class Layer:
             values, scale[place] = matrix.int8(start, stop)
             q[:, place] = values.T
             if self._losses is not None:
-                self._add(self._losses.setdefault(weight, Loss()), matrix.float32(start, stop), values * scale[place])
+                loss = self._losses.setdefault(weight, Loss())
+                if matrix.kind in (Kind.FLOAT, Kind.FP8):  # int8 comes as it is, and loses nothing
+                    loss.add(matrix.float32(start, stop), values * scale[place])
         return q, scale
-
-    @staticmethod
-    def _add(loss: Loss, values: Array, result: Array) -> None:
-        loss.values += float(np.square(values, dtype=np.float64).sum())
-        loss.differences += float(np.square(result - values, dtype=np.float64).sum())
 
     def _vector(self, weight: str) -> Array:
         """A small tensor as bfloat16 bits."""
@@ -358,6 +354,17 @@ class Layer:
             require_finite(self._checkpoint, name, array)
             weights[weight] = array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
         return weights
+
+
+def of_heads(weights: Mapping[str, Array], heads: range) -> dict[str, Array]:
+    """Row-major weights of some of the query heads: what belongs to heads is cut, what all share stays."""
+    rows = slice(heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
+    cut = {
+        "w_uq_qr": np.ascontiguousarray(weights["w_uq_qr"][:, rows]),
+        "dequant_scale": weights["dequant_scale"][rows],
+        "w_uk": weights["w_uk"][heads.start : heads.stop],
+    }
+    return {**weights, **cut}
 
 
 def _transposed(matrix: Array) -> Array:

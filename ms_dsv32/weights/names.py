@@ -117,9 +117,13 @@ def prefix_of(checkpoint: Checkpoint, layer: int) -> str:
     Raises:
         TypeError: ``layer`` is no int. KeyError: the checkpoint has no such layer. ValueError: as `layers_of`.
     """
+    return choose(checkpoint, layers_of(checkpoint), layer)
+
+
+def choose(checkpoint: Checkpoint, layers: Mapping[int, str], layer: int) -> str:
+    """One of the layers of `layers_of`; errors as of `prefix_of`."""
     if not isinstance(layer, int) or isinstance(layer, bool):
         raise TypeError(f"weights: layer must be an int, got {layer!r}")
-    layers = layers_of(checkpoint)
     if layer not in layers:
         there = ", ".join(map(str, layers)) or "none"
         raise KeyError(f"weights: no layer {layer} in {checkpoint.paths}; there are {there}")
