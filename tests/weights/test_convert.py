@@ -205,14 +205,28 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
 def test_an_interruption_within_a_file_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source, out = hollow(tmp_path / "x.safetensors"), tmp_path / "out"
 
-    def interrupted(*args: Any, **kwargs: Any) -> None:
-        Path(args[1]).write_bytes(b"half")
+    def interrupted(descriptor: int) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("ms_dsv32.weights.contract.save_file", interrupted)
+        patch.setattr(os, "fsync", interrupted)
         with pytest.raises(KeyboardInterrupt):
             convert(source, out)
+    assert [*out.iterdir()] == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit of a file's size, in a process of its own, stands for it."""
+    source, out = hollow(tmp_path / "x.safetensors"), tmp_path / "out"
+    code = (
+        "import resource, sys\n"
+        "from ms_dsv32.weights.__main__ import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))\n"
+        f"sys.exit(main(['convert', {str(source)!r}, {str(out)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"convert: \[Errno \d+\] File too large.*\n", done.stderr)
     assert [*out.iterdir()] == []
 
 
@@ -251,8 +265,7 @@ def test_a_process_that_is_ended_goes_on(tmp_path: Path, how: signal.Signals) ->
     again = run("convert", source, out)
     assert again.returncode == 0, again.stderr
     assert f"{layers} files in {out}, {len(done)} of them kept" in again.stdout
-    assert len([*out.glob("*.safetensors")]) == layers
-    assert not [*out.glob("*.part")]
+    assert sorted(path.name for path in out.iterdir()) == [*(file_of(out, i).name for i in range(layers)), REPORT]
     assert {name: when for name, when in times(out).items() if name in done} == done
 
 

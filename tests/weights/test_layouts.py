@@ -11,6 +11,7 @@ import pytest
 import tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 
 from ms_dsv32 import cells, golden, op_info, weights
 
@@ -162,6 +163,29 @@ def test_our_own_file_makes_the_round_trip(tmp_path: Path) -> None:
     assert list(loaded) == list(layer)
     for name, array in layer.items():
         tolerance.assert_same_bits(name, loaded[name], array)
+
+
+def test_our_own_file_is_one_of_safetensors(tmp_path: Path) -> None:
+    """Others can read it: the library's reader finds names, shapes, values, and the texts of the header."""
+    layer = {name: array for name, array in cases.mla_weights(1).items() if array.dtype != np.uint16}
+    weights.save(tmp_path / "x.safetensors", {k: v[::2] for k, v in layer.items()}, {"layer": "ä3"})
+    with safe_open(str(tmp_path / "x.safetensors"), framework="np") as file:
+        assert file.metadata() == {"format": "ms_dsv32", "layer": "ä3"}
+        assert set(file.keys()) == set(layer)
+        for name, array in layer.items():
+            tolerance.assert_same_bits(name, file.get_tensor(name), array[::2])
+
+
+def test_what_cannot_be_saved(tmp_path: Path) -> None:
+    weights.save(tmp_path / "x.safetensors", {"wk": np.zeros((2, 2), np.uint16)})
+    before = (tmp_path / "x.safetensors").read_bytes()
+    with pytest.raises(TypeError, match="weights: wk must be uint16, float32, int8, got float64"):
+        weights.save(tmp_path / "x.safetensors", {"wk": np.zeros((2, 2))})
+    with pytest.raises(FileNotFoundError, match="absent"):
+        weights.save(tmp_path / "absent" / "x.safetensors", {"wk": np.zeros((2, 2), np.uint16)})
+    with pytest.raises(IsADirectoryError):
+        weights.save(tmp_path, {"wk": np.zeros((2, 2), np.uint16)})
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_check_names_what_is_wrong() -> None:
