@@ -310,7 +310,7 @@ def require_one(checkpoint: Checkpoint, name: str) -> None:
 def bits_of(checkpoint: Checkpoint, name: str, values: Array, start: int = 0) -> Array:
     """Values rounded to bfloat16, as bits in uint16; a float32 that rounds to infinity is refused."""
     rounded = values.astype(np.float32).astype(ml_dtypes.bfloat16)
-    require_finite(checkpoint, name, rounded, start)
+    _require(checkpoint, name, values, np.isfinite(rounded), start, "a finite number that bfloat16 holds")
     return rounded.view(np.uint16)
 
 

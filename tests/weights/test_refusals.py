@@ -12,6 +12,8 @@ import checkpoints
 import numpy as np
 import pytest
 from checkpoints import BF16, PREFIX, Zeros
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ms_dsv32 import weights
 from ms_dsv32.weights.files import Checkpoint
@@ -270,7 +272,7 @@ CASES: dict[str, Case] = {
         )
     },
     "a float32 that bfloat16 cannot hold": Case(
-        "FLOAT", {"indexer.k_norm.bias": vector(128, 3.4e38, 9)}, "[9] is inf, expected a finite number"
+        "FLOAT", {"indexer.k_norm.bias": vector(128, 3.4e38, 9)}, "[9] is 3.4e+38, expected a finite number that bf"
     ),
     "hadamard_matrix with NaN": Case(
         "FLOAT",
@@ -292,7 +294,7 @@ CASES: dict[str, Case] = {
     "a matrix's float32 that bfloat16 cannot hold": Case(
         "FLOAT",
         {"indexer.wk.weight": vector(128 * 7168, 3.4e38, 7168 + 2).reshape(128, 7168)},
-        "[1, 2] is inf, expected a finite number",
+        "[1, 2] is 3.4e+38, expected a finite number that bfloat16 holds",
         early=False,
     ),
     "FP8's NaN": Case(
@@ -460,6 +462,47 @@ def test_allow_unknown_allows_nothing_else(tmp_path: Path) -> None:
         path = CASES[name].write(tmp_path)
         with pytest.raises(ValueError, match=re.escape(CASES[name].text)):
             load(path, allow_unknown=True)
+
+
+# Anything at all ------------------------------------------------------------------------------------------------------
+
+SUFFIXES = ["weight", "bias", "weight_scale", "weight_scale_inv", "weight_offset"]
+SUFFIXES += ["input_scale", "input_offset", "deq_scale", "quant_bias"]
+NAMES = [f"{module}.{suffix}" for module in checkpoints.shapes(1) for suffix in SUFFIXES]
+NAMES += ["ckv_a_alpha", "indexer.hadamard_matrix", "indexer.q_rot", "indexer.k_rot", "indexer.q_alpha"]
+DTYPES = [np.float32, np.float16, BF16, np.float64, checkpoints.FP8, np.int8, np.int32, np.int64, np.uint8, np.bool_]
+VALUES = [0, 1, -1, 0.5, 2, 1e30, -1e30, 1e-30, np.nan, np.inf, -np.inf]
+
+
+@settings(deadline=None, max_examples=150)
+@given(data=st.data())
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_any_change_of_a_layer_is_loaded_or_refused_by_name(
+    tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
+) -> None:
+    """Never another error, and whichever tensor is to blame stands in the text with its file."""
+    kind = data.draw(st.sampled_from(["FLOAT", "FP8", "W8A8_DYNAMIC", "W8A8", "W8A8_MIX"]))
+    layer = checkpoints.hollow(1, kind)
+    for name in data.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)):
+        here = layer.pop(name, None)
+        if data.draw(st.booleans()) and here is not None:
+            continue
+        shapes = [(), (0,), (1,), (1, 1), (1536,), (1536, 1), (128, 128)] + (
+            [here.shape] * 7 if here is not None else []
+        )
+        shape = data.draw(st.sampled_from([s for s in shapes if np.prod(s) < 1e6] or [(1,)]))
+        dtype = data.draw(st.sampled_from(DTYPES))
+        with np.errstate(all="ignore"):  # NaN becomes some integer
+            layer[name] = np.full(shape, data.draw(st.sampled_from(VALUES))).astype(dtype)
+    path = checkpoints.write(tmp_path_factory.getbasetemp() / "any.safetensors", checkpoints.renamed(layer))
+    tried = Layer(Checkpoint(path), PREFIX)
+    for check in (tried.check_mla, tried.check_indexer):
+        try:
+            check()
+        except (KeyError, TypeError, ValueError) as error:
+            text = str(error.args[0])
+            assert re.search(rf"^weights: (no tensor '{re.escape(PREFIX)}|{re.escape(str(path))}: )", text), text
+            assert any(f"{PREFIX}{name}" in text for name in {*NAMES, *layer}), text
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------
