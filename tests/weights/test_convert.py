@@ -61,6 +61,12 @@ def hollow(path: Path, gamma: float = 1.0, layers: int = 1, kind: str = "W8A8_DY
     return checkpoints.write(path, tensors)
 
 
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here has to outlive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
 # The result -----------------------------------------------------------------------------------------------------------
 
 
@@ -241,7 +247,7 @@ def test_what_a_killed_conversion_left_is_written_over(tmp_path: Path) -> None:
 
 def run(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
     line = [sys.executable, "-m", "ms_dsv32.weights", *map(str, args)]
-    return subprocess.run(line, capture_output=True, text=True, timeout=120, check=False, **options)
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, **options)
 
 
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
@@ -250,14 +256,16 @@ def test_a_process_that_is_ended_goes_on(tmp_path: Path, how: signal.Signals) ->
     source, out = hollow(tmp_path / "x.safetensors", layers=layers), tmp_path / "out"
     line = [sys.executable, "-m", "ms_dsv32.weights", "convert", str(source), str(out)]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300  # of a machine that is busy with others
     while not file_of(out, 0).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
+    there = file_of(out, 0).exists()
     process.send_signal(how)
-    _, errors = process.communicate(timeout=60)
+    _, errors = process.communicate(timeout=300)
+    assert there, errors
     if how == signal.SIGINT:
-        assert process.returncode == 130
-        assert errors == "convert: interrupted; the same command goes on where this one was\n"
+        text = "convert: interrupted; the same command goes on where this one was\n"
+        assert (errors, process.returncode) == (text, 130)
     done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
     assert 1 <= len(done) < layers
     for name in done:  # each of them is whole
@@ -408,7 +416,7 @@ def test_memory_does_not_grow_with_the_layers(tmp_path: Path) -> None:
 
     def peak(layers: int) -> int:
         line = [sys.executable, "-c", code, str(tmp_path / str(layers)), str(layers)]
-        return int(subprocess.run(line, capture_output=True, text=True, check=True, timeout=120).stdout)
+        return int(subprocess.run(line, capture_output=True, text=True, check=True, timeout=300).stdout)
 
     one, three = peak(1), peak(3)
     layer = file_of(tmp_path / "1", 0).stat().st_size // 1024
