@@ -15,7 +15,7 @@ from rich.text import Text
 
 from ms_dsv32.weights.convert import FORMATS, REPORT, Found, Lost, Written, convert, inspect, numbers, ranges, text_of
 
-_PIPED_WIDTH = 1000  # of a table: more than any name has
+_PIPED_WIDTH = 1000  # columns, more than any name has
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -116,7 +116,7 @@ def _convert(args: argparse.Namespace, console: Console) -> int:
 
 
 def _table(lost: list[Lost]) -> Table:
-    """Of each weight, over all layers."""
+    """The largest error of each weight, over all layers."""
     table = Table("weight", "format", "largest relative error", "in layer", box=box.SIMPLE)
     for weight in dict.fromkeys(matrix.weight for matrix in lost):
         worst = max((m for m in lost if m.weight == weight), key=lambda m: m.relative_error)

@@ -26,7 +26,7 @@ _FORMATS = {
     Kind.FLOAT.value: "bf16",
 }
 FORMATS = tuple(_FORMATS.values())
-_LAST_LAYER = 999  # of a range; `file_of` writes three digits
+_LAST_LAYER = 999  # that a range may have; `file_of` writes three digits
 
 
 @dataclass(frozen=True)
@@ -106,8 +106,8 @@ def convert(
     """Writes the weights of both prologs to ``out``, one file for each layer and rank (`file_of`), and a report.
 
     A rank has ``n_q / tensor_parallel`` query heads in order, and all of the indexer. The memory needed is that of one
-    layer. Files that are there already are kept if the source's tensors are still what they were made of,
-    so a conversion that was interrupted goes on where it was; a file appears when it is whole.
+    layer. Files that are there already are kept if the source's tensors are still what they were made of, so a
+    conversion that was interrupted goes on where it was; a file appears when it is whole.
 
     Args:
         source: as of `load_mla`.

@@ -47,7 +47,7 @@ _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
 }
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, which is JSON
-_HASHED_VALUES = 1 << 22  # of a tensor are hashed at a time
+_HASHED_VALUES = 1 << 22  # that are hashed at a time
 _MAX_JSON_BYTES = 100_000_000  # safetensors' own limit of a header; no index or description comes near it
 
 

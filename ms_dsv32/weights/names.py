@@ -107,7 +107,9 @@ def layers_of(checkpoint: Checkpoint) -> dict[int, str]:
         numbers = [part for part in prefix.split(".") if part.isdecimal()]
         number = int(numbers[-1]) if numbers else 0
         if prefixes.setdefault(number, prefix) != prefix:
-            raise ValueError(f"weights: {checkpoint.paths}: {prefixes[number]} and {prefix} are both layer {number}")
+            raise ValueError(
+                f"weights: {checkpoint.paths}: {prefixes[number]} and {prefix} are both layer {number}; pass a prefix"
+            )
     return dict(sorted(prefixes.items()))
 
 

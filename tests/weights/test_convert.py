@@ -127,7 +127,7 @@ def error_of(made: checkpoints.Made, all_weights: dict[str, Any], name: str) -> 
     """The relative error of a matrix, against the file's values in float64."""
     module, scale = MATRICES[name]
     array = all_weights[name]
-    if name == "w_uk":  # of each head of kv_b_proj 128 rows are keys
+    if name == "w_uk":  # a head of kv_b_proj is 128 rows of keys, then those of values
         want = made.meaning(module).reshape(made.n_q, 256, 512)[:, :128]
         return float(np.linalg.norm(from_bits(array) - want) / np.linalg.norm(want))
     array = array.T
@@ -256,7 +256,7 @@ def test_a_process_that_is_ended_goes_on(tmp_path: Path, how: signal.Signals) ->
     source, out = hollow(tmp_path / "x.safetensors", layers=layers), tmp_path / "out"
     line = [sys.executable, "-m", "ms_dsv32.weights", "convert", str(source), str(out)]
     process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 300  # of a machine that is busy with others
+    deadline = time.monotonic() + 300  # a machine that is busy with others is slow
     while not file_of(out, 0).exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
     there = file_of(out, 0).exists()
@@ -340,7 +340,7 @@ def test_a_file_that_is_none_of_ours_is_in_the_way(tmp_path: Path, content: Any)
 
 
 def test_nothing_is_written_if_any_layer_is_refused(tmp_path: Path) -> None:
-    """The bad scale is in the last layer, far behind the first file."""
+    """The bad scale is in the last layer, and the first file is not written either."""
     layers = {0: checkpoints.hollow(), 1: checkpoints.hollow(kind="FP8")}
     layers[1]["indexer.wk.weight_scale_inv"][0, 55] = np.nan
     tensors = {k: t for i, layer in layers.items() for k, t in checkpoints.renamed(layer, i).items()}

@@ -115,7 +115,7 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         weights.load_mla(path, layer=0),
         weights.load_indexer(path, prefix=prefix),
     )
-    for file in path.iterdir():  # of 13 formats, 70 MB each
+    for file in path.iterdir():  # 13 formats of 70 MB each would stay
         file.unlink()
 
 
@@ -128,7 +128,7 @@ def meaning_of(made: Made, name: str, module: str, rows: slice) -> Array:
     """The float64 values that the file means, of the rows that are loaded."""
     if name != "w_uk":
         return made.meaning(module, rows.start, rows.stop)
-    # Of each head 128 rows make keys, and 128 values, which are not loaded.
+    # A head is 128 rows that make keys, and 128 that make values and are not loaded.
     return np.concatenate(
         [made.meaning(module, h * 256, h * 256 + 128) for h in range(rows.start // 128, rows.stop // 128)]
     )
