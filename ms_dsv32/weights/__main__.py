@@ -10,20 +10,25 @@ from pathlib import Path
 from rich import box
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from ms_dsv32.weights.convert import FORMATS, REPORT, Found, Lost, Written, convert, inspect, numbers, ranges, text_of
+
+_PIPED_WIDTH = 1000  # columns, more than any name has
 
 
 def main(argv: list[str] | None = None) -> int:
     """Command line; returns the exit status."""
     args = _parse(argv)
-    console = Console(soft_wrap=not sys.stdout.isatty())
+    piped = not sys.stdout.isatty()  # then lines are as long as they are: rich would cut names for 80 columns
+    console = Console(soft_wrap=piped, width=_PIPED_WIDTH if piped else None)
     try:
         return _inspect(args, console) if args.command == "inspect" else _convert(args, console)
     except (KeyError, TypeError, ValueError, OSError) as error:
-        print(f"{args.command}: {text_of(error)}", file=sys.stderr)
+        text = text_of(error)
+        own = f"{args.command}: "
+        print(text if text.startswith(own) else own + text, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(f"{args.command}: interrupted; the same command goes on where this one was", file=sys.stderr)
@@ -75,7 +80,7 @@ def _inspect(args: argparse.Namespace, console: Console) -> int:
         title = f"layers {ranges([layer.layer for layer in group])}: {first.format}, {first.n_q} query heads"
         prefix = re.sub(rf"(?<=\.){first.layer}(?=\.)", "N", first.prefix)
         console.print(Text(f"{title}, names of {first.whose}, {prefix or 'without a prefix'}", style="bold"))
-        table = Table("weight", "from", "format", "shape", box=box.SIMPLE)
+        table = Table("weight", Column("from", overflow="fold"), "format", "shape", box=box.SIMPLE)
         for part in first.parts:
             table.add_row(part.weight, part.name.removeprefix(first.prefix), part.kind, str(part.shape))
         console.print(table)
@@ -111,7 +116,7 @@ def _convert(args: argparse.Namespace, console: Console) -> int:
 
 
 def _table(lost: list[Lost]) -> Table:
-    """Of each weight, over all layers."""
+    """The largest error of each weight, over all layers."""
     table = Table("weight", "format", "largest relative error", "in layer", box=box.SIMPLE)
     for weight in dict.fromkeys(matrix.weight for matrix in lost):
         worst = max((m for m in lost if m.weight == weight), key=lambda m: m.relative_error)

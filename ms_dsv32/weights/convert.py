@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ms_dsv32.weights.contract import save
+from ms_dsv32.weights.contract import Array, save
 from ms_dsv32.weights.files import Checkpoint, Paths, metadata_of
-from ms_dsv32.weights.layer import Layer, Loss, Part
+from ms_dsv32.weights.layer import Layer, Loss, Part, of_heads
 from ms_dsv32.weights.matrix import Kind
-from ms_dsv32.weights.names import OWN, layers_of, prefix_of
+from ms_dsv32.weights.names import OWN, choose, layers_of
 
 REPORT = "report.json"
 """The file beside the converted ones that tells what each matrix lost."""
@@ -25,14 +26,15 @@ _FORMATS = {
     Kind.FLOAT.value: "bf16",
 }
 FORMATS = tuple(_FORMATS.values())
+_LAST_LAYER = 999  # that a range may have; `file_of` writes three digits
 
 
 @dataclass(frozen=True)
 class Found:
     """One layer of a checkpoint.
 
-    ``parts`` are what its weights would be made of, in the contract's order; ``refused`` is why it cannot be loaded,
-    as far as headers and small tensors tell, or empty.
+    ``parts`` are what its weights would be made of, in the contract's order, and ``tensors`` the names of all that is
+    read for them; ``refused`` is why it cannot be loaded, as far as headers and small tensors tell, or empty.
     """
 
     layer: int
@@ -41,6 +43,7 @@ class Found:
     format: str
     n_q: int
     parts: tuple[Part, ...]
+    tensors: frozenset[str]
     refused: str = ""
 
 
@@ -86,7 +89,7 @@ def inspect(
             cannot be read, see `Checkpoint`.
     """
     checkpoint = source if isinstance(source, Checkpoint) else Checkpoint(source)
-    return [_look(checkpoint, layer, allow_unknown) for layer in _choose(checkpoint, layers)]
+    return [_look(checkpoint, *layer, allow_unknown) for layer in _choose(checkpoint, layers).items()]
 
 
 def convert(
@@ -103,8 +106,8 @@ def convert(
     """Writes the weights of both prologs to ``out``, one file for each layer and rank (`file_of`), and a report.
 
     A rank has ``n_q / tensor_parallel`` query heads in order, and all of the indexer. The memory needed is that of one
-    layer of one rank. Files that are there already are kept if they are of the same source and ranks, so a conversion
-    that was interrupted goes on where it was; a file appears when it is whole.
+    layer. Files that are there already are kept if the source's tensors are still what they were made of, so a
+    conversion that was interrupted goes on where it was; a file appears when it is whole.
 
     Args:
         source: as of `load_mla`.
@@ -128,47 +131,81 @@ def convert(
     if format is not None and format not in FORMATS:
         raise ValueError(f"convert: format must be one of {', '.join(FORMATS)}, got {format!r}")
     checkpoint = source if isinstance(source, Checkpoint) else Checkpoint(source)
-    found = inspect(checkpoint, layers, allow_unknown=allow_unknown)
     out = Path(out)
-    kept: dict[tuple[int, int], dict[str, Loss]] = {}
-    for layer in found:
+    works = [
+        _Work(checkpoint, layer, out, tensor_parallel, allow_unknown)
+        for layer in inspect(checkpoint, layers, allow_unknown=allow_unknown)
+    ]
+    for work in works:
+        work.check(format, overwrite)
+    out.mkdir(parents=True, exist_ok=True)
+    done = {work.layer.layer for work in works}
+    report = read_report(out / REPORT) if (out / REPORT).exists() else []
+    report = [matrix for matrix in report if matrix.layer not in done]
+    lost = []
+    for work in works:
+        losses = work.write(tell, len(works) * tensor_parallel)
+        for part in work.layer.parts:
+            if part.weight in losses:
+                relative = losses[part.weight].relative
+                lost.append(Lost(work.layer.layer, part.weight, part.name, part.kind, relative))
+    _write_report(out / REPORT, sorted([*report, *lost], key=lambda matrix: matrix.layer))
+    return lost
+
+
+class _Work:
+    """The conversion of one layer: its files, one for each rank, and which of them are there already."""
+
+    def __init__(self, checkpoint: Checkpoint, layer: Found, out: Path, ranks: int, allow_unknown: bool) -> None:
+        self.layer = layer
+        self._checkpoint = checkpoint
+        self._paths = [file_of(out, layer.layer, rank, ranks) for rank in range(ranks)]
+        self._allow_unknown = allow_unknown
+        self._kept: dict[Path, dict[str, Loss]] = {}
+
+    @functools.cached_property
+    def _mark(self) -> str:
+        """What tells this layer's values from others; the file is read for it, and no more of it is kept."""
+        return self._checkpoint.fingerprint(self.layer.tensors)
+
+    def check(self, format: str | None, overwrite: bool) -> None:
+        """Raises ValueError if the layer cannot be converted, or a file is in the way."""
+        layer = self.layer
         if layer.refused:
             raise ValueError(f"layer {layer.layer}: {layer.refused}")
         if format not in (None, layer.format):
             raise ValueError(f"convert: layer {layer.layer} has format {layer.format}, expected {format}")
-        if layer.n_q % tensor_parallel:
-            text = f"{layer.n_q} query heads, which {tensor_parallel} ranks do not divide"
+        if layer.n_q % len(self._paths):
+            text = f"{layer.n_q} query heads, which {len(self._paths)} ranks do not divide"
             raise ValueError(f"convert: layer {layer.layer} has {text}")
-        for rank in range(tensor_parallel):
-            path = file_of(out, layer.layer, rank, tensor_parallel)
-            if path.exists():
-                losses = _losses_of(path, _mark(checkpoint, layer))
-                if losses is not None:
-                    kept[layer.layer, rank] = losses
-                elif not overwrite:
-                    raise ValueError(f"convert: {path} is there already, and not of this source; nothing was written")
-    out.mkdir(parents=True, exist_ok=True)
-    earlier = read_report(out / REPORT) if (out / REPORT).exists() else []
-    lost = []
-    for layer in found:
-        total: dict[str, Loss] = {}
-        for rank in range(tensor_parallel):
-            path = file_of(out, layer.layer, rank, tensor_parallel)
-            losses = kept.get((layer.layer, rank))
-            if losses is None:
-                losses = _write(path, checkpoint, layer, rank, tensor_parallel, allow_unknown)
-            tell(Written(path, layer.layer, rank, (layer.layer, rank) in kept, len(found) * tensor_parallel))
-            for weight, loss in losses.items():
-                sums = total.setdefault(weight, Loss())
-                sums.values += loss.values
-                sums.differences += loss.differences
-        parts = {part.weight: part for part in layer.parts}
-        for weight, loss in total.items():
-            lost.append(Lost(layer.layer, weight, parts[weight].name, parts[weight].kind, loss.relative))
-    layers_done = {layer.layer for layer in found}
-    earlier = [matrix for matrix in earlier if matrix.layer not in layers_done]
-    _write_report(out / REPORT, sorted([*earlier, *lost], key=lambda matrix: matrix.layer))
-    return lost
+        for path in filter(Path.exists, self._paths):
+            losses = _losses_of(path, self._mark)
+            if losses is not None:
+                self._kept[path] = losses
+            elif not overwrite:
+                raise ValueError(f"convert: {path} is there already, and not of this source; nothing was written")
+
+    def write(self, tell: Callable[[Written], None], total: int) -> dict[str, Loss]:
+        """Writes the files that are not there, tells of each of them, and returns what the layer's matrices lose."""
+        losses: dict[str, Loss] = {}
+        weights: dict[str, Array] = {}
+        if len(self._kept) < len(self._paths):
+            reader = Layer(self._checkpoint, self.layer.prefix, allow_unknown=self._allow_unknown, losses=losses)
+            weights = {**reader.read_mla(), **reader.read_indexer()}
+        else:
+            losses = self._kept[self._paths[0]]
+        heads = self.layer.n_q // len(self._paths)
+        for rank, path in enumerate(self._paths):
+            if path not in self._kept:
+                metadata = {
+                    "layer": str(self.layer.layer),
+                    "rank": f"{rank} of {len(self._paths)}",
+                    "source": self._mark,
+                    "losses": json.dumps({weight: (loss.values, loss.differences) for weight, loss in losses.items()}),
+                }
+                save(path, of_heads(weights, range(rank * heads, (rank + 1) * heads)), metadata)
+            tell(Written(path, self.layer.layer, rank, path in self._kept, total))
+        return losses
 
 
 def read_report(path: str | Path) -> list[Lost]:
@@ -189,20 +226,16 @@ def _write_report(path: Path, lost: Sequence[Lost]) -> None:
     part.replace(path)
 
 
-def _choose(checkpoint: Checkpoint, layers: Iterable[int] | None) -> list[int]:
+def _choose(checkpoint: Checkpoint, layers: Iterable[int] | None) -> dict[int, str]:
     there = layers_of(checkpoint)
     if not there:
         raise ValueError(f"weights: {checkpoint.paths}: no attention of DeepSeek-V3.2 under any known names")
     if layers is None:
-        return [*there]
-    wanted = sorted(set(layers))
-    for layer in wanted:
-        prefix_of(checkpoint, layer)
-    return wanted
+        return there
+    return {layer: choose(checkpoint, there, layer) for layer in sorted(set(layers))}
 
 
-def _look(checkpoint: Checkpoint, number: int, allow_unknown: bool) -> Found:
-    prefix = prefix_of(checkpoint, number)
+def _look(checkpoint: Checkpoint, number: int, prefix: str, allow_unknown: bool) -> Found:
     layer, n_q, refused = None, 0, ""
     try:
         layer = Layer(checkpoint, prefix, allow_unknown=allow_unknown)
@@ -213,11 +246,8 @@ def _look(checkpoint: Checkpoint, number: int, allow_unknown: bool) -> Found:
     parts = tuple(layer.parts.values()) if layer else ()
     kinds = {part.kind for part in parts}
     format = next((name for kind, name in _FORMATS.items() if kind in kinds), "")
-    return Found(number, prefix, layer.whose if layer else "", format, n_q, parts, refused)
-
-
-def _mark(checkpoint: Checkpoint, layer: Found) -> str:
-    return checkpoint.fingerprint(checkpoint.under(layer.prefix))
+    tensors = frozenset(layer.used if layer else ())
+    return Found(number, prefix, layer.whose if layer else "", format, n_q, parts, tensors, refused)
 
 
 def _losses_of(path: Path, mark: str) -> dict[str, Loss] | None:
@@ -227,25 +257,8 @@ def _losses_of(path: Path, mark: str) -> dict[str, Loss] | None:
         if metadata.get("source") != mark:
             return None
         return {weight: Loss(*sums) for weight, sums in json.loads(metadata["losses"]).items()}
-    except (ValueError, KeyError, TypeError, OSError):
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return None
-
-
-def _write(
-    path: Path, checkpoint: Checkpoint, layer: Found, rank: int, ranks: int, allow_unknown: bool
-) -> dict[str, Loss]:
-    losses: dict[str, Loss] = {}
-    reader = Layer(checkpoint, layer.prefix, allow_unknown=allow_unknown, losses=losses)
-    heads = layer.n_q // ranks
-    weights = {**reader.read_mla(range(rank * heads, (rank + 1) * heads)), **reader.read_indexer()}
-    metadata = {
-        "layer": str(layer.layer),
-        "rank": f"{rank} of {ranks}",
-        "source": _mark(checkpoint, layer),
-        "losses": json.dumps({weight: (loss.values, loss.differences) for weight, loss in losses.items()}),
-    }
-    save(path, weights, metadata)
-    return losses
 
 
 def text_of(error: BaseException) -> str:
@@ -264,7 +277,10 @@ def numbers(ranges: str) -> list[int]:
         first, dash, last = piece.strip().partition("-")
         if not first.isdecimal() or (dash and not last.isdecimal()):
             raise ValueError(f"{ranges!r} is no list of layers such as 0-2,5")
-        chosen += range(int(first), int(last or first) + 1)
+        low, high = int(first), int(last or first)
+        if not low <= high <= _LAST_LAYER:
+            raise ValueError(f"{piece.strip()!r} is no range of layers from 0 to {_LAST_LAYER}, the lower one first")
+        chosen += range(low, high + 1)
     return chosen
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import stat
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +36,6 @@ _DTYPES: dict[str, Any] = {
     "F16": np.float16,
     "BF16": ml_dtypes.bfloat16,
     "F8_E4M3": ml_dtypes.float8_e4m3fn,
-    "F8_E8M0": ml_dtypes.float8_e8m0fnu,
     "I64": np.int64,
     "I32": np.int32,
     "I16": np.int16,
@@ -47,6 +47,7 @@ _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
 }
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, which is JSON
+_HASHED_VALUES = 1 << 22  # that are hashed at a time
 _MAX_JSON_BYTES = 100_000_000  # safetensors' own limit of a header; no index or description comes near it
 
 
@@ -118,11 +119,14 @@ class Checkpoint:
         """The names that begin with a prefix.
 
         Raises:
-            ValueError: one of these tensors is in two files.
+            ValueError: one of these tensors is in two files, or in a shard but not in the index.
         """
         names = [name for name in self._places if name.startswith(prefix)]
-        for name in names:
-            self._path_of(name)
+        paths = {self._path_of(name) for name in names}
+        for path in sorted(paths) if self._index is not None else ():
+            for name in self._header(path):
+                if name.startswith(prefix) and name not in self._places:
+                    raise ValueError(f"weights: {path}: {name} is not in {self._index}")
         return names
 
     def info(self, name: str) -> TensorInfo:
@@ -184,10 +188,16 @@ class Checkpoint:
         return files[0], _read_json(files[0])
 
     def fingerprint(self, names: Iterable[str]) -> str:
-        """A short hash of what the headers say of these tensors, and of their files' names and sizes."""
-        infos = [(name, self.info(name)) for name in sorted(names)]
-        parts = [(n, i.path.name, i.path.stat().st_size, i.dtype, i.shape, i.offset) for n, i in infos]
-        return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+        """A hash of these tensors: their names, dtypes, shapes and values, whatever files they are in."""
+        digest = hashlib.sha256()
+        for name in sorted(names):
+            info = self.info(name)
+            digest.update(repr((name, info.dtype, info.shape)).encode())
+            rows, *rest = info.shape or (1,)
+            step = max(1, _HASHED_VALUES // max(1, math.prod(rest)))
+            for start in range(0, rows, step):
+                digest.update(self.read(name, start, min(start + step, rows)).tobytes())
+        return digest.hexdigest()[:32]
 
     def _index_of(self, path: Path) -> Path | None:
         if path.name.endswith(INDEX_SUFFIX):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import ml_dtypes
@@ -22,7 +22,7 @@ from ms_dsv32.weights.matrix import (
     require_one,
     require_zero,
 )
-from ms_dsv32.weights.names import NAMES, OWN, ROTATIONS, Names, layers_of
+from ms_dsv32.weights.names import NAMES, OWN, ROTATIONS, Names, prefixes_of
 
 _CHUNK = 1024  # rows that are dequantised at a time: 29 MB of float32 for the widest matrix, of 7168 columns
 _HEAD_ROWS = config.QK_NOPE_HEAD_DIM + config.V_HEAD_DIM  # of kv_b_proj: a head's keys, then its values
@@ -72,6 +72,12 @@ class Loss:
         """The norm of the differences over that of the values."""
         return float(np.sqrt(self.differences / self.values)) if self.values else 0.0
 
+    def add(self, values: Array, result: Array) -> None:
+        """Counts some values [rows, in], and what they became."""
+        difference = result - values
+        self.values += float(np.einsum("ij,ij->", values, values, dtype=np.float64))
+        self.differences += float(np.einsum("ij,ij->", difference, difference, dtype=np.float64))
+
 
 class Layer:
     """The attention's tensors of one layer.
@@ -83,7 +89,8 @@ class Layer:
         losses: filled, if given, with what each matrix loses, by the weight's name; takes longer.
 
     Raises:
-        TypeError: the prefix is no str. KeyError: nothing is under it. ValueError: a tensor under it is in two files.
+        TypeError: the prefix is no str. KeyError: no attention is under it. ValueError: a tensor under it is in two
+            files.
     """
 
     def __init__(
@@ -102,15 +109,14 @@ class Layer:
         self._checkpoint = checkpoint
         self._allow_unknown = allow_unknown
         self._losses = losses
-        self._tensors = set(checkpoint.under(prefix))
-        if not self._tensors:
-            there = ", ".join(map(repr, [*layers_of(checkpoint).values()][:3])) or "none"
-            raise KeyError(
-                f"weights: no tensor begins with {prefix!r} in {checkpoint.paths}; layers begin with {there}"
-            )
+        self._tensors = {name for name in checkpoint.names() if name.startswith(prefix)}
         self._matrices: dict[str, Matrix] = {}
         self._is_own = any(prefix + weight in self._tensors for weight in (*MLA_WEIGHTS, *INDEXER_WEIGHTS))
         self._names = max(NAMES, key=self._count)  # the first of equals
+        if not self._is_own and not self._count(self._names):
+            there = ", ".join(map(repr, [*prefixes_of(checkpoint)][:3])) or "none"
+            raise KeyError(f"weights: no attention under {prefix!r} in {checkpoint.paths}; layers begin with {there}")
+        checkpoint.under(prefix)
 
     @property
     def whose(self) -> str:
@@ -118,9 +124,9 @@ class Layer:
         return OWN if self._is_own else self._names.whose
 
     @property
-    def tensors(self) -> set[str]:
-        """The names of all tensors under the prefix."""
-        return set(self._tensors)
+    def used(self) -> set[str]:
+        """The names of the tensors that were checked, and that tell what is read."""
+        return {part.name for part in self.parts.values()}.union(*(m.tensors for m in self._matrices.values()))
 
     def n_q(self) -> int:
         """The query heads that the checkpoint holds.
@@ -157,6 +163,7 @@ class Layer:
             self._check_vector(weight, f"{self._module(module)}.weight")
             bias = f"{self._module(module)}.bias"
             if bias in self._tensors:
+                check_tensor(self._checkpoint, bias, FLOATS, (shape_of(weight),), argument(weight).shapes[0])
                 require_zero(self._checkpoint, bias)
         self._check_rest(self._tensors - self._of_indexer(), passed_over="o_proj")
         return n_q
@@ -194,13 +201,10 @@ class Layer:
         heads = range(n_q) if heads is None else heads
         if heads.step != 1 or not 0 <= heads.start < heads.stop <= n_q:
             raise ValueError(f"load_mla: heads is {heads}, expected a part of range(0, {n_q})")
-        query = (heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
         if self._is_own:
-            weights = self._read_own(MLA_WEIGHTS)
-            weights["w_uq_qr"] = np.ascontiguousarray(weights["w_uq_qr"][:, slice(*query)])
-            weights["dequant_scale"] = weights["dequant_scale"][slice(*query)]
-            weights["w_uk"] = weights["w_uk"][heads.start : heads.stop]
+            weights = of_heads(self._read_own(MLA_WEIGHTS), heads)
         else:
+            query = (heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
             keys = [(n * _HEAD_ROWS, n * _HEAD_ROWS + config.QK_NOPE_HEAD_DIM) for n in heads]
             w_uq_qr, dequant_scale = self._int8("w_uq_qr", [query])
             weights = {
@@ -225,7 +229,7 @@ class Layer:
             weights = self._read_own(INDEXER_WEIGHTS)
         else:
             w_qb, w_qb_scale = self._int8("w_qb")
-            turns = {w: self._vector(w) if w in self.parts else hadamard() for w in ("hadamard_q", "hadamard_k")}
+            turns = {w: self._rotation(w) if w in self.parts else hadamard() for w in ("hadamard_q", "hadamard_k")}
             weights = {
                 "w_qb": w_qb,
                 "w_qb_scale": w_qb_scale,
@@ -264,15 +268,16 @@ class Layer:
         shape = shape_of(weight)
         check_tensor(self._checkpoint, name, FLOATS, (shape,), argument(weight).shapes[0])
         self.parts[weight] = Part(weight, name, Kind.FLOAT.value, shape)
+        self._vector(weight)  # it is small, so its values are checked here too
 
     def _check_rest(self, tensors: set[str], passed_over: str | None = None) -> None:
         """Refuses what is left: clipping factors other than one, and tensors that nothing here knows."""
-        known = {part.name for part in self.parts.values()}.union(*(m.tensors for m in self._matrices.values()))
-        known |= {f"{self._module(norm)}.bias" for norm in ("q_a_layernorm", "kv_a_layernorm")}
+        known = self.used | {f"{self._module(norm)}.bias" for norm in ("q_a_layernorm", "kv_a_layernorm")}
         known.add(self.prefix + "rotary_emb.inv_freq")  # a table that transformers stored until version 4.34
         other = tuple(f"{self.prefix}{name}." for name in self._names.modules[passed_over]) if passed_over else ()
         for name in sorted(tensors - known):
             if name.endswith("alpha"):
+                check_tensor(self._checkpoint, name, FLOATS, ((1,), ()), ("1",))
                 require_one(self._checkpoint, name)
             elif not name.startswith(other) or not other:
                 self._refuse_unknown(name)
@@ -300,11 +305,8 @@ class Layer:
             values = matrix.float32(start, stop)
             bits[place] = bits_of(self._checkpoint, matrix.weight, values, start)
             if self._losses is not None:
-                self._add(
-                    self._losses.setdefault(weight, Loss()),
-                    values,
-                    bits[place].view(ml_dtypes.bfloat16).astype(np.float32),
-                )
+                rounded = bits[place].view(ml_dtypes.bfloat16).astype(np.float32)
+                self._losses.setdefault(weight, Loss()).add(values, rounded)
         return bits
 
     def _int8(self, weight: str, rows: Sequence[tuple[int, int]] | None = None) -> tuple[Array, Array]:
@@ -317,18 +319,24 @@ class Layer:
             values, scale[place] = matrix.int8(start, stop)
             q[:, place] = values.T
             if self._losses is not None:
-                self._add(self._losses.setdefault(weight, Loss()), matrix.float32(start, stop), values * scale[place])
+                loss = self._losses.setdefault(weight, Loss())
+                if matrix.kind in (Kind.FLOAT, Kind.FP8):  # int8 comes as it is, and loses nothing
+                    loss.add(matrix.float32(start, stop), values * scale[place])
         return q, scale
-
-    @staticmethod
-    def _add(loss: Loss, values: Array, result: Array) -> None:
-        loss.values += float(np.square(values, dtype=np.float64).sum())
-        loss.differences += float(np.square(result - values, dtype=np.float64).sum())
 
     def _vector(self, weight: str) -> Array:
         """A small tensor as bfloat16 bits."""
         name = self.parts[weight].name
         return bits_of(self._checkpoint, name, self._checkpoint.read(name))
+
+    def _rotation(self, weight: str) -> Array:
+        """hadamard_q or hadamard_k, which the operators multiply from the right.
+
+        So does cann-recipes with its hadamard_matrix; msModelSlim multiplies by the transposes of q_rot and k_rot
+        (msmodelslim/ir/quarot.py, BaseOnlineRotation).
+        """
+        bits = self._vector(weight)
+        return bits if self.parts[weight].name.endswith(ROTATIONS[0]) else _transposed(bits)
 
     def _check_own(self, names: Sequence[str], n_q: int = config.N_Q) -> None:
         for weight in names:
@@ -346,6 +354,17 @@ class Layer:
             require_finite(self._checkpoint, name, array)
             weights[weight] = array.view(np.uint16) if array.dtype == ml_dtypes.bfloat16 else array
         return weights
+
+
+def of_heads(weights: Mapping[str, Array], heads: range) -> dict[str, Array]:
+    """Row-major weights of some of the query heads: what belongs to heads is cut, what all share stays."""
+    rows = slice(heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
+    cut = {
+        "w_uq_qr": np.ascontiguousarray(weights["w_uq_qr"][:, rows]),
+        "dequant_scale": weights["dequant_scale"][rows],
+        "w_uk": weights["w_uk"][heads.start : heads.stop],
+    }
+    return {**weights, **cut}
 
 
 def _transposed(matrix: Array) -> Array:

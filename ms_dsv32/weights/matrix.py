@@ -115,12 +115,14 @@ class Matrix:
             first = start // _BLOCK
             scales = positive(self._checkpoint, self._name("weight_scale_inv"), first, -(-stop // _BLOCK))
             rows = np.repeat(scales, _BLOCK, axis=0)[start - first * _BLOCK :][: stop - start]
-            values *= np.repeat(rows, _BLOCK, axis=1)[:, : values.shape[1]]
+            with np.errstate(over="ignore"):  # infinity is refused below
+                values *= np.repeat(rows, _BLOCK, axis=1)[:, : values.shape[1]]
         elif self.kind is Kind.FLOAT:
             values = self._checkpoint.read(self.weight, start, stop).astype(np.float32)
         else:
             values = self._int8(start, stop).astype(np.float32)
-            values *= self._scale(start, stop)
+            with np.errstate(over="ignore"):
+                values *= self._scale(start, stop)
         require_finite(self._checkpoint, self.weight, values, start)
         return values
 
@@ -166,21 +168,35 @@ class Matrix:
             "quant_bias": (("I32",), *per_channel),
             "input_scale": (FLOATS, *single),
             "input_offset": ((*FLOATS, *_INTEGERS), *single),
-            "weight_scale_inv": ((*FLOATS, "F8_E8M0"), *blocks),
+            "weight_scale_inv": (FLOATS, *blocks),
         }
         for suffix in sorted(beside | set(_NEEDED[self.kind])):
             check_tensor(self._checkpoint, self._name(suffix), *expected[suffix])
+        if self._name("bias") in self.tensors:
+            check_tensor(self._checkpoint, self._name("bias"), FLOATS, ((out,),), ("out",))
+        for suffix in sorted(beside):
+            if "_scale" in suffix:
+                positive(self._checkpoint, self._name(suffix))
+        if self.kind is Kind.STATIC:
+            self._static_scale(0, out)
 
     def _check_neutral(self) -> None:
         """Refuses offsets of weights, biases, and static scales that contradict the dynamic ones."""
         for suffix in ("weight_offset", "bias"):
             if self._name(suffix) in self.tensors:
                 require_zero(self._checkpoint, self._name(suffix))
-        if self._name("quant_bias") in self.tensors and self._input_offset() == 0:
+        offset = self._input_offset()
+        if self._name("quant_bias") not in self.tensors:
+            if offset != 0:
+                where = self._checkpoint.where(self._name("input_offset"))
+                raise ValueError(f"weights: {where} is {offset:g}, expected 0 or a quant_bias that cancels it")
+        elif offset == 0:
             require_zero(self._checkpoint, self._name("quant_bias"))
         if self.kind is Kind.MIX and {self._name("deq_scale"), self._name("input_scale")} <= self.tensors:
             static, dynamic = self._static_scale(0, self.shape[0]), self._scale(0, self.shape[0])
-            if not np.allclose(static, dynamic, rtol=1e-2):  # either may have been stored as bfloat16, of 8 bits
+            if not np.allclose(
+                static, dynamic, rtol=1e-2, atol=0
+            ):  # either may have been stored as bfloat16, of 8 bits
                 where = self._checkpoint.where(self._name("deq_scale"))
                 raise ValueError(f"weights: {where} is not input_scale * weight_scale; one of them is wrong")
 
@@ -193,10 +209,14 @@ class Matrix:
         return float(offset[0])
 
     def _static_scale(self, start: int, stop: int) -> Array:
-        deq_scale = positive(self._checkpoint, self._name("deq_scale"), start, stop).astype(np.float64)
-        input_scale = positive(self._checkpoint, self._name("input_scale")).astype(np.float64)
-        scale: Array = (deq_scale.reshape(-1, 1) / input_scale.reshape(1, 1)).astype(np.float32)
-        return scale
+        name = self._name("deq_scale")
+        deq_scale = positive(self._checkpoint, name, start, stop).astype(np.float64)
+        input_scale = float(positive(self._checkpoint, self._name("input_scale")).reshape(1)[0])
+        with np.errstate(over="ignore", under="ignore"):
+            scale = (deq_scale / input_scale).astype(np.float32)
+        good = np.isfinite(scale) & (scale > 0)
+        _require(self._checkpoint, name, deq_scale, good, start, f"{input_scale:g} (input_scale) times a float32")
+        return scale.reshape(-1, 1)
 
     def _scale(self, start: int, stop: int) -> Array:
         if self.kind is Kind.STATIC:
@@ -215,11 +235,8 @@ class Matrix:
         if offset == 0:
             return q
         name = self._name("quant_bias")
-        if name not in self.tensors:
-            where = self._checkpoint.where(self._name("input_offset"))
-            raise ValueError(f"weights: {where} is {offset:g}, expected 0 or a quant_bias that cancels it")
         got = self._checkpoint.read(name, start, stop).reshape(-1).astype(np.float64)
-        want = -np.rint(q.sum(axis=1, dtype=np.int32).astype(np.float32) * np.float32(offset)).astype(np.float64)
+        want = 0 - np.rint(q.sum(axis=1, dtype=np.int32).astype(np.float32) * np.float32(offset)).astype(np.float64)
         wrong = np.abs(got - want) > 1 + np.abs(want) * 2.0**-22  # float32 has 24 bits, here after two roundings
         if wrong.any():
             row = int(np.argmax(wrong))
@@ -293,7 +310,7 @@ def require_one(checkpoint: Checkpoint, name: str) -> None:
 def bits_of(checkpoint: Checkpoint, name: str, values: Array, start: int = 0) -> Array:
     """Values rounded to bfloat16, as bits in uint16; a float32 that rounds to infinity is refused."""
     rounded = values.astype(np.float32).astype(ml_dtypes.bfloat16)
-    require_finite(checkpoint, name, rounded, start)
+    _require(checkpoint, name, values, np.isfinite(rounded), start, "a finite number that bfloat16 holds")
     return rounded.view(np.uint16)
 
 

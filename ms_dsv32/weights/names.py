@@ -89,6 +89,11 @@ _FIRST = [name for names in NAMES for name in names.modules["q_a_proj"]]
 _LAYER = re.compile(rf"(?P<prefix>(?:.*\.)?)(?:(?:{'|'.join(map(re.escape, _FIRST))})\.weight|w_dq)\Z")
 
 
+def prefixes_of(checkpoint: Checkpoint) -> list[str]:
+    """The prefix of each layer's attention, as the files have them."""
+    return [match["prefix"] for match in map(_LAYER.match, checkpoint.names()) if match]
+
+
 def layers_of(checkpoint: Checkpoint) -> dict[int, str]:
     """The prefix of each layer's attention, by the layer's number, in order.
 
@@ -98,15 +103,13 @@ def layers_of(checkpoint: Checkpoint) -> dict[int, str]:
         ValueError: two prefixes have one number.
     """
     prefixes: dict[int, str] = {}
-    for name in checkpoint.names():
-        match = _LAYER.match(name)
-        if match is None:
-            continue
-        prefix = match["prefix"]
+    for prefix in prefixes_of(checkpoint):
         numbers = [part for part in prefix.split(".") if part.isdecimal()]
         number = int(numbers[-1]) if numbers else 0
         if prefixes.setdefault(number, prefix) != prefix:
-            raise ValueError(f"weights: {checkpoint.paths}: {prefixes[number]} and {prefix} are both layer {number}")
+            raise ValueError(
+                f"weights: {checkpoint.paths}: {prefixes[number]} and {prefix} are both layer {number}; pass a prefix"
+            )
     return dict(sorted(prefixes.items()))
 
 
@@ -116,9 +119,13 @@ def prefix_of(checkpoint: Checkpoint, layer: int) -> str:
     Raises:
         TypeError: ``layer`` is no int. KeyError: the checkpoint has no such layer. ValueError: as `layers_of`.
     """
+    return choose(checkpoint, layers_of(checkpoint), layer)
+
+
+def choose(checkpoint: Checkpoint, layers: Mapping[int, str], layer: int) -> str:
+    """One of the layers of `layers_of`; errors as of `prefix_of`."""
     if not isinstance(layer, int) or isinstance(layer, bool):
         raise TypeError(f"weights: layer must be an int, got {layer!r}")
-    layers = layers_of(checkpoint)
     if layer not in layers:
         there = ", ".join(map(str, layers)) or "none"
         raise KeyError(f"weights: no layer {layer} in {checkpoint.paths}; there are {there}")

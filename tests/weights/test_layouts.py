@@ -1,24 +1,22 @@
-"""Weights: conversions, packing, files in both layouts."""
+"""Weights: conversions, packing, the layouts of device targets, and our own files."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cases
 import mindspore as ms
-import ml_dtypes
 import numpy as np
 import pytest
 import tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import save_file
+from safetensors import safe_open
 
 from ms_dsv32 import cells, golden, op_info, weights
 
 RNG = np.random.default_rng(5)
-PREFIX = "model.layers.0.self_attn."
+pytestmark = pytest.mark.mindspore  # Tensors, and cells
 
 
 def test_every_bfloat16_makes_the_round_trip() -> None:
@@ -167,111 +165,27 @@ def test_our_own_file_makes_the_round_trip(tmp_path: Path) -> None:
         tolerance.assert_same_bits(name, loaded[name], array)
 
 
-def deepseek(n_q: int) -> dict[str, Any]:
-    """A layer in DeepSeek's layout, [out, in], without its prefix."""
-
-    def matrix(*shape: int) -> Any:
-        return RNG.standard_normal(shape, dtype=np.float32).astype(ml_dtypes.bfloat16)
-
-    return {
-        "q_a_proj.weight": matrix(1536, 7168),
-        "q_a_layernorm.weight": matrix(1536),
-        "q_b_proj.weight": matrix(n_q * 192, 1536),
-        "kv_a_proj_with_mqa.weight": matrix(576, 7168),
-        "kv_a_layernorm.weight": matrix(512),
-        "kv_b_proj.weight": matrix(n_q * 256, 512),
-        "indexer.wq_b.weight": matrix(8192, 1536),
-        "indexer.wk.weight": matrix(128, 7168),
-        "indexer.k_norm.weight": matrix(128),
-        "indexer.k_norm.bias": matrix(128),
-        "indexer.weights_proj.weight": matrix(64, 7168),
-    }
+def test_our_own_file_is_one_of_safetensors(tmp_path: Path) -> None:
+    """Others can read it: the library's reader finds names, shapes, values, and the texts of the header."""
+    layer = {name: array for name, array in cases.mla_weights(1).items() if array.dtype != np.uint16}
+    weights.save(tmp_path / "x.safetensors", {k: v[::2] for k, v in layer.items()}, {"layer": "ä3"})
+    with safe_open(str(tmp_path / "x.safetensors"), framework="np") as file:
+        assert file.metadata() == {"format": "ms_dsv32", "layer": "ä3"}
+        assert set(file.keys()) == set(layer)
+        for name, array in layer.items():
+            tolerance.assert_same_bits(name, file.get_tensor(name), array[::2])
 
 
-@pytest.fixture(scope="module")
-def layer() -> dict[str, Any]:
-    return deepseek(3)
-
-
-def write(path: Path, tensors: dict[str, Any]) -> Path:
-    save_file({PREFIX + k: np.ascontiguousarray(v) for k, v in tensors.items()}, str(path))
-    return path
-
-
-def test_deepseeks_layout(tmp_path: Path, layer: dict[str, Any]) -> None:
-    names = list(layer)
-    first = write(tmp_path / "1.safetensors", {n: layer[n] for n in names[:4]})
-    second = write(tmp_path / "2.safetensors", {n: layer[n] for n in names[4:]})
-    mla = weights.load_mla([first, second], prefix=PREFIX)
-    indexer = weights.load_indexer([first, second], prefix=PREFIX)
-    bits = {name: array.view(np.uint16) for name, array in layer.items()}
-    tolerance.assert_same_bits("w_dq", mla["w_dq"], bits["q_a_proj.weight"].T)
-    tolerance.assert_same_bits("w_dkv_kr", mla["w_dkv_kr"], bits["kv_a_proj_with_mqa.weight"].T)
-    tolerance.assert_same_bits("gamma_cq", mla["gamma_cq"], bits["q_a_layernorm.weight"])
-    tolerance.assert_same_bits("gamma_ckv", mla["gamma_ckv"], bits["kv_a_layernorm.weight"])
-    for head in range(3):  # a head of kv_b_proj is 128 key rows, then 128 value rows
-        rows = bits["kv_b_proj.weight"][head * 256 : head * 256 + 128]
-        tolerance.assert_same_bits("w_uk", mla["w_uk"][head], rows)
-    for name, scale, loaded, source in (
-        ("w_uq_qr", "dequant_scale", mla, "q_b_proj.weight"),
-        ("w_qb", "w_qb_scale", indexer, "indexer.wq_b.weight"),
-    ):
-        q, s = golden.quantise_weight(layer[source].astype(np.float32).T)
-        tolerance.assert_same_bits(name, loaded[name], q)
-        tolerance.assert_same_bits(scale, loaded[scale], s)
-    tolerance.assert_same_bits("wk", indexer["wk"], bits["indexer.wk.weight"].T)
-    tolerance.assert_same_bits("w_proj", indexer["w_proj"], bits["indexer.weights_proj.weight"].T)
-    tolerance.assert_same_bits("ln_gamma_k", indexer["ln_gamma_k"], bits["indexer.k_norm.weight"])
-    tolerance.assert_same_bits("ln_beta_k", indexer["ln_beta_k"], bits["indexer.k_norm.bias"])
-    tolerance.assert_same_bits("hadamard_q", indexer["hadamard_q"], golden.hadamard_matrix(128))
-
-
-def test_a_rank_takes_its_heads(tmp_path: Path, layer: dict[str, Any]) -> None:
-    path = write(tmp_path / "layer.safetensors", layer)
-    whole = weights.load_mla(path, prefix=PREFIX)
-    part = weights.load_mla(path, prefix=PREFIX, heads=range(1, 3))
-    weights.check(part, weights.MLA_WEIGHTS, 2)
-    tolerance.assert_same_bits("w_uq_qr", part["w_uq_qr"], whole["w_uq_qr"][:, 192:])
-    tolerance.assert_same_bits("dequant_scale", part["dequant_scale"], whole["dequant_scale"][192:])
-    tolerance.assert_same_bits("w_uk", part["w_uk"], whole["w_uk"][1:])
-    for heads in (range(2, 4), range(0), range(0, 2, 2)):
-        with pytest.raises(ValueError, match="load_mla: heads is range"):
-            weights.load_mla(path, prefix=PREFIX, heads=heads)
-
-
-def test_int8_projections_are_taken_as_they_are(tmp_path: Path, layer: dict[str, Any]) -> None:
-    int8 = RNG.integers(-127, 128, (3 * 192, 1536), dtype=np.int8)
-    scale = RNG.random(3 * 192, dtype=np.float32)
-    changed = {**layer, "q_b_proj.weight": int8, "q_b_proj.weight_scale": scale}
-    mla = weights.load_mla(write(tmp_path / "layer.safetensors", changed), prefix=PREFIX)
-    tolerance.assert_same_bits("w_uq_qr", mla["w_uq_qr"], int8.T)
-    tolerance.assert_same_bits("dequant_scale", mla["dequant_scale"], scale[:, None])
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "error", "text"),
-    [
-        ("q_a_proj.weight", None, KeyError, f"no tensor '{PREFIX}q_a_proj.weight' in "),
-        ("q_a_proj.weight", np.zeros((1536, 7168), np.int8), KeyError, "q_a_proj.weight_scale' in "),
-        ("q_a_proj.weight", np.zeros((1536, 7168), np.int32), TypeError, "must be F32 or F16 or BF16 or F8_E4M3 or I8"),
-        ("q_a_proj.weight", np.zeros((1535, 7168), np.float32), ValueError, "expected (q_lora_rank, h) = (1536, 7168)"),
-        (
-            "kv_b_proj.weight",
-            np.zeros((257, 512), np.float32),
-            ValueError,
-            "kv_b_proj.weight has shape (257, 512), expe",
-        ),
-        ("q_b_proj.weight", np.zeros(5, np.float32), ValueError, "q_b_proj.weight has shape (5,), expected (n_q * "),
-    ],
-)
-def test_a_file_that_does_not_fit(
-    tmp_path: Path, layer: dict[str, Any], name: str, value: Any, error: type[Exception], text: str
-) -> None:
-    changed = {k: v for k, v in layer.items() if k != name} | ({} if value is None else {name: value})
-    path = write(tmp_path / "layer.safetensors", changed)
-    with pytest.raises(error) as raised:
-        weights.load_mla(path, prefix=PREFIX)
-    assert text in str(raised.value)
+def test_what_cannot_be_saved(tmp_path: Path) -> None:
+    weights.save(tmp_path / "x.safetensors", {"wk": np.zeros((2, 2), np.uint16)})
+    before = (tmp_path / "x.safetensors").read_bytes()
+    with pytest.raises(TypeError, match="weights: wk must be uint16, float32, int8, got float64"):
+        weights.save(tmp_path / "x.safetensors", {"wk": np.zeros((2, 2))})
+    with pytest.raises(FileNotFoundError, match="absent"):
+        weights.save(tmp_path / "absent" / "x.safetensors", {"wk": np.zeros((2, 2), np.uint16)})
+    with pytest.raises(IsADirectoryError):
+        weights.save(tmp_path, {"wk": np.zeros((2, 2), np.uint16)})
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
 
 
 def test_check_names_what_is_wrong() -> None:

@@ -1,0 +1,634 @@
+"""A whole model to our own files, and what is in one: by functions, and by ``python -m ms_dsv32.weights``."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import checkpoints
+import ml_dtypes
+import numpy as np
+import pytest
+import tolerance
+
+from ms_dsv32 import weights
+from ms_dsv32.weights import __main__ as command
+from ms_dsv32.weights.convert import (
+    FORMATS,
+    REPORT,
+    Lost,
+    Written,
+    convert,
+    file_of,
+    inspect,
+    metadata_of,
+    numbers,
+    ranges,
+    read_report,
+)
+from ms_dsv32.weights.files import Checkpoint
+
+N_Q = 4
+MATRICES = {
+    "w_dq": ("q_a_proj", None),
+    "w_uq_qr": ("q_b_proj", "dequant_scale"),
+    "w_uk": ("kv_b_proj", None),
+    "w_dkv_kr": ("kv_a_proj_with_mqa", None),
+    "w_qb": ("indexer.wq_b", "w_qb_scale"),
+    "wk": ("indexer.wk", None),
+    "w_proj": ("indexer.weights_proj", None),
+}
+
+
+def layer_of(path: Path) -> dict[str, Any]:
+    return {**weights.load_mla(path), **weights.load_indexer(path)}
+
+
+def hollow(path: Path, gamma: float = 1.0, layers: int = 1, kind: str = "W8A8_DYNAMIC", n_q: int = 1) -> Path:
+    """A model whose matrices are holes; gamma tells it from others."""
+    tensors: dict[str, Any] = {}
+    for layer in range(layers):
+        made = {**checkpoints.hollow(n_q, kind), "q_a_layernorm.weight": np.full(1536, gamma + layer, checkpoints.BF16)}
+        tensors |= checkpoints.renamed(made, layer)
+    return checkpoints.write(path, tensors)
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting_for_the_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here has to outlive a power cut."""
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)
+
+
+# The result -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[checkpoints.Made]]:
+    """Two layers, FP8 and msModelSlim's dynamic W8A8, among three shards with an index."""
+    made = [checkpoints.fp8(N_Q), checkpoints.dynamic(N_Q)]
+    directory = tmp_path_factory.mktemp("model")
+    tensors = {k: t for i, layer in enumerate(made) for k, t in checkpoints.renamed(layer.tensors, i).items()}
+    checkpoints.write_shards(directory, {**tensors, "model.norm.weight": np.ones(7168, checkpoints.BF16)}, 3)
+    return directory, made
+
+
+@pytest.fixture(scope="module", params=[1, 2])
+def converted(
+    request: pytest.FixtureRequest,
+    model: tuple[Path, list[checkpoints.Made]],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> tuple[int, Path, list[Lost], list[Written]]:
+    """The ranks, the directory, what was lost and what was told."""
+    told: list[Written] = []
+    out = tmp_path_factory.mktemp("out") / "deep" / "er"
+    lost = convert(model[0], out, tensor_parallel=request.param, tell=told.append)
+    return request.param, out, lost, told
+
+
+@pytest.fixture(scope="module")
+def whole(model: Any) -> list[dict[str, Any]]:
+    """What is loaded of each layer."""
+    return [{**weights.load_mla(model[0], layer=i), **weights.load_indexer(model[0], layer=i)} for i in (0, 1)]
+
+
+def test_files_hold_the_bits_that_are_loaded(model: Any, converted: Any, whole: list[dict[str, Any]]) -> None:
+    ranks, out, _, told = converted
+    places = [(layer, rank) for layer in (0, 1) for rank in range(ranks)]
+    paths = [out / f"layer-00{layer}-rank-{rank}-of-{ranks}.safetensors" for layer, rank in places]
+    assert sorted(out.iterdir()) == [*paths, out / REPORT]
+    assert told == [Written(p, *place, False, 2 * ranks) for p, place in zip(paths, places, strict=True)]
+    for path, (layer, rank) in zip(paths, places, strict=True):
+        want = whole[layer]
+        if ranks > 1:
+            heads = range(rank * N_Q // ranks, (rank + 1) * N_Q // ranks)
+            want = {**want, **weights.load_mla(model[0], layer=layer, heads=heads)}
+        got = layer_of(path)
+        assert list(got) == list(want)
+        for name, array in want.items():
+            tolerance.assert_same_bits(f"{path.name}: {name}", got[name], array)
+        assert path == file_of(out, layer, rank, ranks)
+        metadata = metadata_of(path)
+        assert (metadata["layer"], metadata["rank"]) == (str(layer), f"{rank} of {ranks}")
+
+
+def from_bits(bits: Any) -> Any:
+    return bits.view(ml_dtypes.bfloat16).astype(np.float64)
+
+
+def error_of(made: checkpoints.Made, all_weights: dict[str, Any], name: str) -> float:
+    """The relative error of a matrix, against the file's values in float64."""
+    module, scale = MATRICES[name]
+    array = all_weights[name]
+    if name == "w_uk":  # a head of kv_b_proj is 128 rows of keys, then those of values
+        want = made.meaning(module).reshape(made.n_q, 256, 512)[:, :128]
+        return float(np.linalg.norm(from_bits(array) - want) / np.linalg.norm(want))
+    array = array.T
+    squares = differences = 0.0
+    for start in range(0, len(array), 256):
+        rows = slice(start, start + 256)
+        want = made.meaning(module, start, start + 256)
+        got = (
+            array[rows] * all_weights[scale][rows].astype(np.float64) if scale else array[rows].view(ml_dtypes.bfloat16)
+        )
+        squares += float((want * want).sum())
+        differences += float(((got - want) ** 2).sum())
+    return float(np.sqrt(differences / squares))
+
+
+def test_the_report_tells_what_each_matrix_lost(model: Any, converted: Any, whole: list[dict[str, Any]]) -> None:
+    made = model[1]
+    ranks, out, lost, _ = converted
+    assert read_report(out / REPORT) == lost
+    assert [(m.layer, m.weight) for m in lost] == [(layer, name) for layer in (0, 1) for name in MATRICES]
+    for matrix in lost:
+        module = MATRICES[matrix.weight][0]
+        assert matrix.tensor == f"model.layers.{matrix.layer}.self_attn.{module}.weight"
+        assert matrix.format == made[matrix.layer].kinds[module]
+        if ranks == 1:
+            want = error_of(made[matrix.layer], whole[matrix.layer], matrix.weight)
+            # The report has float32's differences, whose own error is some 2^-24 of a value, of a loss of 2^-9.
+            assert matrix.relative_error == pytest.approx(want, rel=1e-3, abs=1e-7), matrix
+    errors = {(m.layer, m.weight): m.relative_error for m in lost}
+    assert errors[1, "w_dq"] == errors[1, "w_uq_qr"] == 0 < errors[0, "w_dq"] < errors[0, "w_uq_qr"] < 0.01
+
+
+@pytest.mark.parametrize("converted", [2], indirect=True)
+def test_a_converted_layer_converts_to_itself(converted: Any, tmp_path: Path) -> None:
+    """Our own files are a format too, and lose nothing."""
+    path = file_of(converted[1], 1, 1, 2)
+    assert convert(path, tmp_path, format="ms_dsv32") == []
+    want = layer_of(path)
+    for name, array in layer_of(file_of(tmp_path, 0)).items():
+        tolerance.assert_same_bits(name, array, want[name])
+
+
+# Interruption and resumption ------------------------------------------------------------------------------------------
+
+
+class Stop:
+    """Interrupts a conversion after some files."""
+
+    def __init__(self, after: int) -> None:
+        self.after = after
+        self.told: list[Written] = []
+
+    def __call__(self, written: Written) -> None:
+        self.told.append(written)
+        if len(self.told) == self.after:
+            raise KeyboardInterrupt
+
+
+def times(out: Path) -> dict[str, int]:
+    return {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
+
+
+def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
+    source, out = hollow(tmp_path / "x.safetensors", layers=2, n_q=2), tmp_path / "out"
+    whole = convert(source, tmp_path / "whole", tensor_parallel=2)
+    with pytest.raises(KeyboardInterrupt):
+        convert(source, out, tensor_parallel=2, tell=Stop(3))
+    before = times(out)
+    assert len(before) == 3
+    told: list[Written] = []
+    lost = convert(source, out, tensor_parallel=2, tell=told.append)
+    assert [w.kept for w in told] == [True, True, True, False]
+    assert lost == whole == read_report(out / REPORT)
+    assert {name: when for name, when in times(out).items() if name in before} == before
+    for path in sorted((tmp_path / "whole").glob("*.safetensors")):
+        want = layer_of(path)
+        for name, array in layer_of(out / path.name).items():
+            tolerance.assert_same_bits(f"{path.name}: {name}", array, want[name])
+
+
+def test_an_interruption_within_a_file_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source, out = hollow(tmp_path / "x.safetensors"), tmp_path / "out"
+
+    def interrupted(descriptor: int) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            convert(source, out)
+    assert [*out.iterdir()] == []
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path) -> None:
+    """A limit of a file's size, in a process of its own, stands for it."""
+    source, out = hollow(tmp_path / "x.safetensors"), tmp_path / "out"
+    code = (
+        "import resource, sys\n"
+        "from ms_dsv32.weights.__main__ import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (10_000_000, 10_000_000))\n"
+        f"sys.exit(main(['convert', {str(source)!r}, {str(out)!r}]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 1
+    assert re.fullmatch(r"convert: \[Errno \d+\] File too large.*\n", done.stderr)
+    assert [*out.iterdir()] == []
+
+
+def test_what_a_killed_conversion_left_is_written_over(tmp_path: Path) -> None:
+    source, out = hollow(tmp_path / "x.safetensors"), tmp_path / "out"
+    out.mkdir()
+    part = file_of(out, 0).with_name(f"{file_of(out, 0).name}.part")
+    part.write_bytes(b"half")
+    convert(source, out)
+    assert sorted(path.name for path in out.iterdir()) == [file_of(out, 0).name, REPORT]
+
+
+def run(*args: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-m", "ms_dsv32.weights", *map(str, args)]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, check=False, **options)
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
+def test_a_process_that_is_ended_goes_on(tmp_path: Path, how: signal.Signals) -> None:
+    layers = 3
+    source, out = hollow(tmp_path / "x.safetensors", layers=layers), tmp_path / "out"
+    line = [sys.executable, "-m", "ms_dsv32.weights", "convert", str(source), str(out)]
+    process = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 300  # a machine that is busy with others is slow
+    while not file_of(out, 0).exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    there = file_of(out, 0).exists()
+    process.send_signal(how)
+    _, errors = process.communicate(timeout=300)
+    assert there, errors
+    if how == signal.SIGINT:
+        text = "convert: interrupted; the same command goes on where this one was\n"
+        assert (errors, process.returncode) == (text, 130)
+    done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
+    assert 1 <= len(done) < layers
+    for name in done:  # each of them is whole
+        layer_of(out / name)
+    again = run("convert", source, out)
+    assert again.returncode == 0, again.stderr
+    assert f"{layers} files in {out}, {len(done)} of them kept" in again.stdout
+    assert sorted(path.name for path in out.iterdir()) == [*(file_of(out, i).name for i in range(layers)), REPORT]
+    assert {name: when for name, when in times(out).items() if name in done} == done
+
+
+# What is in the way ---------------------------------------------------------------------------------------------------
+
+
+def test_another_source_is_refused_unless_one_says_so(tmp_path: Path) -> None:
+    """A model of the same sizes in files of the same names, as two versions of DeepSeek-V3.2 are."""
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    one, other = hollow(tmp_path / "a" / "x.safetensors"), hollow(tmp_path / "b" / "x.safetensors", 2.0)
+    out = tmp_path / "out"
+    convert(one, out)
+    before = times(out)
+    with pytest.raises(ValueError, match=re.escape(f"{file_of(out, 0)} is there already, and not of this source")):
+        convert(other, out)
+    assert times(out) == before
+    convert(other, out, overwrite=True)
+    assert layer_of(file_of(out, 0))["gamma_cq"][0] == np.array(2, checkpoints.BF16).view(np.uint16)
+    told: list[Written] = []
+    convert(other, out, overwrite=True, tell=told.append)
+    assert told[0].kept
+
+
+def test_a_source_that_moved_is_the_same(tmp_path: Path) -> None:
+    """In other files of other names: what counts is what it holds."""
+    source, out = hollow(tmp_path / "x.safetensors", kind="FLOAT"), tmp_path / "out"
+    convert(source, out)
+    checkpoint = Checkpoint(source)
+    tensors = {name: checkpoint.read(name) for name in checkpoint.names()}
+    told: list[Written] = []
+    convert(checkpoints.write_shards(tmp_path / "moved", tensors, 2), out, tell=told.append)
+    assert [written.kept for written in told] == [True]
+
+
+def test_a_matrix_that_changed_in_a_single_value_is_another_source(tmp_path: Path) -> None:
+    source, out = hollow(tmp_path / "x.safetensors"), tmp_path / "out"
+    convert(source, out)
+    info = Checkpoint(source).info("model.layers.0.self_attn.q_a_proj.weight")
+    with source.open("r+b") as file:
+        file.seek(info.offset + 1000 * 7168 + 5)
+        file.write(b"\1")
+    with pytest.raises(ValueError, match="is there already, and not of this source"):
+        convert(source, out)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"no file", "no losses", "losses that are none", "a directory"], ids=lambda c: str(c)
+)
+def test_a_file_that_is_none_of_ours_is_in_the_way(tmp_path: Path, content: Any) -> None:
+    source, out = hollow(tmp_path / "x.safetensors"), tmp_path / "out"
+    path = file_of(out, 0)
+    out.mkdir()
+    if content == "a directory":
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        mark = Checkpoint(source).fingerprint(inspect(source)[0].tensors)
+        weights.save(path, {}, {"source": mark, **({"losses": "[1]"} if content == "losses that are none" else {})})
+    with pytest.raises(ValueError, match=re.escape(f"{path} is there already, and not of this source")):
+        convert(source, out)
+    assert [*out.iterdir()] == [path]
+
+
+def test_nothing_is_written_if_any_layer_is_refused(tmp_path: Path) -> None:
+    """The bad scale is in the last layer, and the first file is not written either."""
+    layers = {0: checkpoints.hollow(), 1: checkpoints.hollow(kind="FP8")}
+    layers[1]["indexer.wk.weight_scale_inv"][0, 55] = np.nan
+    tensors = {k: t for i, layer in layers.items() for k, t in checkpoints.renamed(layer, i).items()}
+    source = checkpoints.write(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"layer 1: weights: .*x\.safetensors: .*wk\.weight_scale_inv\[0, 55\] is nan"):
+        convert(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    convert(source, tmp_path / "out", layers=[0])
+    assert file_of(tmp_path / "out", 0).exists()
+
+
+def test_the_report_keeps_what_it_had_of_other_layers(tmp_path: Path) -> None:
+    source, out = hollow(tmp_path / "x.safetensors", layers=3), tmp_path / "out"
+    convert(source, out, layers=[2])
+    lost = convert(source, out, layers=iter([0, 0]))
+    assert {matrix.layer for matrix in lost} == {0}
+    assert [m.layer for m in read_report(out / REPORT)] == [0] * 7 + [2] * 7
+    assert not file_of(out, 1).exists()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"matrices": [{}]}', '{"matrices": 1}'])
+def test_a_report_that_is_none(tmp_path: Path, content: str) -> None:
+    source, out = hollow(tmp_path / "x.safetensors"), tmp_path / "out"
+    out.mkdir()
+    (out / REPORT).write_text(content)
+    with pytest.raises(ValueError, match=re.escape(f"convert: {out / REPORT} is no report of a conversion")):
+        convert(source, out)
+    assert not file_of(out, 0).exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "text"),
+    [
+        ({"tensor_parallel": 0}, ValueError, "convert: tensor_parallel must be a positive int, got 0"),
+        ({"tensor_parallel": True}, ValueError, "convert: tensor_parallel must be a positive int, got True"),
+        ({"tensor_parallel": 2.0}, ValueError, "convert: tensor_parallel must be a positive int, got 2.0"),
+        ({"tensor_parallel": 2}, ValueError, "convert: layer 0 has 1 query heads, which 2 ranks do not divide"),
+        ({"format": "int4"}, ValueError, f"convert: format must be one of {', '.join(FORMATS)}, got 'int4'"),
+        ({"format": "fp8"}, ValueError, "convert: layer 0 has format w8a8-dynamic, expected fp8"),
+        ({"layers": [0, 5]}, KeyError, "weights: no layer 5 in "),
+        ({"layers": ["0"]}, TypeError, "weights: layer must be an int, got '0'"),
+    ],
+)
+def test_arguments_that_do_not_fit(tmp_path: Path, options: dict[str, Any], error: type[Exception], text: str) -> None:
+    source = hollow(tmp_path / "x.safetensors")
+    with pytest.raises(error) as raised:
+        convert(source, tmp_path / "out", **options)
+    assert text in str(raised.value.args[0])
+    assert not (tmp_path / "out").exists()
+
+
+def test_allow_unknown_is_passed_on(tmp_path: Path) -> None:
+    tensors = checkpoints.renamed({**checkpoints.hollow(), "q_c_proj.weight": np.zeros(1, np.float32)})
+    source = checkpoints.write(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(ValueError, match=r"q_c_proj\.weight is not known here"):
+        convert(source, tmp_path / "out")
+    convert(source, tmp_path / "out", allow_unknown=True)
+    line = ["inspect", str(source)]
+    assert command.main(line) == 1
+    assert command.main([*line, "--allow-unknown"]) == 0
+    assert command.main(["convert", str(source), str(tmp_path / "cli"), "--allow-unknown"]) == 0
+
+
+def test_memory_does_not_grow_with_the_layers(tmp_path: Path) -> None:
+    """The peak of a process of its own: layers are of 50 MB, so one that stayed would show."""
+    source = hollow(tmp_path / "x.safetensors", layers=3)
+    code = (
+        "import resource, sys\n"
+        "from ms_dsv32.weights.convert import convert\n"
+        f"convert({str(source)!r}, sys.argv[1], layers=range(int(sys.argv[2])))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    )
+
+    def peak(layers: int) -> int:
+        line = [sys.executable, "-c", code, str(tmp_path / str(layers)), str(layers)]
+        return int(subprocess.run(line, capture_output=True, text=True, check=True, timeout=300).stdout)
+
+    one, three = peak(1), peak(3)
+    layer = file_of(tmp_path / "1", 0).stat().st_size // 1024
+    assert three < one + layer / 2
+
+
+# What is in a checkpoint ----------------------------------------------------------------------------------------------
+
+KINDS = {
+    "bf16": "FLOAT",
+    "fp8": "FP8",
+    "w8a8-dynamic": "W8A8_DYNAMIC",
+    "w8a8-static": "W8A8",
+    "w8a8-mix": "W8A8_MIX",
+}
+
+
+@pytest.mark.parametrize("form", KINDS)
+@pytest.mark.parametrize("whose", checkpoints.NAMINGS)
+def test_inspect_tells_each_format(tmp_path: Path, form: str, whose: str, capsys: pytest.CaptureFixture[str]) -> None:
+    tensors: dict[str, Any] = {}
+    for layer in (3, 4, 6):
+        tensors |= checkpoints.renamed(checkpoints.hollow(2, KINDS[form]), layer, whose)
+    source = checkpoints.write(tmp_path / "x.safetensors", tensors)
+    found = inspect(source)
+    assert [(f.layer, f.format, f.whose, f.n_q, f.refused) for f in found] == [
+        (layer, form, whose, 2, "") for layer in (3, 4, 6)
+    ]
+    for layer in found:
+        parts = {part.weight: part for part in layer.parts}
+        assert list(parts)[:4] == ["w_dq", "w_uq_qr", "w_uk", "w_dkv_kr"]
+        assert parts["w_uq_qr"].kind == KINDS[form]
+        assert parts["w_proj"].kind == "FLOAT"
+        assert parts["w_uk"].shape == (512, 512)
+        assert layer.tensors == {name for name in tensors if name.startswith(layer.prefix) and ".o_proj." not in name
+                                 and ".wo." not in name and ".linear_proj." not in name}  # fmt: skip
+    assert command.main(["inspect", str(source)]) == 0
+    output = capsys.readouterr().out
+    prefix = checkpoints.prefix_of(0, whose).replace("0", "N")
+    assert f"layers 3-4, 6: {form}, 2 query heads, names of {whose}, {prefix}" in output
+    rows = {line.split()[0]: line.split(maxsplit=3)[1:] for line in map(str.strip, output.splitlines()) if line}
+    for part in found[0].parts:
+        name = part.name.removeprefix(found[0].prefix)
+        assert rows[part.weight] == [name, part.kind, str(part.shape)], output
+
+
+def test_inspect_of_our_own_files(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = hollow(tmp_path / "x.safetensors")
+    convert(source, tmp_path / "out")
+    assert command.main(["inspect", str(tmp_path / "out")]) == 0
+    assert "layers 0: ms_dsv32, 1 query heads, names of ms_dsv32, without a prefix" in capsys.readouterr().out
+
+
+def test_inspect_of_layers_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each with its reason, beside those that would be loaded; the status tells."""
+    layers = {i: checkpoints.hollow() for i in range(3)}
+    layers[1]["q_a_proj.bias"] = np.ones(1536, np.float32)
+    layers[2]["ckv_a_alpha"] = np.full(1, 0.5, np.float32)
+    tensors = {k: t for i, layer in layers.items() for k, t in checkpoints.renamed(layer, i).items()}
+    source = checkpoints.write(tmp_path / "x.safetensors", tensors)
+    assert command.main(["inspect", str(source)]) == 1
+    output = capsys.readouterr().out
+    assert "layers 0: bf16, 1 query heads" in output
+    name = f"{source}: model.layers"
+    assert f"layer 1: refused: weights: {name}.1.self_attn.q_a_proj.bias[0] is 1, expected 0" in output
+    assert f"layer 2: refused: weights: {name}.2.self_attn.ckv_a_alpha[0] is 0.5, expected 1" in output
+    assert command.main(["inspect", str(source), "--layers", "0"]) == 0
+    assert "refused" not in capsys.readouterr().out
+
+
+def test_inspect_reads_nothing_large(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = hollow(tmp_path / "x.safetensors", kind="W8A8_MIX", n_q=2)
+    sizes: list[int] = []
+    read: Callable[..., Any] = Checkpoint.read
+
+    def spy(*args: Any) -> Any:
+        array = read(*args)
+        sizes.append(array.nbytes)
+        return array
+
+    monkeypatch.setattr(Checkpoint, "read", spy)
+    inspect(source)
+    assert sizes
+    assert max(sizes) <= 8192 * 4
+
+
+# The command line -----------------------------------------------------------------------------------------------------
+
+
+def test_convert_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, out = hollow(tmp_path / "x.safetensors", layers=3, n_q=2), tmp_path / "out"
+    line = ["convert", str(source), str(out)]
+    line += ["--layers", "0,2", "--tensor-parallel", "2", "--format", "w8a8-dynamic"]
+    assert command.main(line) == 0
+    output = capsys.readouterr()
+    assert output.err == ""
+    assert f"4 files in {out}, 0 of them kept; {out / REPORT} has the errors of each layer" in output.out
+    rows = [line.split() for line in output.out.splitlines() if line.split()[:1] == ["w_uq_qr"]]
+    assert rows == [["w_uq_qr", "W8A8_DYNAMIC", "0.00e+00", "0"]]
+    assert len([*out.glob("*.safetensors")]) == 4
+    assert command.main(line) == 0
+    assert f"4 files in {out}, 4 of them kept" in capsys.readouterr().out
+    hollow(tmp_path / "x.safetensors", 5.0, layers=3, n_q=2)
+    assert command.main(line) == 1
+    assert capsys.readouterr().err == (
+        f"convert: {file_of(out, 0, 0, 2)} is there already, and not of this source; nothing was written\n"
+    )
+    assert command.main([*line, "--overwrite"]) == 0
+
+
+def bad_file(directory: Path) -> list[str]:
+    (directory / "x.safetensors").write_bytes(b"x" * 100)
+    return [str(directory)]
+
+
+def empty(directory: Path) -> list[str]:
+    return [str(directory)]
+
+
+def absent(directory: Path) -> list[str]:
+    return [str(directory / "absent.safetensors")]
+
+
+def other_model(directory: Path) -> list[str]:
+    checkpoints.write(directory / "x.safetensors", {"model.norm.weight": np.ones(4, np.float32)})
+    return [str(directory)]
+
+
+def no_layer(directory: Path) -> list[str]:
+    return [str(hollow(directory / "x.safetensors")), "--layers", "7"]
+
+
+def missing(directory: Path) -> list[str]:
+    tensors = checkpoints.hollow()
+    del tensors["indexer.wk.weight"]
+    return [str(checkpoints.write(directory / "x.safetensors", checkpoints.renamed(tensors)))]
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (bad_file, "x.safetensors is no safetensors file, or a part of one"),
+        (empty, "is a directory without *.safetensors files"),
+        (absent, "[Errno 2] No such file or directory: "),
+        (other_model, "no attention of DeepSeek-V3.2 under any known names"),
+        (no_layer, "weights: no layer 7 in "),
+        (missing, "weights: no tensor 'model.layers.0.self_attn.indexer.wk.weight' in "),
+    ],
+)
+@pytest.mark.parametrize("name", ["inspect", "convert"])
+def test_errors_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, make: Callable[[Path], list[str]], text: str
+) -> None:
+    (tmp_path / "source").mkdir()
+    source, *options = make(tmp_path / "source")
+    out = [str(tmp_path / "out")] if name == "convert" else []
+    assert command.main([name, source, *out, *options]) == 1
+    output = capsys.readouterr()
+    if make is missing and name == "inspect":  # which tells of refused layers in its output
+        assert f"layer 0: refused: {text}" in output.out
+        return
+    assert output.err.startswith(f"{name}: ")
+    assert output.err.count("\n") == 1
+    assert text in output.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_is_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = hollow(tmp_path / "x.safetensors")
+    (tmp_path / "out").touch()
+    assert command.main(["convert", str(source), str(tmp_path / "out")]) == 1
+    assert re.fullmatch(r"convert: \[Errno \d+\] .*out'\n", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize(
+    "options", [["--layers", "a"], ["--layers", "3-1"], ["--format", "x"], ["--tensor-parallel", "x"]]
+)
+def test_options_that_cannot_be_read(tmp_path: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exited:
+        command.main(["convert", "x", str(tmp_path / "out"), *options])
+    assert exited.value.code == 2
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "want"), [("0", [0]), ("0-2,5", [0, 1, 2, 5]), (" 3 , 1-1 ", [3, 1]), ("60-60", [60]), ("999", [999])]
+)
+def test_lists_of_layers(text: str, want: list[int]) -> None:
+    assert numbers(text) == want
+    assert numbers(ranges(sorted(want))) == sorted(want)
+
+
+@pytest.mark.parametrize(
+    "text", ["", ",", "1,", "a", "-1", "1-", "1-b", "0-1-2", "1.5", "2-1", "1000", "0-99999999999", "9" * 5000]
+)
+def test_lists_that_are_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"is no list of layers such as 0-2,5|is no range of layers|integer string"):
+        numbers(text)
+
+
+def test_a_pipe_that_ends_is_no_traceback(tmp_path: Path) -> None:
+    source = hollow(tmp_path / "x.safetensors")
+    read, write = os.pipe()
+    os.close(read)
+    line = [sys.executable, "-m", "ms_dsv32.weights", "inspect", str(source)]
+    done = subprocess.run(line, stdout=write, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(write)
+    assert done.returncode != 0
+    assert "Traceback" not in done.stderr
+
+
+def test_the_report_is_json_for_everybody(tmp_path: Path) -> None:
+    convert(hollow(tmp_path / "x.safetensors"), tmp_path / "out")
+    matrices = json.loads((tmp_path / "out" / REPORT).read_text())["matrices"]
+    assert set(matrices[0]) == {"layer", "weight", "tensor", "format", "relative_error"}
