@@ -376,8 +376,10 @@ class MLAIndexerProlog(_Checked):
         allow_unknown: bool = False,
     ) -> None:
         """Reads the weights from a checkpoint; arguments and errors as `weights.load_mla`."""
-        mla = weights.load_mla(paths, prefix=prefix, layer=layer, heads=heads, allow_unknown=allow_unknown)
-        indexer = weights.load_indexer(paths, prefix=prefix, layer=layer, allow_unknown=allow_unknown)
+        checkpoint = paths if isinstance(paths, weights.Checkpoint) else weights.Checkpoint(paths)
+        # The indexer's weights are few: what is wrong with them is told before the large ones are read.
+        indexer = weights.load_indexer(checkpoint, prefix=prefix, layer=layer, allow_unknown=allow_unknown)
+        mla = weights.load_mla(checkpoint, prefix=prefix, layer=layer, heads=heads, allow_unknown=allow_unknown)
         self.set_weights({**mla, **indexer})
 
     def construct(

@@ -18,6 +18,7 @@ from ms_dsv32.weights.contract import (
     save,
     shape_of,
 )
+from ms_dsv32.weights.conversion import convert, file_of, inspect, read_report
 from ms_dsv32.weights.files import Checkpoint, Paths
 from ms_dsv32.weights.layer import Layer
 from ms_dsv32.weights.layouts import from_nz, pack, prepare, restore, to_array, to_nz, to_tensor, unpack
@@ -29,13 +30,17 @@ __all__ = [
     "Checkpoint",
     "Paths",
     "check",
+    "convert",
+    "file_of",
     "from_nz",
     "hadamard",
+    "inspect",
     "layers_of",
     "load_indexer",
     "load_mla",
     "pack",
     "prepare",
+    "read_report",
     "restore",
     "save",
     "shape_of",

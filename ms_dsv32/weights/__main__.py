@@ -13,7 +13,18 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Column, Table
 from rich.text import Text
 
-from ms_dsv32.weights.convert import FORMATS, REPORT, Found, Lost, Written, convert, inspect, numbers, ranges, text_of
+from ms_dsv32.weights.conversion import (
+    FORMATS,
+    REPORT,
+    Found,
+    Lost,
+    Written,
+    convert,
+    inspect,
+    numbers,
+    ranges,
+    text_of,
+)
 
 _PIPED_WIDTH = 1000  # columns, more than any name has
 

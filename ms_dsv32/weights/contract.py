@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -12,6 +11,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+from safetensors.numpy import save as serialise
 
 from ms_dsv32 import config, op_info
 
@@ -21,9 +21,6 @@ MLA_WEIGHTS = ("w_dq", "w_uq_qr", "dequant_scale", "w_uk", "w_dkv_kr", "gamma_cq
 """Weights of `mla_prolog_quant`, in the contract's order."""
 INDEXER_WEIGHTS = ("w_qb", "w_qb_scale", "wk", "w_proj", "ln_gamma_k", "ln_beta_k", "hadamard_q", "hadamard_k")
 """Weights of `lightning_indexer_prolog_quant`, in the contract's order."""
-
-_SPELLINGS = {np.dtype(np.uint16): "BF16", np.dtype(np.float32): "F32", np.dtype(np.int8): "I8"}
-"""safetensors' names of the weights' dtypes; uint16 holds bfloat16 bits."""
 
 _OPERATORS = {
     **dict.fromkeys(MLA_WEIGHTS, "mla_prolog_quant"),
@@ -64,14 +61,18 @@ def check(weights: Mapping[str, Array], names: Sequence[str], n_q: int = config.
             f"weights: {missing[0]} is missing" if missing else f"weights: there is no weight {unknown[0]}"
         )
     for name in names:
-        arg, shape = argument(name), shape_of(name, n_q)
-        dtype = np.dtype(arg.np_dtype)
-        if weights[name].dtype != dtype:
-            expected = "uint16 (bfloat16 bits)" if arg.dtype == "bf16" else dtype.name
-            raise TypeError(f"weights: {name} must be {expected}, got {weights[name].dtype}")
+        shape = shape_of(name, n_q)
+        _check_dtype(name, weights[name])
         if weights[name].shape != shape:
-            symbolic = f"({', '.join(arg.shapes[0])})"
+            symbolic = f"({', '.join(argument(name).shapes[0])})"
             raise ValueError(f"weights: {name} has shape {weights[name].shape}, expected {symbolic} = {shape}")
+
+
+def _check_dtype(name: str, array: Array) -> None:
+    arg = argument(name)
+    if array.dtype != np.dtype(arg.np_dtype):
+        expected = "uint16 (bfloat16 bits)" if arg.dtype == "bf16" else np.dtype(arg.np_dtype).name
+        raise TypeError(f"weights: {name} must be {expected}, got {array.dtype}")
 
 
 def hadamard(n: int = config.IDX_HEAD_DIM) -> Array:
@@ -87,8 +88,7 @@ def save(path: str | Path, weights: Mapping[str, Array], metadata: Mapping[str, 
     """Writes row-major weights to a safetensors file under their own names.
 
     The file appears when it is whole: it is written beside its place, as ``<name>.part``, and then renamed. So neither
-    an interruption nor a full disk costs what stood there before. (safetensors' own writer copies all arrays, and
-    leaves files of random names when it is killed.)
+    an interruption nor a full disk costs what stood there before.
 
     Args:
         path: of the file.
@@ -96,29 +96,20 @@ def save(path: str | Path, weights: Mapping[str, Array], metadata: Mapping[str, 
         metadata: texts to keep in the file's header.
 
     Raises:
-        ValueError: a name is in neither list. TypeError: a dtype that no weight has. OSError: the file cannot be
+        ValueError: a name is in neither list. TypeError: a weight has another dtype. OSError: the file cannot be
             written.
     """
-    header: dict[str, Any] = {"__metadata__": {"format": "ms_dsv32", **(metadata or {})}}
-    arrays: list[Array] = []
-    end = 0
-    for name, array in sorted(weights.items(), key=lambda item: -item[1].itemsize):  # wide first: all are aligned then
-        argument(name)
-        if array.dtype not in _SPELLINGS:
-            raise TypeError(f"weights: {name} must be {', '.join(map(str, _SPELLINGS))}, got {array.dtype}")
-        arrays.append(np.ascontiguousarray(array))
-        begin, end = end, end + array.nbytes
-        dtype = _SPELLINGS[array.dtype]
-        header[name] = {"dtype": dtype, "shape": array.shape, "data_offsets": (begin, end)}
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
+    for name, array in weights.items():
+        _check_dtype(name, array)
+    arrays = {
+        k: np.ascontiguousarray(v.view(ml_dtypes.bfloat16) if v.dtype == np.uint16 else v) for k, v in weights.items()
+    }
+    content = serialise(arrays, {"format": "ms_dsv32", **(metadata or {})})
     path = Path(path)
     part = path.with_name(f"{path.name}.part")
     try:
         with part.open("wb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for array in arrays:
-                file.write(array.data)
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.replace(path)

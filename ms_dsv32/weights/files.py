@@ -104,6 +104,10 @@ class Checkpoint:
         """The paths that were passed, for errors."""
         return ", ".join(map(str, self._paths))
 
+    def is_in(self, directory: Path) -> bool:
+        """Whether one of the paths is this directory, or a file in it."""
+        return directory.exists() and any(directory.samefile(p if p.is_dir() else p.parent) for p in self._paths)
+
     def names(self) -> Iterable[str]:
         """The names of all tensors."""
         return self._places

@@ -229,7 +229,9 @@ class Layer:
             weights = self._read_own(INDEXER_WEIGHTS)
         else:
             w_qb, w_qb_scale = self._int8("w_qb")
-            turns = {w: self._rotation(w) if w in self.parts else hadamard() for w in ("hadamard_q", "hadamard_k")}
+            # msModelSlim multiplies by the transposes (msmodelslim/ir/quarot.py). Scores are the same: Q.T @ K is the
+            # identity, so that the turns cancel in q . k, if and only if Q @ K.T is.
+            turns = {w: self._vector(w) if w in self.parts else hadamard() for w in ("hadamard_q", "hadamard_k")}
             weights = {
                 "w_qb": w_qb,
                 "w_qb_scale": w_qb_scale,
@@ -278,7 +280,7 @@ class Layer:
         for name in sorted(tensors - known):
             if name.endswith("alpha"):
                 check_tensor(self._checkpoint, name, FLOATS, ((1,), ()), ("1",))
-                require_one(self._checkpoint, name)
+                require_one(self._checkpoint, name, "the operators do not clip what they quantise")
             elif not name.startswith(other) or not other:
                 self._refuse_unknown(name)
 
@@ -328,15 +330,6 @@ class Layer:
         """A small tensor as bfloat16 bits."""
         name = self.parts[weight].name
         return bits_of(self._checkpoint, name, self._checkpoint.read(name))
-
-    def _rotation(self, weight: str) -> Array:
-        """hadamard_q or hadamard_k, which the operators multiply from the right.
-
-        So does cann-recipes with its hadamard_matrix; msModelSlim multiplies by the transposes of q_rot and k_rot
-        (msmodelslim/ir/quarot.py, BaseOnlineRotation).
-        """
-        bits = self._vector(weight)
-        return bits if self.parts[weight].name.endswith(ROTATIONS[0]) else _transposed(bits)
 
     def _check_own(self, names: Sequence[str], n_q: int = config.N_Q) -> None:
         for weight in names:

@@ -45,7 +45,7 @@ _DYNAMIC = {"weight_scale", "weight_offset"}
 _STATIC = {"deq_scale", "input_scale", "input_offset", "quant_bias"}
 _BESIDE: dict[Kind, set[str]] = {
     Kind.FLOAT: set(),
-    Kind.FP8: {"weight_scale_inv"},
+    Kind.FP8: {"weight_scale_inv", "weight_scale"},
     Kind.DYNAMIC: _DYNAMIC,
     Kind.STATIC: _STATIC,
     Kind.MIX: _DYNAMIC | _STATIC,
@@ -181,7 +181,9 @@ class Matrix:
             self._static_scale(0, out)
 
     def _check_neutral(self) -> None:
-        """Refuses offsets of weights, biases, and static scales that contradict the dynamic ones."""
+        """Refuses offsets of weights, biases, and scales that contradict those that are used."""
+        if self.kind is Kind.FP8 and self._name("weight_scale") in self.tensors:
+            require_one(self._checkpoint, self._name("weight_scale"), "the blocks have their scales")
         for suffix in ("weight_offset", "bias"):
             if self._name(suffix) in self.tensors:
                 require_zero(self._checkpoint, self._name(suffix))
@@ -194,9 +196,8 @@ class Matrix:
             require_zero(self._checkpoint, self._name("quant_bias"))
         if self.kind is Kind.MIX and {self._name("deq_scale"), self._name("input_scale")} <= self.tensors:
             static, dynamic = self._static_scale(0, self.shape[0]), self._scale(0, self.shape[0])
-            if not np.allclose(
-                static, dynamic, rtol=1e-2, atol=0
-            ):  # either may have been stored as bfloat16, of 8 bits
+            # Either may have been stored as bfloat16, which has 8 bits.
+            if not np.allclose(static, dynamic, rtol=1e-2, atol=0):
                 where = self._checkpoint.where(self._name("deq_scale"))
                 raise ValueError(f"weights: {where} is not input_scale * weight_scale; one of them is wrong")
 
@@ -301,10 +302,10 @@ def require_zero(checkpoint: Checkpoint, name: str) -> None:
     _require(checkpoint, name, values, values == 0, 0, "0: the operators have no such term")
 
 
-def require_one(checkpoint: Checkpoint, name: str) -> None:
-    """Raises ValueError if a tensor that would clip is not one."""
+def require_one(checkpoint: Checkpoint, name: str, why: str) -> None:
+    """Raises ValueError if a tensor that would be a further factor is not one."""
     values = checkpoint.read(name).astype(np.float64)
-    _require(checkpoint, name, values, values == 1, 0, "1: the operators do not clip what they quantise")
+    _require(checkpoint, name, values, values == 1, 0, f"1: {why}")
 
 
 def bits_of(checkpoint: Checkpoint, name: str, values: Array, start: int = 0) -> Array:

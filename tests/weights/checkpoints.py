@@ -235,10 +235,10 @@ def rotation(seed: int) -> Array:
 
 
 def rotated(n_q: int) -> Made:
-    """msModelSlim with matrices that turn the indexer's query and key: it multiplies x by the transpose of them."""
+    """msModelSlim with matrices that turn the indexer's query and key."""
     made = dynamic(n_q)
     made.tensors["indexer.q_rot"], made.tensors["indexer.k_rot"] = rotation(2), rotation(3)
-    made.rotations = rotation(2).T, rotation(3).T
+    made.rotations = rotation(2), rotation(3)
     return made
 
 

@@ -150,7 +150,9 @@ CASES: dict[str, Case] = {
         "FLOAT", {"kv_b_proj.weight_scale": np.ones((256, 1), np.float32)}, f" {LEFT} BF16 (FLOAT)"
     ),
     "weight_scale beside FP8": Case(
-        "FP8", {"q_b_proj.weight_scale": np.ones((192, 1), np.float32)}, f" {LEFT} F8_E4M3 (FP8)"
+        "FP8",
+        {"q_b_proj.weight_scale": np.full((192, 1), 2, np.float32)},
+        "[0, 0] is 2, expected 1: the blocks have their scales",
     ),
     "weight_scale_inv beside int8": Case(
         "W8A8_DYNAMIC", {"q_b_proj.weight_scale_inv": np.ones((2, 12), np.float32)}, f" {LEFT} I8 (W8A8_DYNAMIC)"
@@ -421,6 +423,7 @@ def test_the_layers_that_refusals_are_tried_on_are_loaded(kind: str, tmp_path: P
 
 HARMLESS: dict[str, tuple[str, dict[str, Any]]] = {
     "alphas of one": ("FLOAT", {"ckv_a_alpha": np.ones(1, np.float32), "indexer.q_alpha": np.array(1, BF16)}),
+    "weight_scale of one beside FP8": ("FP8", {"q_b_proj.weight_scale": np.ones((192, 1), np.float32)}),
     "biases of zero": (
         "W8A8",
         {f"{m}.bias": np.zeros(n, BF16) for m, n in (("q_a_layernorm", 1536), ("q_b_proj", 192))},

@@ -21,7 +21,7 @@ import tolerance
 
 from ms_dsv32 import weights
 from ms_dsv32.weights import __main__ as command
-from ms_dsv32.weights.convert import (
+from ms_dsv32.weights.conversion import (
     FORMATS,
     REPORT,
     Lost,
@@ -392,6 +392,15 @@ def test_arguments_that_do_not_fit(tmp_path: Path, options: dict[str, Any], erro
     assert not (tmp_path / "out").exists()
 
 
+def test_the_sources_own_directory_is_refused(tmp_path: Path) -> None:
+    """Without an index a second look at the directory would find both."""
+    source = hollow(tmp_path / "x.safetensors", layers=1)
+    for given in (source, tmp_path):
+        with pytest.raises(ValueError, match=r"convert: .* is the source's own directory"):
+            convert(given, tmp_path)
+    assert [*tmp_path.iterdir()] == [source]
+
+
 def test_allow_unknown_is_passed_on(tmp_path: Path) -> None:
     tensors = checkpoints.renamed({**checkpoints.hollow(), "q_c_proj.weight": np.zeros(1, np.float32)})
     source = checkpoints.write(tmp_path / "x.safetensors", tensors)
@@ -409,7 +418,7 @@ def test_memory_does_not_grow_with_the_layers(tmp_path: Path) -> None:
     source = hollow(tmp_path / "x.safetensors", layers=3)
     code = (
         "import resource, sys\n"
-        "from ms_dsv32.weights.convert import convert\n"
+        "from ms_dsv32.weights.conversion import convert\n"
         f"convert({str(source)!r}, sys.argv[1], layers=range(int(sys.argv[2])))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
     )

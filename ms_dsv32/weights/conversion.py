@@ -124,7 +124,8 @@ def convert(
 
     Raises:
         KeyError, TypeError, ValueError, OSError: as `load_mla` and `inspect`; the number of ranks does not divide the
-            heads; a file of another source is in the way. All layers are checked before the first is written.
+            heads; a file of another source is in the way; ``out`` is the source. All layers are checked before the
+            first is written.
     """
     if not isinstance(tensor_parallel, int) or isinstance(tensor_parallel, bool) or tensor_parallel < 1:
         raise ValueError(f"convert: tensor_parallel must be a positive int, got {tensor_parallel!r}")
@@ -132,6 +133,8 @@ def convert(
         raise ValueError(f"convert: format must be one of {', '.join(FORMATS)}, got {format!r}")
     checkpoint = source if isinstance(source, Checkpoint) else Checkpoint(source)
     out = Path(out)
+    if checkpoint.is_in(out):
+        raise ValueError(f"convert: {out} is the source's own directory; its files would be taken for the source's")
     works = [
         _Work(checkpoint, layer, out, tensor_parallel, allow_unknown)
         for layer in inspect(checkpoint, layers, allow_unknown=allow_unknown)
