@@ -85,6 +85,16 @@ def test_bits_do_not_depend_on_cores_or_batch(op: str) -> None:
             assert_same_bits(name, value, want[name])
 
 
+@pytest.mark.slow
+def test_bits_do_not_depend_on_cores_for_the_projections() -> None:
+    """From 20 cores on and in two steps or more, four of the indexer's cores have the projections to themselves."""
+    case = case_of("lightning_indexer_prolog_quant", 150, 1, 1)
+    want, _ = run(case, 19)
+    for blocks, seed in ((20, 0), (25, 1)):
+        for name, value in run(case, blocks, seed=seed)[0].items():
+            assert_same_bits(name, value, want[name])
+
+
 @pytest.mark.parametrize("op", PROLOGS)
 def test_padding_and_rows_outside_the_cache_are_not_written(op: str) -> None:
     case = case_of(op, 5, 1, 2)

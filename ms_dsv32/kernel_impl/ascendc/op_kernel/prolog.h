@@ -11,7 +11,12 @@
 // so only S1 and S2 need all cores. The indexer's keys of a core's own tokens are one more item, without S3.
 //
 // Nobody waits for what was only just begun: the cube runs S1 of a step before S3 of the step before it, and S5 of an
-// item two or three items behind its S3.
+// item two or three items after its S3.
+//
+// Without the MLA half and with more tokens than a step has, a few cores have S1 to themselves, and the others all
+// items (PrologTiling::projectors). x is then read once, not by each core that has some columns; the latents follow
+// each other in L1 without a pause; and the heads are dealt over the steps, so that all cores end at about the same
+// time. Nothing but the indexer's keys and the head weights of a step waits for its S1.
 #ifndef MS_DSV32_ASCENDC_PROLOG_H_
 #define MS_DSV32_ASCENDC_PROLOG_H_
 
@@ -26,7 +31,7 @@ enum PrologFlag : int64_t {
   kProjected = 0,    // S1 of this core is done, and once more S1 of the head weights where it comes late
   kLatentReady = 1,  // S2 of all cores is done
   kAccumulated = 2,  // S3 of an item; S5 of the item kHeadSlots before it has read its operands
-  kQueryReady = 3,   // S4 of an item
+  kQueryReady = 3,   // S4 of an item; to a core that has S1 to itself, that all have begun with the items of a step
   kTurned = 4,       // S5 of an item that S6 waits for
   kAllVectors = 5,  // what is fetched is in L2; then S1 of what keys and head weights need is done: barrier of all AIVs
   kFetched = 6,     // the x of step 0, and what all cores need beside it, is in L2
@@ -59,22 +64,32 @@ __aicore__ inline bool WeightsLate(const PrologTiling& tiling) {
   return !kMla && tiling.t <= tiling.token_step && tiling.x_l1 != 0;
 }
 
-// The items of one AI core, the same for each step and counted over all steps. The nope parts come last: while the
-// vector units are at S4 of the last one, w_uk of the one before it streams. The keys come early, as S4 of them waits
-// for all cores.
+// Begin of what an AIV has of things that are dealt to all AIVs whose cores have items.
+__aicore__ inline uint32_t OwnBegin(const PrologTiling& tiling, uint32_t count, uint32_t vector) {
+  const uint32_t others = 2 * tiling.projectors;
+  return vector < others ? 0 : ShareBegin(count, vector - others, 2 * tiling.cores - others);
+}
+
+// The items of one AI core, counted over all steps. Each step has the same but for the indexer's heads. The nope parts
+// come last: while the vector units are at S4 of the last one, w_uk of the one before it streams. The keys come early
+// where S1 does, as S4 of them waits for all cores, and last where few cores are at S1 for as long as the others are at
+// their heads.
 class PrologItems {
  public:
   __aicore__ inline void Init(const PrologTiling& tiling, bool indexer, uint32_t core, uint32_t steps) {
     rope_begin_ = tiling.ropes.begin[core];
-    head_begin_ = tiling.indexer_heads.begin[core];
     nope_begin_ = tiling.nopes.begin[core];
-    ropes_end_ = tiling.ropes.begin[core + 1] - rope_begin_;
-    const uint32_t heads = tiling.indexer_heads.begin[core + 1] - head_begin_;
-    heads_end_ = ropes_end_ + heads;
-    keys_ = ropes_end_ + Smaller(heads, 1);
-    keys_count_ = indexer ? 1 : 0;
-    count_ = heads_end_ + tiling.nopes.begin[core + 1] - nope_begin_ + keys_count_;
-    total_ = steps * count_;
+    ropes_ = tiling.ropes.begin[core + 1] - rope_begin_;
+    nopes_ = tiling.nopes.begin[core + 1] - nope_begin_;
+    keys_count_ = indexer && core >= tiling.projectors ? 1 : 0;
+    keys_behind_ = tiling.projectors > 0 ? kIdxNHeads : 1;
+    begin_[0] = 0;
+    for (uint32_t deal = 0; deal < kDeals; ++deal) {
+      head_begin_[deal] = tiling.indexer_heads[deal].begin[core];
+      heads_[deal] = tiling.indexer_heads[deal].begin[core + 1] - head_begin_[deal];
+      begin_[deal + 1] = begin_[deal] + ropes_ + heads_[deal] + nopes_ + keys_count_;
+    }
+    total_ = Begin(steps);
     // S4 of an item takes as long as S3 of three rope parts. Where few items wait for HBM, the way of the last ones is
     // shorter with two.
     few_ = steps == 1 && tiling.n_q == 0;
@@ -84,32 +99,49 @@ class PrologItems {
   __aicore__ inline bool Few() const { return few_; }
   // Items from S3 to S5, and from S4 to S6.
   __aicore__ inline uint32_t Lag() const { return lag_; }
-  // Items of a step, and of all steps.
-  __aicore__ inline uint32_t Count() const { return count_; }
+  // Items of the steps before `step`, and of all steps.
+  __aicore__ inline uint32_t Begin(uint32_t step) const {
+    return step / kDeals * begin_[kDeals] + begin_[step % kDeals];
+  }
   __aicore__ inline uint32_t Total() const { return total_; }
-  // The nope parts of a step come behind so many items, and the keys are among these.
-  __aicore__ inline uint32_t NopesBegin() const { return heads_end_ + keys_count_; }
+  __aicore__ inline bool IsFirst(uint32_t i) const { return total_ > 0 && i == Begin(StepOf(i)); }
+  // Whether it is the last of its step's heads, where the keys come last.
+  __aicore__ inline bool IsLastHead(uint32_t i) const { return i + 2 == Begin(StepOf(i) + 1); }
+  // The nope parts of a step come behind so many items of it, and the keys are among these.
+  __aicore__ inline uint32_t NopesBegin(uint32_t step) const { return ropes_ + heads_[step % kDeals] + keys_count_; }
   __aicore__ inline PrologItem At(uint32_t i) const {
-    const uint32_t step = i / count_;
-    uint32_t place = i % count_;
-    if (keys_count_ > 0 && place >= keys_) {
-      if (place == keys_) {
+    const uint32_t step = StepOf(i), heads = heads_[step % kDeals];
+    uint32_t place = i - Begin(step);
+    if (keys_count_ > 0) {
+      const uint32_t keys = ropes_ + Smaller(heads, keys_behind_);
+      if (place == keys) {
         return {PrologKind::kIndexerKeys, step, 0};
       }
-      --place;
+      place -= place > keys ? 1 : 0;
     }
-    if (place < ropes_end_) {
+    if (place < ropes_) {
       return {PrologKind::kMlaRope, step, rope_begin_ + place};
     }
-    if (place < heads_end_) {
-      return {PrologKind::kIndexerHead, step, head_begin_ + place - ropes_end_};
+    if (place < ropes_ + heads) {
+      return {PrologKind::kIndexerHead, step, head_begin_[step % kDeals] + place - ropes_};
     }
-    return {PrologKind::kMlaNope, step, nope_begin_ + place - heads_end_};
+    return {PrologKind::kMlaNope, step, nope_begin_ + place - ropes_ - heads};
   }
 
  private:
-  uint32_t rope_begin_ = 0, head_begin_ = 0, nope_begin_ = 0, ropes_end_ = 0, heads_end_ = 0, keys_ = 0;
-  uint32_t keys_count_ = 0, count_ = 0, total_ = 0, lag_ = 0;
+  // Some core has items, so no step of it is without.
+  __aicore__ inline uint32_t StepOf(uint32_t i) const {
+    const uint32_t round = i / begin_[kDeals], place = i % begin_[kDeals];
+    uint32_t deal = 0;
+    while (place >= begin_[deal + 1]) {
+      ++deal;
+    }
+    return round * kDeals + deal;
+  }
+
+  uint32_t rope_begin_ = 0, nope_begin_ = 0, ropes_ = 0, nopes_ = 0, keys_count_ = 0, keys_behind_ = 0;
+  uint32_t head_begin_[kDeals] = {}, heads_[kDeals] = {}, begin_[kDeals + 1] = {};
+  uint32_t total_ = 0, lag_ = 0;
   bool few_ = false;
 };
 

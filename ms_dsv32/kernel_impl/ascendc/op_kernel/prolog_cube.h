@@ -48,7 +48,7 @@ class PrologCube {
       }
       AwaitCore(kFetched);
       OpenX(0);
-      if (!kMla && !Shared()) {
+      if (!kMla && !Shared() && !Projects()) {
         LoadLatent(0);  // an input
       }
       for (; slot < t_.stream_slots; ++slot) {
@@ -60,9 +60,11 @@ class PrologCube {
       if (step + 1 < steps_) {
         Project(step + 1);
       }
-      Heads(step);
+      if (!Projects()) {
+        Heads(step);
+      }
     }
-    AwaitQueries(items_.Total());
+    AwaitQueries(Projects() ? steps_ : items_.Total());
     WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
     stream_.Finish();
@@ -101,8 +103,12 @@ class PrologCube {
   }
   __aicore__ inline uint32_t NextXSlot(uint32_t slot) const { return slot + 1 == t_.x_slots ? 0 : slot + 1; }
 
+  // Whether this core has S1 to itself, and nothing else.
+  __aicore__ inline bool Projects() const { return core_ < t_.projectors; }
   // Whether the chunks of x lie where the latents lie between S1 and the next S1.
-  __aicore__ inline bool Shared() const { return t_.x_l1 < t_.query_l1 && x_chunks_ > 0; }
+  __aicore__ inline bool Shared() const { return t_.x_l1 < t_.query_l1 && x_chunks_ > 0 && t_.projectors == 0; }
+  // Whether the latents of a step take the place of those before them while S3 of its last head goes on.
+  __aicore__ inline bool Rolls(uint32_t step) const { return t_.projectors > 0 && step + 1 < steps_; }
   // Where the first chunk of x of a step lies. The last chunk before the latents come has the last place, so that the
   // thirds of the latents find their places free in their order. S1 of steps 0 and 1 follow each other.
   __aicore__ inline uint32_t FirstXSlot(uint32_t step) const {
@@ -150,8 +156,7 @@ class PrologCube {
   }
   // Tokens whose keys this core's AIVs have.
   __aicore__ inline uint32_t KeyRows(uint32_t step) const {
-    const uint32_t tokens = Tokens(step), vectors = 2 * t_.cores;
-    return ShareBegin(tokens, 2 * core_ + 2, vectors) - ShareBegin(tokens, 2 * core_, vectors);
+    return OwnBegin(t_, Tokens(step), 2 * core_ + 2) - OwnBegin(t_, Tokens(step), 2 * core_);
   }
 
   // Pairs of a part of K and a unit: one part behind the other, but where the head weights come late, theirs first.
@@ -216,7 +221,7 @@ class PrologCube {
         return true;
       }
       ++ahead_.phase;
-      ahead_.group = IsHeads(ahead_.phase) ? StepOf(ahead_.phase) * items_.Count() : early_begin_;
+      ahead_.group = IsHeads(ahead_.phase) ? items_.Begin(StepOf(ahead_.phase)) : early_begin_;
       // Latents come next to where x lies.
       x_open_ = x_open_ && !(Shared() && IsHeads(ahead_.phase));
     }
@@ -316,11 +321,11 @@ class PrologCube {
   }
   // Items that S3 of a step goes through, counted over all steps. In the last one S5 of the last items remains.
   __aicore__ inline uint32_t HeadsEnd(uint32_t step) const {
-    return step + 1 < steps_ ? (step + 1) * items_.Count() : items_.Total() + items_.Lag();
+    return step + 1 < steps_ ? items_.Begin(step + 1) : items_.Total() + items_.Lag();
   }
   // Whether S5 goes in front of S3 of item i, as it does for the first one of a step: its operand is there before the
   // last of the latents.
-  __aicore__ inline bool TurnFirst(uint32_t i) const { return items_.Count() > 0 && i % items_.Count() == 0; }
+  __aicore__ inline bool TurnFirst(uint32_t i) const { return items_.IsFirst(i); }
   __aicore__ inline bool HasTurn(uint32_t i) const { return i >= items_.Lag() && i - items_.Lag() < items_.Total(); }
 
   __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows) {
@@ -387,6 +392,11 @@ class PrologCube {
     const uint32_t low = stream_.Open();
     uint32_t high = low;
     for (uint32_t k = 0; k < kPartRows; k += rows) {
+      if (Projects() && k == kPartRows / 2) {
+        // All have begun with the items of the step before, so that x of the next one, which is about to be loaded, is
+        // in L2, and the sums in whose place its sums will be have been read.
+        AwaitQueries(step);
+      }
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
       const LocalTensor<bfloat16_t> x = XChunk(step, x_taken_);
       stream_.Add(low, x, Tokens(step), m16, k % kXChunk, weights, rows, rows, 0, Smaller(columns, kWide), kStep);
@@ -470,6 +480,9 @@ class PrologCube {
   }
   // S3 of all items of a step has read them.
   __aicore__ inline void ReleaseLatent(uint32_t step) {
+    if (Rolls(step)) {
+      return;
+    }
     AwaitLastThird();
     SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
     latent_loaded_ = false;
@@ -487,21 +500,21 @@ class PrologCube {
     if (!latent_loaded_) {
       LoadLatent(step);
     }
-    const uint32_t last = (step + 1) * items_.Count();
-    if (items_.Count() == 0) {
+    const uint32_t begin = items_.Begin(step), last = items_.Begin(step + 1);
+    if (begin == last) {
       WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
       third_due_ = true;
       ReleaseLatent(step);
       return;
     }
-    for (uint32_t i = step * items_.Count(); i < HeadsEnd(step); ++i) {
+    for (uint32_t i = begin; i < HeadsEnd(step); ++i) {
       if (i + 1 == HeadsEnd(step) && WeightsLate<kMla>(t_)) {
         ProjectWeights(step);
       }
       if (TurnFirst(i)) {
         Turn(i);
       }
-      if (i == step * items_.Count()) {
+      if (i == begin) {
         WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
         third_due_ = true;
       }
@@ -527,6 +540,11 @@ class PrologCube {
       // With few items S4 is done long before, and MTE2 is busy with the chunks ahead for long after.
       bool query_due = true;
       const uint32_t query_k = items_.Few() ? 0 : all / 2;
+      const bool rolls = Rolls(item.step) && items_.IsLastHead(i);
+      if (rolls) {
+        thirds_ = 0;
+        thirds_step_ = item.step + 1;
+      }
       for (uint32_t k = 0; k < all;) {
         const uint32_t rows = ChunkRows(i, item.kind, k);
         if (query_due && k >= query_k) {
@@ -541,6 +559,10 @@ class PrologCube {
         stream_.Return();
         LoadNext();
         k += rows;
+        // As the slot was filled again, MTE2 is behind the products that have read these of the latents.
+        while (rolls && (thirds_ + 1) * kThird <= k) {
+          LoadThird();
+        }
       }
       AwaitQueries(i < kHeadSlots ? 0 : i - kHeadSlots + 1);  // the last of them had the sums' place
       StoreC(workspace_.Sums(t_, i), stream_.Close<int32_t>(product), Tokens(item.step), m16, 0, columns, columns);

@@ -40,6 +40,12 @@ class PrologVector {
     Fetch(0);
     NotifyCubesOfReads(kAllVectors, kFetched);
     Fetch(1);
+    if constexpr (!kMla) {
+      if (core_ < t_.projectors) {
+        AccompanyProjections();
+        return;
+      }
+    }
     if constexpr (kMla) {
       AwaitCore(kProjected);
       ArriveAtAllVectors(kAllProjected);
@@ -48,7 +54,7 @@ class PrologVector {
     }
     for (uint32_t step = 0; step < steps_; ++step) {
       const bool last = step + 1 == steps_;
-      const uint32_t begin = step * items_.Count(), own_end = begin + items_.Count();
+      const uint32_t begin = items_.Begin(step), own_end = items_.Begin(step + 1);
       const uint32_t end = own_end + (last ? items_.Lag() : 0);
       uint32_t middle = begin;
       if constexpr (kMla) {
@@ -59,7 +65,7 @@ class PrologVector {
       Fetch(step + 2);
       if constexpr (kMla) {
         const uint32_t behind = step + 2 < steps_ ? kNopesInTurn : kNopesAtEnd;
-        middle += items_.NopesBegin();
+        middle += items_.NopesBegin(step);
         middle = own_end - middle > behind ? own_end - behind : middle;
         // Not behind the last item: the cube asks for the latents before it goes on with what S6 of an item waits for.
         middle = middle == own_end && middle > begin ? middle - 1 : middle;
@@ -98,8 +104,8 @@ class PrologVector {
   __aicore__ inline void SetStep(uint32_t step) {
     t0_ = step * t_.token_step;
     m_ = Smaller(t_.token_step, t_.t - t0_);
-    own_begin_ = ShareBegin(m_, vector_, 2 * t_.cores);
-    own_end_ = ShareBegin(m_, vector_ + 1, 2 * t_.cores);
+    own_begin_ = OwnBegin(t_, m_, vector_);
+    own_end_ = OwnBegin(t_, m_, vector_ + 1);
   }
 
   // Brings what all AICs read of a step from HBM into L2, each AIV a share: x, and latents that are an input. AICs read
@@ -112,7 +118,7 @@ class PrologVector {
     }
     const uint32_t tokens = Smaller(t_.token_step, t_.t - t0);
     // That of step 3 comes with the items of step 1, which have UB.
-    const bool by_slots = kOnePhase && step > 2;
+    const bool by_slots = kOnePhase && step > 2 && core_ >= t_.projectors;
     if (step > 0 && !by_slots) {
       BeginPhase();
     }
@@ -142,6 +148,24 @@ class PrologVector {
         BeginPhase();
       }
       CopyIn(arena_.Take<int8_t>(count), from, count);
+    }
+  }
+
+  // The AIVs of a core that has S1 to itself: their part in what all AIVs wait for. Once all have begun with a step,
+  // and so have read all that is there of the step before, the cube hears of it.
+  __aicore__ inline void AccompanyProjections() {
+    for (uint32_t step = 0; step < steps_; ++step) {
+      AwaitCore(kProjected);
+      ArriveAtAllVectors(kAllVectors);
+      Fetch(step + 2);
+      LeaveAllVectors(kAllVectors);
+      NotifyCube(kQueryReady);
+      if (step > 0) {
+        LeaveAllVectors(kAllKeys);
+      }
+      if (step + 1 < steps_) {
+        ArriveAtAllVectors(kAllKeys);
+      }
     }
   }
 
@@ -370,7 +394,7 @@ class PrologVector {
         TellOfLatent();
         tell_at_ = kNever;
       }
-      if (kIndexer && i == step * items_.Count()) {
+      if (kIndexer && i == items_.Begin(step)) {
         // S1 is done, and nobody needs to know before it is the keys' turn.
         if constexpr (!kMla) {
           AwaitCore(kProjected);
@@ -598,7 +622,7 @@ class PrologVector {
     const GlobalTensor<bfloat16_t> gm_cos = Global<bfloat16_t>(a_.cos, tokens * kRopeDim);
     const GlobalTensor<bfloat16_t> gm_sin = Global<bfloat16_t>(a_.sin, tokens * kRopeDim);
     // Rows of the query slot begin with the first token of the AIC.
-    const uint32_t core_begin = ShareBegin(m_, 2 * core_, 2 * t_.cores);
+    const uint32_t core_begin = OwnBegin(t_, m_, 2 * core_);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
@@ -730,7 +754,7 @@ class PrologVector {
     }
     const GlobalTensor<int8_t> k_cache = Global<int8_t>(a_.k_cache, t_.cache_rows * kIdxHeadDim);
     const GlobalTensor<half> k_cache_scale = Global<half>(a_.k_cache_scale, t_.cache_rows);
-    const uint32_t core_begin = ShareBegin(m_, 2 * core_, 2 * t_.cores);
+    const uint32_t core_begin = OwnBegin(t_, m_, 2 * core_);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
       const uint32_t slot = Quantised(workspace_.Turned(t_, i)[(r - core_begin) * kIdxHeadDim], rows);
