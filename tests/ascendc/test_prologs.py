@@ -133,6 +133,20 @@ def test_later_token_wins_across_steps(op: str) -> None:
     assert_as_golden(case, got)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [3, 20])
+def test_later_token_wins_across_many_steps(blocks: int) -> None:
+    """The indexer's keys of a step wait for those of the step before the one before only."""
+    case = case_of("lightning_indexer_prolog_quant", 400, 1, 1)
+    index = case.inputs["k_cache_index"].copy()
+    tokens = index.reshape(-1)
+    tokens[[130, 270, 390, 399]] = tokens[[5, 6, 7, 150]]
+    tokens[[200, 300, 385]] = tokens[20]
+    case = case.copy(k_cache_index=index)
+    got, _ = run(case, blocks, seed=3)
+    assert_as_golden(case, got)
+
+
 @pytest.mark.parametrize("op", PROLOGS)
 def test_nan_stays_in_its_token(op: str) -> None:
     case = case_of(op, 3, 1, 3)

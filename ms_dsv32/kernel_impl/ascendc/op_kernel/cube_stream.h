@@ -68,7 +68,8 @@ class CubeStream {
   }
 
   // Begin of an accumulation, of which two may be open. Add may be called as often as K has parts. The accumulator is
-  // complete with Close, and free again with Free.
+  // complete with Close, and free again with Free. Where both are free or on their way to GM, it is the one that was
+  // closed first.
   __aicore__ inline uint32_t Open() {
     const uint32_t product = next_product_;
     WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(product));
@@ -102,6 +103,7 @@ class CubeStream {
   }
   template <typename C>
   __aicore__ inline LocalTensor<C> Close(uint32_t product) {
+    next_product_ = product ^ 1;
     WaitPipe<HardEvent::M_FIX>(static_cast<int32_t>(product));
     return L0c<C>(product);
   }

@@ -11,7 +11,7 @@
 // so only S1 and S2 need all cores. The indexer's keys of a core's own tokens are one more item, without S3.
 //
 // Nobody waits for what was only just begun: the cube runs S1 of a step before S3 of the step before it, and S5 of an
-// item two or three items after its S3.
+// item two to four items after its S3.
 //
 // Without the MLA half and with more tokens than a step has, a few cores have S1 to themselves, and the others all
 // items (PrologTiling::projectors). x is then read once, not by each core that has some columns; the latents follow
@@ -31,7 +31,8 @@ enum PrologFlag : int64_t {
   kProjected = 0,    // S1 of this core is done, and once more S1 of the head weights where it comes late
   kLatentReady = 1,  // S2 of all cores is done
   kAccumulated = 2,  // S3 of an item; S5 of the item kHeadSlots before it has read its operands
-  kQueryReady = 3,   // S4 of an item; to a core that has S1 to itself, that all have begun with the items of a step
+  kQueryReady = 3,   // S4 of an item; to a core that has S1 to itself, that all have read the sums of the step before
+                     // the one it has just done, and that x of the step after the next is in L2
   kTurned = 4,       // S5 of an item that S6 waits for
   kAllVectors = 5,  // what is fetched is in L2; then S1 of what keys and head weights need is done: barrier of all AIVs
   kFetched = 6,     // the x of step 0, and what all cores need beside it, is in L2
@@ -71,29 +72,31 @@ __aicore__ inline uint32_t OwnBegin(const PrologTiling& tiling, uint32_t count, 
 }
 
 // The items of one AI core, counted over all steps. Each step has the same but for the indexer's heads. The nope parts
-// come last: while the vector units are at S4 of the last one, w_uk of the one before it streams. The keys come early
-// where S1 does, as S4 of them waits for all cores, and last where few cores are at S1 for as long as the others are at
-// their heads.
+// come last: while the vector units are at S4 of the last one, w_uk of the one before it streams. The keys come early,
+// as S4 of them waits for all cores. Where few cores are at S1 for as long as the others are at their heads, the keys
+// of a step come behind the first head of the next one, and those of the last step before its last head.
 class PrologItems {
  public:
   __aicore__ inline void Init(const PrologTiling& tiling, bool indexer, uint32_t core, uint32_t steps) {
+    steps_ = steps;
     rope_begin_ = tiling.ropes.begin[core];
     nope_begin_ = tiling.nopes.begin[core];
     ropes_ = tiling.ropes.begin[core + 1] - rope_begin_;
     nopes_ = tiling.nopes.begin[core + 1] - nope_begin_;
-    keys_count_ = indexer && core >= tiling.projectors ? 1 : 0;
-    keys_behind_ = tiling.projectors > 0 ? kIdxNHeads : 1;
+    keys_ = indexer && core >= tiling.projectors ? 1 : 0;
+    late_keys_ = tiling.projectors > 0;
     begin_[0] = 0;
     for (uint32_t deal = 0; deal < kDeals; ++deal) {
       head_begin_[deal] = tiling.indexer_heads[deal].begin[core];
       heads_[deal] = tiling.indexer_heads[deal].begin[core + 1] - head_begin_[deal];
-      begin_[deal + 1] = begin_[deal] + ropes_ + heads_[deal] + nopes_ + keys_count_;
+      begin_[deal + 1] = begin_[deal] + ropes_ + heads_[deal] + nopes_;
     }
     total_ = Begin(steps);
     // S4 of an item takes as long as S3 of three rope parts. Where few items wait for HBM, the way of the last ones is
-    // shorter with two.
+    // shorter with two. Where nothing but the cube is waited for, S4 and its ways from and to GM take as long as two
+    // heads at 1400 cycles a way, and one item of four is the keys, which the cube has nothing to do for.
     few_ = steps == 1 && tiling.n_q == 0;
-    lag_ = few_ ? 2 : kHeadSlots - 1;
+    lag_ = few_ ? 2 : tiling.projectors > 0 ? 4 : 3;
   }
   // Whether the launch has few items, so that the way of the last one is a good part of the time.
   __aicore__ inline bool Few() const { return few_; }
@@ -101,19 +104,25 @@ class PrologItems {
   __aicore__ inline uint32_t Lag() const { return lag_; }
   // Items of the steps before `step`, and of all steps.
   __aicore__ inline uint32_t Begin(uint32_t step) const {
-    return step / kDeals * begin_[kDeals] + begin_[step % kDeals];
+    const uint32_t keys = late_keys_ && step > 0 && step < steps_ ? step - 1 : step;
+    return step / kDeals * begin_[kDeals] + begin_[step % kDeals] + keys * keys_;
   }
   __aicore__ inline uint32_t Total() const { return total_; }
-  __aicore__ inline bool IsFirst(uint32_t i) const { return total_ > 0 && i == Begin(StepOf(i)); }
-  // Whether it is the last of its step's heads, where the keys come last.
-  __aicore__ inline bool IsLastHead(uint32_t i) const { return i + 2 == Begin(StepOf(i) + 1); }
+  __aicore__ inline bool IsFirst(uint32_t i) const { return i < total_ && i == Begin(StepOf(i)); }
+  __aicore__ inline bool IsLast(uint32_t i) const { return i + 1 == Begin(StepOf(i) + 1); }
   // The nope parts of a step come behind so many items of it, and the keys are among these.
-  __aicore__ inline uint32_t NopesBegin(uint32_t step) const { return ropes_ + heads_[step % kDeals] + keys_count_; }
+  __aicore__ inline uint32_t NopesBegin(uint32_t step) const { return ropes_ + heads_[step % kDeals] + keys_; }
   __aicore__ inline PrologItem At(uint32_t i) const {
     const uint32_t step = StepOf(i), heads = heads_[step % kDeals];
     uint32_t place = i - Begin(step);
-    if (keys_count_ > 0) {
-      const uint32_t keys = ropes_ + Smaller(heads, keys_behind_);
+    if (keys_ > 0 && late_keys_ && step > 0) {
+      if (place == 1) {
+        return {PrologKind::kIndexerKeys, step - 1, 0};
+      }
+      place -= place > 1 ? 1 : 0;
+    }
+    if (keys_ > 0 && (!late_keys_ || step + 1 == steps_)) {
+      const uint32_t keys = late_keys_ ? heads : ropes_ + Smaller(heads, 1);
       if (place == keys) {
         return {PrologKind::kIndexerKeys, step, 0};
       }
@@ -129,20 +138,22 @@ class PrologItems {
   }
 
  private:
-  // Some core has items, so no step of it is without.
+  // From where the last call ended, as calls are for items of the same step or of one beside it.
   __aicore__ inline uint32_t StepOf(uint32_t i) const {
-    const uint32_t round = i / begin_[kDeals], place = i % begin_[kDeals];
-    uint32_t deal = 0;
-    while (place >= begin_[deal + 1]) {
-      ++deal;
+    while (step_ > 0 && i < Begin(step_)) {
+      --step_;
     }
-    return round * kDeals + deal;
+    while (step_ + 1 < steps_ && i >= Begin(step_ + 1)) {
+      ++step_;
+    }
+    return step_;
   }
 
-  uint32_t rope_begin_ = 0, nope_begin_ = 0, ropes_ = 0, nopes_ = 0, keys_count_ = 0, keys_behind_ = 0;
+  uint32_t steps_ = 0, rope_begin_ = 0, nope_begin_ = 0, ropes_ = 0, nopes_ = 0, keys_ = 0;
   uint32_t head_begin_[kDeals] = {}, heads_[kDeals] = {}, begin_[kDeals + 1] = {};
   uint32_t total_ = 0, lag_ = 0;
-  bool few_ = false;
+  mutable uint32_t step_ = 0;
+  bool few_ = false, late_keys_ = false;
 };
 
 // Addresses in the workspace.

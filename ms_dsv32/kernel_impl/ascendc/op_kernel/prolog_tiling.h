@@ -19,7 +19,7 @@ constexpr uint32_t kPassUnits = 12;    // units whose accumulators of 128 tokens
 // Sums of S1 of a step, which AIVs of all cores read: a core may be three steps ahead of the slowest of them.
 constexpr uint32_t kStepSlots = 4;
 // Items of a core that are between the cube and the vector units.
-constexpr uint32_t kHeadSlots = 4;
+constexpr uint32_t kHeadSlots = 5;
 // Step s deals the indexer's heads as deal s % kDeals says. 64 heads do not go evenly to 20 cores, five times 64 do.
 constexpr uint32_t kDeals = 5;
 // More AI cores than any device of arch 2201 has. A multiple of 4, less 1, for the alignment of PrologTiling.

@@ -34,17 +34,15 @@ class PrologVector {
       return;
     }
     if constexpr (kIndexer) {
-      FetchBytes(a_.hadamard_q, kIdxHeadDim * kIdxHeadDim * 2);
-      FetchBytes(a_.hadamard_k, kIdxHeadDim * kIdxHeadDim * 2);
+      FetchBytes(a_.hadamard_q, kIdxHeadDim * kIdxHeadDim * 2, 2 * t_.cores);
+      FetchBytes(a_.hadamard_k, kIdxHeadDim * kIdxHeadDim * 2, 2 * t_.cores);
     }
     Fetch(0);
     NotifyCubesOfReads(kAllVectors, kFetched);
     Fetch(1);
-    if constexpr (!kMla) {
-      if (core_ < t_.projectors) {
-        AccompanyProjections();
-        return;
-      }
+    if (core_ < t_.projectors) {
+      AccompanyProjections();
+      return;
     }
     if constexpr (kMla) {
       AwaitCore(kProjected);
@@ -62,7 +60,9 @@ class PrologVector {
           KeyValue(step);
         }
       }
-      Fetch(step + 2);
+      if (t_.projectors == 0) {
+        Fetch(step + 2);
+      }
       if constexpr (kMla) {
         const uint32_t behind = step + 2 < steps_ ? kNopesInTurn : kNopesAtEnd;
         middle += items_.NopesBegin(step);
@@ -118,23 +118,23 @@ class PrologVector {
     }
     const uint32_t tokens = Smaller(t_.token_step, t_.t - t0);
     // That of step 3 comes with the items of step 1, which have UB.
-    const bool by_slots = kOnePhase && step > 2 && core_ >= t_.projectors;
+    const bool by_slots = kOnePhase && step > 2;
     if (step > 0 && !by_slots) {
       BeginPhase();
     }
-    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2, by_slots);
+    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2, 2 * t_.cores, by_slots);
     if constexpr (!kMla) {
-      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, by_slots);
+      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, 2 * t_.cores, by_slots);
     }
   }
-  // This AIV's share of `bytes`, a multiple of lines of 512, to UB that is free, or to slots of sums. What it reads is
-  // not used.
-  __aicore__ inline void FetchBytes(GM_ADDR address, uint32_t bytes, bool by_slots = false) {
+  // This AIV's share, one of `vectors`, of `bytes`, a multiple of lines of 512, to UB that is free, or to slots of
+  // sums. What it reads is not used.
+  __aicore__ inline void FetchBytes(GM_ADDR address, uint32_t bytes, uint32_t vectors, bool by_slots = false) {
     constexpr uint32_t kLine = 512;
     const uint32_t most = by_slots ? kSlotBytes / kLine : 128;  // lines of a copy
     const GlobalTensor<int8_t> source = Global<int8_t>(address, bytes);
-    const uint32_t lines = bytes / kLine, end = ShareBegin(lines, vector_ + 1, 2 * t_.cores);
-    for (uint32_t line = ShareBegin(lines, vector_, 2 * t_.cores); line < end; line += most) {
+    const uint32_t lines = bytes / kLine, end = ShareBegin(lines, vector_ + 1, vectors);
+    for (uint32_t line = ShareBegin(lines, vector_, vectors); line < end; line += most) {
       const uint32_t count = Smaller(most, end - line) * kLine;
       const GlobalTensor<int8_t> from = source[static_cast<uint64_t>(line) * kLine];
       if (by_slots) {
@@ -151,22 +151,41 @@ class PrologVector {
     }
   }
 
-  // The AIVs of a core that has S1 to itself: their part in what all AIVs wait for. Once all have begun with a step,
-  // and so have read all that is there of the step before, the cube hears of it.
+  // The AIVs of a core that has S1 to itself: their part in what all AIVs wait for, and what the cubes read of the
+  // steps from the third one on.
   __aicore__ inline void AccompanyProjections() {
+    FetchPart(2);
     for (uint32_t step = 0; step < steps_; ++step) {
       AwaitCore(kProjected);
       ArriveAtAllVectors(kAllVectors);
-      Fetch(step + 2);
       LeaveAllVectors(kAllVectors);
-      NotifyCube(kQueryReady);
+      CrossCoreSetFlag<2, PIPE_MTE2>(kQueryReady);
       if (step > 0) {
-        LeaveAllVectors(kAllKeys);
-      }
-      if (step + 1 < steps_) {
+        if (step > 1) {
+          LeaveAllVectors(kAllKeys);
+        }
         ArriveAtAllVectors(kAllKeys);
       }
+      FetchPart(step + 3);
     }
+    LeaveAllVectors(kAllKeys);
+  }
+  // Of a step, what the core's cube reads of x, and a share of the latents.
+  __aicore__ inline void FetchPart(uint32_t step) {
+    const uint32_t t0 = step * t_.token_step;
+    if (t0 >= t_.t) {
+      return;
+    }
+    constexpr uint32_t kRows = 48;  // of a part, which fit into UB
+    const uint32_t tokens = Smaller(t_.token_step, t_.t - t0), end = ShareBegin(tokens, sub_ + 1, 2);
+    const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
+    for (uint32_t r = ShareBegin(tokens, sub_, 2); r < end; r += kRows) {
+      const uint32_t rows = Smaller(kRows, end - r);
+      BeginPhase();
+      CopyRowsIn(arena_.Take<bfloat16_t>(rows * kPartRows), x[static_cast<uint64_t>(t0 + r) * kH + core_ * kPartRows],
+                 rows, kPartRows, kH, kPartRows);
+    }
+    FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, 2 * t_.projectors);
   }
 
   // Starts a phase with all of UB: nothing of the phase before is under way.
@@ -279,9 +298,9 @@ class PrologVector {
     const GlobalTensor<int8_t> kv_cache = Global<int8_t>(a_.kv_cache, t_.cache_rows * kKvLoraRank);
     const GlobalTensor<bfloat16_t> kr_cache = Global<bfloat16_t>(a_.kr_cache, t_.cache_rows * kRopeDim);
     const GlobalTensor<float> k_scale_cache = Global<float>(a_.k_scale_cache, t_.cache_rows * kKScaleGroups);
-    CacheRows cache_rows;
+    CacheRows<kMaxTokenStep> cache_rows;
     cache_rows.Init(index, arena_);
-    LoadCacheRows(cache_rows, index);
+    LoadCacheRows(cache_rows, index, m_);
     LoadFloats(gamma, rounded, Global<bfloat16_t>(a_.gamma_ckv, kKvLoraRank), kKvLoraRank);
     for (uint32_t r = own_begin_; r < own_end_; r += kKeyRows) {
       const uint32_t rows = Smaller(kKeyRows, own_end_ - r);
@@ -302,7 +321,7 @@ class PrologVector {
       Cast(rope, raw[kKvLoraRank], RoundMode::CAST_NONE, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
            UnaryRepeatParams(1, 1, kRopeDim / 8, kLatentDim / 16));
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
-      Cast(sin, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
+      SpreadSin(sin, raw_sin, rows);
       VectorBarrier();
       RmsNorm<kKvLoraRank>(x, work, gamma, t_.epsilon_ckv, scratch, rows);
       RoundBf16(rounded, x, rows * kKvLoraRank);
@@ -325,26 +344,29 @@ class PrologVector {
     }
   }
 
-  __aicore__ MS_DSV32_NOINLINE void LoadCacheRows(CacheRows& rows, const LocalTensor<int64_t>& index) {
+  template <typename Rows>
+  __aicore__ MS_DSV32_NOINLINE void LoadCacheRows(Rows& rows, const LocalTensor<int64_t>& index, uint32_t tokens) {
     WaitPipe<HardEvent::V_MTE2>(2);
-    CopyIn(index, Global<int64_t>(a_.cache_index, t_.t)[t0_], m_);
+    CopyIn(index, Global<int64_t>(a_.cache_index, t_.t)[t0_], tokens);
     WaitPipe<HardEvent::MTE2_S>(2);
     WaitPipe<HardEvent::MTE2_V>(2);
-    rows.Load(m_, t_.cache_rows);
+    rows.Load(tokens, t_.cache_rows);
   }
 
   // Without the MLA half all items are one phase, from the first step to the last, and UB keeps what they need. Then
-  // the cache rows of the first steps are there before S6 of the keys, which is near the end and does not wait for
-  // them.
+  // the cache rows of a step are there before its items, and S6 of its keys, which may be as late as behind the second
+  // item of the step after the next, does not wait for them.
   static constexpr bool kOnePhase = !kMla;
-  static constexpr uint32_t kRowSlots = kOnePhase ? 2 : 1;
+  static constexpr uint32_t kRowSlots = kOnePhase ? 3 : 1;
+  // S6 of the keys then waits for that of the step before the one before only, and so must know the rows of the next
+  // one.
+  static constexpr uint32_t kRowSteps = kOnePhase ? 2 : 1;
+  using KeyRows = CacheRows<kRowSteps * kMaxTokenStep>;
+  __aicore__ inline uint32_t RowTokens(uint32_t t0) const { return Smaller(kRowSteps * t_.token_step, t_.t - t0); }
   // The rows of this AIV's own tokens of a step, which SetStep has chosen.
   __aicore__ inline void ResolveRows(uint32_t step) {
     if (own_begin_ < own_end_) {
-      CacheRows& rows = cache_rows_[step % kRowSlots];
-      WaitPipe<HardEvent::S_MTE2>(2);  // those of the step that had the place are read
-      LoadCacheRows(rows, index_[step % kRowSlots]);
-      rows.Resolve(own_begin_, own_end_);
+      cache_rows_[step % kRowSlots].Resolve(own_begin_, own_end_);
     }
   }
 
@@ -377,24 +399,29 @@ class PrologVector {
       if (first) {
         LoadConstants();
       }
-      if constexpr (kIndexer && kOnePhase) {
-        for (uint32_t early = 0; early < Smaller(kRowSlots, steps_); ++early) {
-          SetStep(early);
-          ResolveRows(early);
+      if constexpr (kOnePhase) {
+        if (own_begin_ < own_end_) {
+          LoadCacheRows(cache_rows_[0], index_[0], RowTokens(0));
         }
-        SetStep(step);
+        ResolveRows(0);
       }
       in_slots_.Begin();
       out_slots_.Begin();
     } else {
-      NextConstants();
+      NextConstants(step);
+    }
+    if (kOnePhase && step + 1 < steps_) {
+      SetFlag<HardEvent::V_MTE2>(kNextFlag);
     }
     for (uint32_t i = begin; i < end; ++i) {
+      if (kOnePhase && step + 1 < steps_ && i + 1 == end) {
+        LoadNextConstants(step + 1);
+      }
       if (i == tell_at_) {
         TellOfLatent();
         tell_at_ = kNever;
       }
-      if (kIndexer && i == items_.Begin(step)) {
+      if (kIndexer && i == items_.Begin(step) && (t_.projectors == 0 || step == 0)) {
         // S1 is done, and nobody needs to know before it is the keys' turn.
         if constexpr (!kMla) {
           AwaitCore(kProjected);
@@ -431,14 +458,15 @@ class PrologVector {
     rope_out_ = arena_.Take<bfloat16_t>(kOutSlots * kRopeCount);
     rope_ = arena_.Take<float>(kRopeCount);
     pairs_ = arena_.Take<float>(kRopeCount);
-    turned_ = arena_.Take<float>(kRopeCount);
-    rope_work_ = arena_.Take<float>(kRopeCount);
+    turned_ = arena_.Take<float>(2 * kRopeCount);
+    rope_work_ = turned_[kRopeCount];
     if constexpr (kIndexer) {
-      x_ = arena_.Take<float>(kHeadRows * kIdxHeadDim);
+      x_ = turned_;  // as S6 and LayerNorm are not at the same time as RoPE
       scale_ = arena_.Take<float>(kLanes);
+      next_scales_ = arena_.Take<float>(kLanes);
       half_scale_ = arena_.Take<half>(kLanes);
       for (uint32_t i = 0; i < kRowSlots; ++i) {
-        index_[i] = arena_.Take<int64_t>(kMaxTokenStep);
+        index_[i] = arena_.Take<int64_t>(kRowSteps * kMaxTokenStep);
         cache_rows_[i].Init(index_[i], arena_);
       }
       scratch_.Init(arena_);
@@ -504,7 +532,7 @@ class PrologVector {
     WaitPipe<HardEvent::MTE2_V>(2);
     if (rows > 0) {
       Cast(cos_, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
-      Cast(sin_, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
+      SpreadSin(sin_, raw_sin, rows);
       SpreadScalars(token_blocks_, scales, rows);
     }
     if constexpr (kIndexer) {
@@ -514,29 +542,40 @@ class PrologVector {
     VectorBarrier();
   }
 
-  // Those of the next step, through a slot of sums, as nothing needs to be done before.
-  __aicore__ inline void NextConstants() {
-    constexpr uint32_t kRaw = kMaxTokenStep / 2 * kRopeDim;
-    static_assert(2 * kRaw * 2 <= kSlotBytes, "cos and sin of an AIV's tokens fit into a slot of sums");
-    const uint32_t rows = HalfEnd() - HalfBegin();
-    if (rows == 0) {
-      return;
+  // Those of the next step, and its cache rows: loaded before the last item of a step, so that nothing waits for them.
+  static constexpr int32_t kNextFlag = 6;  // of V_MTE2, MTE2_V and MTE2_S
+  __aicore__ inline void LoadNextConstants(uint32_t step) {
+    const uint32_t t0 = step * t_.token_step, m = Smaller(t_.token_step, t_.t - t0);
+    const uint32_t begin = sub_ == 0 ? 0 : (m + 1) / 2, rows = (sub_ == 0 ? (m + 1) / 2 : m) - begin;
+    const uint64_t token = t0 + begin, tokens = t_.t;
+    WaitFlag<HardEvent::V_MTE2>(kNextFlag);
+    WaitPipe<HardEvent::S_MTE2>(2);  // the cache rows of the step that had the place are read
+    if (rows > 0) {
+      CopyIn(rope_.ReinterpretCast<bfloat16_t>(), Global<bfloat16_t>(a_.cos, tokens * kRopeDim)[token * kRopeDim],
+             rows * kRopeDim);
+      CopyIn(pairs_.ReinterpretCast<bfloat16_t>(), Global<bfloat16_t>(a_.sin, tokens * kRopeDim)[token * kRopeDim],
+             rows * kRopeDim);
+      CopyIn(next_scales_, Global<float>(a_.q_norm_scale, tokens)[token], rows);
     }
-    const uint64_t token = t0_ + HalfBegin(), tokens = t_.t;
-    const uint32_t slot = in_slots_.Acquire();
-    const LocalTensor<bfloat16_t> raw_cos = in_[slot * kSlotBytes / 4].ReinterpretCast<bfloat16_t>();
-    const LocalTensor<bfloat16_t> raw_sin = raw_cos[kRaw];
-    const LocalTensor<float> scales = channel_[slot * kNopeDim];
-    CopyIn(raw_cos, Global<bfloat16_t>(a_.cos, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
-    CopyIn(raw_sin, Global<bfloat16_t>(a_.sin, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
-    CopyIn(scales, Global<float>(a_.q_norm_scale, tokens)[token], rows);
-    in_slots_.Publish();
-    in_slots_.Take();
-    Cast(cos_, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
-    Cast(sin_, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
-    SpreadScalars(token_blocks_, scales, rows);
-    VectorBarrier();
-    in_slots_.Release();
+    CopyIn(index_[step % kRowSlots], Global<int64_t>(a_.cache_index, t_.t)[t0], RowTokens(t0));
+    SetFlag<HardEvent::MTE2_V>(kNextFlag);
+    SetFlag<HardEvent::MTE2_S>(kNextFlag);
+  }
+  __aicore__ inline void NextConstants(uint32_t step) {
+    static_assert(kMaxTokenStep / 2 * kRopeDim * 2 <= kHeadRows * kRopeDim * 4,
+                  "raw cos and sin have the places of RoPE");
+    const uint32_t rows = HalfEnd() - HalfBegin();
+    WaitFlag<HardEvent::MTE2_V>(kNextFlag);
+    WaitFlag<HardEvent::MTE2_S>(kNextFlag);
+    if (rows > 0) {
+      Cast(cos_, rope_.ReinterpretCast<bfloat16_t>(), RoundMode::CAST_NONE, rows * kRopeDim);
+      SpreadSin(sin_, pairs_.ReinterpretCast<bfloat16_t>(), rows);
+      SpreadScalars(token_blocks_, next_scales_, rows);
+    }
+    if (own_begin_ < own_end_) {
+      cache_rows_[step % kRowSlots].Load(RowTokens(t0_), t_.cache_rows);
+    }
+    ResolveRows(step);
   }
 
   // Sums [rows, kD] of an item and the scales of its channels, dequantised in their slot.
@@ -592,7 +631,11 @@ class PrologVector {
   __aicore__ MS_DSV32_NOINLINE void RoundAndTurn(const LocalTensor<bfloat16_t>& out, const LocalTensor<float>& x,
                                                  const LocalTensor<float>& cos, const LocalTensor<float>& sin,
                                                  uint32_t rows) {
-    RoundBf16(out, x, rows * kIdxHeadDim);
+    Cast(out, x, RoundMode::CAST_RINT, rows * kIdxHeadDim);
+    VectorBarrier();
+    Cast(x, out, RoundMode::CAST_NONE, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
+         UnaryRepeatParams(1, 1, kIdxHeadDim / 8, kIdxHeadDim / 16));
+    VectorBarrier();
     RopeHalfSplit(turned_, rope_work_, x, kIdxHeadDim / 8, cos, sin, rows);
     Cast(out, turned_, RoundMode::CAST_RINT, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
          UnaryRepeatParams(1, 1, kIdxHeadDim / 16, kRopeDim / 8));
@@ -618,6 +661,7 @@ class PrologVector {
   __aicore__ inline void PrepareKeys(uint32_t i) {
     LeaveAllVectors(kAllVectors);
     const uint32_t step = items_.At(i).step;
+    SetStep(step);
     const uint64_t tokens = t_.t;
     const GlobalTensor<bfloat16_t> gm_cos = Global<bfloat16_t>(a_.cos, tokens * kRopeDim);
     const GlobalTensor<bfloat16_t> gm_sin = Global<bfloat16_t>(a_.sin, tokens * kRopeDim);
@@ -641,10 +685,11 @@ class PrologVector {
       in_slots_.Publish();
       in_slots_.Take();
       SumParts(x, keys);
-      const LocalTensor<float> cos = pairs_;
-      const LocalTensor<float> sin = pairs_[kIndexKeyRows * kRopeDim];
+      // Behind what RoPE and LayerNorm need there.
+      const LocalTensor<float> cos = turned_[keys];
+      const LocalTensor<float> sin = rope_work_[keys];
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
-      Cast(sin, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
+      SpreadSin(sin, raw_sin, rows);
       LayerNorm<kIdxHeadDim>(x, x_, gamma_, beta_, t_.epsilon_k, scratch_, rows);
       const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kNopeDim];
       RoundAndTurn(out, x, cos, sin, rows);
@@ -656,6 +701,10 @@ class PrologVector {
     }
     if (!WeightsLate<kMla>(t_)) {
       HeadWeights(step);
+    }
+    if (t_.projectors > 0 && step + 1 < steps_) {
+      AwaitCore(kProjected);
+      ArriveAtAllVectors(kAllVectors);
     }
   }
 
@@ -741,15 +790,20 @@ class PrologVector {
     }
   }
 
-  // S6 (2) quantisation of the keys, cache rows. Those of the step before must be written before those of this one.
+  // S6 (2) quantisation of the keys, cache rows. Those of the step before, or where kRowSteps is 2 of the one before
+  // it, must be written before those of this one.
   __aicore__ inline void QuantKeys(uint32_t i) {
     const uint32_t step = items_.At(i).step;
-    CacheRows& cache_rows = cache_rows_[step % kRowSlots];
-    if (!kOnePhase || step >= kRowSlots) {
+    KeyRows& cache_rows = cache_rows_[step % kRowSlots];
+    if constexpr (!kOnePhase) {
+      if (own_begin_ < own_end_) {
+        WaitPipe<HardEvent::S_MTE2>(2);  // those of the step before are read
+        LoadCacheRows(cache_rows_[0], index_[0], RowTokens(t0_));
+      }
       ResolveRows(step);
     }
     AwaitCore(kTurned);
-    if (step > 0) {
+    if (!kOnePhase && step > 0) {
       LeaveAllVectors(kAllKeys);
     }
     const GlobalTensor<int8_t> k_cache = Global<int8_t>(a_.k_cache, t_.cache_rows * kIdxHeadDim);
@@ -769,6 +823,9 @@ class PrologVector {
         CopyOut(k_cache_scale[row], ScaleBlocks(slot)[j * kHalfBlock], 1);
       }
       out_slots_.Release();
+    }
+    if (kOnePhase && step > 0) {
+      LeaveAllVectors(kAllKeys);
     }
     if (step + 1 < steps_) {
       ArriveAtAllVectors(kAllKeys);
@@ -790,10 +847,10 @@ class PrologVector {
   LocalTensor<float> cos_, sin_, token_blocks_, channel_, rope_, pairs_, turned_, rope_work_;
   LocalTensor<int32_t> in_;
   LocalTensor<bfloat16_t> out_, rope_out_;
-  LocalTensor<float> x_, scale_, gamma_, beta_;
+  LocalTensor<float> x_, scale_, next_scales_, gamma_, beta_;
   LocalTensor<half> half_scale_;
   LocalTensor<int64_t> index_[kRowSlots];
-  CacheRows cache_rows_[kRowSlots];
+  KeyRows cache_rows_[kRowSlots];
   RowScratch scratch_;
 };
 

@@ -15,16 +15,15 @@ __aicore__ inline void QuantRows(const LocalTensor<int8_t>& q, const LocalTensor
   const uint32_t count = rows * kD;
   const auto row_count = static_cast<int32_t>(rows);
   Abs(work, x, static_cast<int32_t>(count));
+  Duplicate(scratch.constant, 127.0f, row_count);
+  Duplicate(scratch.ones, 1.0f, row_count);
   VectorBarrier();
   RowMax<kD>(scratch.scalars, work, scratch.partial, rows);
   Maxs(scratch.scalars, scratch.scalars, 1e-30f, row_count);
-  Duplicate(scratch.constant, 127.0f, row_count);
   VectorBarrier();
   Div(scratch.scalars, scratch.constant, scratch.scalars, row_count);
   VectorBarrier();
-  Duplicate(scratch.constant, 1.0f, row_count);
-  VectorBarrier();
-  Div(scale, scratch.constant, scratch.scalars, row_count);
+  Div(scale, scratch.ones, scratch.scalars, row_count);
   SpreadScalars(scratch.blocks, scratch.scalars, rows);
   WithRowScalar<MulOp, kD>(x, scratch.blocks, rows);
   // int8 is reached through int32 and half only. Integers of at most 127 are exact in half, so nothing is rounded
