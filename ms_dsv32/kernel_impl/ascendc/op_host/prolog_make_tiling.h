@@ -112,10 +112,14 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   const uint32_t columns = (shape.mla ? kQLoraRank + kLatentDim : 0) + (shape.indexer ? kIdxHeadDim + kIdxNHeads : 0);
   if (tiling.projectors > 0) {
     for (uint32_t deal = 0; deal < kDeals; ++deal) {
-      // The weights of the first step come from HBM: whoever has more of them is the last to have more of the others.
+      // The weights of the first step come from HBM and take twice as long. The second step makes up for that; from
+      // then on all count alike, but whoever had more of the first ones is the last to have more of the others.
       const uint32_t bytes = kIdxHeadDim * kQLoraRank;
-      Deal(kIdxNHeads, deal == 0 ? bytes + bytes / 16 : bytes, tiling.cores, load, tiling.indexer_heads[deal],
+      Deal(kIdxNHeads, deal == 0 ? 2 * bytes + bytes / 16 : bytes, tiling.cores, load, tiling.indexer_heads[deal],
            tiling.projectors);
+      for (uint32_t core = 0; deal == 1 && core < tiling.cores; ++core) {
+        load[core] -= (tiling.indexer_heads[0].begin[core + 1] - tiling.indexer_heads[0].begin[core]) * bytes;
+      }
     }
     for (uint32_t core = 0; core < tiling.cores; ++core) {
       tiling.units.begin[core + 1] =

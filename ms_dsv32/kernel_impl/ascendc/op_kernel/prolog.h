@@ -100,8 +100,19 @@ class PrologItems {
   }
   // Whether the launch has few items, so that the way of the last one is a good part of the time.
   __aicore__ inline bool Few() const { return few_; }
-  // Items from S3 to S5, and from S4 to S6.
+  // Items from S3 to S5, and from S4 to S6; so many places behind the last item have no more than S5 and S6.
   __aicore__ inline uint32_t Lag() const { return lag_; }
+  // Where S3 and S4 of item i are done, S5 and S6 of the items before this one are. Where the weights of the first step
+  // come from HBM, its heads take long enough for two.
+  __aicore__ inline uint32_t DoneEnd(uint32_t i) const {
+    const uint32_t end = i + 1 > lag_ ? Smaller(i + 1 - lag_, total_) : 0;
+    if (!late_keys_) {
+      return end;
+    }
+    constexpr uint32_t kFirstLag = 2;
+    const uint32_t first = Smaller(i + 1, Begin(1));
+    return first > kFirstLag ? Larger(end, first - kFirstLag) : end;
+  }
   // Items of the steps before `step`, and of all steps.
   __aicore__ inline uint32_t Begin(uint32_t step) const {
     const uint32_t keys = late_keys_ && step > 0 && step < steps_ ? step - 1 : step;
@@ -116,10 +127,11 @@ class PrologItems {
     const uint32_t step = StepOf(i), heads = heads_[step % kDeals];
     uint32_t place = i - Begin(step);
     if (keys_ > 0 && late_keys_ && step > 0) {
-      if (place == 1) {
+      const uint32_t keys = Larger(1, Smaller(heads - 1, 2));
+      if (place == keys) {
         return {PrologKind::kIndexerKeys, step - 1, 0};
       }
-      place -= place > 1 ? 1 : 0;
+      place -= place > keys ? 1 : 0;
     }
     if (keys_ > 0 && (!late_keys_ || step + 1 == steps_)) {
       const uint32_t keys = late_keys_ ? heads : ropes_ + Smaller(heads, 1);
@@ -176,6 +188,8 @@ class PrologWorkspace {
   __aicore__ inline GlobalTensor<float> Weights(const PrologTiling& t, uint32_t step, uint32_t part) const {
     return Global<float>(Part(t, step, part) + t.weights_offset, t.token_step * kIdxNHeads);
   }
+  // The first of the parts of a step.
+  __aicore__ inline GM_ADDR Parts(const PrologTiling& t, uint32_t step) const { return Part(t, step, 0); }
   __aicore__ inline GlobalTensor<int32_t> Sums(const PrologTiling& t, uint32_t item) const {
     return Global<int32_t>(Head(t, item), t.token_step * kNopeDim);
   }

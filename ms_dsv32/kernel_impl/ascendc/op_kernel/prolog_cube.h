@@ -106,7 +106,7 @@ class PrologCube {
   __aicore__ inline LocalTensor<int8_t> Latent(uint32_t step) {
     return stream_.Left<int8_t>(0, Rows(step) * kQLoraRank);
   }
-  // The operand of the S5 beside S3 of item i. There are two places for them where S1 has cores to itself.
+  // The operand of S5 of item i. There are two places for them where S1 has cores to itself.
   __aicore__ inline LocalTensor<bfloat16_t> Query(uint32_t step, uint32_t i) {
     return stream_.Left<bfloat16_t>(t_.query_l1 + (IsOther(i) ? t_.token_step * kNopeDim * 2 : 0),
                                     Rows(step) * kNopeDim);
@@ -127,8 +127,6 @@ class PrologCube {
   __aicore__ inline bool Projects() const { return !kMla && core_ < t_.projectors; }
   // Whether the chunks of x lie where the latents lie between S1 and the next S1.
   __aicore__ inline bool Shared() const { return t_.x_l1 < t_.query_l1 && x_chunks_ > 0 && !Apart(); }
-  // Whether the latents of a step take the place of those before them while S3 of its last head goes on.
-  __aicore__ inline bool Rolls(uint32_t step) const { return Apart() && step + 1 < steps_; }
   // Where the first chunk of x of a step lies. The last chunk before the latents come has the last place, so that the
   // thirds of the latents find their places free in their order. S1 of steps 0 and 1 follow each other.
   __aicore__ inline uint32_t FirstXSlot(uint32_t step) const {
@@ -320,20 +318,20 @@ class PrologCube {
       }
       for (; ahead_.part < 3; ++ahead_.part) {
         if (ahead_.part == 1) {
-          if (HasTurn(ahead_.group)) {
-            const PrologItem item = items_.At(ahead_.group - items_.Lag());
+          for (; ahead_.turn < TurnEnd(ahead_.group); ++ahead_.turn) {
+            const PrologItem item = items_.At(ahead_.turn);
             if (ahead_.chunk < TurnChunks(item)) {
               LoadTurn(item, ahead_.chunk++);
               return true;
             }
+            ahead_.chunk = 0;
           }
-          ahead_.chunk = 0;
         } else if (ahead_.group < items_.Total()) {
           const PrologItem item = items_.At(ahead_.group);
           const uint32_t all = AccumulateRows(item);
           if (ahead_.k < (ahead_.part == 0 ? Smaller(TurnAt(ahead_.group), all) : all)) {
             const uint32_t rows = ChunkRows(ahead_.group, item.kind, ahead_.k);
-            LoadUpProjection(item, ahead_.k, rows);
+            LoadUpProjection(item, ahead_.k, rows, Apart() && item.step > 0 && items_.IsFirst(ahead_.group));
             ahead_.k += rows;
             return true;
           }
@@ -348,24 +346,35 @@ class PrologCube {
   __aicore__ inline uint32_t HeadsEnd(uint32_t step) const {
     return step + 1 < steps_ ? items_.Begin(step + 1) : items_.Total() + items_.Lag();
   }
-  // K of S3 of item i that goes before the S5 beside it, kQLoraRank where that comes last. S5 goes in front of the
-  // first item of a step: its operand is there before the last of the latents. Where latents are there before, it goes
-  // into the middle: then the sums of S3 are on their way to GM while the cube is at the first half of the next S3, and
-  // the operand of the next S5 comes meanwhile.
+  // K of S3 of item i that goes before the S5 that are due then, kQLoraRank where these come last. They go in front of
+  // the first item of a step: their operand is there before the last of the latents. Where latents are there before,
+  // they go into the middle: then the sums of S3 are on their way to GM while the cube is at the first half of the next
+  // S3, and the operand of the next S5 comes meanwhile.
   __aicore__ inline uint32_t TurnAt(uint32_t i) const {
     if (Apart()) {
       return HasSums(i) ? kQLoraRank / 2 : kQLoraRank;
     }
     return items_.IsFirst(i) ? 0 : kQLoraRank;
   }
-  __aicore__ inline bool HasTurn(uint32_t i) const { return i >= items_.Lag() && i - items_.Lag() < items_.Total(); }
-
+  // S5 of the items before this one is done where S3 of item i is. Where that has none, S5 is done in the middle of the
+  // next S3, as both accumulators are in use until then.
+  __aicore__ inline uint32_t TurnEnd(uint32_t i) const { return items_.DoneEnd(Defers(i) ? i - 1 : i); }
+  __aicore__ inline bool Defers(uint32_t i) const {
+    return Apart() && i > 0 && i < items_.Total() && !HasSums(i) && HasSums(i + 1);
+  }
   // Whether there is an item i that has S3.
   __aicore__ inline bool HasSums(uint32_t i) const { return i < items_.Total() && AccumulateRows(items_.At(i)) > 0; }
 
-  __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows) {
+  // Rows [k, k + rows) of the weights of S3 of an item, and where nothing else comes between S3 of two steps, for the
+  // first item of a step as many columns of the latents. These take the place of those of the step before, and MTE2 is
+  // behind the products that have read them: a head has as many chunks as the stream has slots, so that the slot was
+  // that of the same chunk of the head before, or of a later one.
+  __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows, bool latents) {
     const uint32_t columns = Columns(item.kind);
     const LocalTensor<int8_t> weights = stream_.BeginFill<int8_t>();
+    if (latents) {
+      LoadLatents(item.step, k, rows);
+    }
     if (item.kind == PrologKind::kIndexerHead) {
       CopyNzToL1(weights, Global<int8_t>(a_.w_qb, uint64_t{kQLoraRank} * kIdxNHeads * kIdxHeadDim), kQLoraRank, k, rows,
                  item.head * kIdxHeadDim, columns);
@@ -437,6 +446,10 @@ class PrologCube {
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
       const LocalTensor<bfloat16_t> x = XChunk(step, x_taken_);
       stream_.Add(low, x, Tokens(step), m16, k % kXChunk, weights, rows, rows, 0, Smaller(columns, kWide), kStep);
+      if (k + rows == kPartRows) {
+        // On its way to GM while the cube is at the other columns.
+        Store(step, low, begin, Smaller(begin + kPassUnits / 2, end));
+      }
       if (columns > kWide) {
         if (k == 0) {
           high = stream_.Open();  // not before: it may still be on its way to GM
@@ -455,7 +468,6 @@ class PrologCube {
         LoadThird();
       }
     }
-    Store(step, low, begin, Smaller(begin + kPassUnits / 2, end));
     if (columns > kWide) {
       Store(step, high, begin + kPassUnits / 2, end);
     }
@@ -473,6 +485,12 @@ class PrologCube {
   }
 
   // ---- The quantised latents of a step, which all heads use, stay in L1.
+  // Columns [k, k + columns) of those of a step.
+  __aicore__ inline void LoadLatents(uint32_t step, uint32_t k, uint32_t columns) {
+    const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
+    CopyNdToL1(Latent(step)[k * Rows(step)], q_norm[static_cast<uint64_t>(step) * t_.token_step * kQLoraRank + k],
+               Tokens(step), columns, kQLoraRank, Rows(step));
+  }
   // The next third of those of thirds_step_.
   __aicore__ inline void LoadThird() {
     if constexpr (kMla) {
@@ -480,10 +498,7 @@ class PrologCube {
         AwaitCore(kLatentReady);
       }
     }
-    const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
-    const uint64_t first = static_cast<uint64_t>(thirds_step_) * t_.token_step * kQLoraRank;
-    CopyNdToL1(Latent(thirds_step_)[thirds_ * kThird * Rows(thirds_step_)], q_norm[first + thirds_ * kThird],
-               Tokens(thirds_step_), kThird, kQLoraRank, Rows(thirds_step_));
+    LoadLatents(thirds_step_, thirds_ * kThird, kThird);
     ++thirds_;
     if (thirds_ + 1 >= kThirds) {
       SetFlag<HardEvent::MTE2_MTE1>(thirds_ == kThirds ? kLastThirdFlag : kLatentFlag);
@@ -517,8 +532,8 @@ class PrologCube {
   }
   // S3 of all items of a step has read them.
   __aicore__ inline void ReleaseLatent(uint32_t step) {
-    if (Rolls(step)) {
-      return;
+    if (Apart() && step + 1 < steps_) {
+      return;  // the latents of the next step come with its first weights
     }
     AwaitLastThird();
     SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
@@ -550,9 +565,9 @@ class PrologCube {
       }
       const uint32_t turn_at = TurnAt(i);
       if (turn_at == 0) {
-        Turn(i);
+        TurnAll(i);
       }
-      if (i == begin) {
+      if (i == begin && (!Apart() || step == 0)) {
         WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
         third_due_ = true;
       }
@@ -563,7 +578,7 @@ class PrologCube {
         ReleaseLatent(step);
       }
       if (turn_at == kQLoraRank) {
-        Turn(i);
+        TurnAll(i);
       }
     }
   }
@@ -578,25 +593,17 @@ class PrologCube {
       // With few items S4 is done long before, and MTE2 is busy with the chunks ahead for long after.
       bool query_due = true;
       const uint32_t query_k = items_.Few() ? 0 : Apart() ? all / 4 * 3 : all / 2;
-      const bool rolls = Rolls(item.step) && items_.IsLast(i);
-      if (rolls) {
-        thirds_ = 0;
-        thirds_step_ = item.step + 1;
-      }
       for (uint32_t k = 0; k < all;) {
         const uint32_t rows = ChunkRows(i, item.kind, k);
         if (k > 0 && k == turn_at) {
-          Turn(i);
+          TurnAll(i);
         }
         if (query_due && k >= query_k) {
           if (Apart()) {
             // As late as it comes in time for the middle of the next S3.
-            LoadQuery(i + 1);
-            if (i + 1 < items_.Total() && !HasSums(i + 1)) {
-              LoadQuery(i + 2);
-            }
+            LoadQueries(Defers(i + 1) ? i + 2 : i + 1);
           } else {
-            LoadQuery(i);
+            LoadQueries(i);
           }
           query_due = false;
         }
@@ -608,10 +615,6 @@ class PrologCube {
         stream_.Return();
         LoadNext();
         k += rows;
-        // As the slot was filled again, MTE2 is behind the products that have read these of the latents.
-        while (rolls && (thirds_ + 1) * kThird <= k) {
-          LoadThird();
-        }
       }
       AwaitQueries(i < kHeadSlots ? 0 : i - kHeadSlots + 1);  // the last of them had the sums' place
       StoreC(workspace_.Sums(t_, i), stream_.Close<int32_t>(product), Tokens(item.step), m16, 0, columns, columns);
@@ -633,36 +636,41 @@ class PrologCube {
     }
   }
 
-  // The operand of the S5 beside S3 of item i, once S4 has written it. As soon as the one before it is read, for
-  // what streams would delay it later.
-  __aicore__ MS_DSV32_NOINLINE void LoadQuery(uint32_t i) {
-    if (!HasTurn(i) || i < query_next_) {
-      return;
-    }
-    query_next_ = i + 1;
-    const PrologItem item = items_.At(i - items_.Lag());
-    if (Turns(item)) {
-      AwaitQueries(i - items_.Lag() + 1);
-      WaitFlag<HardEvent::MTE1_MTE2>(QueryFlag(i));
-      CopyNdToL1(Query(item.step, i), workspace_.Query(t_, i - items_.Lag()), TurnRows(item), kNopeDim, kNopeDim,
+  // The operands of the S5 that are due with S3 of item i, once S4 has written them. As soon as the one before is read,
+  // for what streams would delay it later.
+  __aicore__ MS_DSV32_NOINLINE void LoadQueries(uint32_t i) {
+    for (; query_next_ < items_.DoneEnd(i); ++query_next_) {
+      const PrologItem item = items_.At(query_next_);
+      if (!Turns(item)) {
+        continue;
+      }
+      AwaitQueries(query_next_ + 1);
+      WaitFlag<HardEvent::MTE1_MTE2>(QueryFlag(query_next_));
+      CopyNdToL1(Query(item.step, query_next_), workspace_.Query(t_, query_next_), TurnRows(item), kNopeDim, kNopeDim,
                  Rows(item.step));
-      SetFlag<HardEvent::MTE2_MTE1>(QueryFlag(i));
+      SetFlag<HardEvent::MTE2_MTE1>(QueryFlag(query_next_));
     }
   }
 
-  // The S5 beside S3 of item i: (3) the nope part of a head times its w_uk [128, 512], or the indexer's values
-  // times Hadamard
-  __aicore__ MS_DSV32_NOINLINE void Turn(uint32_t i) {
-    if (!HasTurn(i)) {
-      return;
+  // The S5 that are due with S3 of item i.
+  __aicore__ inline void TurnAll(uint32_t i) {
+    for (; turned_ < TurnEnd(i); ++turned_) {
+      if (query_next_ <= turned_) {
+        LoadQueries(i);
+      }
+      Turn(turned_, i);
     }
-    LoadQuery(i);
-    const PrologItem item = items_.At(i - items_.Lag());
+  }
+
+  // S5 of item i, beside S3 of item `beside`: (3) the nope part of a head times its w_uk [128, 512], or the indexer's
+  // values times Hadamard
+  __aicore__ MS_DSV32_NOINLINE void Turn(uint32_t i, uint32_t beside) {
+    const PrologItem item = items_.At(i);
     const uint32_t chunks = TurnChunks(item);
     int32_t awaited = QueryFlag(i);
     const uint64_t row = static_cast<uint64_t>(t_.n_q) * kKvLoraRank;
     if (Apart() && item.kind == PrologKind::kIndexerHead) {
-      TurnColumns(workspace_.Turned(t_, i - items_.Lag()), i, item, Matrix(), 0, kIdxHeadDim, awaited);
+      TurnColumns(workspace_.Turned(t_, i), i, item, Matrix(), 0, kIdxHeadDim, awaited);
     }
     for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
@@ -674,7 +682,7 @@ class PrologCube {
           awaited = CubeStream::kNoFlag;
         }
       } else {
-        TurnColumns(workspace_.Turned(t_, i - items_.Lag()), i, item, weights, 0, kIdxHeadDim, awaited);
+        TurnColumns(workspace_.Turned(t_, i), i, item, weights, 0, kIdxHeadDim, awaited);
       }
       stream_.Return();
       if (chunk + 1 < chunks) {
@@ -687,8 +695,8 @@ class PrologCube {
     if (Turns(item)) {
       SetFlag<HardEvent::MTE1_MTE2>(QueryFlag(i));
       // Where the head weights come next, the cube must not wait for the last S4 before them.
-      if (!Apart() && (i + 2 != HeadsEnd(item.step) || early_begin_ == unit_begin_)) {
-        LoadQuery(i + 1);
+      if (!Apart() && (beside + 2 != HeadsEnd(item.step) || early_begin_ == unit_begin_)) {
+        LoadQueries(beside + 1);
       }
     }
     if (chunks > 0) {
@@ -710,7 +718,7 @@ class PrologCube {
   // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group` and the S5 beside it,
   // of which `part` is 0 before S5, 1 in S5 and 2 behind it. `chunk` counts chunks, `k` is K of S3.
   struct Place {
-    uint32_t phase, group, chunk, part, k;
+    uint32_t phase, group, chunk, part, k, turn;
   };
 
   PrologArguments a_;
@@ -718,12 +726,13 @@ class PrologCube {
   PrologItems items_;
   PrologWorkspace workspace_;
   CubeStream stream_;
-  Place ahead_{0, 0, 0, 0, 0};
+  Place ahead_{0, 0, 0, 0, 0, 0};
   uint32_t core_ = 0, steps_ = 0, unit_begin_ = 0, unit_end_ = 0, early_begin_ = 0, late_group_ = 0, late_chunk_ = 0,
            x_filled_ = 0, x_taken_ = 0;
   // Chunks of x of a step, and those that S1 has left; chunks of weights that are on their way without their x.
   uint32_t x_chunks_ = 0, x_left_ = 0, owed_ = 0;
   uint32_t heard_ = 0;       // items whose S4 the cube knows to be done
+  uint32_t turned_ = 0;      // items whose S5 is done
   uint32_t query_next_ = 0;  // the item whose S5 has no operand yet
   uint32_t thirds_ = 0, thirds_step_ = 0;
   bool thirds_due_ = false, third_due_ = false, latent_loaded_ = false;

@@ -212,6 +212,14 @@ class PrologVector {
     }
   }
 
+  // All parts of sums [count] at `offset` of the first one, one behind the other, by one copy.
+  __aicore__ MS_DSV32_NOINLINE void CopyPartsIn(const LocalTensor<float>& dst, GM_ADDR sums, uint32_t offset,
+                                                uint32_t count) {
+    const uint32_t part = static_cast<uint32_t>(t_.part_bytes) / 4;
+    CopyRowsIn(dst, Global<float>(sums, (kProjectParts - 1) * part + offset + count)[offset], kProjectParts, count,
+               part, count);
+  }
+
   // S2 (1) query latent: RmsNorm, quantisation per token. The constants of the items stay in UB.
   __aicore__ MS_DSV32_NOINLINE void NormLatent(uint32_t step) {
     SetStep(step);
@@ -234,9 +242,7 @@ class PrologVector {
       const uint32_t rows = Smaller(kLatentRows, own_end_ - r);
       const uint32_t count = rows * kQLoraRank;
       WaitPipe<HardEvent::V_MTE2>(2);
-      for (uint32_t part = 0; part < kProjectParts; ++part) {
-        CopyIn(parts[part * count], workspace_.Latent(t_, step, part)[r * kQLoraRank], count);
-      }
+      CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.latent_offset, r * kQLoraRank, count);
       WaitPipe<HardEvent::MTE2_V>(2);
       if (r == own_begin_) {
         Cast(gamma, rounded, RoundMode::CAST_NONE, kQLoraRank);
@@ -306,9 +312,7 @@ class PrologVector {
       const uint32_t rows = Smaller(kKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
       WaitPipe<HardEvent::V_MTE2>(2);
-      for (uint32_t part = 0; part < kProjectParts; ++part) {
-        CopyIn(parts[part * rows * kLatentDim], workspace_.KeyValue(t_, step, part)[r * kLatentDim], rows * kLatentDim);
-      }
+      CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.key_value_offset, r * kLatentDim, rows * kLatentDim);
       CopyIn(raw_cos, gm_cos[token * kRopeDim], rows * kRopeDim);
       CopyIn(raw_sin, gm_sin[token * kRopeDim], rows * kRopeDim);
       WaitPipe<HardEvent::MTE2_V>(2);
@@ -357,7 +361,7 @@ class PrologVector {
   // the cache rows of a step are there before its items, and S6 of its keys, which may be as late as behind the second
   // item of the step after the next, does not wait for them.
   static constexpr bool kOnePhase = !kMla;
-  static constexpr uint32_t kRowSlots = kOnePhase ? 3 : 1;
+  static constexpr uint32_t kRowSlots = kOnePhase ? 4 : 1;
   // S6 of the keys then waits for that of the step before the one before only, and so must know the rows of the next
   // one.
   static constexpr uint32_t kRowSteps = kOnePhase ? 2 : 1;
@@ -428,20 +432,28 @@ class PrologVector {
         }
         ArriveAtAllVectors(kAllVectors);
       }
+      // Where S5 is in the middle of S3, S6 comes before S4, as its operand does.
+      if (t_.projectors > 0 && (i + 1 >= items_.Total() || items_.At(i).kind == PrologKind::kIndexerHead)) {
+        FinishAll(i);
+      }
       if (i < items_.Total()) {
         SetStep(step);
         AwaitCore(kAccumulated);
         Prepare(i);
         NotifyCube(kQueryReady);
+        if constexpr (kIndexer) {
+          const PrologItem item = items_.At(i);
+          if (item.kind == PrologKind::kIndexerKeys) {
+            FollowKeys(item.step);
+          }
+        }
       }
       if constexpr (kIndexer) {
         if (i + 1 == end && WeightsLate<kMla>(t_)) {
           LateHeadWeights(step);
         }
-        if (i >= items_.Lag() && i - items_.Lag() < items_.Total()) {
-          Finish(i - items_.Lag());
-        }
       }
+      FinishAll(i);
     }
     if (!kOnePhase || step + 1 == steps_) {
       in_slots_.End();
@@ -496,6 +508,14 @@ class PrologVector {
     }
   }
 
+  // The S6 that are due with S4 of item i
+  __aicore__ inline void FinishAll(uint32_t i) {
+    if constexpr (kIndexer) {
+      for (; finished_ < items_.DoneEnd(i); ++finished_) {
+        Finish(finished_);
+      }
+    }
+  }
   // S6 of item i
   __aicore__ inline void Finish(uint32_t i) {
     const PrologItem item = items_.At(i);
@@ -659,7 +679,6 @@ class PrologVector {
 
   // S4 (2) indexer keys of this AIV's own tokens: LayerNorm, RoPE
   __aicore__ inline void PrepareKeys(uint32_t i) {
-    LeaveAllVectors(kAllVectors);
     const uint32_t step = items_.At(i).step;
     SetStep(step);
     const uint64_t tokens = t_.t;
@@ -677,11 +696,12 @@ class PrologVector {
       const LocalTensor<int32_t> rest = slot[kProjectParts * kIndexKeyRows * kIdxHeadDim];
       const LocalTensor<bfloat16_t> raw_cos = rest.ReinterpretCast<bfloat16_t>();
       const LocalTensor<bfloat16_t> raw_sin = rest[kHalfWords].ReinterpretCast<bfloat16_t>();
-      for (uint32_t part = 0; part < kProjectParts; ++part) {
-        CopyIn(x[part * keys], workspace_.IndexKey(t_, step, part)[r * kIdxHeadDim], keys);
-      }
       CopyIn(raw_cos, gm_cos[token * kRopeDim], rows * kRopeDim);
       CopyIn(raw_sin, gm_sin[token * kRopeDim], rows * kRopeDim);
+      if (r == own_begin_) {
+        LeaveAllVectors(kAllVectors);
+      }
+      CopyPartsIn(x, workspace_.Parts(t_, step) + t_.index_key_offset, r * kIdxHeadDim, keys);
       in_slots_.Publish();
       in_slots_.Take();
       SumParts(x, keys);
@@ -699,6 +719,12 @@ class PrologVector {
       CopyOut(workspace_.Query(t_, i)[(r - core_begin) * kIdxHeadDim], out, rows * kIdxHeadDim);
       out_slots_.Release();
     }
+    if (own_begin_ == own_end_) {
+      LeaveAllVectors(kAllVectors);
+    }
+  }
+  // What comes with the keys of a step, once the cube has been told of these.
+  __aicore__ inline void FollowKeys(uint32_t step) {
     if (!WeightsLate<kMla>(t_)) {
       HeadWeights(step);
     }
@@ -715,9 +741,7 @@ class PrologVector {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r), count = rows * kIdxNHeads;
       const LocalTensor<int32_t> slot = in_[in_slots_.Acquire() * kSlotBytes / 4];
       const LocalTensor<float> sums = slot.ReinterpretCast<float>();
-      for (uint32_t part = 0; part < kProjectParts; ++part) {
-        CopyIn(sums[part * count], workspace_.Weights(t_, step, part)[r * kIdxNHeads], count);
-      }
+      CopyPartsIn(sums, workspace_.Parts(t_, step) + t_.weights_offset, r * kIdxNHeads, count);
       in_slots_.Publish();
       in_slots_.Take();
       SumParts(sums, count);
@@ -757,11 +781,9 @@ class PrologVector {
     VectorBarrier();
     const uint32_t out_slot = out_slots_.Acquire();
     // The raw values are used up: the slot is the scratch of the quantisation.
-    QuantRows<kIdxHeadDim>(QuantisedRows(out_slot), scale_, x_, slot.ReinterpretCast<float>(), scratch_, rows);
+    QuantRows<kIdxHeadDim, true>(QuantisedRows(out_slot), scale_, x_, slot.ReinterpretCast<float>(), scratch_, rows,
+                                 {half_scale_, ScaleBlocks(out_slot)});
     in_slots_.Release();
-    Cast(half_scale_, scale_, RoundMode::CAST_RINT, rows);
-    VectorBarrier();
-    SpreadScalars(ScaleBlocks(out_slot), half_scale_, rows);
     return out_slot;
   }
   __aicore__ inline LocalTensor<int8_t> QuantisedRows(uint32_t slot) {
@@ -814,13 +836,17 @@ class PrologVector {
       const uint32_t slot = Quantised(workspace_.Turned(t_, i)[(r - core_begin) * kIdxHeadDim], rows);
       out_slots_.Publish();
       out_slots_.Take();
-      for (uint32_t j = 0; j < rows; ++j) {
+      for (uint32_t j = 0, count = 1; j < rows; j += count, count = 1) {
         const int64_t row = cache_rows.Resolved(r + j);
         if (row < 0) {
           continue;
         }
-        CopyOut(k_cache[row * kIdxHeadDim], QuantisedRows(slot)[j * kIdxHeadDim], kIdxHeadDim);
-        CopyOut(k_cache_scale[row], ScaleBlocks(slot)[j * kHalfBlock], 1);
+        // Tokens of one sequence mostly have rows that follow each other.
+        while (j + count < rows && cache_rows.Resolved(r + j + count) == row + count) {
+          ++count;
+        }
+        CopyOut(k_cache[row * kIdxHeadDim], QuantisedRows(slot)[j * kIdxHeadDim], count * kIdxHeadDim);
+        CopyRowsOut(k_cache_scale[row], ScaleBlocks(slot)[j * kHalfBlock], count, 1, 1, kHalfBlock);
       }
       out_slots_.Release();
     }
@@ -839,6 +865,7 @@ class PrologVector {
   UbArena arena_;
   uint32_t vector_ = 0, sub_ = 0, core_ = 0, steps_ = 0, t0_ = 0, m_ = 0, own_begin_ = 0, own_end_ = 0;
   static constexpr uint32_t kNever = 0xffffffff;
+  uint32_t finished_ = 0;      // items whose S6 is done
   uint32_t tell_at_ = kNever;  // the item before which the cube hears of the latents of the next step
 
   // Flag 2 is that of WaitPipe.
