@@ -74,7 +74,7 @@ __aicore__ inline uint32_t OwnBegin(const PrologTiling& tiling, uint32_t count, 
 // The items of one AI core, counted over all steps. Each step has the same but for the indexer's heads. The nope parts
 // come last: while the vector units are at S4 of the last one, w_uk of the one before it streams. The keys come early,
 // as S4 of them waits for all cores. Where few cores are at S1 for as long as the others are at their heads, the keys
-// of a step come behind the first head of the next one, and those of the last step before its last head.
+// of a step come among the heads of the next one, and those of the last step after its last head.
 class PrologItems {
  public:
   __aicore__ inline void Init(const PrologTiling& tiling, bool indexer, uint32_t core, uint32_t steps) {
@@ -120,7 +120,6 @@ class PrologItems {
   }
   __aicore__ inline uint32_t Total() const { return total_; }
   __aicore__ inline bool IsFirst(uint32_t i) const { return i < total_ && i == Begin(StepOf(i)); }
-  __aicore__ inline bool IsLast(uint32_t i) const { return i + 1 == Begin(StepOf(i) + 1); }
   // The nope parts of a step come behind so many items of it, and the keys are among these.
   __aicore__ inline uint32_t NopesBegin(uint32_t step) const { return ropes_ + heads_[step % kDeals] + keys_; }
   __aicore__ inline PrologItem At(uint32_t i) const {

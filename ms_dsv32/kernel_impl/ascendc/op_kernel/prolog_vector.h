@@ -358,8 +358,8 @@ class PrologVector {
   }
 
   // Without the MLA half all items are one phase, from the first step to the last, and UB keeps what they need. Then
-  // the cache rows of a step are there before its items, and S6 of its keys, which may be as late as behind the second
-  // item of the step after the next, does not wait for them.
+  // the cache rows of a step are there before its items, and S6 of its keys, which may be as late as in the step after
+  // the next, does not wait for them.
   static constexpr bool kOnePhase = !kMla;
   static constexpr uint32_t kRowSlots = kOnePhase ? 4 : 1;
   // S6 of the keys then waits for that of the step before the one before only, and so must know the rows of the next
