@@ -257,7 +257,7 @@ def _refused(capfd: pytest.CaptureFixture[str], name: str, shapes, attrs=None, d
     ("change", "message"),
     [
         ({"ub": 196000}, "UB must hold 196352 bytes"),
-        ({"l1": 400000}, "L1 must hold 475136 bytes: left operands of 128 tokens and five slots of weights"),
+        ({"l1": 400000}, "L1 must hold 491520 bytes: left operands of 128 tokens and slots of weights"),
         ({"l0a": 32768}, "L0A and L0B must hold two slots of 32768 bytes"),
         ({"l0b": 32768}, "L0A and L0B must hold two slots of 32768 bytes"),
         ({"l0c": 65536}, "L0C must hold two accumulators of 128 x 128"),

@@ -52,6 +52,14 @@ def test_prologs_of_two_steps(op: str) -> None:
     in_many_orders(lambda **options: prologs.assert_as_golden(case, prologs.run(case, 4, **options)[0], want), ())
 
 
+@pytest.mark.parametrize(("b", "cores"), [(130, 20), (650, 24)])
+def test_indexer_prolog_with_cores_for_the_projections(b: int, cores: int) -> None:
+    """Four of the cores have S1 to themselves; in six steps places of sums and deals of heads are used again."""
+    op = "lightning_indexer_prolog_quant"
+    case, want = case_of(op, b, 1, 1), golden_of(op, b, 1, 1)
+    in_many_orders(lambda **options: prologs.assert_as_golden(case, prologs.run(case, cores, **options)[0], want), ())
+
+
 # ---------------------------------------------------------------- lightning_indexer_quant
 def _without_blocks(case: Case) -> Case:
     """Blocks in the middle of the sequences are missing, or outside the cache."""

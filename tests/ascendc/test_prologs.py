@@ -85,6 +85,16 @@ def test_bits_do_not_depend_on_cores_or_batch(op: str) -> None:
             assert_same_bits(name, value, want[name])
 
 
+@pytest.mark.slow
+def test_bits_do_not_depend_on_cores_for_the_projections() -> None:
+    """From 20 cores on and in two steps or more, four of the indexer's cores have the projections to themselves."""
+    case = case_of("lightning_indexer_prolog_quant", 150, 1, 1)
+    want, _ = run(case, 19)
+    for blocks, seed in ((20, 0), (25, 1)):
+        for name, value in run(case, blocks, seed=seed)[0].items():
+            assert_same_bits(name, value, want[name])
+
+
 @pytest.mark.parametrize("op", PROLOGS)
 def test_padding_and_rows_outside_the_cache_are_not_written(op: str) -> None:
     case = case_of(op, 5, 1, 2)
@@ -120,6 +130,20 @@ def test_later_token_wins_across_steps(op: str) -> None:
     index.reshape(-1)[129] = index.reshape(-1)[3]
     case = case.copy(**{name: index})
     got, _ = run(case, 2, seed=7)
+    assert_as_golden(case, got)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("blocks", [3, 20])
+def test_later_token_wins_across_many_steps(blocks: int) -> None:
+    """The indexer's keys of a step wait for those of the step before the one before only."""
+    case = case_of("lightning_indexer_prolog_quant", 400, 1, 1)
+    index = case.inputs["k_cache_index"].copy()
+    tokens = index.reshape(-1)
+    tokens[[130, 270, 390, 399]] = tokens[[5, 6, 7, 150]]
+    tokens[[200, 300, 385]] = tokens[20]
+    case = case.copy(k_cache_index=index)
+    got, _ = run(case, blocks, seed=3)
     assert_as_golden(case, got)
 
 

@@ -16,13 +16,14 @@ struct PrologShape {
 
 constexpr uint64_t AlignLine(uint64_t bytes) { return (bytes + 511) / 512 * 512; }  // GM lines have 512 bytes
 
-// Deals `count` things of `bytes` each: one after another to the core with the least load, in the order of the cores.
-constexpr void Deal(uint32_t count, uint32_t bytes, uint32_t cores, uint32_t (&load)[kMostCores],
-                    PrologShares& shares) {
+// Deals `count` things of `bytes` each: one after another to the core with the least load, in the order of the cores
+// from `first` on.
+constexpr void Deal(uint32_t count, uint32_t bytes, uint32_t cores, uint32_t (&load)[kMostCores], PrologShares& shares,
+                    uint32_t first = 0) {
   uint16_t counts[kMostCores] = {};
   for (uint32_t i = 0; i < count; ++i) {
-    uint32_t least = 0;
-    for (uint32_t core = 1; core < cores; ++core) {
+    uint32_t least = first;
+    for (uint32_t core = first + 1; core < cores; ++core) {
       if (load[core] < load[least]) least = core;
     }
     load[least] += bytes;
@@ -39,7 +40,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   if (const char* refusal = Refusal(platform)) return refusal;
   if (shape.mla && (shape.n_q < 1 || shape.n_q > 128)) return "n_q must be in [1, 128]";
   if (shape.t > 65536) return "t must be at most 65536: a call is one workspace";
-  if (platform.l1 < 475136) return "L1 must hold 475136 bytes: left operands of 128 tokens and five slots of weights";
+  if (platform.l1 < 491520) return "L1 must hold 491520 bytes: left operands of 128 tokens and slots of weights";
   if (platform.l0a < 65536 || platform.l0b < 65536) return "L0A and L0B must hold two slots of 32768 bytes";
   if (platform.l0c < 131072) return "L0C must hold two accumulators of 128 x 128";
   if (platform.ub < 196352) return "UB must hold 196352 bytes";
@@ -76,6 +77,16 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   }
   tiling.x_slots = tiling.stream_slots == 5 ? 3 : tiling.stream_slots;
 
+  // Of several steps and without the MLA half, weights come from L2, and a part of x takes as long as two heads. A core
+  // that has a part of K to itself, and all columns, reads its x once: that is as much for the cube as three heads. On
+  // 20 cores and more the others then have at most four. A second operand of S5 and the Hadamard matrix have the place
+  // of a slot: four of them hold all weights of a head.
+  if (!shape.mla && shape.t > tiling.token_step && tiling.cores >= 5 * kProjectParts) {
+    tiling.projectors = kProjectParts;
+    tiling.left_bytes = fixed + rows * kNopeDim * 2 + kIdxHeadDim * kIdxHeadDim * 2;
+    tiling.stream_slots = 4;
+  }
+
   const uint64_t step = tiling.token_step;
   tiling.latent_offset = 0;
   tiling.key_value_offset = tiling.latent_offset + (shape.mla ? AlignLine(step * kQLoraRank * 4) : 0);
@@ -98,13 +109,33 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   // bytes are dealt. The projections end with a wait for all cores, and are dealt by themselves; without the MLA half
   // nothing waits, and they fill up what the heads leave uneven.
   uint32_t load[kMostCores] = {};
+  const uint32_t columns = (shape.mla ? kQLoraRank + kLatentDim : 0) + (shape.indexer ? kIdxHeadDim + kIdxNHeads : 0);
+  if (tiling.projectors > 0) {
+    for (uint32_t deal = 0; deal < kDeals; ++deal) {
+      // The weights of the first step come from HBM and take twice as long. The second step makes up for that; from
+      // then on all count alike, but whoever had more of the first ones is the last to have more of the others.
+      const uint32_t bytes = kIdxHeadDim * kQLoraRank;
+      Deal(kIdxNHeads, deal == 0 ? 2 * bytes + bytes / 16 : bytes, tiling.cores, load, tiling.indexer_heads[deal],
+           tiling.projectors);
+      for (uint32_t core = 0; deal == 1 && core < tiling.cores; ++core) {
+        load[core] -= (tiling.indexer_heads[0].begin[core + 1] - tiling.indexer_heads[0].begin[core]) * bytes;
+      }
+    }
+    for (uint32_t core = 0; core < tiling.cores; ++core) {
+      tiling.units.begin[core + 1] =
+          static_cast<uint16_t>(tiling::Smaller(core + 1, tiling.projectors) * (columns / kUnitColumns));
+    }
+    return nullptr;
+  }
   Deal(tiling.n_q, kNopeDim * (kQLoraRank + kKvLoraRank * 2), tiling.cores, load, tiling.nopes);
-  Deal(shape.indexer ? kIdxNHeads : 0, kIdxHeadDim * kQLoraRank, tiling.cores, load, tiling.indexer_heads);
+  Deal(shape.indexer ? kIdxNHeads : 0, kIdxHeadDim * kQLoraRank, tiling.cores, load, tiling.indexer_heads[0]);
+  for (uint32_t deal = 1; deal < kDeals; ++deal) {
+    tiling.indexer_heads[deal] = tiling.indexer_heads[0];
+  }
   Deal(tiling.n_q, kRopeDim * kQLoraRank, tiling.cores, load, tiling.ropes);
   if (shape.mla) {
     for (uint32_t& bytes : load) bytes = 0;
   }
-  const uint32_t columns = (shape.mla ? kQLoraRank + kLatentDim : 0) + (shape.indexer ? kIdxHeadDim + kIdxNHeads : 0);
   Deal(columns / kUnitColumns * kProjectParts, kPartRows * kUnitColumns * 2, tiling.cores, load, tiling.units);
   return nullptr;
 }

@@ -68,12 +68,13 @@ class CubeStream {
   }
 
   // Begin of an accumulation, of which two may be open. Add may be called as often as K has parts. The accumulator is
-  // complete with Close, and free again with Free.
+  // complete with Close, and free again with Free. Where none is open, it is the one that was closed first, as the
+  // other may still be on its way to GM.
   __aicore__ inline uint32_t Open() {
-    const uint32_t product = next_product_;
+    const uint32_t product = open_[next_product_] ? next_product_ ^ 1 : next_product_;
     WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(product));
     first_[product] = true;
-    next_product_ ^= 1;
+    open_[product] = true;
     return product;
   }
   // C += a[:, a_k0 : a_k0 + k] * b[:k, n0 : n0 + n] of m rows, in steps of k_step. `a` has m16 rows in L1, `b` b_rows.
@@ -102,6 +103,8 @@ class CubeStream {
   }
   template <typename C>
   __aicore__ inline LocalTensor<C> Close(uint32_t product) {
+    open_[product] = false;
+    next_product_ = product ^ 1;
     WaitPipe<HardEvent::M_FIX>(static_cast<int32_t>(product));
     return L0c<C>(product);
   }
@@ -124,7 +127,7 @@ class CubeStream {
   TBuf<TPosition::CO1> l0c_;
   Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
   uint32_t slots_ = 0, slot_bytes_ = 0, begun_ = 0, filled_ = 0, taken_ = 0, next_product_ = 0;
-  bool first_[2] = {true, true};
+  bool first_[2] = {true, true}, open_[2] = {false, false};
 };
 
 }  // namespace ms_dsv32::ascendc

@@ -11,11 +11,10 @@ template <uint32_t kD>
 __aicore__ inline void DivideByRms(const LocalTensor<float>& x, const LocalTensor<float>& squares, float epsilon,
                                    const RowScratch& scratch, uint32_t rows) {
   Mul(squares, x, x, static_cast<int32_t>(rows * kD));
-  VectorBarrier();
-  RowSum<kD>(scratch.scalars, squares, scratch.partial, rows);
   // kD is not always a power of two: the exact mean is a quotient.
   Duplicate(scratch.constant, static_cast<float>(kD), static_cast<int32_t>(rows));
   VectorBarrier();
+  RowSum<kD>(scratch.scalars, squares, scratch.partial, rows);
   Div(scratch.scalars, scratch.scalars, scratch.constant, static_cast<int32_t>(rows));
   VectorBarrier();
   Adds(scratch.scalars, scratch.scalars, epsilon, static_cast<int32_t>(rows));

@@ -11,7 +11,12 @@
 // so only S1 and S2 need all cores. The indexer's keys of a core's own tokens are one more item, without S3.
 //
 // Nobody waits for what was only just begun: the cube runs S1 of a step before S3 of the step before it, and S5 of an
-// item two or three items behind its S3.
+// item two to four items after its S3.
+//
+// Without the MLA half and with more tokens than a step has, a few cores have S1 to themselves, and the others all
+// items (PrologTiling::projectors). x is then read once, not by each core that has some columns; the latents follow
+// each other in L1 without a pause; and the heads are dealt over the steps, so that all cores end at about the same
+// time. Nothing but the indexer's keys and the head weights of a step waits for its S1.
 #ifndef MS_DSV32_ASCENDC_PROLOG_H_
 #define MS_DSV32_ASCENDC_PROLOG_H_
 
@@ -26,7 +31,8 @@ enum PrologFlag : int64_t {
   kProjected = 0,    // S1 of this core is done, and once more S1 of the head weights where it comes late
   kLatentReady = 1,  // S2 of all cores is done
   kAccumulated = 2,  // S3 of an item; S5 of the item kHeadSlots before it has read its operands
-  kQueryReady = 3,   // S4 of an item
+  kQueryReady = 3,   // S4 of an item; to a core that has S1 to itself, that all have read the sums of the step before
+                     // the one it has just done, and that x of the step after the next is in L2
   kTurned = 4,       // S5 of an item that S6 waits for
   kAllVectors = 5,  // what is fetched is in L2; then S1 of what keys and head weights need is done: barrier of all AIVs
   kFetched = 6,     // the x of step 0, and what all cores need beside it, is in L2
@@ -59,58 +65,106 @@ __aicore__ inline bool WeightsLate(const PrologTiling& tiling) {
   return !kMla && tiling.t <= tiling.token_step && tiling.x_l1 != 0;
 }
 
-// The items of one AI core, the same for each step and counted over all steps. The nope parts come last: while the
-// vector units are at S4 of the last one, w_uk of the one before it streams. The keys come early, as S4 of them waits
-// for all cores.
+// Begin of what an AIV has of things that are dealt to all AIVs whose cores have items.
+__aicore__ inline uint32_t OwnBegin(const PrologTiling& tiling, uint32_t count, uint32_t vector) {
+  const uint32_t others = 2 * tiling.projectors;
+  return vector < others ? 0 : ShareBegin(count, vector - others, 2 * tiling.cores - others);
+}
+
+// The items of one AI core, counted over all steps. Each step has the same but for the indexer's heads. The nope parts
+// come last: while the vector units are at S4 of the last one, w_uk of the one before it streams. The keys come early,
+// as S4 of them waits for all cores. Where few cores are at S1 for as long as the others are at their heads, the keys
+// of a step come among the heads of the next one, and those of the last step after its last head.
 class PrologItems {
  public:
   __aicore__ inline void Init(const PrologTiling& tiling, bool indexer, uint32_t core, uint32_t steps) {
+    steps_ = steps;
     rope_begin_ = tiling.ropes.begin[core];
-    head_begin_ = tiling.indexer_heads.begin[core];
     nope_begin_ = tiling.nopes.begin[core];
-    ropes_end_ = tiling.ropes.begin[core + 1] - rope_begin_;
-    const uint32_t heads = tiling.indexer_heads.begin[core + 1] - head_begin_;
-    heads_end_ = ropes_end_ + heads;
-    keys_ = ropes_end_ + Smaller(heads, 1);
-    keys_count_ = indexer ? 1 : 0;
-    count_ = heads_end_ + tiling.nopes.begin[core + 1] - nope_begin_ + keys_count_;
-    total_ = steps * count_;
+    ropes_ = tiling.ropes.begin[core + 1] - rope_begin_;
+    nopes_ = tiling.nopes.begin[core + 1] - nope_begin_;
+    keys_ = indexer && core >= tiling.projectors ? 1 : 0;
+    late_keys_ = tiling.projectors > 0;
+    begin_[0] = 0;
+    for (uint32_t deal = 0; deal < kDeals; ++deal) {
+      head_begin_[deal] = tiling.indexer_heads[deal].begin[core];
+      heads_[deal] = tiling.indexer_heads[deal].begin[core + 1] - head_begin_[deal];
+      begin_[deal + 1] = begin_[deal] + ropes_ + heads_[deal] + nopes_;
+    }
+    total_ = Begin(steps);
     // S4 of an item takes as long as S3 of three rope parts. Where few items wait for HBM, the way of the last ones is
-    // shorter with two.
+    // shorter with two. Where nothing but the cube is waited for, S4 and its ways from and to GM take as long as two
+    // heads at 1400 cycles a way, and one item of four is the keys, which the cube has nothing to do for.
     few_ = steps == 1 && tiling.n_q == 0;
-    lag_ = few_ ? 2 : kHeadSlots - 1;
+    lag_ = few_ ? 2 : tiling.projectors > 0 ? 4 : 3;
   }
   // Whether the launch has few items, so that the way of the last one is a good part of the time.
   __aicore__ inline bool Few() const { return few_; }
-  // Items from S3 to S5, and from S4 to S6.
+  // Items from S3 to S5, and from S4 to S6; so many places behind the last item have no more than S5 and S6.
   __aicore__ inline uint32_t Lag() const { return lag_; }
-  // Items of a step, and of all steps.
-  __aicore__ inline uint32_t Count() const { return count_; }
+  // Where S3 and S4 of item i are done, S5 and S6 of the items before this one are. Where the weights of the first step
+  // come from HBM, its heads take long enough for two.
+  __aicore__ inline uint32_t DoneEnd(uint32_t i) const {
+    const uint32_t end = i + 1 > lag_ ? Smaller(i + 1 - lag_, total_) : 0;
+    if (!late_keys_) {
+      return end;
+    }
+    constexpr uint32_t kFirstLag = 2;
+    const uint32_t first = Smaller(i + 1, Begin(1));
+    return first > kFirstLag ? Larger(end, first - kFirstLag) : end;
+  }
+  // Items of the steps before `step`, and of all steps.
+  __aicore__ inline uint32_t Begin(uint32_t step) const {
+    const uint32_t keys = late_keys_ && step > 0 && step < steps_ ? step - 1 : step;
+    return step / kDeals * begin_[kDeals] + begin_[step % kDeals] + keys * keys_;
+  }
   __aicore__ inline uint32_t Total() const { return total_; }
-  // The nope parts of a step come behind so many items, and the keys are among these.
-  __aicore__ inline uint32_t NopesBegin() const { return heads_end_ + keys_count_; }
+  __aicore__ inline bool IsFirst(uint32_t i) const { return i < total_ && i == Begin(StepOf(i)); }
+  // The nope parts of a step come behind so many items of it, and the keys are among these.
+  __aicore__ inline uint32_t NopesBegin(uint32_t step) const { return ropes_ + heads_[step % kDeals] + keys_; }
   __aicore__ inline PrologItem At(uint32_t i) const {
-    const uint32_t step = i / count_;
-    uint32_t place = i % count_;
-    if (keys_count_ > 0 && place >= keys_) {
-      if (place == keys_) {
+    const uint32_t step = StepOf(i), heads = heads_[step % kDeals];
+    uint32_t place = i - Begin(step);
+    if (keys_ > 0 && late_keys_ && step > 0) {
+      const uint32_t keys = Larger(1, Smaller(heads - 1, 2));
+      if (place == keys) {
+        return {PrologKind::kIndexerKeys, step - 1, 0};
+      }
+      place -= place > keys ? 1 : 0;
+    }
+    if (keys_ > 0 && (!late_keys_ || step + 1 == steps_)) {
+      const uint32_t keys = late_keys_ ? heads : ropes_ + Smaller(heads, 1);
+      if (place == keys) {
         return {PrologKind::kIndexerKeys, step, 0};
       }
-      --place;
+      place -= place > keys ? 1 : 0;
     }
-    if (place < ropes_end_) {
+    if (place < ropes_) {
       return {PrologKind::kMlaRope, step, rope_begin_ + place};
     }
-    if (place < heads_end_) {
-      return {PrologKind::kIndexerHead, step, head_begin_ + place - ropes_end_};
+    if (place < ropes_ + heads) {
+      return {PrologKind::kIndexerHead, step, head_begin_[step % kDeals] + place - ropes_};
     }
-    return {PrologKind::kMlaNope, step, nope_begin_ + place - heads_end_};
+    return {PrologKind::kMlaNope, step, nope_begin_ + place - ropes_ - heads};
   }
 
  private:
-  uint32_t rope_begin_ = 0, head_begin_ = 0, nope_begin_ = 0, ropes_end_ = 0, heads_end_ = 0, keys_ = 0;
-  uint32_t keys_count_ = 0, count_ = 0, total_ = 0, lag_ = 0;
-  bool few_ = false;
+  // From where the last call ended, as calls are for items of the same step or of one beside it.
+  __aicore__ inline uint32_t StepOf(uint32_t i) const {
+    while (step_ > 0 && i < Begin(step_)) {
+      --step_;
+    }
+    while (step_ + 1 < steps_ && i >= Begin(step_ + 1)) {
+      ++step_;
+    }
+    return step_;
+  }
+
+  uint32_t steps_ = 0, rope_begin_ = 0, nope_begin_ = 0, ropes_ = 0, nopes_ = 0, keys_ = 0;
+  uint32_t head_begin_[kDeals] = {}, heads_[kDeals] = {}, begin_[kDeals + 1] = {};
+  uint32_t total_ = 0, lag_ = 0;
+  mutable uint32_t step_ = 0;
+  bool few_ = false, late_keys_ = false;
 };
 
 // Addresses in the workspace.
@@ -133,6 +187,8 @@ class PrologWorkspace {
   __aicore__ inline GlobalTensor<float> Weights(const PrologTiling& t, uint32_t step, uint32_t part) const {
     return Global<float>(Part(t, step, part) + t.weights_offset, t.token_step * kIdxNHeads);
   }
+  // The first of the parts of a step.
+  __aicore__ inline GM_ADDR Parts(const PrologTiling& t, uint32_t step) const { return Part(t, step, 0); }
   __aicore__ inline GlobalTensor<int32_t> Sums(const PrologTiling& t, uint32_t item) const {
     return Global<int32_t>(Head(t, item), t.token_step * kNopeDim);
   }

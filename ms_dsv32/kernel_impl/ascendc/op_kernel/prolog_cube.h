@@ -37,6 +37,9 @@ class PrologCube {
   // S1 of steps 0 and 1, S3 and S5 of step 0, S1 of step 2, S3 and S5 of step 1, ...
   __aicore__ inline void Process() {
     SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
+    if (Apart()) {
+      SetFlag<HardEvent::MTE1_MTE2>(kOtherQueryFlag);
+    }
     SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
     ahead_.group = early_begin_;
     if (steps_ > 0) {
@@ -48,7 +51,10 @@ class PrologCube {
       }
       AwaitCore(kFetched);
       OpenX(0);
-      if (!kMla && !Shared()) {
+      if (!kMla && !Shared() && !Projects()) {
+        if (Apart()) {
+          LoadHadamard(Matrix(), a_.hadamard_q);  // before the latents, which S3 waits for
+        }
         LoadLatent(0);  // an input
       }
       for (; slot < t_.stream_slots; ++slot) {
@@ -60,10 +66,15 @@ class PrologCube {
       if (step + 1 < steps_) {
         Project(step + 1);
       }
-      Heads(step);
+      if (!Projects()) {
+        Heads(step);
+      }
     }
-    AwaitQueries(items_.Total());
+    AwaitQueries(Projects() ? steps_ : items_.Total());
     WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
+    if (Apart()) {
+      WaitFlag<HardEvent::MTE1_MTE2>(kOtherQueryFlag);
+    }
     WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
     stream_.Finish();
   }
@@ -79,6 +90,8 @@ class PrologCube {
   // Flags of MTE2_MTE1 and MTE1_MTE2 behind those of the stream.
   static constexpr int32_t kQueryFlag = CubeStream::kMostSlots, kLatentFlag = kQueryFlag + 1;
   static constexpr int32_t kLastThirdFlag = kLatentFlag + 1;  // of MTE2_MTE1 only
+  // Where S1 has cores to itself, the stream has a slot less, and every other operand of S5 its flags.
+  static constexpr int32_t kOtherQueryFlag = kQueryFlag - 1;
 
   // Units of each projection of x, in this order: w_dq, w_dkv_kr, wk, w_proj.
   static constexpr uint32_t kLatentUnits = kMla ? kQLoraRank / kUnitColumns : 0;
@@ -93,16 +106,27 @@ class PrologCube {
   __aicore__ inline LocalTensor<int8_t> Latent(uint32_t step) {
     return stream_.Left<int8_t>(0, Rows(step) * kQLoraRank);
   }
-  __aicore__ inline LocalTensor<bfloat16_t> Query(uint32_t step) {
-    return stream_.Left<bfloat16_t>(t_.query_l1, Rows(step) * kNopeDim);
+  // The operand of S5 of item i. There are two places for them where S1 has cores to itself.
+  __aicore__ inline LocalTensor<bfloat16_t> Query(uint32_t step, uint32_t i) {
+    return stream_.Left<bfloat16_t>(t_.query_l1 + (IsOther(i) ? t_.token_step * kNopeDim * 2 : 0),
+                                    Rows(step) * kNopeDim);
+  }
+  __aicore__ inline bool IsOther(uint32_t i) const { return Apart() && i % 2 == 1; }
+  __aicore__ inline int32_t QueryFlag(uint32_t i) const { return IsOther(i) ? kOtherQueryFlag : kQueryFlag; }
+  // Behind both of them: the Hadamard matrix of the heads.
+  __aicore__ inline LocalTensor<bfloat16_t> Matrix() {
+    return stream_.Left<bfloat16_t>(t_.query_l1 + 2 * t_.token_step * kNopeDim * 2, kIdxHeadDim * kIdxHeadDim);
   }
   __aicore__ inline LocalTensor<bfloat16_t> XChunk(uint32_t step, uint32_t slot) {
     return stream_.Left<bfloat16_t>(t_.x_l1 + slot * t_.token_step * kXChunk * 2, Rows(step) * kXChunk);
   }
   __aicore__ inline uint32_t NextXSlot(uint32_t slot) const { return slot + 1 == t_.x_slots ? 0 : slot + 1; }
 
+  // Whether S1 has cores to itself, and whether this is one of them.
+  __aicore__ inline bool Apart() const { return !kMla && t_.projectors > 0; }
+  __aicore__ inline bool Projects() const { return !kMla && core_ < t_.projectors; }
   // Whether the chunks of x lie where the latents lie between S1 and the next S1.
-  __aicore__ inline bool Shared() const { return t_.x_l1 < t_.query_l1 && x_chunks_ > 0; }
+  __aicore__ inline bool Shared() const { return t_.x_l1 < t_.query_l1 && x_chunks_ > 0 && !Apart(); }
   // Where the first chunk of x of a step lies. The last chunk before the latents come has the last place, so that the
   // thirds of the latents find their places free in their order. S1 of steps 0 and 1 follow each other.
   __aicore__ inline uint32_t FirstXSlot(uint32_t step) const {
@@ -136,6 +160,10 @@ class PrologCube {
     }
     return left > kInt8Step ? left / 2 : left;
   }
+  // Whether an item has S5, and the chunks that stream for it.
+  __aicore__ inline bool Turns(const PrologItem& item) const {
+    return item.kind != PrologKind::kMlaRope && TurnRows(item) > 0;
+  }
   __aicore__ inline uint32_t TurnChunks(const PrologItem& item) const {
     switch (item.kind) {
       case PrologKind::kMlaNope:
@@ -143,15 +171,14 @@ class PrologCube {
       case PrologKind::kMlaRope:
         return 0;
       case PrologKind::kIndexerHead:
-        return 1;
+        return Apart() ? 0 : 1;
       default:
         return KeyRows(item.step) > 0 ? 1 : 0;
     }
   }
   // Tokens whose keys this core's AIVs have.
   __aicore__ inline uint32_t KeyRows(uint32_t step) const {
-    const uint32_t tokens = Tokens(step), vectors = 2 * t_.cores;
-    return ShareBegin(tokens, 2 * core_ + 2, vectors) - ShareBegin(tokens, 2 * core_, vectors);
+    return OwnBegin(t_, Tokens(step), 2 * core_ + 2) - OwnBegin(t_, Tokens(step), 2 * core_);
   }
 
   // Pairs of a part of K and a unit: one part behind the other, but where the head weights come late, theirs first.
@@ -216,7 +243,7 @@ class PrologCube {
         return true;
       }
       ++ahead_.phase;
-      ahead_.group = IsHeads(ahead_.phase) ? StepOf(ahead_.phase) * items_.Count() : early_begin_;
+      ahead_.group = IsHeads(ahead_.phase) ? items_.Begin(StepOf(ahead_.phase)) : early_begin_;
       // Latents come next to where x lies.
       x_open_ = x_open_ && !(Shared() && IsHeads(ahead_.phase));
     }
@@ -289,43 +316,65 @@ class PrologCube {
       if (ahead_.group + 1 == HeadsEnd(step) && LoadPairs(step, late_group_, late_chunk_, early_begin_)) {
         return true;
       }
-      const bool turn_first = TurnFirst(ahead_.group);
-      for (; ahead_.half < 2; ++ahead_.half) {
-        if ((ahead_.half == 0) == turn_first) {
-          if (HasTurn(ahead_.group)) {
-            const PrologItem item = items_.At(ahead_.group - items_.Lag());
+      for (; ahead_.part < 3; ++ahead_.part) {
+        if (ahead_.part == 1) {
+          for (; ahead_.turn < TurnEnd(ahead_.group); ++ahead_.turn) {
+            const PrologItem item = items_.At(ahead_.turn);
             if (ahead_.chunk < TurnChunks(item)) {
               LoadTurn(item, ahead_.chunk++);
               return true;
             }
+            ahead_.chunk = 0;
           }
         } else if (ahead_.group < items_.Total()) {
           const PrologItem item = items_.At(ahead_.group);
-          if (ahead_.chunk < AccumulateRows(item)) {
-            const uint32_t rows = ChunkRows(ahead_.group, item.kind, ahead_.chunk);
-            LoadUpProjection(item, ahead_.chunk, rows);
-            ahead_.chunk += rows;
+          const uint32_t all = AccumulateRows(item);
+          if (ahead_.k < (ahead_.part == 0 ? Smaller(TurnAt(ahead_.group), all) : all)) {
+            const uint32_t rows = ChunkRows(ahead_.group, item.kind, ahead_.k);
+            LoadUpProjection(item, ahead_.k, rows, Apart() && item.step > 0 && items_.IsFirst(ahead_.group));
+            ahead_.k += rows;
             return true;
           }
         }
-        ahead_.chunk = 0;
       }
-      ahead_.half = 0;
+      ahead_.part = 0;
+      ahead_.k = 0;
     }
     return false;
   }
   // Items that S3 of a step goes through, counted over all steps. In the last one S5 of the last items remains.
   __aicore__ inline uint32_t HeadsEnd(uint32_t step) const {
-    return step + 1 < steps_ ? (step + 1) * items_.Count() : items_.Total() + items_.Lag();
+    return step + 1 < steps_ ? items_.Begin(step + 1) : items_.Total() + items_.Lag();
   }
-  // Whether S5 goes in front of S3 of item i, as it does for the first one of a step: its operand is there before the
-  // last of the latents.
-  __aicore__ inline bool TurnFirst(uint32_t i) const { return items_.Count() > 0 && i % items_.Count() == 0; }
-  __aicore__ inline bool HasTurn(uint32_t i) const { return i >= items_.Lag() && i - items_.Lag() < items_.Total(); }
+  // K of S3 of item i that goes before the S5 that are due then, kQLoraRank where these come last. They go in front of
+  // the first item of a step: their operand is there before the last of the latents. Where latents are there before,
+  // they go into the middle: then the sums of S3 are on their way to GM while the cube is at the first half of the next
+  // S3, and the operand of the next S5 comes meanwhile.
+  __aicore__ inline uint32_t TurnAt(uint32_t i) const {
+    if (Apart()) {
+      return HasSums(i) ? kQLoraRank / 2 : kQLoraRank;
+    }
+    return items_.IsFirst(i) ? 0 : kQLoraRank;
+  }
+  // S5 of the items before this one is done where S3 of item i is. Where that has none, S5 is done in the middle of the
+  // next S3, as both accumulators are in use until then.
+  __aicore__ inline uint32_t TurnEnd(uint32_t i) const { return items_.DoneEnd(Defers(i) ? i - 1 : i); }
+  __aicore__ inline bool Defers(uint32_t i) const {
+    return Apart() && i > 0 && i < items_.Total() && !HasSums(i) && HasSums(i + 1);
+  }
+  // Whether there is an item i that has S3.
+  __aicore__ inline bool HasSums(uint32_t i) const { return i < items_.Total() && AccumulateRows(items_.At(i)) > 0; }
 
-  __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows) {
+  // Rows [k, k + rows) of the weights of S3 of an item, and where nothing else comes between S3 of two steps, for the
+  // first item of a step as many columns of the latents. These take the place of those of the step before, and MTE2 is
+  // behind the products that have read them: a head has as many chunks as the stream has slots, so that the slot was
+  // that of the same chunk of the head before, or of a later one.
+  __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows, bool latents) {
     const uint32_t columns = Columns(item.kind);
     const LocalTensor<int8_t> weights = stream_.BeginFill<int8_t>();
+    if (latents) {
+      LoadLatents(item.step, k, rows);
+    }
     if (item.kind == PrologKind::kIndexerHead) {
       CopyNzToL1(weights, Global<int8_t>(a_.w_qb, uint64_t{kQLoraRank} * kIdxNHeads * kIdxHeadDim), kQLoraRank, k, rows,
                  item.head * kIdxHeadDim, columns);
@@ -344,11 +393,13 @@ class PrologCube {
       CopyNdToL1(weights, w_uk[static_cast<uint64_t>(item.head) * kNopeDim * kKvLoraRank + chunk * AbsorbChunk()],
                  kNopeDim, AbsorbChunk(), kKvLoraRank, kNopeDim);
     } else {
-      const GmAddress matrix = item.kind == PrologKind::kIndexerHead ? a_.hadamard_q : a_.hadamard_k;
-      CopyNdToL1(weights, Global<bfloat16_t>(matrix, kIdxHeadDim * kIdxHeadDim), kIdxHeadDim, kIdxHeadDim, kIdxHeadDim,
-                 kIdxHeadDim);
+      LoadHadamard(weights, item.kind == PrologKind::kIndexerHead ? a_.hadamard_q : a_.hadamard_k);
     }
     stream_.EndFill();
+  }
+  __aicore__ inline void LoadHadamard(const LocalTensor<bfloat16_t>& dst, GmAddress matrix) {
+    CopyNdToL1(dst, Global<bfloat16_t>(matrix, kIdxHeadDim * kIdxHeadDim), kIdxHeadDim, kIdxHeadDim, kIdxHeadDim,
+               kIdxHeadDim);
   }
 
   // ---- S1
@@ -387,9 +438,18 @@ class PrologCube {
     const uint32_t low = stream_.Open();
     uint32_t high = low;
     for (uint32_t k = 0; k < kPartRows; k += rows) {
+      if (Projects() && k == kPartRows / 2) {
+        // x of the next step, which is about to be loaded, is in L2, and the sums in whose place its sums will be have
+        // been read.
+        AwaitQueries(step);
+      }
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
       const LocalTensor<bfloat16_t> x = XChunk(step, x_taken_);
       stream_.Add(low, x, Tokens(step), m16, k % kXChunk, weights, rows, rows, 0, Smaller(columns, kWide), kStep);
+      if (k + rows == kPartRows) {
+        // On its way to GM while the cube is at the other columns.
+        Store(step, low, begin, Smaller(begin + kPassUnits / 2, end));
+      }
       if (columns > kWide) {
         if (k == 0) {
           high = stream_.Open();  // not before: it may still be on its way to GM
@@ -408,7 +468,6 @@ class PrologCube {
         LoadThird();
       }
     }
-    Store(step, low, begin, Smaller(begin + kPassUnits / 2, end));
     if (columns > kWide) {
       Store(step, high, begin + kPassUnits / 2, end);
     }
@@ -426,6 +485,12 @@ class PrologCube {
   }
 
   // ---- The quantised latents of a step, which all heads use, stay in L1.
+  // Columns [k, k + columns) of those of a step.
+  __aicore__ inline void LoadLatents(uint32_t step, uint32_t k, uint32_t columns) {
+    const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
+    CopyNdToL1(Latent(step)[k * Rows(step)], q_norm[static_cast<uint64_t>(step) * t_.token_step * kQLoraRank + k],
+               Tokens(step), columns, kQLoraRank, Rows(step));
+  }
   // The next third of those of thirds_step_.
   __aicore__ inline void LoadThird() {
     if constexpr (kMla) {
@@ -433,10 +498,7 @@ class PrologCube {
         AwaitCore(kLatentReady);
       }
     }
-    const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
-    const uint64_t first = static_cast<uint64_t>(thirds_step_) * t_.token_step * kQLoraRank;
-    CopyNdToL1(Latent(thirds_step_)[thirds_ * kThird * Rows(thirds_step_)], q_norm[first + thirds_ * kThird],
-               Tokens(thirds_step_), kThird, kQLoraRank, Rows(thirds_step_));
+    LoadLatents(thirds_step_, thirds_ * kThird, kThird);
     ++thirds_;
     if (thirds_ + 1 >= kThirds) {
       SetFlag<HardEvent::MTE2_MTE1>(thirds_ == kThirds ? kLastThirdFlag : kLatentFlag);
@@ -470,6 +532,9 @@ class PrologCube {
   }
   // S3 of all items of a step has read them.
   __aicore__ inline void ReleaseLatent(uint32_t step) {
+    if (Apart() && step + 1 < steps_) {
+      return;  // the latents of the next step come with its first weights
+    }
     AwaitLastThird();
     SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
     latent_loaded_ = false;
@@ -487,38 +552,39 @@ class PrologCube {
     if (!latent_loaded_) {
       LoadLatent(step);
     }
-    const uint32_t last = (step + 1) * items_.Count();
-    if (items_.Count() == 0) {
+    const uint32_t begin = items_.Begin(step), last = items_.Begin(step + 1);
+    if (begin == last) {
       WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
       third_due_ = true;
       ReleaseLatent(step);
       return;
     }
-    for (uint32_t i = step * items_.Count(); i < HeadsEnd(step); ++i) {
+    for (uint32_t i = begin; i < HeadsEnd(step); ++i) {
       if (i + 1 == HeadsEnd(step) && WeightsLate<kMla>(t_)) {
         ProjectWeights(step);
       }
-      if (TurnFirst(i)) {
-        Turn(i);
+      const uint32_t turn_at = TurnAt(i);
+      if (turn_at == 0) {
+        TurnAll(i);
       }
-      if (i == step * items_.Count()) {
+      if (i == begin && (!Apart() || step == 0)) {
         WaitFlag<HardEvent::MTE2_MTE1>(kLatentFlag);
         third_due_ = true;
       }
       if (i < items_.Total()) {
-        Accumulate(i);
+        Accumulate(i, turn_at);
       }
       if (i + 1 == last) {
         ReleaseLatent(step);
       }
-      if (!TurnFirst(i)) {
-        Turn(i);
+      if (turn_at == kQLoraRank) {
+        TurnAll(i);
       }
     }
   }
 
-  // S3 of item i
-  __aicore__ MS_DSV32_NOINLINE void Accumulate(uint32_t i) {
+  // S3 of item i, and the S5 beside it if it comes between
+  __aicore__ MS_DSV32_NOINLINE void Accumulate(uint32_t i, uint32_t turn_at) {
     const PrologItem item = items_.At(i);
     const uint32_t all = AccumulateRows(item);
     if (all > 0) {
@@ -526,11 +592,19 @@ class PrologCube {
       const uint32_t product = stream_.Open();
       // With few items S4 is done long before, and MTE2 is busy with the chunks ahead for long after.
       bool query_due = true;
-      const uint32_t query_k = items_.Few() ? 0 : all / 2;
+      const uint32_t query_k = items_.Few() ? 0 : Apart() ? all / 4 * 3 : all / 2;
       for (uint32_t k = 0; k < all;) {
         const uint32_t rows = ChunkRows(i, item.kind, k);
+        if (k > 0 && k == turn_at) {
+          TurnAll(i);
+        }
         if (query_due && k >= query_k) {
-          LoadQuery(i);
+          if (Apart()) {
+            // As late as it comes in time for the middle of the next S3.
+            LoadQueries(Defers(i + 1) ? i + 2 : i + 1);
+          } else {
+            LoadQueries(i);
+          }
           query_due = false;
         }
         if (k + rows > (kThirds - 1) * kThird) {
@@ -562,45 +636,53 @@ class PrologCube {
     }
   }
 
-  // The operand of the S5 beside S3 of item i, once S4 has written it. As soon as the one before it is read, for
-  // what streams would delay it later.
-  __aicore__ MS_DSV32_NOINLINE void LoadQuery(uint32_t i) {
-    if (!HasTurn(i) || i < query_next_) {
-      return;
-    }
-    query_next_ = i + 1;
-    const PrologItem item = items_.At(i - items_.Lag());
-    if (TurnChunks(item) > 0) {
-      AwaitQueries(i - items_.Lag() + 1);
-      WaitFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
-      CopyNdToL1(Query(item.step), workspace_.Query(t_, i - items_.Lag()), TurnRows(item), kNopeDim, kNopeDim,
+  // The operands of the S5 that are due with S3 of item i, once S4 has written them. As soon as the one before is read,
+  // for what streams would delay it later.
+  __aicore__ MS_DSV32_NOINLINE void LoadQueries(uint32_t i) {
+    for (; query_next_ < items_.DoneEnd(i); ++query_next_) {
+      const PrologItem item = items_.At(query_next_);
+      if (!Turns(item)) {
+        continue;
+      }
+      AwaitQueries(query_next_ + 1);
+      WaitFlag<HardEvent::MTE1_MTE2>(QueryFlag(query_next_));
+      CopyNdToL1(Query(item.step, query_next_), workspace_.Query(t_, query_next_), TurnRows(item), kNopeDim, kNopeDim,
                  Rows(item.step));
-      SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
+      SetFlag<HardEvent::MTE2_MTE1>(QueryFlag(query_next_));
     }
   }
 
-  // The S5 beside S3 of item i: (3) the nope part of a head times its w_uk [128, 512], or the indexer's values
-  // times Hadamard
-  __aicore__ MS_DSV32_NOINLINE void Turn(uint32_t i) {
-    if (!HasTurn(i)) {
-      return;
+  // The S5 that are due with S3 of item i.
+  __aicore__ inline void TurnAll(uint32_t i) {
+    for (; turned_ < TurnEnd(i); ++turned_) {
+      if (query_next_ <= turned_) {
+        LoadQueries(i);
+      }
+      Turn(turned_, i);
     }
-    LoadQuery(i);
-    const PrologItem item = items_.At(i - items_.Lag());
+  }
+
+  // S5 of item i, beside S3 of item `beside`: (3) the nope part of a head times its w_uk [128, 512], or the indexer's
+  // values times Hadamard
+  __aicore__ MS_DSV32_NOINLINE void Turn(uint32_t i, uint32_t beside) {
+    const PrologItem item = items_.At(i);
     const uint32_t chunks = TurnChunks(item);
-    int32_t awaited = kQueryFlag;
+    int32_t awaited = QueryFlag(i);
     const uint64_t row = static_cast<uint64_t>(t_.n_q) * kKvLoraRank;
+    if (Apart() && item.kind == PrologKind::kIndexerHead) {
+      TurnColumns(workspace_.Turned(t_, i), i, item, Matrix(), 0, kIdxHeadDim, awaited);
+    }
     for (uint32_t chunk = 0; chunk < chunks; ++chunk) {
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
       if (item.kind == PrologKind::kMlaNope) {
         const uint64_t place = static_cast<uint64_t>(item.step) * t_.token_step * row + item.head * kKvLoraRank;
         const GlobalTensor<bfloat16_t> out = Global<bfloat16_t>(a_.query_nope, t_.t * row)[place];
         for (uint32_t n = 0; n < AbsorbChunk(); n += kAbsorbColumns) {
-          TurnColumns(out[chunk * AbsorbChunk() + n], item, weights, n, static_cast<uint32_t>(row), awaited);
+          TurnColumns(out[chunk * AbsorbChunk() + n], i, item, weights, n, static_cast<uint32_t>(row), awaited);
           awaited = CubeStream::kNoFlag;
         }
       } else {
-        TurnColumns(workspace_.Turned(t_, i - items_.Lag()), item, weights, 0, kIdxHeadDim, awaited);
+        TurnColumns(workspace_.Turned(t_, i), i, item, weights, 0, kIdxHeadDim, awaited);
       }
       stream_.Return();
       if (chunk + 1 < chunks) {
@@ -610,31 +692,33 @@ class PrologCube {
     if (item.kind == PrologKind::kIndexerHead || item.kind == PrologKind::kIndexerKeys) {
       NotifyVectors(kTurned);
     }
-    if (chunks > 0) {
-      SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
+    if (Turns(item)) {
+      SetFlag<HardEvent::MTE1_MTE2>(QueryFlag(i));
       // Where the head weights come next, the cube must not wait for the last S4 before them.
-      if (i + 2 != HeadsEnd(item.step) || early_begin_ == unit_begin_) {
-        LoadQuery(i + 1);
+      if (!Apart() && (beside + 2 != HeadsEnd(item.step) || early_begin_ == unit_begin_)) {
+        LoadQueries(beside + 1);
       }
+    }
+    if (chunks > 0) {
       LoadNext();
     }
   }
 
-  __aicore__ inline void TurnColumns(const GlobalTensor<bfloat16_t>& dst, const PrologItem& item,
+  __aicore__ inline void TurnColumns(const GlobalTensor<bfloat16_t>& dst, uint32_t i, const PrologItem& item,
                                      const LocalTensor<bfloat16_t>& weights, uint32_t n, uint32_t dst_row,
                                      int32_t awaited) {
     const uint32_t product = stream_.Open();
     const uint32_t m = TurnRows(item);
-    stream_.Add(product, Query(item.step), m, Rows(item.step), 0, weights, kNopeDim, kNopeDim, n, kAbsorbColumns, kStep,
-                awaited);
+    stream_.Add(product, Query(item.step, i), m, Rows(item.step), 0, weights, kNopeDim, kNopeDim, n, kAbsorbColumns,
+                kStep, awaited);
     StoreC(dst, stream_.Close<float>(product), m, RoundUp(m, kFractal), 0, kAbsorbColumns, dst_row);
     stream_.Free(product);
   }
 
   // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group` and the S5 beside it,
-  // of which `half` says how many are done. `chunk` counts chunks, but K in S3.
+  // of which `part` is 0 before S5, 1 in S5 and 2 behind it. `chunk` counts chunks, `k` is K of S3.
   struct Place {
-    uint32_t phase, group, chunk, half;
+    uint32_t phase, group, chunk, part, k, turn;
   };
 
   PrologArguments a_;
@@ -642,12 +726,13 @@ class PrologCube {
   PrologItems items_;
   PrologWorkspace workspace_;
   CubeStream stream_;
-  Place ahead_{0, 0, 0, 0};
+  Place ahead_{0, 0, 0, 0, 0, 0};
   uint32_t core_ = 0, steps_ = 0, unit_begin_ = 0, unit_end_ = 0, early_begin_ = 0, late_group_ = 0, late_chunk_ = 0,
            x_filled_ = 0, x_taken_ = 0;
   // Chunks of x of a step, and those that S1 has left; chunks of weights that are on their way without their x.
   uint32_t x_chunks_ = 0, x_left_ = 0, owed_ = 0;
   uint32_t heard_ = 0;       // items whose S4 the cube knows to be done
+  uint32_t turned_ = 0;      // items whose S5 is done
   uint32_t query_next_ = 0;  // the item whose S5 has no operand yet
   uint32_t thirds_ = 0, thirds_step_ = 0;
   bool thirds_due_ = false, third_due_ = false, latent_loaded_ = false;

@@ -19,7 +19,9 @@ constexpr uint32_t kPassUnits = 12;    // units whose accumulators of 128 tokens
 // Sums of S1 of a step, which AIVs of all cores read: a core may be three steps ahead of the slowest of them.
 constexpr uint32_t kStepSlots = 4;
 // Items of a core that are between the cube and the vector units.
-constexpr uint32_t kHeadSlots = 4;
+constexpr uint32_t kHeadSlots = 5;
+// Step s deals the indexer's heads as deal s % kDeals says. 64 heads do not go evenly to 20 cores, five times 64 do.
+constexpr uint32_t kDeals = 5;
 // More AI cores than any device of arch 2201 has. A multiple of 4, less 1, for the alignment of PrologTiling.
 constexpr uint32_t kMostCores = 31;
 
@@ -38,7 +40,7 @@ struct PrologTiling {
   // x_l1 x_slots chunks of x, which is 0 where they have the place of the latents; and stream_slots slots of
   // stream_bytes for what streams.
   uint32_t query_l1, x_l1, x_slots, left_bytes, stream_slots, stream_bytes;
-  uint32_t reserved;
+  uint32_t projectors;  // the first cores that have S1 to themselves, and no items; 0 where all cores share both
   // Results of the projections of x, of one step, kProjectParts times: fp32 [token_step, 1536], [token_step, 576],
   // [token_step, 128], [token_step, 64]. part_bytes leads to the next part, step_bytes to the next of kStepSlots slots.
   uint64_t latent_offset, key_value_offset, index_key_offset, weights_offset, part_bytes, step_bytes;
@@ -50,7 +52,7 @@ struct PrologTiling {
   uint64_t workspace_bytes;
   // Units of the projections, kProjectParts times, and the items of S3: nope and rope parts of the MLA heads, indexer
   // heads.
-  PrologShares units, nopes, ropes, indexer_heads;
+  PrologShares units, nopes, ropes, indexer_heads[kDeals];
 };
 
 }  // namespace ms_dsv32::ascendc

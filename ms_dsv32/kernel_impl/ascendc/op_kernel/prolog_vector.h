@@ -34,12 +34,16 @@ class PrologVector {
       return;
     }
     if constexpr (kIndexer) {
-      FetchBytes(a_.hadamard_q, kIdxHeadDim * kIdxHeadDim * 2);
-      FetchBytes(a_.hadamard_k, kIdxHeadDim * kIdxHeadDim * 2);
+      FetchBytes(a_.hadamard_q, kIdxHeadDim * kIdxHeadDim * 2, 2 * t_.cores);
+      FetchBytes(a_.hadamard_k, kIdxHeadDim * kIdxHeadDim * 2, 2 * t_.cores);
     }
     Fetch(0);
     NotifyCubesOfReads(kAllVectors, kFetched);
     Fetch(1);
+    if (core_ < t_.projectors) {
+      AccompanyProjections();
+      return;
+    }
     if constexpr (kMla) {
       AwaitCore(kProjected);
       ArriveAtAllVectors(kAllProjected);
@@ -48,7 +52,7 @@ class PrologVector {
     }
     for (uint32_t step = 0; step < steps_; ++step) {
       const bool last = step + 1 == steps_;
-      const uint32_t begin = step * items_.Count(), own_end = begin + items_.Count();
+      const uint32_t begin = items_.Begin(step), own_end = items_.Begin(step + 1);
       const uint32_t end = own_end + (last ? items_.Lag() : 0);
       uint32_t middle = begin;
       if constexpr (kMla) {
@@ -56,10 +60,12 @@ class PrologVector {
           KeyValue(step);
         }
       }
-      Fetch(step + 2);
+      if (t_.projectors == 0) {
+        Fetch(step + 2);
+      }
       if constexpr (kMla) {
         const uint32_t behind = step + 2 < steps_ ? kNopesInTurn : kNopesAtEnd;
-        middle += items_.NopesBegin();
+        middle += items_.NopesBegin(step);
         middle = own_end - middle > behind ? own_end - behind : middle;
         // Not behind the last item: the cube asks for the latents before it goes on with what S6 of an item waits for.
         middle = middle == own_end && middle > begin ? middle - 1 : middle;
@@ -98,8 +104,8 @@ class PrologVector {
   __aicore__ inline void SetStep(uint32_t step) {
     t0_ = step * t_.token_step;
     m_ = Smaller(t_.token_step, t_.t - t0_);
-    own_begin_ = ShareBegin(m_, vector_, 2 * t_.cores);
-    own_end_ = ShareBegin(m_, vector_ + 1, 2 * t_.cores);
+    own_begin_ = OwnBegin(t_, m_, vector_);
+    own_end_ = OwnBegin(t_, m_, vector_ + 1);
   }
 
   // Brings what all AICs read of a step from HBM into L2, each AIV a share: x, and latents that are an input. AICs read
@@ -116,19 +122,19 @@ class PrologVector {
     if (step > 0 && !by_slots) {
       BeginPhase();
     }
-    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2, by_slots);
+    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2, 2 * t_.cores, by_slots);
     if constexpr (!kMla) {
-      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, by_slots);
+      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, 2 * t_.cores, by_slots);
     }
   }
-  // This AIV's share of `bytes`, a multiple of lines of 512, to UB that is free, or to slots of sums. What it reads is
-  // not used.
-  __aicore__ inline void FetchBytes(GM_ADDR address, uint32_t bytes, bool by_slots = false) {
+  // This AIV's share, one of `vectors`, of `bytes`, a multiple of lines of 512, to UB that is free, or to slots of
+  // sums. What it reads is not used.
+  __aicore__ inline void FetchBytes(GM_ADDR address, uint32_t bytes, uint32_t vectors, bool by_slots = false) {
     constexpr uint32_t kLine = 512;
     const uint32_t most = by_slots ? kSlotBytes / kLine : 128;  // lines of a copy
     const GlobalTensor<int8_t> source = Global<int8_t>(address, bytes);
-    const uint32_t lines = bytes / kLine, end = ShareBegin(lines, vector_ + 1, 2 * t_.cores);
-    for (uint32_t line = ShareBegin(lines, vector_, 2 * t_.cores); line < end; line += most) {
+    const uint32_t lines = bytes / kLine, end = ShareBegin(lines, vector_ + 1, vectors);
+    for (uint32_t line = ShareBegin(lines, vector_, vectors); line < end; line += most) {
       const uint32_t count = Smaller(most, end - line) * kLine;
       const GlobalTensor<int8_t> from = source[static_cast<uint64_t>(line) * kLine];
       if (by_slots) {
@@ -143,6 +149,43 @@ class PrologVector {
       }
       CopyIn(arena_.Take<int8_t>(count), from, count);
     }
+  }
+
+  // The AIVs of a core that has S1 to itself: their part in what all AIVs wait for, and what the cubes read of the
+  // steps from the third one on.
+  __aicore__ inline void AccompanyProjections() {
+    FetchPart(2);
+    for (uint32_t step = 0; step < steps_; ++step) {
+      AwaitCore(kProjected);
+      ArriveAtAllVectors(kAllVectors);
+      LeaveAllVectors(kAllVectors);
+      CrossCoreSetFlag<2, PIPE_MTE2>(kQueryReady);
+      if (step > 0) {
+        if (step > 1) {
+          LeaveAllVectors(kAllKeys);
+        }
+        ArriveAtAllVectors(kAllKeys);
+      }
+      FetchPart(step + 3);
+    }
+    LeaveAllVectors(kAllKeys);
+  }
+  // Of a step, what the core's cube reads of x, and a share of the latents.
+  __aicore__ inline void FetchPart(uint32_t step) {
+    const uint32_t t0 = step * t_.token_step;
+    if (t0 >= t_.t) {
+      return;
+    }
+    constexpr uint32_t kRows = 48;  // of a part, which fit into UB
+    const uint32_t tokens = Smaller(t_.token_step, t_.t - t0), end = ShareBegin(tokens, sub_ + 1, 2);
+    const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
+    for (uint32_t r = ShareBegin(tokens, sub_, 2); r < end; r += kRows) {
+      const uint32_t rows = Smaller(kRows, end - r);
+      BeginPhase();
+      CopyRowsIn(arena_.Take<bfloat16_t>(rows * kPartRows), x[static_cast<uint64_t>(t0 + r) * kH + core_ * kPartRows],
+                 rows, kPartRows, kH, kPartRows);
+    }
+    FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, 2 * t_.projectors);
   }
 
   // Starts a phase with all of UB: nothing of the phase before is under way.
@@ -169,6 +212,14 @@ class PrologVector {
     }
   }
 
+  // All parts of sums [count] at `offset` of the first one, one behind the other, by one copy.
+  __aicore__ MS_DSV32_NOINLINE void CopyPartsIn(const LocalTensor<float>& dst, GM_ADDR sums, uint32_t offset,
+                                                uint32_t count) {
+    const uint32_t part = static_cast<uint32_t>(t_.part_bytes) / 4;
+    CopyRowsIn(dst, Global<float>(sums, (kProjectParts - 1) * part + offset + count)[offset], kProjectParts, count,
+               part, count);
+  }
+
   // S2 (1) query latent: RmsNorm, quantisation per token. The constants of the items stay in UB.
   __aicore__ MS_DSV32_NOINLINE void NormLatent(uint32_t step) {
     SetStep(step);
@@ -191,9 +242,7 @@ class PrologVector {
       const uint32_t rows = Smaller(kLatentRows, own_end_ - r);
       const uint32_t count = rows * kQLoraRank;
       WaitPipe<HardEvent::V_MTE2>(2);
-      for (uint32_t part = 0; part < kProjectParts; ++part) {
-        CopyIn(parts[part * count], workspace_.Latent(t_, step, part)[r * kQLoraRank], count);
-      }
+      CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.latent_offset, r * kQLoraRank, count);
       WaitPipe<HardEvent::MTE2_V>(2);
       if (r == own_begin_) {
         Cast(gamma, rounded, RoundMode::CAST_NONE, kQLoraRank);
@@ -255,17 +304,15 @@ class PrologVector {
     const GlobalTensor<int8_t> kv_cache = Global<int8_t>(a_.kv_cache, t_.cache_rows * kKvLoraRank);
     const GlobalTensor<bfloat16_t> kr_cache = Global<bfloat16_t>(a_.kr_cache, t_.cache_rows * kRopeDim);
     const GlobalTensor<float> k_scale_cache = Global<float>(a_.k_scale_cache, t_.cache_rows * kKScaleGroups);
-    CacheRows cache_rows;
+    CacheRows<kMaxTokenStep> cache_rows;
     cache_rows.Init(index, arena_);
-    LoadCacheRows(cache_rows, index);
+    LoadCacheRows(cache_rows, index, m_);
     LoadFloats(gamma, rounded, Global<bfloat16_t>(a_.gamma_ckv, kKvLoraRank), kKvLoraRank);
     for (uint32_t r = own_begin_; r < own_end_; r += kKeyRows) {
       const uint32_t rows = Smaller(kKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
       WaitPipe<HardEvent::V_MTE2>(2);
-      for (uint32_t part = 0; part < kProjectParts; ++part) {
-        CopyIn(parts[part * rows * kLatentDim], workspace_.KeyValue(t_, step, part)[r * kLatentDim], rows * kLatentDim);
-      }
+      CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.key_value_offset, r * kLatentDim, rows * kLatentDim);
       CopyIn(raw_cos, gm_cos[token * kRopeDim], rows * kRopeDim);
       CopyIn(raw_sin, gm_sin[token * kRopeDim], rows * kRopeDim);
       WaitPipe<HardEvent::MTE2_V>(2);
@@ -278,7 +325,7 @@ class PrologVector {
       Cast(rope, raw[kKvLoraRank], RoundMode::CAST_NONE, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
            UnaryRepeatParams(1, 1, kRopeDim / 8, kLatentDim / 16));
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
-      Cast(sin, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
+      SpreadSin(sin, raw_sin, rows);
       VectorBarrier();
       RmsNorm<kKvLoraRank>(x, work, gamma, t_.epsilon_ckv, scratch, rows);
       RoundBf16(rounded, x, rows * kKvLoraRank);
@@ -301,26 +348,29 @@ class PrologVector {
     }
   }
 
-  __aicore__ MS_DSV32_NOINLINE void LoadCacheRows(CacheRows& rows, const LocalTensor<int64_t>& index) {
+  template <typename Rows>
+  __aicore__ MS_DSV32_NOINLINE void LoadCacheRows(Rows& rows, const LocalTensor<int64_t>& index, uint32_t tokens) {
     WaitPipe<HardEvent::V_MTE2>(2);
-    CopyIn(index, Global<int64_t>(a_.cache_index, t_.t)[t0_], m_);
+    CopyIn(index, Global<int64_t>(a_.cache_index, t_.t)[t0_], tokens);
     WaitPipe<HardEvent::MTE2_S>(2);
     WaitPipe<HardEvent::MTE2_V>(2);
-    rows.Load(m_, t_.cache_rows);
+    rows.Load(tokens, t_.cache_rows);
   }
 
   // Without the MLA half all items are one phase, from the first step to the last, and UB keeps what they need. Then
-  // the cache rows of the first steps are there before S6 of the keys, which is near the end and does not wait for
-  // them.
+  // the cache rows of a step are there before its items, and S6 of its keys, which may be as late as in the step after
+  // the next, does not wait for them.
   static constexpr bool kOnePhase = !kMla;
-  static constexpr uint32_t kRowSlots = kOnePhase ? 2 : 1;
+  static constexpr uint32_t kRowSlots = kOnePhase ? 4 : 1;
+  // S6 of the keys then waits for that of the step before the one before only, and so must know the rows of the next
+  // one.
+  static constexpr uint32_t kRowSteps = kOnePhase ? 2 : 1;
+  using KeyRows = CacheRows<kRowSteps * kMaxTokenStep>;
+  __aicore__ inline uint32_t RowTokens(uint32_t t0) const { return Smaller(kRowSteps * t_.token_step, t_.t - t0); }
   // The rows of this AIV's own tokens of a step, which SetStep has chosen.
   __aicore__ inline void ResolveRows(uint32_t step) {
     if (own_begin_ < own_end_) {
-      CacheRows& rows = cache_rows_[step % kRowSlots];
-      WaitPipe<HardEvent::S_MTE2>(2);  // those of the step that had the place are read
-      LoadCacheRows(rows, index_[step % kRowSlots]);
-      rows.Resolve(own_begin_, own_end_);
+      cache_rows_[step % kRowSlots].Resolve(own_begin_, own_end_);
     }
   }
 
@@ -353,44 +403,57 @@ class PrologVector {
       if (first) {
         LoadConstants();
       }
-      if constexpr (kIndexer && kOnePhase) {
-        for (uint32_t early = 0; early < Smaller(kRowSlots, steps_); ++early) {
-          SetStep(early);
-          ResolveRows(early);
+      if constexpr (kOnePhase) {
+        if (own_begin_ < own_end_) {
+          LoadCacheRows(cache_rows_[0], index_[0], RowTokens(0));
         }
-        SetStep(step);
+        ResolveRows(0);
       }
       in_slots_.Begin();
       out_slots_.Begin();
     } else {
-      NextConstants();
+      NextConstants(step);
+    }
+    if (kOnePhase && step + 1 < steps_) {
+      SetFlag<HardEvent::V_MTE2>(kNextFlag);
     }
     for (uint32_t i = begin; i < end; ++i) {
+      if (kOnePhase && step + 1 < steps_ && i + 1 == end) {
+        LoadNextConstants(step + 1);
+      }
       if (i == tell_at_) {
         TellOfLatent();
         tell_at_ = kNever;
       }
-      if (kIndexer && i == step * items_.Count()) {
+      if (kIndexer && i == items_.Begin(step) && (t_.projectors == 0 || step == 0)) {
         // S1 is done, and nobody needs to know before it is the keys' turn.
         if constexpr (!kMla) {
           AwaitCore(kProjected);
         }
         ArriveAtAllVectors(kAllVectors);
       }
+      // Where S5 is in the middle of S3, S6 comes before S4, as its operand does.
+      if (t_.projectors > 0 && (i + 1 >= items_.Total() || items_.At(i).kind == PrologKind::kIndexerHead)) {
+        FinishAll(i);
+      }
       if (i < items_.Total()) {
         SetStep(step);
         AwaitCore(kAccumulated);
         Prepare(i);
         NotifyCube(kQueryReady);
+        if constexpr (kIndexer) {
+          const PrologItem item = items_.At(i);
+          if (item.kind == PrologKind::kIndexerKeys) {
+            FollowKeys(item.step);
+          }
+        }
       }
       if constexpr (kIndexer) {
         if (i + 1 == end && WeightsLate<kMla>(t_)) {
           LateHeadWeights(step);
         }
-        if (i >= items_.Lag() && i - items_.Lag() < items_.Total()) {
-          Finish(i - items_.Lag());
-        }
       }
+      FinishAll(i);
     }
     if (!kOnePhase || step + 1 == steps_) {
       in_slots_.End();
@@ -407,14 +470,15 @@ class PrologVector {
     rope_out_ = arena_.Take<bfloat16_t>(kOutSlots * kRopeCount);
     rope_ = arena_.Take<float>(kRopeCount);
     pairs_ = arena_.Take<float>(kRopeCount);
-    turned_ = arena_.Take<float>(kRopeCount);
-    rope_work_ = arena_.Take<float>(kRopeCount);
+    turned_ = arena_.Take<float>(2 * kRopeCount);
+    rope_work_ = turned_[kRopeCount];
     if constexpr (kIndexer) {
-      x_ = arena_.Take<float>(kHeadRows * kIdxHeadDim);
+      x_ = turned_;  // as S6 and LayerNorm are not at the same time as RoPE
       scale_ = arena_.Take<float>(kLanes);
+      next_scales_ = arena_.Take<float>(kLanes);
       half_scale_ = arena_.Take<half>(kLanes);
       for (uint32_t i = 0; i < kRowSlots; ++i) {
-        index_[i] = arena_.Take<int64_t>(kMaxTokenStep);
+        index_[i] = arena_.Take<int64_t>(kRowSteps * kMaxTokenStep);
         cache_rows_[i].Init(index_[i], arena_);
       }
       scratch_.Init(arena_);
@@ -444,6 +508,14 @@ class PrologVector {
     }
   }
 
+  // The S6 that are due with S4 of item i
+  __aicore__ inline void FinishAll(uint32_t i) {
+    if constexpr (kIndexer) {
+      for (; finished_ < items_.DoneEnd(i); ++finished_) {
+        Finish(finished_);
+      }
+    }
+  }
   // S6 of item i
   __aicore__ inline void Finish(uint32_t i) {
     const PrologItem item = items_.At(i);
@@ -480,7 +552,7 @@ class PrologVector {
     WaitPipe<HardEvent::MTE2_V>(2);
     if (rows > 0) {
       Cast(cos_, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
-      Cast(sin_, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
+      SpreadSin(sin_, raw_sin, rows);
       SpreadScalars(token_blocks_, scales, rows);
     }
     if constexpr (kIndexer) {
@@ -490,29 +562,40 @@ class PrologVector {
     VectorBarrier();
   }
 
-  // Those of the next step, through a slot of sums, as nothing needs to be done before.
-  __aicore__ inline void NextConstants() {
-    constexpr uint32_t kRaw = kMaxTokenStep / 2 * kRopeDim;
-    static_assert(2 * kRaw * 2 <= kSlotBytes, "cos and sin of an AIV's tokens fit into a slot of sums");
-    const uint32_t rows = HalfEnd() - HalfBegin();
-    if (rows == 0) {
-      return;
+  // Those of the next step, and its cache rows: loaded before the last item of a step, so that nothing waits for them.
+  static constexpr int32_t kNextFlag = 6;  // of V_MTE2, MTE2_V and MTE2_S
+  __aicore__ inline void LoadNextConstants(uint32_t step) {
+    const uint32_t t0 = step * t_.token_step, m = Smaller(t_.token_step, t_.t - t0);
+    const uint32_t begin = sub_ == 0 ? 0 : (m + 1) / 2, rows = (sub_ == 0 ? (m + 1) / 2 : m) - begin;
+    const uint64_t token = t0 + begin, tokens = t_.t;
+    WaitFlag<HardEvent::V_MTE2>(kNextFlag);
+    WaitPipe<HardEvent::S_MTE2>(2);  // the cache rows of the step that had the place are read
+    if (rows > 0) {
+      CopyIn(rope_.ReinterpretCast<bfloat16_t>(), Global<bfloat16_t>(a_.cos, tokens * kRopeDim)[token * kRopeDim],
+             rows * kRopeDim);
+      CopyIn(pairs_.ReinterpretCast<bfloat16_t>(), Global<bfloat16_t>(a_.sin, tokens * kRopeDim)[token * kRopeDim],
+             rows * kRopeDim);
+      CopyIn(next_scales_, Global<float>(a_.q_norm_scale, tokens)[token], rows);
     }
-    const uint64_t token = t0_ + HalfBegin(), tokens = t_.t;
-    const uint32_t slot = in_slots_.Acquire();
-    const LocalTensor<bfloat16_t> raw_cos = in_[slot * kSlotBytes / 4].ReinterpretCast<bfloat16_t>();
-    const LocalTensor<bfloat16_t> raw_sin = raw_cos[kRaw];
-    const LocalTensor<float> scales = channel_[slot * kNopeDim];
-    CopyIn(raw_cos, Global<bfloat16_t>(a_.cos, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
-    CopyIn(raw_sin, Global<bfloat16_t>(a_.sin, tokens * kRopeDim)[token * kRopeDim], rows * kRopeDim);
-    CopyIn(scales, Global<float>(a_.q_norm_scale, tokens)[token], rows);
-    in_slots_.Publish();
-    in_slots_.Take();
-    Cast(cos_, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
-    Cast(sin_, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
-    SpreadScalars(token_blocks_, scales, rows);
-    VectorBarrier();
-    in_slots_.Release();
+    CopyIn(index_[step % kRowSlots], Global<int64_t>(a_.cache_index, t_.t)[t0], RowTokens(t0));
+    SetFlag<HardEvent::MTE2_V>(kNextFlag);
+    SetFlag<HardEvent::MTE2_S>(kNextFlag);
+  }
+  __aicore__ inline void NextConstants(uint32_t step) {
+    static_assert(kMaxTokenStep / 2 * kRopeDim * 2 <= kHeadRows * kRopeDim * 4,
+                  "raw cos and sin have the places of RoPE");
+    const uint32_t rows = HalfEnd() - HalfBegin();
+    WaitFlag<HardEvent::MTE2_V>(kNextFlag);
+    WaitFlag<HardEvent::MTE2_S>(kNextFlag);
+    if (rows > 0) {
+      Cast(cos_, rope_.ReinterpretCast<bfloat16_t>(), RoundMode::CAST_NONE, rows * kRopeDim);
+      SpreadSin(sin_, pairs_.ReinterpretCast<bfloat16_t>(), rows);
+      SpreadScalars(token_blocks_, next_scales_, rows);
+    }
+    if (own_begin_ < own_end_) {
+      cache_rows_[step % kRowSlots].Load(RowTokens(t0_), t_.cache_rows);
+    }
+    ResolveRows(step);
   }
 
   // Sums [rows, kD] of an item and the scales of its channels, dequantised in their slot.
@@ -568,7 +651,11 @@ class PrologVector {
   __aicore__ MS_DSV32_NOINLINE void RoundAndTurn(const LocalTensor<bfloat16_t>& out, const LocalTensor<float>& x,
                                                  const LocalTensor<float>& cos, const LocalTensor<float>& sin,
                                                  uint32_t rows) {
-    RoundBf16(out, x, rows * kIdxHeadDim);
+    Cast(out, x, RoundMode::CAST_RINT, rows * kIdxHeadDim);
+    VectorBarrier();
+    Cast(x, out, RoundMode::CAST_NONE, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
+         UnaryRepeatParams(1, 1, kIdxHeadDim / 8, kIdxHeadDim / 16));
+    VectorBarrier();
     RopeHalfSplit(turned_, rope_work_, x, kIdxHeadDim / 8, cos, sin, rows);
     Cast(out, turned_, RoundMode::CAST_RINT, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
          UnaryRepeatParams(1, 1, kIdxHeadDim / 16, kRopeDim / 8));
@@ -592,13 +679,13 @@ class PrologVector {
 
   // S4 (2) indexer keys of this AIV's own tokens: LayerNorm, RoPE
   __aicore__ inline void PrepareKeys(uint32_t i) {
-    LeaveAllVectors(kAllVectors);
     const uint32_t step = items_.At(i).step;
+    SetStep(step);
     const uint64_t tokens = t_.t;
     const GlobalTensor<bfloat16_t> gm_cos = Global<bfloat16_t>(a_.cos, tokens * kRopeDim);
     const GlobalTensor<bfloat16_t> gm_sin = Global<bfloat16_t>(a_.sin, tokens * kRopeDim);
     // Rows of the query slot begin with the first token of the AIC.
-    const uint32_t core_begin = ShareBegin(m_, 2 * core_, 2 * t_.cores);
+    const uint32_t core_begin = OwnBegin(t_, m_, 2 * core_);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
@@ -609,18 +696,20 @@ class PrologVector {
       const LocalTensor<int32_t> rest = slot[kProjectParts * kIndexKeyRows * kIdxHeadDim];
       const LocalTensor<bfloat16_t> raw_cos = rest.ReinterpretCast<bfloat16_t>();
       const LocalTensor<bfloat16_t> raw_sin = rest[kHalfWords].ReinterpretCast<bfloat16_t>();
-      for (uint32_t part = 0; part < kProjectParts; ++part) {
-        CopyIn(x[part * keys], workspace_.IndexKey(t_, step, part)[r * kIdxHeadDim], keys);
-      }
       CopyIn(raw_cos, gm_cos[token * kRopeDim], rows * kRopeDim);
       CopyIn(raw_sin, gm_sin[token * kRopeDim], rows * kRopeDim);
+      if (r == own_begin_) {
+        LeaveAllVectors(kAllVectors);
+      }
+      CopyPartsIn(x, workspace_.Parts(t_, step) + t_.index_key_offset, r * kIdxHeadDim, keys);
       in_slots_.Publish();
       in_slots_.Take();
       SumParts(x, keys);
-      const LocalTensor<float> cos = pairs_;
-      const LocalTensor<float> sin = pairs_[kIndexKeyRows * kRopeDim];
+      // Behind what RoPE and LayerNorm need there.
+      const LocalTensor<float> cos = turned_[keys];
+      const LocalTensor<float> sin = rope_work_[keys];
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
-      Cast(sin, raw_sin, RoundMode::CAST_NONE, rows * kRopeDim);
+      SpreadSin(sin, raw_sin, rows);
       LayerNorm<kIdxHeadDim>(x, x_, gamma_, beta_, t_.epsilon_k, scratch_, rows);
       const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kNopeDim];
       RoundAndTurn(out, x, cos, sin, rows);
@@ -630,8 +719,18 @@ class PrologVector {
       CopyOut(workspace_.Query(t_, i)[(r - core_begin) * kIdxHeadDim], out, rows * kIdxHeadDim);
       out_slots_.Release();
     }
+    if (own_begin_ == own_end_) {
+      LeaveAllVectors(kAllVectors);
+    }
+  }
+  // What comes with the keys of a step, once the cube has been told of these.
+  __aicore__ inline void FollowKeys(uint32_t step) {
     if (!WeightsLate<kMla>(t_)) {
       HeadWeights(step);
+    }
+    if (t_.projectors > 0 && step + 1 < steps_) {
+      AwaitCore(kProjected);
+      ArriveAtAllVectors(kAllVectors);
     }
   }
 
@@ -642,9 +741,7 @@ class PrologVector {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r), count = rows * kIdxNHeads;
       const LocalTensor<int32_t> slot = in_[in_slots_.Acquire() * kSlotBytes / 4];
       const LocalTensor<float> sums = slot.ReinterpretCast<float>();
-      for (uint32_t part = 0; part < kProjectParts; ++part) {
-        CopyIn(sums[part * count], workspace_.Weights(t_, step, part)[r * kIdxNHeads], count);
-      }
+      CopyPartsIn(sums, workspace_.Parts(t_, step) + t_.weights_offset, r * kIdxNHeads, count);
       in_slots_.Publish();
       in_slots_.Take();
       SumParts(sums, count);
@@ -684,11 +781,9 @@ class PrologVector {
     VectorBarrier();
     const uint32_t out_slot = out_slots_.Acquire();
     // The raw values are used up: the slot is the scratch of the quantisation.
-    QuantRows<kIdxHeadDim>(QuantisedRows(out_slot), scale_, x_, slot.ReinterpretCast<float>(), scratch_, rows);
+    QuantRows<kIdxHeadDim, true>(QuantisedRows(out_slot), scale_, x_, slot.ReinterpretCast<float>(), scratch_, rows,
+                                 {half_scale_, ScaleBlocks(out_slot)});
     in_slots_.Release();
-    Cast(half_scale_, scale_, RoundMode::CAST_RINT, rows);
-    VectorBarrier();
-    SpreadScalars(ScaleBlocks(out_slot), half_scale_, rows);
     return out_slot;
   }
   __aicore__ inline LocalTensor<int8_t> QuantisedRows(uint32_t slot) {
@@ -717,34 +812,46 @@ class PrologVector {
     }
   }
 
-  // S6 (2) quantisation of the keys, cache rows. Those of the step before must be written before those of this one.
+  // S6 (2) quantisation of the keys, cache rows. Those of the step before, or where kRowSteps is 2 of the one before
+  // it, must be written before those of this one.
   __aicore__ inline void QuantKeys(uint32_t i) {
     const uint32_t step = items_.At(i).step;
-    CacheRows& cache_rows = cache_rows_[step % kRowSlots];
-    if (!kOnePhase || step >= kRowSlots) {
+    KeyRows& cache_rows = cache_rows_[step % kRowSlots];
+    if constexpr (!kOnePhase) {
+      if (own_begin_ < own_end_) {
+        WaitPipe<HardEvent::S_MTE2>(2);  // those of the step before are read
+        LoadCacheRows(cache_rows_[0], index_[0], RowTokens(t0_));
+      }
       ResolveRows(step);
     }
     AwaitCore(kTurned);
-    if (step > 0) {
+    if (!kOnePhase && step > 0) {
       LeaveAllVectors(kAllKeys);
     }
     const GlobalTensor<int8_t> k_cache = Global<int8_t>(a_.k_cache, t_.cache_rows * kIdxHeadDim);
     const GlobalTensor<half> k_cache_scale = Global<half>(a_.k_cache_scale, t_.cache_rows);
-    const uint32_t core_begin = ShareBegin(m_, 2 * core_, 2 * t_.cores);
+    const uint32_t core_begin = OwnBegin(t_, m_, 2 * core_);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
       const uint32_t slot = Quantised(workspace_.Turned(t_, i)[(r - core_begin) * kIdxHeadDim], rows);
       out_slots_.Publish();
       out_slots_.Take();
-      for (uint32_t j = 0; j < rows; ++j) {
+      for (uint32_t j = 0, count = 1; j < rows; j += count, count = 1) {
         const int64_t row = cache_rows.Resolved(r + j);
         if (row < 0) {
           continue;
         }
-        CopyOut(k_cache[row * kIdxHeadDim], QuantisedRows(slot)[j * kIdxHeadDim], kIdxHeadDim);
-        CopyOut(k_cache_scale[row], ScaleBlocks(slot)[j * kHalfBlock], 1);
+        // Tokens of one sequence mostly have rows that follow each other.
+        while (j + count < rows && cache_rows.Resolved(r + j + count) == row + count) {
+          ++count;
+        }
+        CopyOut(k_cache[row * kIdxHeadDim], QuantisedRows(slot)[j * kIdxHeadDim], count * kIdxHeadDim);
+        CopyRowsOut(k_cache_scale[row], ScaleBlocks(slot)[j * kHalfBlock], count, 1, 1, kHalfBlock);
       }
       out_slots_.Release();
+    }
+    if (kOnePhase && step > 0) {
+      LeaveAllVectors(kAllKeys);
     }
     if (step + 1 < steps_) {
       ArriveAtAllVectors(kAllKeys);
@@ -758,6 +865,7 @@ class PrologVector {
   UbArena arena_;
   uint32_t vector_ = 0, sub_ = 0, core_ = 0, steps_ = 0, t0_ = 0, m_ = 0, own_begin_ = 0, own_end_ = 0;
   static constexpr uint32_t kNever = 0xffffffff;
+  uint32_t finished_ = 0;      // items whose S6 is done
   uint32_t tell_at_ = kNever;  // the item before which the cube hears of the latents of the next step
 
   // Flag 2 is that of WaitPipe.
@@ -766,10 +874,10 @@ class PrologVector {
   LocalTensor<float> cos_, sin_, token_blocks_, channel_, rope_, pairs_, turned_, rope_work_;
   LocalTensor<int32_t> in_;
   LocalTensor<bfloat16_t> out_, rope_out_;
-  LocalTensor<float> x_, scale_, gamma_, beta_;
+  LocalTensor<float> x_, scale_, next_scales_, gamma_, beta_;
   LocalTensor<half> half_scale_;
   LocalTensor<int64_t> index_[kRowSlots];
-  CacheRows cache_rows_[kRowSlots];
+  KeyRows cache_rows_[kRowSlots];
   RowScratch scratch_;
 };
 

@@ -6,27 +6,38 @@
 
 namespace ms_dsv32::ascendc {
 
+// The scales in half: of each row, and as SpreadScalars gives them.
+struct HalfScales {
+  LocalTensor<half> scale, blocks;
+};
+
 // amax = max(max|x|, 1e-30), q = int8(rint(x * (127 / amax))), scale = 1 / (127 / amax), of each row. Destroys x and
-// `work`, which has the size of x. `scale` has rows floats, in eights.
-template <uint32_t kD>
+// `work`, which has the size of x. `scale` has rows floats, in eights. With kHalf the scales are wanted in half, too:
+// that goes beside the other steps, as each of them waits for the one before.
+template <uint32_t kD, bool kHalf = false>
 __aicore__ inline void QuantRows(const LocalTensor<int8_t>& q, const LocalTensor<float>& scale,
                                  const LocalTensor<float>& x, const LocalTensor<float>& work, const RowScratch& scratch,
-                                 uint32_t rows) {
+                                 uint32_t rows, const HalfScales& halves_of = {}) {
   const uint32_t count = rows * kD;
   const auto row_count = static_cast<int32_t>(rows);
   Abs(work, x, static_cast<int32_t>(count));
+  Duplicate(scratch.constant, 127.0f, row_count);
+  Duplicate(scratch.ones, 1.0f, row_count);
   VectorBarrier();
   RowMax<kD>(scratch.scalars, work, scratch.partial, rows);
   Maxs(scratch.scalars, scratch.scalars, 1e-30f, row_count);
-  Duplicate(scratch.constant, 127.0f, row_count);
   VectorBarrier();
   Div(scratch.scalars, scratch.constant, scratch.scalars, row_count);
   VectorBarrier();
-  Duplicate(scratch.constant, 1.0f, row_count);
-  VectorBarrier();
-  Div(scale, scratch.constant, scratch.scalars, row_count);
+  Div(scale, scratch.ones, scratch.scalars, row_count);
   SpreadScalars(scratch.blocks, scratch.scalars, rows);
+  if constexpr (kHalf) {
+    Cast(halves_of.scale, scale, RoundMode::CAST_RINT, rows);
+  }
   WithRowScalar<MulOp, kD>(x, scratch.blocks, rows);
+  if constexpr (kHalf) {
+    Brcb(halves_of.blocks, halves_of.scale, static_cast<uint8_t>(DivUp(rows, 8)), BrcbRepeatParams(1, 8));
+  }
   // int8 is reached through int32 and half only. Integers of at most 127 are exact in half, so nothing is rounded
   // twice, and a NaN becomes 0 in int32.
   const LocalTensor<int32_t> integers = x.template ReinterpretCast<int32_t>();

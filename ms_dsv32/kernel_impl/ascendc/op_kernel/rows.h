@@ -77,7 +77,7 @@ __aicore__ inline void WithColumns(const LocalTensor<float>& x, const LocalTenso
 }
 
 // Sums and maxima of rows. kD is 128 or a multiple of 512. Destroys x; `partial` has rows * kD / 64 floats where kD >
-// 128. rows * kD / 64 <= 255.
+// 128, and for the maxima rows * 8 where kD is 128. rows * kD / 64 <= 255.
 template <uint32_t kD>
 __aicore__ inline void RowSum(const LocalTensor<float>& sum, const LocalTensor<float>& x,
                               const LocalTensor<float>& partial, uint32_t rows) {
@@ -101,8 +101,17 @@ __aicore__ inline void RowMax(const LocalTensor<float>& largest, const LocalTens
     Max(x, x, x[kLanes], static_cast<uint64_t>(kLanes), static_cast<uint8_t>(rows),
         BinaryRepeatParams(1, 1, 1, 16, 16, 16));
     VectorBarrier();
-    WholeReduceMax(largest, x, static_cast<int32_t>(kLanes), static_cast<int32_t>(rows), 1, 1, 16,
-                   ReduceOrder::ORDER_ONLY_VALUE);
+    // Twice by blocks of 8, as a reduction of a whole repeat takes seven times as long as one of its blocks.
+    BlockReduceMax(partial, x, static_cast<int32_t>(rows), static_cast<int32_t>(kLanes), 1, 1, 16);
+    VectorBarrier();
+    constexpr uint32_t kRows = kLanes / 8;  // whose blocks are one repeat
+    if (rows >= kRows) {
+      BlockReduceMax(largest, partial, static_cast<int32_t>(rows / kRows), static_cast<int32_t>(kLanes), 1, 1, 8);
+    }
+    if (rows % kRows > 0) {
+      const uint32_t done = rows / kRows * kRows;
+      BlockReduceMax(largest[done], partial[done * 8], 1, static_cast<int32_t>(rows % kRows * 8), 1, 1, 8);
+    }
   } else {
     static_assert(kD % 512 == 0, "the partial results of a row must be whole blocks");
     WholeReduceMax(partial, x, static_cast<int32_t>(kLanes), static_cast<int32_t>(rows * kD / kLanes), 1, 1, 8,
@@ -127,11 +136,13 @@ struct RowScratch {
   static constexpr uint32_t kMaxRows = 64;
   LocalTensor<float> scalars;   // kMaxRows
   LocalTensor<float> constant;  // kMaxRows
+  LocalTensor<float> ones;      // kMaxRows
   LocalTensor<float> blocks;    // kMaxRows * 8
   LocalTensor<float> partial;   // 512
   __aicore__ inline void Init(UbArena& arena) {
     scalars = arena.Take<float>(kMaxRows);
     constant = arena.Take<float>(kMaxRows);
+    ones = arena.Take<float>(kMaxRows);
     blocks = arena.Take<float>(kMaxRows * 8);
     partial = arena.Take<float>(512);
   }

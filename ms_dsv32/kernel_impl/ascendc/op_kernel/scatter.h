@@ -7,12 +7,12 @@
 
 namespace ms_dsv32::ascendc {
 
-// cache_index of the tokens of one step, 128 at most, in UB and ready for the vector unit and for scalar reads. Steps
-// follow each other across all cores, so two tokens of one row can only meet within a step: there the later one writes.
+// cache_index of kTokens tokens at most, of one step or of two, in UB and ready for the vector unit and for scalar
+// reads. Steps follow each other across all cores, or the next but one does, so two tokens of one row can only meet
+// among these: there the later one writes.
+template <uint32_t kTokens>
 class CacheRows {
  public:
-  static constexpr uint32_t kTokens = 128;
-
   // Scratch, kept for Of: two times kTokens floats and a block.
   __aicore__ inline void Init(const LocalTensor<int64_t>& index, UbArena& arena) {
     index_ = index;
@@ -75,12 +75,19 @@ class CacheRows {
     Mins(work_, work_, 1.0f, count);
     VectorBarrier();
     WaitPipe<HardEvent::S_V>(2);  // the token before has read its count
-    WholeReduceSum(others_, work_, static_cast<int32_t>(kLanes), static_cast<int32_t>(kTokens / kLanes), 1, 1, 8);
+    WholeReduceSum(others_, work_, static_cast<int32_t>(kLanes), static_cast<int32_t>(kRepeats), 1, 1, 8);
     WaitPipe<HardEvent::V_S>(2);
-    return others_.GetValue(0) + others_.GetValue(1) == static_cast<float>(kTokens - 1);
+    float others = 0;
+    for (uint32_t i = 0; i < kRepeats; ++i) {
+      others += others_.GetValue(i);
+    }
+    return others == static_cast<float>(kTokens - 1);
   }
 
   LocalTensor<int64_t> index_;
+  static constexpr uint32_t kRepeats = kTokens / kLanes;
+  static_assert(kRepeats <= 8, "others_ is one block");
+
   LocalTensor<float> values_, work_, others_;
   uint32_t tokens_ = 0;
   int64_t cache_rows_ = 0;
