@@ -12,7 +12,7 @@ namespace {
 // Tokens that are worked on at a time. It bounds the scratch: with 128 heads a token has 32 KiB of values and 16 KiB of
 // quantised ones, 24 MiB together.
 constexpr int64_t kEpilogTokens = 512;
-constexpr int64_t kEpilogRows = 96;  // tokens of a task: its sums stay in L2
+constexpr int64_t kEpilogRows = 128;  // tokens of a task: its sums, 256 KiB of a group of panels, stay in L2
 constexpr int64_t kEpilogRowsNd =
     384;  // more where a task packs its weights first, which costs as much as some 10 rows
 
@@ -71,9 +71,10 @@ class EpilogOutput {
   EpilogOutput(const MlaEpilogQuantParams& p, const int8_t* v8, const float* scales, int threads)
       : p_(p), v8_(v8), scales_(scales), threads_(threads), k_(p.n_q * op_info::kVHeadDim) {
     blocks_ = CeilDiv(p.t, p.packed ? kEpilogRows : kEpilogRowsNd);
-    // Larger groups convert a row for more columns, smaller ones keep all threads busy to the end. The stream of one
-    // tile of rows has nothing to gain from a group.
-    group_ = p.packed && p.t <= kMaxTileRows ? 1 : kMaxGroup;
+    // Larger groups convert a row for more columns, smaller ones keep all threads busy to the end. The strips of one
+    // panel are the fewest streams for hardware prefetchers to follow, which counts while w_o comes from memory about
+    // as fast as it is multiplied.
+    group_ = p.packed && p.t <= kStreamTokens ? 1 : kMaxGroup;
     while (group_ > 1 && kPanels / group_ * blocks_ < 8 * threads) group_ /= 2;
     tasks = kPanels / group_ * blocks_;
   }
@@ -119,6 +120,7 @@ class EpilogOutput {
  private:
   static constexpr int kPanels = static_cast<int>(op_info::kH / kPanel);
   static constexpr int kMaxGroup = 8;
+  static constexpr int64_t kStreamTokens = 32;
   static constexpr int64_t kDepthNd = 1024;  // of w_o packed at a time: 512 KiB, which stay in L2
   static_assert(kPanels % kMaxGroup == 0, "groups cover h");
 
