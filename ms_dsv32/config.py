@@ -55,8 +55,8 @@ SELECTED_COUNT: Final = _maximum("selected_count")
 """Keys that a token attends to (topk), 2048."""
 BLOCK_SIZE: Final = _value("block_size")
 """Tokens of one cache block, 128."""
-V_HEAD_DIM: Final = 128
-"""Value dimensions of a head, after the value up-projection that follows the attention operator."""
+V_HEAD_DIM: Final = _value("v_head_dim")
+"""Value dimensions of a head, after the epilog's value up-projection."""
 SOFTMAX_SCALE: Final = Q_HEAD_DIM**-0.5 * (0.1 * math.log(40.0) + 1.0) ** 2
 """The model's factor on the scores: q_head_dim**-0.5 times the square of YaRN's mscale for rope_factor 40
 (DeepSeek-V3.2-Exp, inference/model.py). Without YaRN it is q_head_dim**-0.5."""
