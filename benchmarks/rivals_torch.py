@@ -302,8 +302,9 @@ class Epilog:
 
     def __init__(self, tournament: Tournament, t: int, weights: Mapping[str, Tensor]) -> None:
         self.scale = weights["w_o_scale"].view(-1)
-        self.uv = tournament.pick(
-            "w_uv", _head_ways(weights["w_uv"], t), lambda r: torch.randn(r, 128, 512).bfloat16(), t
+        # torch.compile makes a sum of products that are rounded to bf16 of it at one token: beyond the tolerances.
+        self.uv = opaque(
+            tournament.pick("w_uv", _head_ways(weights["w_uv"], t), lambda r: torch.randn(r, 128, 512).bfloat16(), t)
         )
         self.o = tournament.pick("w_o", _int8_ways(weights["w_o"], t), lambda r: _int8_rows(r, 16384), t)
 
