@@ -20,6 +20,7 @@
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 
+#include "ms_dsv32/kernel_impl/cpu/gemm_amx.h"
 #include "ms_dsv32/kernel_impl/cpu/simd.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
@@ -611,6 +612,11 @@ inline void GemmBf16(const uint16_t* x, int64_t ldx, int64_t rows, const uint16_
 // As GemmBf16 with strips [k/4][16][4]; k is a multiple of 4, below 65536.
 inline void GemmInt8(const int8_t* x, int64_t ldx, int64_t rows, const int8_t* w, int64_t strip_stride, int panels,
                      int64_t k, int32_t* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
+#if MS_DSV32_HAS_AMX
+  if (k % kTileBytes == 0 && rows >= kMinRowsAmx && HasAmxInt8()) {
+    return GemmInt8Amx(x, ldx, rows, w, strip_stride, panels * kPanel / kStrip, k, c, ldc, accumulate, next);
+  }
+#endif
   Gemm<Int8Dot>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);
 }
 
