@@ -340,6 +340,7 @@ int Run() {
   CheckProducts(64, 17);
   CheckProducts(2052, 1);      // deeper than is converted at a time
   CheckProducts(264, 1, 259);  // more rows than are, cut in k as well
+  CheckProducts(2176, 1, 49);  // AMX: each half is 1024 and 64 deep, and tiles have several heights
   CheckCacheRows();
   CheckThreads();
   CheckQuotas();
