@@ -56,6 +56,7 @@ KERNELS = [
     "mla_indexer_prolog_quant",
     "sparse_flash_attention_quant",
     "lightning_indexer_quant",
+    "mla_epilog_quant",
 ]
 
 

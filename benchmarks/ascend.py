@@ -111,7 +111,7 @@ def operator(row: Modelled) -> Callable[[], Any]:
     from modelled_time import case_of
 
     case = case_of(row.op, row.t)
-    known = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS)
+    known = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS, *weights.EPILOG_WEIGHTS)
     inputs = []
     for name, array in case.inputs.items():
         if weight_name(name) in known:

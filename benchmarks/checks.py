@@ -13,7 +13,7 @@ from cases import Case
 from benchmarks.shapes import ATTENTION, INDEXER, STEP, Array, Shape
 from ms_dsv32 import golden, op_info
 
-PER_TOKEN = {"token_x", "x", "q_norm", "q_norm_scale", "cos", "sin", "cos_idx_rope", "sin_idx_rope"}
+PER_TOKEN = {"token_x", "x", "q_norm", "q_norm_scale", "cos", "sin", "cos_idx_rope", "sin_idx_rope", "attention_out"}
 CACHE_INDEX = {"cache_index", "k_cache_index"}
 
 
@@ -41,7 +41,7 @@ def check(shape: Shape, case: Case, got: Mapping[str, Array], tokens: Sequence[i
     """
     tokens = list(tokens)
     if shape.op not in (INDEXER, ATTENTION):
-        _check_prolog(case, got, tokens)
+        _check_projection(case, got, tokens)
     if shape.op == INDEXER:
         _check_indexer(case, case.inputs, got["topk_indices"], tokens)
     elif shape.op == ATTENTION:
@@ -57,7 +57,7 @@ def check(shape: Shape, case: Case, got: Mapping[str, Array], tokens: Sequence[i
         _check_attention(case, attention, got["topk_indices"], got["attention_out"], tokens)
 
 
-def _check_prolog(case: Case, got: Mapping[str, Array], tokens: list[int]) -> None:
+def _check_projection(case: Case, got: Mapping[str, Array], tokens: list[int]) -> None:
     in_place = cases.IN_PLACE[case.operator]
     inputs = {}
     for name, value in case.inputs.items():

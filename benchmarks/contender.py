@@ -37,8 +37,8 @@ STEP_OUTPUTS = (*OUTPUTS["mla_indexer_prolog_quant"], "topk_indices", "attention
 
 @functools.cache
 def weights() -> dict[str, Array]:
-    """The weights of both prologs, row-major; read-only."""
-    return {**cases.mla_weights(), **cases.indexer_weights()}
+    """The weights of the prologs and of the epilog, row-major; read-only."""
+    return {**cases.mla_weights(), **cases.indexer_weights(), **cases.epilog_weights()}
 
 
 def activations(case: Case) -> dict[str, Array]:

@@ -13,10 +13,20 @@ from mindspore import nn
 
 from benchmarks.contender import STEP_OUTPUTS, Contender, activations, attention_attributes
 from benchmarks.contender import weights as row_major
-from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, SELECTED_COUNT, STEP, Array, Shape
+from benchmarks.shapes import (
+    ATTENTION,
+    EPILOG,
+    FUSED,
+    INDEXER,
+    INDEXER_PROLOG,
+    MLA,
+    PROJECTIONS,
+    SELECTED_COUNT,
+    STEP,
+    Array,
+    Shape,
+)
 from ms_dsv32 import cells, golden, kernel_impl, op_info, ops, weights
-
-PROLOGS = (MLA, INDEXER_PROLOG, FUSED)
 
 
 def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterator[Contender]:
@@ -37,7 +47,7 @@ def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterato
 
 @functools.cache
 def _packed_weight(name: str) -> Array:
-    packable = {n for op in (MLA, INDEXER_PROLOG) for n in op_info.load(op).packable}
+    packable = {n for op in (MLA, INDEXER_PROLOG, EPILOG) for n in op_info.load(op).packable}
     return kernel_impl.pack(row_major()[name]) if name in packable else row_major()[name].copy()
 
 
@@ -48,7 +58,7 @@ def _packed(case: Case) -> dict[str, Array]:
 
 
 def _format(case: Case) -> dict[str, Any]:
-    return {**case.attributes, **({"weight_format": "PACKED"} if case.operator in PROLOGS else {})}
+    return {**case.attributes, **({"weight_format": "PACKED"} if case.operator in PROJECTIONS else {})}
 
 
 def bare(op: str, inputs: Mapping[str, Array], attributes: Mapping[str, Any]) -> Callable[[], tuple[Array, ...]]:
@@ -161,9 +171,10 @@ class _Step(nn.Cell):
 @functools.cache
 def _weighted(kind: type[nn.Cell]) -> nn.Cell:
     # The rivals' epsilon, which is the operators' default; the cells' is the model's.
-    cell = kind() if kind is cells.LightningIndexerProlog else kind(epsilon_cq=1e-5, epsilon_ckv=1e-5)
-    mla, indexer = kind is not cells.LightningIndexerProlog, kind is not cells.MLAProlog
-    cell.set_weights({**(cases.mla_weights() if mla else {}), **(cases.indexer_weights() if indexer else {})})
+    with_mla = kind in (cells.MLAProlog, cells.MLAIndexerProlog)
+    cell = kind(epsilon_cq=1e-5, epsilon_ckv=1e-5) if with_mla else kind()
+    names = [parameter.name.rpartition(".")[2] for parameter in cell.get_parameters()]
+    cell.set_weights({name: row_major()[name] for name in names})
     return cell
 
 
@@ -177,5 +188,10 @@ def _cell(shape: Shape, case: Case) -> tuple[nn.Cell, list[str]]:
     names = list(activations(case))
     if shape.op == STEP:
         return _Step(_weighted(cells.MLAIndexerProlog), columns), [*names, "block_table", "kv_act_seqs"]
-    kinds = {MLA: cells.MLAProlog, INDEXER_PROLOG: cells.LightningIndexerProlog, FUSED: cells.MLAIndexerProlog}
+    kinds = {
+        MLA: cells.MLAProlog,
+        INDEXER_PROLOG: cells.LightningIndexerProlog,
+        FUSED: cells.MLAIndexerProlog,
+        EPILOG: cells.MLAEpilog,
+    }
     return _weighted(kinds[shape.op]), names

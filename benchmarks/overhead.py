@@ -22,7 +22,7 @@ from rich.table import Table
 
 from benchmarks import ours
 from benchmarks.limits import machine
-from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, Shape, make_case
+from benchmarks.shapes import ATTENTION, EPILOG, FUSED, INDEXER, INDEXER_PROLOG, MLA, Shape, make_case
 from ms_dsv32 import kernel_impl, op_info, ops, weights
 
 NODES = (1, 2, 4, 8, 16)
@@ -38,7 +38,7 @@ def overhead(console: Console, repeats: int = 200) -> dict[str, Any]:
     table = Table(title="One token, hot, microseconds: median (minimum)")
     for column in ("operator", "bare kernel", "PyNative over it", "empty", "graph over it", "empty"):
         table.add_column(column, justify="left" if column == "operator" else "right")
-    for shape in (CHAIN, *(Shape(op, 1, 1, 4096) for op in (INDEXER, ATTENTION, INDEXER_PROLOG, MLA, FUSED))):
+    for shape in (CHAIN, *(Shape(op, 1, 1, 4096) for op in (INDEXER, ATTENTION, INDEXER_PROLOG, MLA, FUSED, EPILOG))):
         times = _interleaved(_calls(shape), repeats)
         found["operators"][f"{shape.op} kv={shape.kv}"] = times
         table.add_row(f"{shape.op} kv={shape.kv}", _text(times["kernel"]), *(_text(c) for c in _over(times)))

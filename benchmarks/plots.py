@@ -22,7 +22,7 @@ COLOURS = {
     "mindspore": "#edae49",
     "golden": "#999999",
 }
-MARKERS = "osD^vP"
+MARKERS = "osD^vPX"
 DPI = 90
 
 

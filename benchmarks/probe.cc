@@ -15,7 +15,10 @@
 #include <vector>
 
 #if defined(__x86_64__)
+#include <cpuid.h>
 #include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #elif defined(__aarch64__)
 #include <arm_neon.h>
 #endif
@@ -183,6 +186,21 @@ struct Int8 {
 };
 #endif
 
+// With AVX512_BF16 the kernels multiply int8 on AMX's tiles where the CPU has them.
+#if defined(__AVX512BF16__) && \
+    ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
+#define PROBE_AMX 1
+struct AmxInt8 {
+  static constexpr int kMacs = 8192;  // a round is six products of two tiles, 16 x 64 x 16 each
+};
+
+bool HasAmxInt8() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx >> 24 & 3) != 3) return false;
+  return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
+}
+#endif
+
 template <typename Product>
 __attribute__((noinline)) void Burst(int64_t rounds) {
   // Zeros: the speed of these instructions does not depend on the values, and nothing overflows.
@@ -199,11 +217,39 @@ __attribute__((noinline)) void Burst(int64_t rounds) {
   }
 }
 
+#if PROBE_AMX
+template <>
+__attribute__((target("amx-tile,amx-int8"), noinline)) void Burst<AmxInt8>(int64_t rounds) {
+  struct alignas(64) {
+    uint8_t palette, start_row, reserved[14];
+    uint16_t row_bytes[16];
+    uint8_t rows[16];
+  } config = {};
+  config.palette = 1;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.row_bytes[tile] = 64;
+    config.rows[tile] = 16;
+  }
+  // It makes all tiles zero. Not _tile_loadconfig: GCC believes that it reads eight bytes, and may leave out the
+  // others.
+  asm volatile("ldtilecfg %0" : : "m"(config));
+  for (int64_t r = 0; r < rounds; ++r) {
+    _tile_dpbssd(0, 6, 7);
+    _tile_dpbssd(1, 6, 7);
+    _tile_dpbssd(2, 6, 7);
+    _tile_dpbssd(3, 6, 7);
+    _tile_dpbssd(4, 6, 7);
+    _tile_dpbssd(5, 6, 7);
+  }
+  _tile_release();
+}
+#endif
+
 // 10^9 multiply-accumulates a second of all threads together: the best of `repeats` bursts. The shortest last about a
 // millisecond, so that some fall between the interruptions of a shared machine; `seconds` asks for longer ones.
 template <typename Product>
 double Throughput(int threads, int repeats, double seconds) {
-  constexpr int64_t kRounds = 300000;
+  constexpr int64_t kRounds = Product::kMacs > 64 ? 30000 : 300000;
   const auto rate = [threads](int64_t rounds) {
     const double time = TimeThreads(threads, [rounds](int) { Burst<Product>(rounds); });
     return 1e-9 * rounds * kAccumulators * Product::kMacs * threads / time;
@@ -224,7 +270,11 @@ extern "C" {
 
 // GMAC/s of products of type 0: bf16, 1: int8.
 double ProbeThroughput(int type, int threads, int repeats, double seconds) {
-  return type == 0 ? Throughput<Bf16>(threads, repeats, seconds) : Throughput<Int8>(threads, repeats, seconds);
+  if (type == 0) return Throughput<Bf16>(threads, repeats, seconds);
+#if PROBE_AMX
+  if (HasAmxInt8()) return Throughput<AmxInt8>(threads, repeats, seconds);
+#endif
+  return Throughput<Int8>(threads, repeats, seconds);
 }
 
 // A buffer of `bytes`, a multiple of 2 MiB, whose pages exist; on huge pages if `huge` (as far as the kernel has them),

@@ -18,7 +18,19 @@ from mindspore import Parameter, Tensor, nn, ops
 
 from benchmarks.contender import STEP_OUTPUTS, Contender, activations
 from benchmarks.contender import weights as row_major
-from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, SELECTED_COUNT, STEP, Array, Shape
+from benchmarks.shapes import (
+    ATTENTION,
+    EPILOG,
+    FUSED,
+    INDEXER,
+    INDEXER_PROLOG,
+    MLA,
+    PROJECTIONS,
+    SELECTED_COUNT,
+    STEP,
+    Array,
+    Shape,
+)
 from ms_dsv32 import golden
 from ms_dsv32.weights import to_array, to_tensor
 
@@ -178,6 +190,21 @@ class Attention(nn.Cell):
         return ops.cast(ops.BatchMatMul()(p, k), ms.bfloat16)
 
 
+class Epilog(nn.Cell):
+    """`mla_epilog_quant`; it has no caches."""
+
+    def __init__(self, caches: tuple[Parameter, ...]) -> None:
+        super().__init__()
+        self.uv, self.o = _weight("w_uv"), _weight("w_o")
+        self.scale = Tensor(row_major()["w_o_scale"].reshape(1, -1))
+
+    def construct(self, attention_out):
+        t = attention_out.shape[0]
+        heads = ops.transpose(ops.cast(attention_out, ms.float32), (1, 0, 2))
+        v8, s = quantise(bf16(ops.transpose(ops.BatchMatMul()(heads, self.uv), (1, 0, 2))).reshape(t, -1))
+        return ops.cast(ops.matmul(v8, self.o) * s * self.scale, ms.bfloat16)
+
+
 class Step(nn.Cell):
     """The whole step."""
 
@@ -198,7 +225,7 @@ class Step(nn.Cell):
 CACHES = {
     INDEXER: ("k_cache", "k_cache_scale"),
     ATTENTION: ("key_nope_2d", "key_rope_2d", "k_nope_scales"),
-    **{op: tuple(cases.IN_PLACE[op]) for op in (MLA, INDEXER_PROLOG, FUSED)},
+    **{op: tuple(cases.IN_PLACE[op]) for op in PROJECTIONS},
 }
 
 
@@ -208,7 +235,7 @@ def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterato
     in_caches = {n: case.inputs[n].reshape(-1, case.inputs[n].shape[-1]) for n in CACHES[case.operator]}
     rows = {n: _float(v) if v.dtype == np.uint16 else v for n, v in in_caches.items()}
     caches = tuple(Parameter(Tensor.from_numpy(v), name=n, requires_grad=False) for n, v in rows.items())
-    kinds = {MLA: Mla, INDEXER_PROLOG: IndexerProlog, FUSED: Fused}
+    kinds = {MLA: Mla, INDEXER_PROLOG: IndexerProlog, FUSED: Fused, EPILOG: Epilog}
     cell = (
         kinds[shape.op](caches)
         if shape.op in kinds

@@ -24,7 +24,18 @@ from torch import Tensor
 
 from benchmarks.contender import STEP_OUTPUTS, Contender, activations
 from benchmarks.contender import weights as row_major
-from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, SELECTED_COUNT, STEP, Array, Shape
+from benchmarks.shapes import (
+    ATTENTION,
+    EPILOG,
+    FUSED,
+    INDEXER,
+    INDEXER_PROLOG,
+    MLA,
+    SELECTED_COUNT,
+    STEP,
+    Array,
+    Shape,
+)
 from ms_dsv32 import golden, kernel_impl
 
 Way = Callable[[Tensor], Tensor]
@@ -110,7 +121,7 @@ def _int8_ways(w: Tensor, rows: int) -> dict[str, Callable[[], Way]]:
 
 
 def _head_ways(w: Tensor, rows: int) -> dict[str, Callable[[], Way]]:
-    """w_uk [n_q, 128, 512]: [t, n_q, 128] -> [t, n_q, 512]."""
+    """w_uk or w_uv [n_q, k, n]: [t, n_q, k] -> [t, n_q, n]."""
     w32 = w.float()
     return {
         "bf16": lambda: lambda x: torch.bmm(x.transpose(0, 1), w).transpose(0, 1).contiguous(),
@@ -286,6 +297,22 @@ class Fused:
         return (q_nope, q_rope, *self.indexer(x, q_norm, q_scale, cos, sin, index, *caches[3:]))
 
 
+class Epilog:
+    """`mla_epilog_quant`: fn(attention_out)."""
+
+    def __init__(self, tournament: Tournament, t: int, weights: Mapping[str, Tensor]) -> None:
+        self.scale = weights["w_o_scale"].view(-1)
+        # torch.compile makes a sum of products that are rounded to bf16 of it at one token: beyond the tolerances.
+        self.uv = opaque(
+            tournament.pick("w_uv", _head_ways(weights["w_uv"], t), lambda r: torch.randn(r, 128, 512).bfloat16(), t)
+        )
+        self.o = tournament.pick("w_o", _int8_ways(weights["w_o"], t), lambda r: _int8_rows(r, 16384), t)
+
+    def __call__(self, attention_out: Tensor) -> tuple[Tensor, ...]:
+        v8, s = quantise(self.uv(attention_out).reshape(-1, 16384).float())
+        return ((self.o(v8).float() * s * self.scale).bfloat16(),)
+
+
 def index_scores(q: Tensor, factor: Tensor, keys: Tensor, scales: Tensor, exact: bool) -> Tensor:
     """Scores [s1, keys] of one sequence's keys int8 [keys, 128] for its queries [s1 * 64, 128], factors [s1, 64]."""
     dot = torch._int_mm(keys, q.t()).float() if exact else keys.float() @ q.float().t()
@@ -355,8 +382,8 @@ class Attention:
         return torch.cat([self.attend(*q, *caches, r, self.scale, bf16) for *q, r in parts]).view(self.shape)
 
 
-def _int8_rows(rows: int) -> Tensor:
-    return torch.randint(-127, 128, (rows, 1536), dtype=torch.int8)
+def _int8_rows(rows: int, k: int = 1536) -> Tensor:
+    return torch.randint(-127, 128, (rows, k), dtype=torch.int8)
 
 
 # The contenders.
@@ -393,9 +420,10 @@ def _chunked(
     return call
 
 
-def _prolog(case: Case, tournament: Tournament, compiled: bool) -> Callable[[], tuple[Tensor, ...]]:
-    """The prolog of a case, with the fastest size of chunks; returns the outputs that are no caches."""
-    kind, per_token = {MLA: (Mla, 4), INDEXER_PROLOG: (IndexerProlog, 6), FUSED: (Fused, 4)}[case.operator]
+def _projection(case: Case, tournament: Tournament, compiled: bool) -> Callable[[], tuple[Tensor, ...]]:
+    """The prolog or epilog of a case, with the fastest size of chunks; returns the outputs that are no caches."""
+    kinds = {MLA: (Mla, 4), INDEXER_PROLOG: (IndexerProlog, 6), FUSED: (Fused, 4), EPILOG: (Epilog, 1)}
+    kind, per_token = kinds[case.operator]
     names = list(activations(case))
     if case.operator == INDEXER_PROLOG:
         names.insert(5, names.pop())  # k_cache_index, to the other inputs with a token axis
@@ -442,17 +470,17 @@ def _outputs(shape: Shape, case: Case, tournament: Tournament, compiled: bool) -
         args = tuple(to_torch(v) for n, v in case.inputs.items() if n not in ("block_table", "kv_act_seqs"))
         call = (_indexer if shape.op == INDEXER else _attention)(case, tournament, compiled, args)
         return lambda: (call(*args),)
-    prolog = _prolog(case, tournament, compiled)
+    projection = _projection(case, tournament, compiled)
     if shape.op != STEP:
-        return prolog
+        return projection
     *mla, k, ks = (to_torch(case.inputs[n]) for n in cases.IN_PLACE[FUSED])
-    outputs = prolog()
+    outputs = projection()
     indexer = _indexer(case, tournament, compiled, (*outputs[2:], k, ks))
     topk = indexer(*outputs[2:], k, ks)
     attention = _attention(case, tournament, compiled, (*outputs[:2], *mla, topk))
 
     def step() -> tuple[Tensor, ...]:
-        outputs = prolog()
+        outputs = projection()
         topk = indexer(*outputs[2:], k, ks)
         return (*outputs, topk, attention(*outputs[:2], *mla, topk))
 

@@ -11,7 +11,7 @@ from rich.progress import Progress
 
 from benchmarks import checks, ours
 from benchmarks.limits import Limits, Probe, machine, roofline
-from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, STEP, Shape, make_case, work
+from benchmarks.shapes import ATTENTION, INDEXER, PROJECTIONS, STEP, Shape, make_case, work
 from ms_dsv32 import kernel_impl
 
 K = 1024
@@ -25,7 +25,7 @@ def sweeps(quick: bool = False) -> dict[str, dict[str, list[tuple[float, Shape]]
     sequences = (1, 2) if quick else (1, 2, 4, 8, 16, 32)
     return {
         "t": {
-            **{op: [(t, Shape(op, 1, t, max(t, 128))) for t in tokens] for op in (MLA, INDEXER_PROLOG, FUSED)},
+            **{op: [(t, Shape(op, 1, t, max(t, 128))) for t in tokens] for op in PROJECTIONS},
             **{f"{op} kv=4K": [(t, Shape(op, 1, t, 4 * K)) for t in some] for op in (INDEXER, ATTENTION)},
         },
         "kv": {f"{op} t=1": [(k * K, Shape(op, 1, 1, k * K)) for k in keys] for op in (INDEXER, ATTENTION, STEP)},
@@ -33,7 +33,7 @@ def sweeps(quick: bool = False) -> dict[str, dict[str, list[tuple[float, Shape]]
         "threads": {
             shape.op: [(n, shape) for n in range(1, kernel_impl.thread_count() + 1)]
             for shape in (
-                *(Shape(op, 1, 4 if quick else 32, 128) for op in (MLA, INDEXER_PROLOG, FUSED)),
+                *(Shape(op, 1, 4 if quick else 32, 128) for op in PROJECTIONS),
                 *(Shape(op, 1, 4, 4 * K) for op in (INDEXER, ATTENTION)),
             )
         },

@@ -15,8 +15,11 @@ Array = NDArray[Any]
 
 MLA, INDEXER_PROLOG, FUSED = "mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_indexer_prolog_quant"
 INDEXER, ATTENTION, STEP = "lightning_indexer_quant", "sparse_flash_attention_quant", "step"
-OPS = (MLA, INDEXER_PROLOG, FUSED, INDEXER, ATTENTION, STEP)
-"""The five operators, and the whole step: fused prolog -> indexer -> attention."""
+EPILOG = "mla_epilog_quant"
+OPS = (MLA, INDEXER_PROLOG, FUSED, INDEXER, ATTENTION, EPILOG, STEP)
+"""The six operators, and the whole step: fused prolog -> indexer -> attention."""
+PROJECTIONS = (MLA, INDEXER_PROLOG, FUSED, EPILOG)
+"""Operators whose cost depends on the number of tokens alone."""
 
 N_Q = 128
 SELECTED_COUNT = 2048
@@ -40,10 +43,10 @@ class Shape:
     @property
     def label(self) -> str:
         tokens = f"b={self.b} s1={self.s1}" if self.op == STEP else f"t={self.t}"
-        return tokens if self.op in (MLA, INDEXER_PROLOG, FUSED) else f"{tokens} kv={self.kv // 1024}K"
+        return tokens if self.op in PROJECTIONS else f"{tokens} kv={self.kv // 1024}K"
 
 
-def _prolog_shapes(op: str) -> list[Shape]:
+def _projection_shapes(op: str) -> list[Shape]:
     # Their cost does not depend on kv, so the caches are small. From 256 tokens on the call is a chunk of a prompt.
     decode = [Shape(op, t, 1, 128) for t in (1, 2, 4, 8, 16, 32, 64, 128)]
     return [*decode, *(Shape(op, 1, t, t) for t in (256, 1024))]
@@ -57,8 +60,8 @@ def _decode(op: str, t: int, kv: int) -> Shape:
 def shapes(op: str, quick: bool = False) -> list[Shape]:
     """The shapes of `op`; `quick`: a few of them, at most 32 tokens."""
     k = 1024
-    if op in (MLA, INDEXER_PROLOG, FUSED):
-        found = _prolog_shapes(op)
+    if op in PROJECTIONS:
+        found = _projection_shapes(op)
         return [s for s in found if s.t in (1, 4, 32)] if quick else found
     if op == INDEXER:
         return [
@@ -86,6 +89,7 @@ def make_case(shape: Shape) -> Case:
         FUSED: cases.fused_prolog_case,
         INDEXER: cases.indexer_case,
         ATTENTION: cases.attention_case,
+        EPILOG: cases.mla_epilog_case,
         STEP: cases.fused_prolog_case,
     }[shape.op]
     return maker(shape.b, shape.s1, kv_lens=shape.kv)
@@ -147,6 +151,14 @@ def _attention_work(shape: Shape) -> Work:
     return Work(shape.b * rows * KEY_BYTES + shape.t * token, macs, 0)
 
 
+def _epilog_work(t: int) -> Work:
+    bf16_weights = N_Q * 512 * 128  # w_uv
+    int8_weights = N_Q * 128 * 7168  # w_o
+    constant = 4 * 7168  # w_o_scale
+    token = 2 * N_Q * 512 + 2 * 7168
+    return Work(2 * bf16_weights + int8_weights + constant + t * token, t * bf16_weights, t * int8_weights)
+
+
 def work(shape: Shape) -> Work:
     """The least work of one call."""
     if shape.op == MLA:
@@ -159,4 +171,6 @@ def work(shape: Shape) -> Work:
         return _indexer_work(shape)
     if shape.op == ATTENTION:
         return _attention_work(shape)
+    if shape.op == EPILOG:
+        return _epilog_work(shape.t)
     return _fused_work(shape.t) + _indexer_work(shape) + _attention_work(shape)

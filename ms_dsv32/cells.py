@@ -14,8 +14,8 @@ their defaults are DeepSeek-V3.2-Exp's. Tile configurations are copied when a ce
 Every call of a cell from Python checks that its weights are laid out for the device target and that a graph can write
 its caches; what is wrong is a ValueError before anything runs.
 
-The projections around the attention are not here: the query side ends with ``q_a_proj`` .. ``kv_b_proj``'s key half,
-which the prolog absorbs; ``kv_b_proj``'s value half (v_up) and ``o_proj`` follow `SparseAttentionStep`.
+A layer is `SparseAttentionStep`, whose prolog absorbs ``kv_b_proj``'s key half, and then `MLAEpilog` with the value
+half and ``o_proj``.
 """
 
 from __future__ import annotations
@@ -541,12 +541,31 @@ class SparseFlashAttention(_Configured):
         )
 
 
+class MLAEpilog(_Weighted):
+    """`ops.mla_epilog_quant` with its weights.
+
+    Args:
+        n_q: query heads, 1..128; a tensor-parallel rank has its own, and the ranks' results are to be added.
+
+    Inputs:
+        attention_out: bf16 [t, n_q, 512] or [b, s1, n_q, 512], as `SparseFlashAttention` returns it.
+
+    Outputs:
+        hidden_out bf16 [t, 7168].
+    """
+
+    def __init__(self, n_q: int = N_Q) -> None:
+        super().__init__("mla_epilog_quant", weights.EPILOG_WEIGHTS, n_q)
+
+    def construct(self, attention_out: Tensor) -> Tensor:
+        return ops.mla_epilog_quant(attention_out, self.w_uv, self.w_o, self.w_o_scale, weight_format="PACKED")
+
+
 class SparseAttentionStep(_Checked):
     """One step of DeepSeek sparse attention over a paged cache: prolog, indexer, attention.
 
     Serves decoding (b sequences of s1 = 1..4 tokens) and a prompt in chunks (one sequence, s1 up to 1024); what differs
-    is in the inputs' shapes. What follows in the model is out of its scope: the value up-projection (``kv_b_proj``'s
-    value half) takes attention_out from the latent space to the heads' values, then ``o_proj``.
+    is in the inputs' shapes. `MLAEpilog` takes attention_out from the latent space to the layer's result.
 
     Args:
         max_blocknum_perbatch: columns of block_table.

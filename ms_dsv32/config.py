@@ -58,8 +58,8 @@ SELECTED_COUNT: Final = _maximum("selected_count")
 """Keys that a token attends to (topk), 2048."""
 BLOCK_SIZE: Final = _value("block_size")
 """Tokens of one cache block, 128."""
-V_HEAD_DIM: Final = 128
-"""Value dimensions of a head, after the value up-projection that follows the attention operator."""
+V_HEAD_DIM: Final = _value("v_head_dim")
+"""Value dimensions of a head, after the epilog's value up-projection."""
 RMS_NORM_EPS: Final = 1e-6
 """The model's ``rms_norm_eps``, which the cells take. The operators' own default is the source's, 1e-5."""
 LAYERNORM_EPSILON_K: Final = 1e-6

@@ -45,6 +45,7 @@ CONTRACT = {
         "q_int8 q_scale weights k_cache k_cache_scale block_table kv_act_seqs",
         "topk_indices",
     ),
+    "mla_epilog_quant": ("attention_out w_uv w_o w_o_scale", "hidden_out"),
 }
 
 
@@ -251,6 +252,7 @@ def test_validate_infers_the_outputs(name: str) -> None:
         "mla_query_nope_out": (4, 16, 512), "mla_query_rope_out": (4, 16, 64), "q_int8_out": (4, 64, 128),
         "q_scale_out": (4, 64, 1), "weights_out": (4, 64), "ip_q_int8_out": (4, 64, 128), "ip_q_scale_out": (4, 64, 1),
         "ip_weights_out": (4, 64), "attention_out": (2, 2, 16, 512), "lse": (2, 2, 16), "topk_indices": (4, 2048),
+        "hidden_out": (4, 7168),
     }  # fmt: skip
     kernel_outputs = op_info.load(name).kernel_outputs
     assert outputs == tuple(expected[o.name] for o in kernel_outputs)

@@ -6,6 +6,7 @@ with the attributes as keywords; the steps are numbered, and the kernels repeat 
 
 from ms_dsv32.golden.lightning_indexer_prolog_quant import lightning_indexer_prolog_quant
 from ms_dsv32.golden.lightning_indexer_quant import lightning_indexer_quant, lightning_indexer_scores, select_topk
+from ms_dsv32.golden.mla_epilog_quant import mla_epilog_quant
 from ms_dsv32.golden.mla_indexer_prolog_quant import mla_indexer_prolog_quant
 from ms_dsv32.golden.mla_prolog_quant import mla_prolog_quant
 from ms_dsv32.golden.numerics import (
@@ -36,6 +37,7 @@ from ms_dsv32.golden.sparse_flash_attention_quant import sparse_flash_attention_
 from ms_dsv32.golden.weights import (
     fused_weights,
     hadamard_matrix,
+    make_epilog_weights,
     make_indexer_weights,
     make_mla_weights,
     make_weights,
@@ -59,11 +61,13 @@ __all__ = [
     "lightning_indexer_quant",
     "lightning_indexer_scores",
     "make_block_table",
+    "make_epilog_weights",
     "make_indexer_weights",
     "make_mla_weights",
     "make_weights",
     "matmul_bf16",
     "matmul_int8",
+    "mla_epilog_quant",
     "mla_indexer_prolog_quant",
     "mla_prolog_quant",
     "quantise",

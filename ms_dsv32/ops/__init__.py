@@ -5,6 +5,7 @@ Tensors are positional in the contract's order, attributes keywords. Caches are 
 
 from ms_dsv32.ops.lightning_indexer_prolog_quant import lightning_indexer_prolog_quant
 from ms_dsv32.ops.lightning_indexer_quant import lightning_indexer_quant
+from ms_dsv32.ops.mla_epilog_quant import mla_epilog_quant
 from ms_dsv32.ops.mla_indexer_prolog_quant import mla_indexer_prolog_quant
 from ms_dsv32.ops.mla_prolog_quant import mla_prolog_quant
 from ms_dsv32.ops.sparse_flash_attention_quant import sparse_flash_attention_quant
@@ -12,6 +13,7 @@ from ms_dsv32.ops.sparse_flash_attention_quant import sparse_flash_attention_qua
 __all__ = [
     "lightning_indexer_prolog_quant",
     "lightning_indexer_quant",
+    "mla_epilog_quant",
     "mla_indexer_prolog_quant",
     "mla_prolog_quant",
     "sparse_flash_attention_quant",

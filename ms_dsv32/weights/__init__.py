@@ -1,7 +1,7 @@
 """Weights: the layouts that kernels want, and files: our own, and the checkpoints that people have.
 
 In NumPy bfloat16 travels as its bits in ``uint16``, as everywhere in this package. Weights are dicts of arrays under
-the names of the operators' arguments, row-major; `MLA_WEIGHTS` and `INDEXER_WEIGHTS` list them.
+the names of the operators' arguments, row-major; `MLA_WEIGHTS`, `INDEXER_WEIGHTS` and `EPILOG_WEIGHTS` list them.
 
 `load_mla` and `load_indexer` read a layer from a checkpoint, in any of the formats of docs/checkpoints.md;
 ``python -m ms_dsv32.weights`` tells what is in one, and converts it to files of our own, which `save` writes.
@@ -10,6 +10,7 @@ the names of the operators' arguments, row-major; `MLA_WEIGHTS` and `INDEXER_WEI
 from __future__ import annotations
 
 from ms_dsv32.weights.contract import (
+    EPILOG_WEIGHTS,
     INDEXER_WEIGHTS,
     MLA_WEIGHTS,
     Array,
@@ -25,6 +26,7 @@ from ms_dsv32.weights.layouts import from_nz, pack, prepare, restore, to_array, 
 from ms_dsv32.weights.names import layers_of, prefix_of
 
 __all__ = [
+    "EPILOG_WEIGHTS",
     "INDEXER_WEIGHTS",
     "MLA_WEIGHTS",
     "Checkpoint",

@@ -21,15 +21,18 @@ MLA_WEIGHTS = ("w_dq", "w_uq_qr", "dequant_scale", "w_uk", "w_dkv_kr", "gamma_cq
 """Weights of `mla_prolog_quant`, in the contract's order."""
 INDEXER_WEIGHTS = ("w_qb", "w_qb_scale", "wk", "w_proj", "ln_gamma_k", "ln_beta_k", "hadamard_q", "hadamard_k")
 """Weights of `lightning_indexer_prolog_quant`, in the contract's order."""
+EPILOG_WEIGHTS = ("w_uv", "w_o", "w_o_scale")
+"""Weights of `mla_epilog_quant`, in the contract's order."""
 
 _OPERATORS = {
     **dict.fromkeys(MLA_WEIGHTS, "mla_prolog_quant"),
     **dict.fromkeys(INDEXER_WEIGHTS, "lightning_indexer_prolog_quant"),
+    **dict.fromkeys(EPILOG_WEIGHTS, "mla_epilog_quant"),
 }
 
 
 def argument(name: str) -> op_info.Arg:
-    """What op_info says of a weight of `MLA_WEIGHTS` or `INDEXER_WEIGHTS`.
+    """What op_info says of a weight of `MLA_WEIGHTS`, `INDEXER_WEIGHTS` or `EPILOG_WEIGHTS`.
 
     Raises:
         ValueError: there is no such weight.
@@ -40,7 +43,7 @@ def argument(name: str) -> op_info.Arg:
 
 
 def shape_of(name: str, n_q: int = config.N_Q) -> tuple[int, ...]:
-    """The shape of a weight of `MLA_WEIGHTS` or `INDEXER_WEIGHTS` for n_q heads."""
+    """The shape of a weight of `MLA_WEIGHTS`, `INDEXER_WEIGHTS` or `EPILOG_WEIGHTS` for n_q heads."""
     values = {dim.name: dim.value for dim in op_info.dims().values()} | {"n_q": n_q}
 
     def axis(expression: str) -> int:
@@ -96,7 +99,7 @@ def save(path: str | Path, weights: Mapping[str, Array], metadata: Mapping[str, 
         metadata: texts to keep in the file's header.
 
     Raises:
-        ValueError: a name is in neither list. TypeError: a weight has another dtype. OSError: the file cannot be
+        ValueError: a name is in no list. TypeError: a weight has another dtype. OSError: the file cannot be
             written.
     """
     for name, array in weights.items():

@@ -9,7 +9,16 @@ import ml_dtypes
 import numpy as np
 
 from ms_dsv32 import config
-from ms_dsv32.weights.contract import INDEXER_WEIGHTS, MLA_WEIGHTS, Array, argument, check, hadamard, shape_of
+from ms_dsv32.weights.contract import (
+    EPILOG_WEIGHTS,
+    INDEXER_WEIGHTS,
+    MLA_WEIGHTS,
+    Array,
+    argument,
+    check,
+    hadamard,
+    shape_of,
+)
 from ms_dsv32.weights.files import Checkpoint
 from ms_dsv32.weights.matrix import (
     FLOATS,
@@ -336,7 +345,7 @@ class Layer:
             arg, shape = argument(weight), shape_of(weight, n_q)
             check_tensor(self._checkpoint, self._own(weight), (_DTYPES[arg.dtype],), (shape,), arg.shapes[0])
             self.parts[weight] = Part(weight, self._own(weight), OWN, shape)
-        for name in sorted(self._tensors - {self._own(weight) for weight in (*MLA_WEIGHTS, *INDEXER_WEIGHTS)}):
+        for name in sorted(self._tensors - {self._own(w) for w in (*MLA_WEIGHTS, *INDEXER_WEIGHTS, *EPILOG_WEIGHTS)}):
             self._refuse_unknown(name)
 
     def _read_own(self, names: Sequence[str]) -> dict[str, Array]:

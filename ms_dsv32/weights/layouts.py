@@ -120,7 +120,7 @@ def prepare(name: str, weight: Array, target: str) -> Array:
     converts it once more.
 
     Args:
-        name: of `MLA_WEIGHTS` or `INDEXER_WEIGHTS`.
+        name: of `MLA_WEIGHTS`, `INDEXER_WEIGHTS` or `EPILOG_WEIGHTS`.
         weight: row-major, of the dtype that `check` wants; w_dq [7168, 1536].
         target: MindSpore's device target, "CPU" or "Ascend".
 

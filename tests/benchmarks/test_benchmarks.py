@@ -14,10 +14,22 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # `import benchmarks`, which is not installed
 
 from benchmarks import checks, limits, report, shapes  # noqa: E402
-from benchmarks.shapes import ATTENTION, FUSED, INDEXER, INDEXER_PROLOG, MLA, OPS, STEP, Shape, Work  # noqa: E402
+from benchmarks.shapes import (  # noqa: E402
+    ATTENTION,
+    EPILOG,
+    FUSED,
+    INDEXER,
+    INDEXER_PROLOG,
+    MLA,
+    OPS,
+    PROJECTIONS,
+    STEP,
+    Shape,
+    Work,
+)
 
 SMALL = {
-    **{op: Shape(op, 2, 1, 128) for op in (MLA, INDEXER_PROLOG, FUSED)},
+    **{op: Shape(op, 2, 1, 128) for op in PROJECTIONS},
     **{op: Shape(op, 1, 2, 4096) for op in (INDEXER, ATTENTION, STEP)},
 }
 
@@ -102,6 +114,7 @@ def test_roofline_is_the_larger_of_memory_and_compute() -> None:
         (Shape(MLA, 1, 1, 128), 84.8, 7168 * 2112 + 128 * 128 * 512, 1536 * 24576),
         (Shape(INDEXER_PROLOG, 1, 1, 128), 15.4, 7168 * 192 + 65 * 128 * 128, 1536 * 8192),
         (Shape(FUSED, 1, 1, 128), 100.2, 7168 * 2304 + 128 * 128 * 512 + 65 * 128 * 128, 1536 * 32768),
+        (Shape(EPILOG, 1, 1, 128), 134.4, 128 * 512 * 128, 16384 * 7168),
         (Shape(ATTENTION, 1, 1, 65536), 1.62, 2048 * 128 * 1088, 0),
         (Shape(INDEXER, 1, 1, 65536), 8.54, 0, 65536 * 8192),
     ],

@@ -13,6 +13,7 @@ import pytest
 import tolerance
 from calls import MODES, bare, mode
 from mindspore import Parameter, Tensor, nn
+from safetensors import safe_open
 
 from ms_dsv32 import cells, golden, kernel_impl, weights
 from ms_dsv32.config import RMS_NORM_EPS, ModelConfig, RopeTileShapeConfig
@@ -114,6 +115,67 @@ def test_lightning_indexer_and_attention(how: str) -> None:
     results = run(cell, how, *tensors(*case.inputs.values()))
     for name, result in zip(("attention_out", "lse"), results, strict=True):
         same(name, result, bare(case)[name])
+
+
+@pytest.mark.parametrize("how", MODES)
+@pytest.mark.parametrize("split", [False, True])
+def test_mla_epilog(how: str, split: bool) -> None:
+    case = cases.mla_epilog_case(2, 2, 3, split=split)
+    cell = cells.MLAEpilog(3)
+    assert [p.name for p in cell.get_parameters()] == list(weights.EPILOG_WEIGHTS)
+    assert not any(array.any() for array in cell.get_weights().values())  # zero until they are set
+    cell.set_weights(cases.epilog_weights(3))
+    same("hidden_out", run(cell, how, *tensors(case.inputs["attention_out"])), bare(case)["hidden_out"])
+
+
+@pytest.mark.parametrize("target", ["CPU", "Ascend"])
+def test_an_epilogs_weights_are_laid_out_and_restored(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = ms.get_context
+    monkeypatch.setattr(ms, "get_context", lambda key: target if key == "device_target" else real(key))
+    arrays, cell = cases.epilog_weights(2), cells.MLAEpilog(2)
+    cell.set_weights(arrays)
+    for name in weights.EPILOG_WEIGHTS:
+        same(name, getattr(cell, name), weights.prepare(name, arrays[name], target))
+        tolerance.assert_same_bits(name, cell.get_weights()[name], arrays[name])
+    changed = {"CPU": ["w_uv", "w_o"], "Ascend": ["w_o"]}[target]  # w_uv is ND on Ascend
+    stored = {name: weights.to_array(getattr(cell, name)) for name in weights.EPILOG_WEIGHTS}
+    assert [name for name in stored if stored[name].tobytes() != arrays[name].tobytes()] == changed
+    cell.save(tmp_path / "epilog.safetensors")
+    with safe_open(tmp_path / "epilog.safetensors", framework="numpy") as file:
+        tolerance.assert_same_bits("w_o", file.get_tensor("w_o"), arrays["w_o"])
+    for name, bad in (("w_o", arrays["w_o"][:-1]), ("w_uv", arrays["w_uv"].view(np.int16)), ("w_o_scale", None)):
+        given = {k: v for k, v in {**arrays, name: bad}.items() if v is not None}
+        with pytest.raises((TypeError, ValueError), match=f"weights: {name} "):
+            cell.set_weights(given)
+        tolerance.assert_same_bits(name, cell.get_weights()[name], arrays[name])
+
+
+class Layer(nn.Cell):
+    """A whole attention layer."""
+
+    def __init__(self, step: nn.Cell, epilog: nn.Cell) -> None:
+        super().__init__()
+        self.step = step
+        self.epilog = epilog
+
+    def construct(self, *inputs):
+        return self.epilog(self.step(*inputs))
+
+
+@pytest.mark.parametrize("how", MODES)
+def test_a_layer_ends_with_the_epilog(step: cells.SparseAttentionStep, how: str) -> None:
+    sequences = Sequences(2, 4, 4, seed=4)
+    epilog = cells.MLAEpilog(4)
+    epilog.set_weights(cases.epilog_weights(4))
+    layer = Layer(step, epilog)
+    caches = tensors(*sequences.caches)
+    for s1 in (1, 2):
+        inputs = sequences.advance(s1)
+        attention = {"attention_out": sequences.bare(inputs), **cases.epilog_weights(4)}
+        (want,) = kernel_impl.call("mla_epilog_quant", attention, {})
+        same("hidden_out", run(layer, how, *tensors(*inputs), *caches), want)
 
 
 class Sequences:

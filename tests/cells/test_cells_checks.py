@@ -209,5 +209,20 @@ def test_weights_for_another_device_are_refused(
     assert_works(call)
 
 
+@pytest.mark.parametrize("how", ["pynative", "graph"])
+def test_an_epilogs_weights_for_another_device_are_refused(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    cell, real = cells.MLAEpilog(1), ms.get_context
+    with monkeypatch.context() as patch:
+        patch.setattr(ms, "get_context", lambda key: "Ascend" if key == "device_target" else real(key))
+        cell.set_weights(cases.epilog_weights(1))
+    (attention_out,) = tensors(cases.mla_epilog_case(1, 1, 1).inputs["attention_out"])
+    text = "mla_epilog_quant: w_uv is laid out for Ascend, and the device target is CPU now: make the cell, or set its"
+    with mode(how), pytest.raises(ValueError, match=f"^{text} weights, after mindspore.set_device"):
+        cell(attention_out)
+    cell.set_weights(cases.epilog_weights(1))
+    with mode(how):
+        assert cell(attention_out).shape == (1, 7168)
+
+
 def test_the_quick_way_to_the_device_target() -> None:
     assert _custom.device_target() == ms.get_context("device_target") == "CPU"

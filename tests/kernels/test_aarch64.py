@@ -12,7 +12,9 @@ import cases
 import driver
 import pytest
 from numpy.typing import NDArray
-from test_operators import CACHE_INDEX, assert_same, check, pack, prolog
+from test_operators import assert_same, check, pack, prolog
+
+from ms_dsv32 import op_info
 
 COMPILER = "aarch64-linux-gnu-g++"
 EMULATOR = "qemu-aarch64"
@@ -33,6 +35,8 @@ CASES: dict[str, Callable[[], cases.Case]] = {
     "indexer_1": lambda: cases.indexer_case(1, 1, 1),
     "indexer_129": lambda: cases.indexer_case(2, 1, 129),
     "indexer_2100": lambda: cases.indexer_case(1, 2, 2100),
+    "epilog_1": lambda: cases.mla_epilog_case(1, 1, 3),
+    "epilog_7": lambda: cases.mla_epilog_case(1, 7, 1),
 }
 
 pytestmark = [pytest.mark.isa, pytest.mark.slow]
@@ -58,9 +62,9 @@ def emulate(cpu: str, programs: tuple[Path, Path], *calls: Path, **environment: 
 
 @functools.cache
 def made(name: str) -> tuple[cases.Case, ...]:
-    """A case, and for a prolog the same one with packed weights."""
+    """A case, and where there are weights the same one with packed ones."""
     case = CASES[name]()
-    return (case, pack(case)) if case.operator in CACHE_INDEX else (case,)
+    return (case, pack(case)) if op_info.load(case.operator).packable else (case,)
 
 
 @pytest.mark.parametrize("cpu", CPUS)

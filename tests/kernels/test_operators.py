@@ -13,7 +13,7 @@ import pytest
 import tolerance
 from numpy.typing import NDArray
 
-from ms_dsv32 import kernel_impl, op_info
+from ms_dsv32 import golden, kernel_impl, op_info
 
 Array = NDArray[Any]
 PROLOGS = {
@@ -236,6 +236,117 @@ def test_the_fused_prolog_is_the_pair() -> None:
     )
     want = {f"mla_{k}": v for k, v in first.items() if not k.startswith("q_norm")}
     assert_same(run(fused), want | {f"ip_{k}": v for k, v in second.items()})
+
+
+# Tiles of rows hold 4 or 6 tokens, panels are read one by one up to 32 tokens, and a block has 128 tokens.
+EPILOG_TOKENS = (0, 1, 2, 3, 5, 6, 7, 13, 31, 32, 33, 127, 128, 129)
+
+
+def poisoned_call(case: cases.Case) -> Array:
+    """hidden_out of an epilog's case, written over a buffer of poison with a margin on both sides, which must stay."""
+    info = op_info.load(case.operator)
+    attrs = op_info.bind_attrs(info, case.attributes)
+    arrays = list(case.inputs.values())
+    bound = kernel_impl.BoundCall(info.name, [a.shape for a in arrays], [a.ms_dtype for a in info.inputs], attrs)
+    (shape,) = bound.out_shapes
+    buffer = np.full(int(np.prod(shape)) + 128, cases.POISON[np.uint16], np.uint16)
+    out = buffer[64:-64]
+    bound([a.ctypes.data for a in (*arrays, out)])
+    assert (buffer[:64] == cases.POISON[np.uint16]).all()
+    assert (buffer[-64:] == cases.POISON[np.uint16]).all()
+    return out.reshape(shape)
+
+
+@pytest.mark.parametrize("t", EPILOG_TOKENS)
+@pytest.mark.parametrize("n_q", [1, 3, 16])
+def test_epilog(n_q: int, t: int) -> None:
+    case = cases.mla_epilog_case(1, t, n_q, seed=t)
+    got = poisoned_call(case)
+    check(case, {"hidden_out": got})
+    tolerance.assert_same_bits("hidden_out", poisoned_call(pack(case)), got)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("t", [1, 9])
+def test_epilog_of_all_heads(t: int) -> None:
+    case = cases.mla_epilog_case(t, 1, seed=t)
+    got = run(case)
+    check(case, got)
+    assert_same(run(pack(case)), got)
+
+
+def test_epilog_takes_a_split_token_axis() -> None:
+    merged, split = (cases.mla_epilog_case(2, 3, 3, split=split) for split in (False, True))
+    assert split.inputs["attention_out"].shape == (2, 3, 3, 512)
+    assert_same(run(split), run(merged))
+
+
+@pytest.mark.parametrize("t", [21, 130])
+def test_a_tokens_hidden_state_does_not_depend_on_threads_or_batch_mates(t: int) -> None:
+    case = cases.mla_epilog_case(1, t, 3, seed=3)
+    results = []
+    try:
+        for threads in (1, 2, 3, 16):
+            kernel_impl.set_thread_count(threads)
+            results += [run(case), run(pack(case))]
+    finally:
+        kernel_impl.set_thread_count(0)
+    for other in results[1:]:
+        assert_same(other, results[0])
+    for part in (slice(0, 1), slice(4, 9), slice(1, t), slice(t - 1, t)):
+        alone = case.copy(attention_out=case.inputs["attention_out"][part])
+        assert_same(run(alone), {"hidden_out": results[0]["hidden_out"][part]})
+
+
+@pytest.mark.slow
+def test_more_tokens_than_the_epilog_works_on_at_a_time() -> None:
+    """512 and the rest."""
+    case = pack(cases.mla_epilog_case(1, 515, 1, seed=6))
+    whole = run(case)["hidden_out"]
+    for part in (slice(0, 3), slice(500, 515)):
+        alone = case.copy(attention_out=case.inputs["attention_out"][part])
+        tolerance.assert_same_bits("hidden_out", run(alone)["hidden_out"], whole[part])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("bad", [0x7FC0, 0xFFC1, 0x7F80, 0xFF80])  # NaN with either sign, and infinities
+def test_nan_and_inf_stay_with_their_hidden_state(bad: int, packed: bool) -> None:
+    case = cases.mla_epilog_case(1, 9, 3, seed=5)
+    case = pack(case) if packed else case
+    clean = run(case)["hidden_out"]
+    attention = case.inputs["attention_out"].copy()
+    attention[4, 1, 100] = bad
+    dirty = run(case.copy(attention_out=attention))["hidden_out"]
+    others = np.arange(9) != 4
+    tolerance.assert_same_bits("hidden_out", dirty[others], clean[others])
+    assert (dirty[4] == 0x7FC0).all()
+
+
+def test_a_zero_token_has_a_zero_hidden_state() -> None:
+    case = cases.mla_epilog_case(1, 8, 2)
+    attention = case.inputs["attention_out"].copy()
+    attention[[0, 7]] = 0
+    zero = case.copy(attention_out=attention)
+    got = run(zero)
+    check(zero, got)
+    assert not got["hidden_out"][[0, 7]].any()
+
+
+def test_epilogs_sums_are_exact_at_their_largest() -> None:
+    """Every product 127 * 127 or 127 * -128: no sum of 16 bits and no rounded sum gives these."""
+    case = cases.mla_epilog_case(1, 7, 16)
+    for value in (127, -128):
+        w_o = np.full_like(case.inputs["w_o"], value)
+        largest = case.copy(
+            attention_out=np.full_like(case.inputs["attention_out"], 0x3F80),  # 1
+            w_uv=np.full_like(case.inputs["w_uv"], 0x3F80),
+            w_o=w_o,
+            w_o_scale=np.ones_like(case.inputs["w_o_scale"]),
+        )
+        scale = np.float32(1) / (np.float32(127) / np.float32(512))
+        want = golden.float32_to_bf16(np.float32(127 * value * 16 * 128) * scale)
+        for same in (largest, pack(largest)):
+            assert (run(same)["hidden_out"] == want).all()
 
 
 @pytest.mark.parametrize(

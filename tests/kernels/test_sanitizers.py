@@ -27,6 +27,8 @@ LARGE = (
         "operators.py::test_a_tokens_bits_do_not_depend_on_blocks",
     ),
     *(f"operators.py::test_prolog_heads[{name}-128]" for name in ("mla_prolog_quant", "mla_indexer_prolog_quant")),
+    "operators.py::test_a_tokens_hidden_state_does_not_depend_on_threads_or_batch_mates[130]",
+    *(f"operators.py::test_epilog[16-{t}]" for t in (31, 32, 33, 127, 128, 129)),
     *(f"attention_rows.py::test_any_width_and_heads[{n_q}-{topk}]" for n_q in (37, 128) for topk in (1000, 2048)),
 )
 """The largest cases are left out: instrumented kernels are some ten times slower."""
@@ -84,14 +86,15 @@ def thread_programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
 @pytest.mark.parametrize("hosts", ["in-turn", "together"])
 def test_threads(hosts: str, thread_programs: tuple[Path, Path], tmp_path: Path) -> None:
     """Every operator on four threads, called from one host thread after the other, and from all of them at once."""
-    prologs = [
+    weighted = [
         prolog("mla_prolog_quant", 1, 5, n_q=4),
         prolog("lightning_indexer_prolog_quant", 1, 5),
         prolog("mla_indexer_prolog_quant", 1, 3, n_q=1),
+        cases.mla_epilog_case(1, 7, 3),
     ]
     made = [
-        *prologs,
-        *map(pack, prologs),
+        *weighted,
+        *map(pack, weighted),
         cases.with_lse(cases.attention_case(2, 2, 16, [300, 2100])),
         cases.attention_case(3, 1, 16, 129),
         cases.indexer_case(3, 2, [5, 4000, 2100]),
@@ -104,5 +107,5 @@ def test_threads(hosts: str, thread_programs: tuple[Path, Path], tmp_path: Path)
     for case, outputs in zip(made, got, strict=True):
         if case.attributes.get("weight_format") != "PACKED":  # unknown to the golden reference
             check(case, outputs)
-    for row_major, packed in zip(got[:3], got[3:6], strict=True):
+    for row_major, packed in zip(got[:4], got[4:8], strict=True):
         assert_same(packed, row_major)

@@ -92,6 +92,8 @@ def test_dtype_rank_and_shape_of_every_input(operator: str, name: str) -> None:
             text = f"{operator}: {name} has shape {wrong}, expected "  # a fixed axis: this argument is wrong
         elif expression in ("max_blocknum_perbatch", "b") and operator == "lightning_indexer_quant":
             continue  # t and b are told by several arguments; b must divide t, and any number of columns is right
+        elif expression == "t" and operator == "mla_epilog_quant":
+            continue  # one argument tells it
         else:
             text = f"{operator}: "  # a free axis: it contradicts some other argument, and either may be named
         refused(case, "pynative", ValueError, text, set_item(name, changed_shape(shape, axis)))
@@ -129,6 +131,14 @@ ONE_OF_EACH: list[tuple[str, str, type[Exception], str, Any]] = [
     ("sparse_flash_attention_quant", "kv_act_seqs", TypeError, "kv_act_seqs must be int32, got int64", "int64"),
     ("sparse_flash_attention_quant", "query_rope", ValueError, "query_rope has shape (2, 65), expected ", 1),
     ("lightning_indexer_quant", "k_cache", ValueError, "k_cache has shape ", 3),
+    (
+        "mla_epilog_quant",
+        "w_o",
+        ValueError,
+        "w_o has shape (128, 7169), expected (n_q * v_head_dim, h) = (128, 7168)",
+        1,
+    ),
+    ("mla_epilog_quant", "attention_out", TypeError, "attention_out must be bfloat16, got float16", "fp16"),
 ]
 
 
@@ -184,6 +194,8 @@ BAD_ATTRIBUTES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("lightning_indexer_quant", {"selected_count": 0}, ValueError, "selected_count "),
     ("lightning_indexer_quant", {"selected_count": 2049}, ValueError, "selected_count "),
     ("lightning_indexer_quant", {"selected_count": True}, TypeError, "selected_count must be int"),
+    ("mla_epilog_quant", {"weight_format": "NZ"}, ValueError, "weight_format must be 'ND' or 'PACKED', got 'NZ'"),
+    ("mla_epilog_quant", {"weight_format": True}, TypeError, "weight_format must be "),
 ]
 
 

@@ -28,8 +28,9 @@ MAKERS: dict[str, Any] = {
     "mla_indexer_prolog_quant": cases.fused_prolog_case,
     "sparse_flash_attention_quant": cases.attention_case,
     "lightning_indexer_quant": cases.indexer_case,
+    "mla_epilog_quant": cases.mla_epilog_case,
 }
-HEADS = ("mla_prolog_quant", "mla_indexer_prolog_quant", "sparse_flash_attention_quant")
+HEADS = ("mla_prolog_quant", "mla_indexer_prolog_quant", "sparse_flash_attention_quant", "mla_epilog_quant")
 
 
 def make(operator: str, b: int, s1: int, kv: Any = None, n_q: int = 16, **more: Any) -> cases.Case:
@@ -68,9 +69,12 @@ MANY_TOKENS = [(128, 4, 1), (1, 1024, 1)]  # the largest decode step, and a chun
 
 @pytest.mark.parametrize(
     ("operator", "b", "s1", "n_q"),
-    [*((o, *size) for o in PROLOGS for size in TOKENS), *(("mla_indexer_prolog_quant", *size) for size in MANY_TOKENS)],
+    [
+        *((o, *size) for o in (*PROLOGS, "mla_epilog_quant") for size in TOKENS),
+        *((o, *size) for o in ("mla_indexer_prolog_quant", "mla_epilog_quant") for size in MANY_TOKENS),
+    ],
 )
-def test_prologs_at_all_sizes(operator: str, b: int, s1: int, n_q: int) -> None:
+def test_prologs_and_epilog_at_all_sizes(operator: str, b: int, s1: int, n_q: int) -> None:
     case = make(operator, b, s1, s1 + 3, n_q=n_q)  # short sequences: the caches of 128 long ones are large
     want = bare(case)
     for mode_name in ("pynative", "graph"):
@@ -114,13 +118,14 @@ def test_a_split_token_axis(operator: str) -> None:
         assert_same(run(case, mode_name), want)
 
 
-@pytest.mark.parametrize("operator", PROLOGS)
+@pytest.mark.parametrize("operator", [*PROLOGS, "mla_epilog_quant"])
 def test_packed_weights_give_the_same_bits(operator: str) -> None:
     case = make(operator, 2, 1)
-    packable = ("w_dq", "w_uq_qr", "w_uk", "w_dkv_kr", "w_qb", "wk", "w_proj")
+    packable = ("w_dq", "w_uq_qr", "w_uk", "w_dkv_kr", "w_qb", "wk", "w_proj", "w_uv", "w_o")
     bare_name = {n: n.removeprefix("mla_").removeprefix("ip_").removesuffix("_in") for n in case.inputs}
     changed = {n: weights.pack(case.inputs[n]) for n in case.inputs if bare_name[n] in packable}
-    assert len(changed) == {"mla_prolog_quant": 4, "lightning_indexer_prolog_quant": 3}.get(operator, 7)
+    counts = {"mla_prolog_quant": 4, "lightning_indexer_prolog_quant": 3, "mla_epilog_quant": 2}
+    assert len(changed) == counts.get(operator, 7)
     packed = case.copy(**changed).with_attributes(weight_format="PACKED")
     for mode_name in ("pynative", "graph"):
         assert_same(run(packed, mode_name), bare(case))

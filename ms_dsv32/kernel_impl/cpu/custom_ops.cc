@@ -21,6 +21,7 @@
 #include "ms_dsv32/kernel_impl/generated/dims.h"
 #include "ms_dsv32/kernel_impl/generated/lightning_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/lightning_indexer_quant.h"
+#include "ms_dsv32/kernel_impl/generated/mla_epilog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/mla_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/mla_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/sparse_flash_attention_quant.h"
@@ -143,6 +144,7 @@ constexpr Operator kOperators[] = {
     {op_info::mla_indexer_prolog_quant::kOp, CheckCacheIndex<op_info::mla_indexer_prolog_quant::kCacheIndex>},
     {op_info::sparse_flash_attention_quant::kOp, CheckSelection},
     {op_info::lightning_indexer_quant::kOp, CheckBlocks},
+    {op_info::mla_epilog_quant::kOp, [](const Call&) {}},  // every value is right
 };
 
 const Operator& FindOperator(std::string_view name) {
@@ -327,6 +329,7 @@ MS_DSV32_OPERATOR(LightningIndexerPrologQuant, "lightning_indexer_prolog_quant")
 MS_DSV32_OPERATOR(MlaIndexerPrologQuant, "mla_indexer_prolog_quant")
 MS_DSV32_OPERATOR(SparseFlashAttentionQuant, "sparse_flash_attention_quant")
 MS_DSV32_OPERATOR_ONE_OUTPUT(LightningIndexerQuant, "lightning_indexer_quant")
+MS_DSV32_OPERATOR_ONE_OUTPUT(MlaEpilogQuant, "mla_epilog_quant")
 
 // The C interface. Functions that can fail return 0, or a status and a text (see Guard).
 extern "C" {

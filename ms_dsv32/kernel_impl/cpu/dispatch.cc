@@ -13,7 +13,7 @@
 
 namespace ms_dsv32::cpu {
 
-// Each instruction set is a namespace with the five kernels, defined by the <op>.cc files compiled for it, and
+// Each instruction set is a namespace with the kernels, defined by the <op>.cc files compiled for it, and
 // Has_<isa> tells whether this CPU has it. MS_DSV32_ISAS(F), F of those that are compiled, best first, comes from
 // setup.py.
 #define MS_DSV32_DECLARE(isa)                                                 \
@@ -23,6 +23,7 @@ namespace ms_dsv32::cpu {
   void MlaIndexerPrologQuant(const MlaIndexerPrologQuantParams&);             \
   void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams&);     \
   void LightningIndexerQuant(const LightningIndexerQuantParams&);             \
+  void MlaEpilogQuant(const MlaEpilogQuantParams&);                           \
   }
 #define MS_DSV32_TABLE(isa)          \
   {#isa,                             \
@@ -31,7 +32,8 @@ namespace ms_dsv32::cpu {
    isa::LightningIndexerPrologQuant, \
    isa::MlaIndexerPrologQuant,       \
    isa::SparseFlashAttentionQuant,   \
-   isa::LightningIndexerQuant},
+   isa::LightningIndexerQuant,       \
+   isa::MlaEpilogQuant},
 
 MS_DSV32_ISAS(MS_DSV32_DECLARE)
 

@@ -8,6 +8,7 @@ struct LightningIndexerPrologQuantParams;
 struct MlaIndexerPrologQuantParams;
 struct SparseFlashAttentionQuantParams;
 struct LightningIndexerQuantParams;
+struct MlaEpilogQuantParams;
 
 struct KernelTable {
   const char* isa;
@@ -17,6 +18,7 @@ struct KernelTable {
   void (*mla_indexer_prolog_quant)(const MlaIndexerPrologQuantParams&);
   void (*sparse_flash_attention_quant)(const SparseFlashAttentionQuantParams&);
   void (*lightning_indexer_quant)(const LightningIndexerQuantParams&);
+  void (*mla_epilog_quant)(const MlaEpilogQuantParams&);
 };
 
 // The best table that this CPU supports, or the one that MS_DSV32_CPU_ISA names. Throws std::runtime_error if that name

@@ -20,6 +20,7 @@
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 
+#include "ms_dsv32/kernel_impl/cpu/gemm_amx.h"
 #include "ms_dsv32/kernel_impl/cpu/simd.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
@@ -101,7 +102,8 @@ struct Int8Dot {
 
 #if MS_DSV32_IS_AVX512
   // vpdpbusd multiplies unsigned with signed bytes: x + 128 is unsigned, and 128 * (column sum), the product with a
-  // virtual row of 128s, is subtracted again. Exact: k * 255 * 128 < 2^31 for k < 65793.
+  // virtual row of 128s, is subtracted again. Exact: k * 255 * 128 < 2^31 for k < 65793. The first tile has that row
+  // beside its own: alone it would be a tile of four sums, each of which waits for itself.
   static constexpr int kPhases = 1;
   static constexpr bool kVirtualRow = true;
   static constexpr bool kKeepsWide = false;
@@ -259,16 +261,17 @@ MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, typename Ker
 }
 #endif
 
-// c[kRows, kLanes * kVectors] += x @ w; with `load` false from 0. x: words [kRows][phase][kDepth]. `compensation`
-// (kVirtualRow only) is subtracted.
-template <typename Kernel, int kRows, int kVectors, int kDepth, Weights kWeights>
+// c[kRows, kLanes * kVectors] += x @ w; with `load` false from 0. x: words [kRows][phase][kDepth]. `compensation`, the
+// product with the virtual row of a kernel that has one, is subtracted; with kVirtual it is computed and left there.
+template <typename Kernel, int kRows, int kVectors, int kDepth, Weights kWeights, bool kVirtual>
 __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, typename Kernel::Sum* c, int64_t ldc,
-                                        bool load, const typename Kernel::Sum* compensation) {
+                                        bool load, typename Kernel::Sum* compensation) {
   using Acc = typename Kernel::Acc;
   constexpr int kStride = OperandStride<Kernel>(kDepth);
   constexpr int kStrips = Max(1, kVectors * kLanes / kStrip);
   constexpr int kStripVectors = kStrip / kLanes;
   static_assert(kStrips == 1 || kWeights == Weights::kRaw, "widened numbers are those of one strip");
+  static_assert(!kVirtual || (Kernel::kPhases == 1 && kRows < kMaxTileRows), "the virtual row is a row of the tile");
 #if MS_DSV32_IS_NEON_BF16
   if constexpr (kRows > 1) return PairTile<Kernel, kRows, kStrips, kDepth>(x, block, c, ldc, load);
 #endif
@@ -291,6 +294,12 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
       for (int v = 0; v < kVectors; ++v) acc[m][v] = Acc{};
     }
   }
+  Acc virtual_acc[kVectors];
+  const VecI virtual_x = Kernel::Operand(VecI{}, 0);  // zeros of x are 128s
+  if (kVirtual) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) virtual_acc[v] = Acc{};
+  }
   for (int s = 0; s < steps; ++s) {
 #pragma GCC unroll 2
     for (int phase = 0; phase < Kernel::kPhases; ++phase) {
@@ -312,6 +321,7 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
           const VecI ws = weights(v);
 #pragma GCC unroll 8
           for (int m = 0; m < kRows; ++m) acc[m][v] = Kernel::Dot(acc[m][v], ws, xs[m]);
+          if (kVirtual) virtual_acc[v] = Kernel::Dot(virtual_acc[v], ws, virtual_x);
           KeepLoadsInOrder();
         }
       } else {
@@ -328,6 +338,10 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
           for (int v = 0; v < kVectors; ++v) acc[m][v] = Kernel::Dot(acc[m][v], ws[v], xs);
           KeepLoadsInOrder();
         }
+        if (kVirtual) {
+#pragma GCC unroll 16
+          for (int v = 0; v < kVectors; ++v) virtual_acc[v] = Kernel::Dot(virtual_acc[v], ws[v], virtual_x);
+        }
       }
     }
 #pragma GCC unroll 4
@@ -337,11 +351,19 @@ __attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, ty
     if (kWeights == Weights::kRawToWide) wide += Kernel::kPhases * kStrip;
     ++x;
   }
+  if (kVirtual) {
+#pragma GCC unroll 16
+    for (int v = 0; v < kVectors; ++v) StoreAs(compensation + v * kLanes, virtual_acc[v]);
+  }
 #pragma GCC unroll 8
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
-      if (Kernel::kVirtualRow && compensation != nullptr) acc[m][v] -= LoadAs<Acc>(compensation + v * kLanes);
+      if (kVirtual) {
+        acc[m][v] -= virtual_acc[v];
+      } else if (Kernel::kVirtualRow) {
+        acc[m][v] -= LoadAs<Acc>(compensation + v * kLanes);
+      }
       StoreAs(c + m * ldc + v * kLanes, acc[m][v]);
     }
   }
@@ -362,14 +384,6 @@ MS_DSV32_INLINE void ConvertOperand(const typename Kernel::Element* x, int steps
       StoreAs(words + phase * kDepth + s, Kernel::Operand(raw, phase));
     }
   }
-}
-
-// The product with a virtual row of 128s, of the 16 * kStrips columns of a block; see Int8Dot.
-template <typename Kernel, int kStrips>
-MS_DSV32_INLINE void Compensate(const Block& block, typename Kernel::Sum* compensation) {
-  alignas(64) int32_t words[kSteps];
-  for (int s = 0; s < block.steps; ++s) words[s] = static_cast<int32_t>(0x80808080u);
-  GemmTile<Kernel, 1, kStrips * kStrip / kLanes, kSteps, Weights::kRaw>(words, block, compensation, 0, false, nullptr);
 }
 
 template <int kRows>
@@ -424,9 +438,8 @@ inline void GemmFew(const typename Kernel::Element* x, int64_t ldx, const typena
             block_w,   strip_bytes, Min(kSteps, steps - s), nullptr, last ? then : block_w + kSteps * kStepBytes,
             kStepBytes};
         alignas(64) typename Kernel::Sum compensation[Kernel::kVirtualRow ? kColumns : 1];
-        if constexpr (Kernel::kVirtualRow) Compensate<Kernel, kColumns / kStrip>(block, compensation);
-        GemmTile<Kernel, kRows, kVectors, kFewSteps, Weights::kRaw>(
-            words + s, block, c + j, ldc, accumulate || k0 > 0 || s > 0, Kernel::kVirtualRow ? compensation : nullptr);
+        GemmTile<Kernel, kRows, kVectors, kFewSteps, Weights::kRaw, Kernel::kVirtualRow>(
+            words + s, block, c + j, ldc, accumulate || k0 > 0 || s > 0, compensation);
       }
     }
   }
@@ -455,7 +468,8 @@ inline void GemmMany(const typename Kernel::Element* x, int64_t ldx, int64_t row
   constexpr int kGroup = 8 * kPanel;
   alignas(64) int32_t words[kMaxTileRows * kStride];
   alignas(64) typename Kernel::Sum compensation[Kernel::kVirtualRow ? kGroup : 1];
-  const int64_t tiles = CeilDiv(rows, kMaxTileRows);
+  constexpr int kVirtualRows = Kernel::kVirtualRow ? 1 : 0;
+  const int64_t tiles = CeilDiv(rows + kVirtualRows, kMaxTileRows);
   const int64_t strip_bytes = strip_stride * static_cast<int64_t>(sizeof(*w));
   const int64_t ahead_step = CeilDiv(kStepBytes, tiles);
   for (int begin = 0; begin < panels * kPanel; begin += kGroup) {
@@ -472,23 +486,28 @@ inline void GemmMany(const typename Kernel::Element* x, int64_t ldx, int64_t row
             last ? static_cast<const char*>(next) + j / kStrip * strip_bytes : here + steps * kStepBytes;
         return Block{here, strip_bytes, steps, nullptr, ahead + tile * steps * ahead_step, ahead_step};
       };
-      if constexpr (Kernel::kVirtualRow) {
-        for (int j = begin; j < end; j += kColumns) {
-          Compensate<Kernel, kColumns / kStrip>(block(j, 0), compensation + j - begin);
-        }
-      }
       int64_t m = 0;
       for (int64_t tile = 0; tile < tiles; ++tile) {
-        const int tile_rows = static_cast<int>(CeilDiv(rows - m, tiles - tile));  // nearly equal heights
+        // Nearly equal heights; the virtual row is one of the first tile's.
+        const int virtual_rows = tile == 0 ? kVirtualRows : 0;
+        const int tile_rows = static_cast<int>(CeilDiv(rows - m + virtual_rows, tiles - tile)) - virtual_rows;
         for (int i = 0; i < tile_rows; ++i) {
           ConvertOperand<Kernel, kSteps>(x + (m + i) * ldx + k0, steps, words + i * kStride);
         }
         PrefetchRows<Kernel>(x + k0, ldx, m + tile_rows, Min(m + 2 * tile_rows, rows), steps);
         WithRowCount(tile_rows, [&](auto count) {
+          constexpr bool kMayBeFirst = Kernel::kVirtualRow && count.value < kMaxTileRows;
           for (int j = begin; j < end; j += kColumns) {
-            GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRaw>(
-                words, block(j, tile), c + m * ldc + j, ldc, accumulate || k0 > 0,
-                Kernel::kVirtualRow ? compensation + j - begin : nullptr);
+            typename Kernel::Sum* sums = c + m * ldc + j;
+            typename Kernel::Sum* product = compensation + (Kernel::kVirtualRow ? j - begin : 0);
+            const bool load = accumulate || k0 > 0;
+            if (kMayBeFirst && tile == 0) {
+              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRaw, kMayBeFirst>(words, block(j, tile), sums,
+                                                                                          ldc, load, product);
+            } else {
+              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRaw, false>(words, block(j, tile), sums, ldc,
+                                                                                    load, product);
+            }
           }
         });
         m += tile_rows;
@@ -545,11 +564,11 @@ inline void GemmManyWide(const typename Kernel::Element* x, int64_t ldx, int64_t
             const int32_t* tile_words = words + m * kStride;
             const bool load = accumulate || k0 > 0;
             if (tile == 0) {
-              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRawToWide>(tile_words, own, sums, ldc, load,
-                                                                                   nullptr);
+              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRawToWide, false>(tile_words, own, sums, ldc,
+                                                                                          load, nullptr);
             } else {
-              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kWide>(tile_words, own, sums, ldc, load,
-                                                                              nullptr);
+              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kWide, false>(tile_words, own, sums, ldc, load,
+                                                                                     nullptr);
             }
             block.ahead += steps * block.ahead_step;
           }
@@ -565,9 +584,10 @@ template <typename Kernel>
 inline void Gemm(const typename Kernel::Element* x, int64_t ldx, int64_t rows, const typename Kernel::Element* w,
                  int64_t strip_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc, bool accumulate,
                  const void* next) {
-  if (rows <= kMaxTileRows) {
+  constexpr int kFewRows = kMaxTileRows - (Kernel::kVirtualRow ? 1 : 0);
+  if (rows <= kFewRows) {
     WithRowCount(static_cast<int>(rows), [&](auto count) {
-      GemmFew<Kernel, count.value>(x, ldx, w, strip_stride, panels, k, c, ldc, accumulate, next);
+      GemmFew<Kernel, Min(count.value, kFewRows)>(x, ldx, w, strip_stride, panels, k, c, ldc, accumulate, next);
     });
   } else if constexpr (Kernel::kKeepsWide) {
     const int64_t parts = CeilDiv(rows, kManyRows);
@@ -592,6 +612,11 @@ inline void GemmBf16(const uint16_t* x, int64_t ldx, int64_t rows, const uint16_
 // As GemmBf16 with strips [k/4][16][4]; k is a multiple of 4, below 65536.
 inline void GemmInt8(const int8_t* x, int64_t ldx, int64_t rows, const int8_t* w, int64_t strip_stride, int panels,
                      int64_t k, int32_t* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
+#if MS_DSV32_HAS_AMX
+  if (k % kTileBytes == 0 && rows >= kMinRowsAmx && HasAmxInt8()) {
+    return GemmInt8Amx(x, ldx, rows, w, strip_stride, panels * kPanel / kStrip, k, c, ldc, accumulate, next);
+  }
+#endif
   Gemm<Int8Dot>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);
 }
 

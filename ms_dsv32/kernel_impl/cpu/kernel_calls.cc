@@ -6,11 +6,13 @@
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/mla_epilog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/sparse_flash_attention_quant.h"
 #include "ms_dsv32/kernel_impl/generated/lightning_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/lightning_indexer_quant.h"
+#include "ms_dsv32/kernel_impl/generated/mla_epilog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/mla_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/mla_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/sparse_flash_attention_quant.h"
@@ -146,6 +148,20 @@ void RunLightningIndexerQuant(const Call& call) {
   cpu::Kernels().lightning_indexer_quant(params);
 }
 
+void RunMlaEpilogQuant(const Call& call) {
+  using namespace op_info::mla_epilog_quant;
+  cpu::MlaEpilogQuantParams params{};
+  params.t = call.Dim("t");
+  params.n_q = call.Dim("n_q");
+  params.packed = call.Packed();
+  params.attention_out = call.Data<const uint16_t>(kAttentionOut);
+  params.w_uv = call.Data<const uint16_t>(kWUv);
+  params.w_o = call.Data<const int8_t>(kWO);
+  params.w_o_scale = call.Data<const float>(kWOScale);
+  params.hidden_out = call.Data<uint16_t>(kHiddenOut);
+  cpu::Kernels().mla_epilog_quant(params);
+}
+
 struct Kernel {
   const op_info::OpInfo& op;
   void (*run)(const Call& call);
@@ -157,6 +173,7 @@ constexpr Kernel kKernels[] = {
     {op_info::mla_indexer_prolog_quant::kOp, RunMlaIndexerPrologQuant},
     {op_info::sparse_flash_attention_quant::kOp, RunSparseFlashAttentionQuant},
     {op_info::lightning_indexer_quant::kOp, RunLightningIndexerQuant},
+    {op_info::mla_epilog_quant::kOp, RunMlaEpilogQuant},
 };
 
 }  // namespace

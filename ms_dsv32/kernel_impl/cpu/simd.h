@@ -120,10 +120,11 @@ MS_DSV32_INLINE constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv
 MS_DSV32_INLINE uint32_t FloatBits(float f) { return LoadAs<uint32_t>(&f); }
 MS_DSV32_INLINE float BitsFloat(uint32_t u) { return LoadAs<float>(&u); }
 MS_DSV32_INLINE float Bf16ToF32(uint16_t v) { return BitsFloat(static_cast<uint32_t>(v) << 16); }
+constexpr uint16_t kNanBf16 = 0x7fc0;
 MS_DSV32_INLINE uint16_t F32ToBf16(float f) {
   const uint32_t u = FloatBits(f);
-  // The rounding carry would turn a NaN with a full mantissa into -0 or an infinity.
-  if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<uint16_t>((u >> 16) | 0x40u);
+  // NaN is one number: which of two NaNs an operation passes on depends on the instruction set.
+  if ((u & 0x7fffffffu) > 0x7f800000u) return kNanBf16;
   return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
 MS_DSV32_INLINE float Fp16ToF32(uint16_t h) {
@@ -166,11 +167,11 @@ MS_DSV32_INLINE VecU SelectU(VecI mask, VecU yes, VecU no) { return (yes & (VecU
 
 MS_DSV32_INLINE VecF Bf16BitsToF(VecU16 v) { return (VecF)(__builtin_convertvector(v, VecU) << 16); }
 MS_DSV32_INLINE VecF LoadBf16(const uint16_t* p) { return Bf16BitsToF(LoadAs<VecU16>(p)); }
-// Round to nearest even to bf16, as the low 16 bits of each lane.
+// Round to nearest even to bf16, as the low 16 bits of each lane; NaN as in F32ToBf16.
 MS_DSV32_INLINE VecU BitsToBf16(VecF v) {
   const VecU u = (VecU)v;
   const VecU rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
-  return SelectU((VecI)((VecI)(u & 0x7fffffffu) > 0x7f800000), (u >> 16) | 0x40u, rounded);
+  return SelectU((VecI)((VecI)(u & 0x7fffffffu) > 0x7f800000), Set1U(kNanBf16), rounded);
 }
 MS_DSV32_INLINE VecF RoundBf16(VecF v) { return (VecF)(BitsToBf16(v) << 16); }
 

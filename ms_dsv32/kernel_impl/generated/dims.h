@@ -13,6 +13,7 @@ inline constexpr int64_t kKvLoraRank = 512;  // rank of the key-value latent
 inline constexpr int64_t kRopeDim = 64;  // rotated dimensions of a query or key
 inline constexpr int64_t kQkNopeHeadDim = 128;  // unrotated dimensions of a query head
 inline constexpr int64_t kQHeadDim = 192;  // qk_nope_head_dim + rope_dim
+inline constexpr int64_t kVHeadDim = 128;  // dimensions of a head's value
 inline constexpr int64_t kKScaleGroups = 4;  // scales of one latent key: one for each 128 of kv_lora_rank
 inline constexpr int64_t kIdxNHeads = 64;  // indexer heads
 inline constexpr int64_t kIdxHeadDim = 128;  // dimensions of an indexer head
@@ -37,6 +38,7 @@ inline constexpr DimInfo kDims[] = {
     {"rope_dim", 64, 64, {nullptr, nullptr}},
     {"qk_nope_head_dim", 128, 128, {nullptr, nullptr}},
     {"q_head_dim", 192, 192, {nullptr, nullptr}},
+    {"v_head_dim", 128, 128, {nullptr, nullptr}},
     {"k_scale_groups", 4, 4, {nullptr, nullptr}},
     {"idx_n_heads", 64, 64, {nullptr, nullptr}},
     {"idx_head_dim", 128, 128, {nullptr, nullptr}},
