@@ -180,6 +180,12 @@ def indexer_weights(seed: int = 0) -> dict[str, Array]:
     return _frozen(golden.make_indexer_weights(seed))
 
 
+@functools.cache
+def epilog_weights(n_q: int = 128, seed: int = 0) -> dict[str, Array]:
+    """Full-size weights of `mla_epilog_quant`, read-only, made once per process."""
+    return _frozen(golden.make_epilog_weights(seed, n_q=n_q))
+
+
 def _frozen(arrays: dict[str, Array]) -> dict[str, Array]:
     for value in arrays.values():
         value.flags.writeable = False
@@ -461,6 +467,28 @@ def indexer_case(
         "kv_act_seqs": paging.kv_act_seqs,
     }
     return Case("lightning_indexer_quant", inputs, {"selected_count": selected_count}, paging)
+
+
+def mla_epilog_case(
+    b: int = 1,
+    s1: int = 1,
+    n_q: int = 128,
+    kv_lens: Sequence[int] | int | None = None,
+    *,
+    seed: int = 0,
+    split: bool = False,
+) -> Case:
+    """A `mla_epilog_quant` call; the operator knows tokens alone, so that the paging tells no more than b and s1.
+
+    Args:
+        b, s1, n_q: sequences, tokens of each, query heads. kv_lens: as `make_paging`.
+        seed: of attention_out; the weights are those of `epilog_weights`. split: attention_out as [b, s1, n_q, 512].
+    """
+    paging = make_paging(b, s1, kv_lens, seed=seed)
+    rng = np.random.default_rng([seed, 5])
+    attention_out = random_bf16(rng, (paging.t, n_q, 512))
+    inputs = {"attention_out": _split(paging, split, attention_out), **epilog_weights(n_q)}
+    return Case("mla_epilog_quant", inputs, {}, paging, n_q)
 
 
 def indexer_scores(case: Case) -> tuple[list[Array], list[Array]]:

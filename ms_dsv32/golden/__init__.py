@@ -37,6 +37,7 @@ from ms_dsv32.golden.sparse_flash_attention_quant import sparse_flash_attention_
 from ms_dsv32.golden.weights import (
     fused_weights,
     hadamard_matrix,
+    make_epilog_weights,
     make_indexer_weights,
     make_mla_weights,
     make_weights,
@@ -60,6 +61,7 @@ __all__ = [
     "lightning_indexer_quant",
     "lightning_indexer_scores",
     "make_block_table",
+    "make_epilog_weights",
     "make_indexer_weights",
     "make_mla_weights",
     "make_weights",

@@ -152,6 +152,19 @@ def make_indexer_weights(seed: int, *, h: int = 7168, q_lora_rank: int = 1536) -
     }
 
 
+def make_epilog_weights(seed: int, *, n_q: int = 128, h: int = 7168) -> dict[str, Array]:
+    """Random weights of `mla_epilog_quant`, under its argument names; scaled as `make_mla_weights`.
+
+    w_o is quantised over all of its rows, so that those of fewer heads are not the first of more heads'.
+    """
+    w_o, w_o_scale = _normal_int8(_rng(seed, 12), n_q * 128, h, 128, (n_q * 128) ** -0.5)
+    return {
+        "w_uv": _normal_bf16(_rng(seed, 11), (n_q, 512, 128), 512**-0.5),
+        "w_o": w_o,
+        "w_o_scale": w_o_scale,
+    }
+
+
 def make_weights(
     seed: int, n_q: int = 128, *, h: int = 7168, q_lora_rank: int = 1536
 ) -> tuple[dict[str, Array], dict[str, Array]]:

@@ -1,0 +1,362 @@
+// The cube half of mla_epilog_quant: S1 and S3 of epilog.h.
+//
+// Weights stream through slots of L1 in chunks, each beside a left operand that lies in a place of its own. The loader
+// goes through the same phases and chunks as the products and is as many chunks ahead as there are slots. Where a left
+// operand has to wait, for others or for its place, the weights do not: their chunks are handed over once it is there.
+#ifndef MS_DSV32_ASCENDC_EPILOG_CUBE_H_
+#define MS_DSV32_ASCENDC_EPILOG_CUBE_H_
+
+#include "cube_tile.h"
+#include "epilog.h"
+
+namespace ms_dsv32::ascendc {
+
+class EpilogCube {
+ public:
+  __aicore__ inline void Init(TPipe& pipe, const EpilogArguments& arguments, const EpilogTiling& tiling) {
+    a_ = arguments;
+    plan_.Init(arguments.workspace, tiling, static_cast<uint32_t>(GetBlockIdx()));
+    slots_ = tiling.slots;
+    slot_bytes_ = tiling.slot_bytes;
+    pipe.InitBuffer(left_, tiling.left_bytes);
+    pipe.InitBuffer(weights_, slots_ * slot_bytes_);
+    pipe.InitBuffer(l0a_, 2 * kL0Bytes);
+    pipe.InitBuffer(l0b_, 2 * kL0Bytes);
+    pipe.InitBuffer(l0c_, 2 * kHalfBytes);
+    for (uint32_t slot = 0; slot < slots_; ++slot) {
+      SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(slot));
+    }
+    l0_slots_.Begin();
+    SetFlag<HardEvent::FIX_M>(0);
+    SetFlag<HardEvent::FIX_M>(1);
+  }
+
+  // S1 of steps 0 and 1, S3 of step 0, S1 of step 2, S3 of step 1, ...
+  __aicore__ inline void Process() {
+    const uint32_t steps = plan_.Steps();
+    if (steps > 0) {
+      for (uint32_t slot = 0; slot < slots_; ++slot) {
+        LoadNext();
+      }
+      Heads(0);
+    }
+    for (uint32_t step = 0; step < steps; ++step) {
+      if (step + 1 < steps) {
+        Heads(step + 1);
+      }
+      Outputs(step);
+    }
+    Finish();
+  }
+
+ private:
+  static constexpr uint32_t kL0Bytes = 32768;
+  static constexpr uint32_t kHalfBytes = 65536;  // of L0C
+  static constexpr uint32_t kHeadStep = 128;     // K of one product in bfloat16: 128 x 128 fill a slot of L0A
+  static constexpr uint32_t kOutputStep = 256;   // likewise in int8
+  static constexpr uint32_t kRing = 8;           // chunks that are remembered: more than there are slots
+
+  // A chunk of weights that is on its way, or there.
+  struct Chunk {
+    bool output, left;  // of S3; with a left operand that comes beside it
+    uint32_t step, head, k0, rows, place;
+    uint32_t free;  // the place of its left operand is free when so many chunks are returned
+  };
+
+  // Rows of the tokens' blocks of an accumulator.
+  __aicore__ inline uint32_t TokenBlocks(uint32_t step) const { return DivUp(plan_.Tokens(step), kEpilogRows); }
+  __aicore__ inline uint32_t BlockRows(uint32_t step, uint32_t block) const {
+    return Smaller(kEpilogRows, plan_.Tokens(step) - block * kEpilogRows);
+  }
+  __aicore__ inline uint32_t HeadRows() const { return slot_bytes_ / kHeadRowBytes; }
+  __aicore__ inline uint32_t OutputRows() const { return slot_bytes_ / kBlockColumns; }
+  __aicore__ inline uint32_t Parts(uint32_t span) const { return DivUp(plan_.SpanRows(span), OutputRows()); }
+
+  // ---- Memories
+  template <typename T>
+  __aicore__ inline LocalTensor<T> Weights(uint32_t chunk) {
+    return weights_.GetWithOffset<T>(slot_bytes_ / sizeof(T), chunk % slots_ * slot_bytes_);
+  }
+  // The left operand [rows of a block of tokens, k] of a chunk in NZ. Blocks lie in areas of their own, so that the
+  // rows behind the last token, which nothing loads, stay apart from the others.
+  template <typename T>
+  __aicore__ inline LocalTensor<T> Left(const Chunk& chunk, uint32_t block) {
+    const uint32_t rows = chunk.output ? OutputRows() : HeadRows() * 2;  // K in bytes
+    const uint32_t offset = (chunk.place * plan_.Tiling().token_step + block * kEpilogRows) * rows;
+    const uint32_t m16 = RoundUp(BlockRows(chunk.step, block), kFractal);
+    return left_.GetWithOffset<T>(m16 * rows / sizeof(T), offset);
+  }
+  template <typename C>
+  __aicore__ inline LocalTensor<C> L0c(uint32_t offset) {
+    return l0c_.GetWithOffset<C>(kHalfBytes / sizeof(C) - offset % kHalfBytes / sizeof(C), offset);
+  }
+
+  // ---- Loader. S1 of step 0, S1 of step 1, S3 of step 0, S1 of step 2, S3 of step 1, ...
+  static __aicore__ inline bool IsOutput(uint32_t phase) { return phase > 0 && phase % 2 == 0; }
+  static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsOutput(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
+
+  // Fills the next slot, and hands over what is complete. Returns false if all that the launch needs is on its way.
+  __aicore__ MS_DSV32_NOINLINE bool LoadNext() {
+    while (phase_ <= 2 * plan_.Steps()) {
+      const uint32_t step = StepOf(phase_);
+      if (step < plan_.Steps() && (IsOutput(phase_) ? LoadOutput(step) : LoadHead(step))) {
+        HandOver();
+        return true;
+      }
+      ++phase_;
+      item_ = block_ = part_ = first_place_ = 0;
+      // Places are cut differently: all of the phase before must have been used.
+      for (uint32_t place = 0; place < kMostLeftPlaces; ++place) {
+        last_use_[place] = filled_;
+      }
+    }
+    return false;
+  }
+  // The next slot is empty; so are those of the chunks before the one that it had.
+  __aicore__ inline void AwaitSlot() {
+    WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(awaited_ % slots_));
+    ++awaited_;
+  }
+  __aicore__ inline bool IsReturned(uint32_t chunks) const { return chunks == 0 || chunks + slots_ <= awaited_; }
+
+  __aicore__ inline bool LoadHead(uint32_t step) {
+    const uint32_t head = plan_.HeadBegin() + item_, rows = HeadRows();
+    if (head == plan_.HeadEnd()) {
+      return false;
+    }
+    AwaitSlot();
+    const uint32_t k0 = part_ * rows, place = first_place_;
+    const GlobalTensor<bfloat16_t> w_uv =
+        Global<bfloat16_t>(a_.w_uv, uint64_t{kKvLoraRank} * kVHeadDim * plan_.Tiling().n_q);
+    CopyNdToL1(Weights<bfloat16_t>(filled_), w_uv[(static_cast<uint64_t>(head) * kKvLoraRank + k0) * kVHeadDim], rows,
+               kVHeadDim, kVHeadDim, rows);
+    chunks_[filled_ % kRing] = {false, true, step, head, k0, rows, place, last_use_[place]};
+    last_use_[place] = ++filled_;
+    first_place_ = place + 1 == plan_.Tiling().head_places ? 0 : place + 1;
+    if (++part_ * rows == kKvLoraRank) {
+      part_ = 0;
+      ++item_;
+    }
+    return true;
+  }
+
+  // Of a span, block after block; its left operand comes with the first block, in as many parts as the weights.
+  __aicore__ inline bool LoadOutput(uint32_t step) {
+    if (item_ == plan_.Spans() || plan_.SpanGroups(item_) == 0) {
+      return false;  // groups become fewer from span to span
+    }
+    AwaitSlot();
+    const uint32_t span = item_, parts = Parts(span), groups = plan_.SpanGroups(span);
+    const uint32_t k = part_ * OutputRows(), k0 = plan_.SpanBegin(span) + k;
+    const uint32_t rows = Smaller(OutputRows(), plan_.SpanRows(span) - k);
+    const uint32_t first = block_ * kBlockGroups, end = Smaller(first + kBlockGroups, groups);
+    const uint32_t own = Smaller(end, plan_.Groups()) - Smaller(first, plan_.Groups());
+    const LocalTensor<int8_t> weights = Weights<int8_t>(filled_);
+    const GlobalTensor<int8_t> w_o = Global<int8_t>(a_.w_o, uint64_t{plan_.K()} * kH);
+    if (own > 0) {
+      CopyNzToL1(weights, w_o, plan_.K(), k0, rows, (plan_.FirstGroup() + first) * kGroupColumns, own * kGroupColumns);
+    }
+    if (first + own < end) {
+      CopyNzToL1(weights[own * kGroupColumns * rows], w_o, plan_.K(), k0, rows, plan_.PieceGroup() * kGroupColumns,
+                 kGroupColumns);
+    }
+    const uint32_t place = (first_place_ + part_) % plan_.Tiling().output_places;
+    chunks_[filled_ % kRing] = {true, block_ == 0, step, 0, k0, rows, place, last_use_[place]};
+    last_use_[place] = ++filled_;
+    if (++part_ == parts) {
+      part_ = 0;
+      if (++block_ == plan_.SpanBlocks(span)) {
+        block_ = 0;
+        first_place_ = (first_place_ + parts) % plan_.Tiling().output_places;
+        ++item_;
+      }
+    }
+    return true;
+  }
+
+  // Loads the left operands whose turn it is and whose places are free, and hands their chunks over.
+  __aicore__ MS_DSV32_NOINLINE void HandOver() {
+    for (; handed_ < filled_; ++handed_) {
+      const Chunk& chunk = chunks_[handed_ % kRing];
+      if (chunk.left) {
+        if ((chunk.output && chunk.step >= opened_) || !IsReturned(chunk.free)) {
+          return;
+        }
+        for (uint32_t block = 0; block < TokenBlocks(chunk.step); ++block) {
+          LoadLeft(chunk, block);
+        }
+      }
+      SetFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(handed_ % slots_));
+    }
+  }
+  __aicore__ inline void LoadLeft(const Chunk& chunk, uint32_t block) {
+    const uint32_t m = BlockRows(chunk.step, block), m16 = RoundUp(m, kFractal), token = block * kEpilogRows;
+    if (chunk.output) {
+      CopyNdToL1(Left<int8_t>(chunk, block),
+                 plan_.Quantised(chunk.step)[static_cast<uint64_t>(token) * plan_.K() + chunk.k0], m, chunk.rows,
+                 plan_.K(), m16);
+      return;
+    }
+    // As words: with 128 heads a token's row has 65536 bfloat16 values, one more than the copy's field of its length
+    // holds. The bytes land in the same places.
+    const uint32_t row = plan_.Tiling().n_q * kKvLoraRank / 2;
+    const uint64_t first = static_cast<uint64_t>(chunk.step) * plan_.Tiling().token_step + token;
+    const GlobalTensor<float> words = Global<float>(a_.attention_out, static_cast<uint64_t>(plan_.Tiling().t) * row);
+    CopyNdToL1(Left<float>(chunk, block), words[first * row + (chunk.head * kKvLoraRank + chunk.k0) / 2], m,
+               chunk.rows / 2, row, m16);
+  }
+
+  // The oldest chunk that is not returned.
+  __aicore__ inline const Chunk& Take() {
+    while (handed_ <= taken_) {
+      // Its left operand waits for the place of one that was used by now.
+      if (!LoadNext()) {
+        AwaitSlot();
+        HandOver();
+      }
+    }
+    WaitFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(taken_ % slots_));
+    return chunks_[taken_ % kRing];
+  }
+  __aicore__ inline void Return() {
+    SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(taken_ % slots_));
+    ++taken_;
+    LoadNext();
+  }
+  __aicore__ inline void Finish() {
+    while (awaited_ < taken_ + slots_) {
+      AwaitSlot();
+    }
+    l0_slots_.End();
+    WaitFlag<HardEvent::FIX_M>(0);
+    WaitFlag<HardEvent::FIX_M>(1);
+  }
+
+  // ---- Products
+  // C (+)= left * weights of the oldest chunk, of all blocks of tokens: C of a block lies at `offset` of L0C, and
+  // `stride` behind the one before. Weights go to L0B once for all blocks. They have two slots, as the left operands
+  // have, and need no flags of their own: whoever may fill the next but one slot of L0A knows that the products before
+  // that are done, and with them the last product of the weights before these.
+  template <typename T>
+  __aicore__ MS_DSV32_NOINLINE void Add(uint32_t offset, uint32_t stride, uint32_t n, uint32_t k_step, bool first) {
+    const Chunk& chunk = Take();
+    const LocalTensor<T> weights = Weights<T>(taken_);
+    for (uint32_t done = 0; done < chunk.rows; done += k_step) {
+      const uint32_t k = Smaller(k_step, chunk.rows - done);
+      l0b_slot_ ^= 1;
+      const LocalTensor<T> l0b = l0b_.GetWithOffset<T>(kL0Bytes / sizeof(T), l0b_slot_ * kL0Bytes);
+      for (uint32_t block = 0; block < TokenBlocks(chunk.step); ++block) {
+        const uint32_t m = BlockRows(chunk.step, block);
+        const uint32_t slot = l0_slots_.Acquire();
+        const LocalTensor<T> l0a = l0a_.GetWithOffset<T>(kL0Bytes / sizeof(T), slot * kL0Bytes);
+        if (block == 0) {
+          LoadB(l0b, weights, chunk.rows, done, k, 0, n);
+        }
+        LoadA(l0a, Left<T>(chunk, block), RoundUp(m, kFractal), done, k);
+        l0_slots_.Publish();
+        l0_slots_.Take();
+        Multiply(L0c<Accumulator<T>>(offset + block * stride), l0a, l0b, m, n, k, first && done == 0);
+        l0_slots_.Release();
+      }
+    }
+    Return();
+  }
+
+  // The next half of L0C, empty.
+  __aicore__ inline uint32_t Open() {
+    half_ ^= 1;
+    WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(half_));
+    return half_;
+  }
+  static __aicore__ inline void Close(uint32_t half) { WaitPipe<HardEvent::M_FIX>(static_cast<int32_t>(half)); }
+  static __aicore__ inline void Free(uint32_t half) { SetFlag<HardEvent::FIX_M>(static_cast<int32_t>(half)); }
+
+  // S1 (1) value up-projection of each head. A block of tokens takes a half of L0C.
+  __aicore__ inline void Heads(uint32_t step) {
+    const GlobalTensor<bfloat16_t> values = plan_.Values(step);
+    const uint32_t blocks = TokenBlocks(step);
+    for (uint32_t head = plan_.HeadBegin(); head < plan_.HeadEnd(); ++head) {
+      const uint32_t half = Open();
+      if (blocks > 1) {
+        Open();
+      }
+      // With two blocks the second one lies in the other half, before or behind the first one.
+      const uint32_t offset = half * kHalfBytes, stride = kHalfBytes - 2 * offset;
+      for (uint32_t k = 0; k < kKvLoraRank; k += HeadRows()) {
+        Add<bfloat16_t>(offset, stride, kVHeadDim, kHeadStep, k == 0);
+      }
+      for (uint32_t block = 0; block < blocks; ++block) {
+        const uint32_t m = BlockRows(step, block), of_block = half ^ block;
+        Close(of_block);
+        StoreC(values[static_cast<uint64_t>(block) * kEpilogRows * plan_.K() + head * kVHeadDim],
+               L0c<float>(of_block * kHalfBytes), m, RoundUp(m, kFractal), 0, kVHeadDim, plan_.K());
+        Free(of_block);
+      }
+    }
+    NotifyVectors(kHeadsDone);
+  }
+
+  // S3 (3) output projection in int8. A block of columns takes a half of L0C, each of its blocks of tokens a part.
+  __aicore__ inline void Outputs(uint32_t step) {
+    AwaitCore(kQuantised);
+    opened_ = step + 1;
+    HandOver();
+    for (uint32_t span = 0; span < plan_.Spans(); ++span) {
+      const bool last = span + 1 == plan_.Spans();
+      const uint32_t blocks = plan_.SpanBlocks(span), groups = plan_.SpanGroups(span), parts = Parts(span);
+      for (uint32_t block = 0; block < blocks; ++block) {
+        const uint32_t columns = Smaller(kBlockGroups, groups - block * kBlockGroups) * kGroupColumns;
+        const uint32_t half = Open();
+        for (uint32_t part = 0; part < parts; ++part) {
+          Add<int8_t>(half * kHalfBytes, kHalfBytes / 2, columns, kOutputStep, part == 0);
+        }
+        Close(half);
+        StoreSums(step, block, half, columns, span > 0);
+        Free(half);
+        if (last && block < plan_.OwnBlocks() &&
+            ((block + 1) % plan_.PartBlocks() == 0 || block + 1 == plan_.OwnBlocks())) {
+          NotifyVectors(kColumnsSummed);
+        }
+      }
+      if (span + 1 == plan_.PieceSpans(plan_.Core())) {
+        NotifyVectors(kPieceSummed);
+      }
+    }
+  }
+  __aicore__ MS_DSV32_NOINLINE void StoreSums(uint32_t step, uint32_t block, uint32_t half, uint32_t columns,
+                                              bool add) {
+    const GlobalTensor<int32_t> sums = plan_.Sums(step, plan_.Core(), block);
+    if (add) {
+      SetAtomicAdd<int32_t>();
+    }
+    for (uint32_t tokens = 0; tokens < TokenBlocks(step); ++tokens) {
+      const uint32_t m = BlockRows(step, tokens);
+      StoreC(sums[tokens * kEpilogRows * kBlockColumns], L0c<int32_t>(half * kHalfBytes + tokens * kHalfBytes / 2), m,
+             RoundUp(m, kFractal), 0, columns, kBlockColumns);
+    }
+    if (add) {
+      SetAtomicNone();
+    }
+  }
+
+  EpilogArguments a_;
+  EpilogPlan plan_;
+  TBuf<TPosition::A1> left_;
+  TBuf<TPosition::B1> weights_;
+  TBuf<TPosition::A2> l0a_;
+  TBuf<TPosition::B2> l0b_;
+  TBuf<TPosition::CO1> l0c_;
+  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
+  uint32_t slots_ = 0, slot_bytes_ = 0, half_ = 0, l0b_slot_ = 0;
+  // Where the loader is: a phase, an item (a head or a span), a block of columns, a part of K. Chunks are counted over
+  // the launch: those whose slots were awaited, that were filled, handed over, and taken.
+  uint32_t phase_ = 0, item_ = 0, block_ = 0, part_ = 0, first_place_ = 0;
+  uint32_t awaited_ = 0, filled_ = 0, handed_ = 0, taken_ = 0;
+  uint32_t opened_ = 0;                      // steps whose int8 values are there
+  uint32_t last_use_[kMostLeftPlaces] = {};  // of each place, chunks up to the last one that uses it
+  Chunk chunks_[kRing] = {};
+};
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_EPILOG_CUBE_H_
