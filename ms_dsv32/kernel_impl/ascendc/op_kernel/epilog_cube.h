@@ -23,9 +23,6 @@ class EpilogCube {
     pipe.InitBuffer(l0a_, 2 * kL0Bytes);
     pipe.InitBuffer(l0b_, 2 * kL0Bytes);
     pipe.InitBuffer(l0c_, 2 * kHalfBytes);
-    for (uint32_t slot = 0; slot < slots_; ++slot) {
-      SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(slot));
-    }
     l0_slots_.Begin();
     SetFlag<HardEvent::FIX_M>(0);
     SetFlag<HardEvent::FIX_M>(1);
@@ -35,9 +32,7 @@ class EpilogCube {
   __aicore__ inline void Process() {
     const uint32_t steps = plan_.Steps();
     if (steps > 0) {
-      for (uint32_t slot = 0; slot < slots_; ++slot) {
-        LoadNext();
-      }
+      Load();
       Heads(0);
     }
     for (uint32_t step = 0; step < steps; ++step) {
@@ -54,6 +49,7 @@ class EpilogCube {
   static constexpr uint32_t kHalfBytes = 65536;  // of L0C
   static constexpr uint32_t kHeadStep = 128;     // K of one product in bfloat16: 128 x 128 fill a slot of L0A
   static constexpr uint32_t kOutputStep = 256;   // likewise in int8
+  static constexpr uint32_t kAhead = 2;          // chunks of weights in front of a left operand
   static constexpr uint32_t kRing = 8;           // chunks that are remembered: more than there are slots
 
   // A chunk of weights that is on its way, or there.
@@ -95,12 +91,25 @@ class EpilogCube {
   static __aicore__ inline bool IsOutput(uint32_t phase) { return phase > 0 && phase % 2 == 0; }
   static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsOutput(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
 
-  // Fills the next slot, and hands over what is complete. Returns false if all that the launch needs is on its way.
-  __aicore__ MS_DSV32_NOINLINE bool LoadNext() {
+  // Fills the slots that are returned, and hands over what is complete. No further than kAhead chunks in front of a
+  // left operand whose place is still in use: MTE2 would come to it behind all of them, and the cube has nothing else
+  // to do.
+  __aicore__ MS_DSV32_NOINLINE void Load() {
+    HandOver();
+    while (filled_ < taken_ + slots_ && !(IsOpen() && filled_ >= handed_ + kAhead) && LoadNext()) {
+      HandOver();
+    }
+  }
+  // Whether the oldest chunk that is not handed over waits for nobody but this core.
+  __aicore__ inline bool IsOpen() const {
+    const Chunk& chunk = chunks_[handed_ % kRing];
+    return handed_ < filled_ && !(chunk.output && chunk.step >= opened_);
+  }
+  // Fills the next slot. Returns false if all that the launch needs is on its way.
+  __aicore__ inline bool LoadNext() {
     while (phase_ <= 2 * plan_.Steps()) {
       const uint32_t step = StepOf(phase_);
       if (step < plan_.Steps() && (IsOutput(phase_) ? LoadOutput(step) : LoadHead(step))) {
-        HandOver();
         return true;
       }
       ++phase_;
@@ -112,12 +121,17 @@ class EpilogCube {
     }
     return false;
   }
-  // The next slot is empty; so are those of the chunks before the one that it had.
-  __aicore__ inline void AwaitSlot() {
-    WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(awaited_ % slots_));
-    ++awaited_;
+  // Waits until the products of so many chunks have left L1. The flag of a slot tells it of the chunk that it had.
+  __aicore__ inline void AwaitReturned(uint32_t chunks) {
+    for (; awaited_ < chunks; ++awaited_) {
+      WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(awaited_ % slots_));
+    }
   }
-  __aicore__ inline bool IsReturned(uint32_t chunks) const { return chunks == 0 || chunks + slots_ <= awaited_; }
+  __aicore__ inline void AwaitSlot() {
+    if (filled_ >= slots_) {
+      AwaitReturned(filled_ + 1 - slots_);
+    }
+  }
 
   __aicore__ inline bool LoadHead(uint32_t step) {
     const uint32_t head = plan_.HeadBegin() + item_, rows = HeadRows();
@@ -174,14 +188,15 @@ class EpilogCube {
     return true;
   }
 
-  // Loads the left operands whose turn it is and whose places are free, and hands their chunks over.
-  __aicore__ MS_DSV32_NOINLINE void HandOver() {
+  // Loads the left operands whose turn it is and whose places were returned, and hands their chunks over.
+  __aicore__ inline void HandOver() {
     for (; handed_ < filled_; ++handed_) {
       const Chunk& chunk = chunks_[handed_ % kRing];
       if (chunk.left) {
-        if ((chunk.output && chunk.step >= opened_) || !IsReturned(chunk.free)) {
+        if (!IsOpen() || chunk.free > taken_) {
           return;
         }
+        AwaitReturned(chunk.free);
         for (uint32_t block = 0; block < TokenBlocks(chunk.step); ++block) {
           LoadLeft(chunk, block);
         }
@@ -206,27 +221,18 @@ class EpilogCube {
                chunk.rows / 2, row, m16);
   }
 
-  // The oldest chunk that is not returned.
+  // The oldest chunk that is not returned. What its left operand waited for is.
   __aicore__ inline const Chunk& Take() {
-    while (handed_ <= taken_) {
-      // Its left operand waits for the place of one that was used by now.
-      if (!LoadNext()) {
-        AwaitSlot();
-        HandOver();
-      }
-    }
     WaitFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(taken_ % slots_));
     return chunks_[taken_ % kRing];
   }
   __aicore__ inline void Return() {
     SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(taken_ % slots_));
     ++taken_;
-    LoadNext();
+    Load();
   }
   __aicore__ inline void Finish() {
-    while (awaited_ < taken_ + slots_) {
-      AwaitSlot();
-    }
+    AwaitReturned(taken_);
     l0_slots_.End();
     WaitFlag<HardEvent::FIX_M>(0);
     WaitFlag<HardEvent::FIX_M>(1);
@@ -300,7 +306,7 @@ class EpilogCube {
   __aicore__ inline void Outputs(uint32_t step) {
     AwaitCore(kQuantised);
     opened_ = step + 1;
-    HandOver();
+    Load();
     for (uint32_t span = 0; span < plan_.Spans(); ++span) {
       const bool last = span + 1 == plan_.Spans();
       const uint32_t blocks = plan_.SpanBlocks(span), groups = plan_.SpanGroups(span), parts = Parts(span);
@@ -349,7 +355,7 @@ class EpilogCube {
   Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
   uint32_t slots_ = 0, slot_bytes_ = 0, half_ = 0, l0b_slot_ = 0;
   // Where the loader is: a phase, an item (a head or a span), a block of columns, a part of K. Chunks are counted over
-  // the launch: those whose slots were awaited, that were filled, handed over, and taken.
+  // the launch: those that were filled, handed over, taken, and known to have left L1.
   uint32_t phase_ = 0, item_ = 0, block_ = 0, part_ = 0, first_place_ = 0;
   uint32_t awaited_ = 0, filled_ = 0, handed_ = 0, taken_ = 0;
   uint32_t opened_ = 0;                      // steps whose int8 values are there
