@@ -34,6 +34,9 @@ class EpilogCube {
     if (steps > 0) {
       Load();
       Heads(0);
+      if (steps == 1) {
+        Warm();
+      }
     }
     for (uint32_t step = 0; step < steps; ++step) {
       if (step + 1 < steps) {
@@ -50,8 +53,14 @@ class EpilogCube {
   static constexpr uint32_t kHeadStep = 128;     // K of one product in bfloat16: 128 x 128 fill a slot of L0A
   static constexpr uint32_t kOutputStep = 256;   // likewise in int8
   static constexpr uint32_t kAhead = 2;          // chunks of weights in front of a left operand
-  static constexpr uint32_t kRing = 8;           // chunks that are remembered: more than there are slots
+  // What HBM gives a core while an AIV quantises a token, of 1900 cycles, and while the cores wait for one another.
+  static constexpr uint32_t kQuantiseBytes = 49152, kWaitBytes = 65536;
+  static constexpr uint32_t kRing = 8;  // chunks that are remembered: more than there are slots
 
+  // Where the loader is in a phase: a head or a span, a block of columns, a part of K.
+  struct Place {
+    uint32_t item, block, part;
+  };
   // A chunk of weights that is on its way, or there.
   struct Chunk {
     bool output, left;  // of S3; with a left operand that comes beside it
@@ -113,7 +122,8 @@ class EpilogCube {
         return true;
       }
       ++phase_;
-      item_ = block_ = part_ = first_place_ = 0;
+      at_ = Place{0, 0, 0};
+      first_place_ = 0;
       // Places are cut differently: all of the phase before must have been used.
       for (uint32_t place = 0; place < kMostLeftPlaces; ++place) {
         last_use_[place] = filled_;
@@ -134,12 +144,12 @@ class EpilogCube {
   }
 
   __aicore__ inline bool LoadHead(uint32_t step) {
-    const uint32_t head = plan_.HeadBegin() + item_, rows = HeadRows();
+    const uint32_t head = plan_.HeadBegin() + at_.item, rows = HeadRows();
     if (head == plan_.HeadEnd()) {
       return false;
     }
     AwaitSlot();
-    const uint32_t k0 = part_ * rows, place = first_place_;
+    const uint32_t k0 = at_.part * rows, place = first_place_;
     const GlobalTensor<bfloat16_t> w_uv =
         Global<bfloat16_t>(a_.w_uv, uint64_t{kKvLoraRank} * kVHeadDim * plan_.Tiling().n_q);
     CopyNdToL1(Weights<bfloat16_t>(filled_), w_uv[(static_cast<uint64_t>(head) * kKvLoraRank + k0) * kVHeadDim], rows,
@@ -147,45 +157,86 @@ class EpilogCube {
     chunks_[filled_ % kRing] = {false, true, step, head, k0, rows, place, last_use_[place]};
     last_use_[place] = ++filled_;
     first_place_ = place + 1 == plan_.Tiling().head_places ? 0 : place + 1;
-    if (++part_ * rows == kKvLoraRank) {
-      part_ = 0;
-      ++item_;
+    if (++at_.part * rows == kKvLoraRank) {
+      at_ = Place{at_.item + 1, 0, 0};
     }
     return true;
   }
 
   // Of a span, block after block; its left operand comes with the first block, in as many parts as the weights.
   __aicore__ inline bool LoadOutput(uint32_t step) {
-    if (item_ == plan_.Spans() || plan_.SpanGroups(item_) == 0) {
-      return false;  // groups become fewer from span to span
+    if (!IsOutput(at_)) {
+      return false;
     }
     AwaitSlot();
-    const uint32_t span = item_, parts = Parts(span), groups = plan_.SpanGroups(span);
-    const uint32_t k = part_ * OutputRows(), k0 = plan_.SpanBegin(span) + k;
-    const uint32_t rows = Smaller(OutputRows(), plan_.SpanRows(span) - k);
-    const uint32_t first = block_ * kBlockGroups, end = Smaller(first + kBlockGroups, groups);
-    const uint32_t own = Smaller(end, plan_.Groups()) - Smaller(first, plan_.Groups());
-    const LocalTensor<int8_t> weights = Weights<int8_t>(filled_);
-    const GlobalTensor<int8_t> w_o = Global<int8_t>(a_.w_o, uint64_t{plan_.K()} * kH);
-    if (own > 0) {
-      CopyNzToL1(weights, w_o, plan_.K(), k0, rows, (plan_.FirstGroup() + first) * kGroupColumns, own * kGroupColumns);
-    }
-    if (first + own < end) {
-      CopyNzToL1(weights[own * kGroupColumns * rows], w_o, plan_.K(), k0, rows, plan_.PieceGroup() * kGroupColumns,
-                 kGroupColumns);
-    }
-    const uint32_t place = (first_place_ + part_) % plan_.Tiling().output_places;
-    chunks_[filled_ % kRing] = {true, block_ == 0, step, 0, k0, rows, place, last_use_[place]};
+    const uint32_t k0 = CopyWeights(Weights<int8_t>(filled_), at_), rows = PartRows(at_);
+    const uint32_t places = plan_.Tiling().output_places, place = (first_place_ + at_.part) % places;
+    chunks_[filled_ % kRing] = {true, at_.block == 0, step, 0, k0, rows, place, last_use_[place]};
     last_use_[place] = ++filled_;
-    if (++part_ == parts) {
-      part_ = 0;
-      if (++block_ == plan_.SpanBlocks(span)) {
-        block_ = 0;
-        first_place_ = (first_place_ + parts) % plan_.Tiling().output_places;
-        ++item_;
-      }
+    const uint32_t parts = Parts(at_.item);
+    if (Advance(at_)) {
+      first_place_ = (first_place_ + parts) % places;
     }
     return true;
+  }
+  // Whether there is a chunk of S3 at a place. Groups become fewer from span to span.
+  __aicore__ inline bool IsOutput(const Place& at) const {
+    return at.item < plan_.Spans() && plan_.SpanGroups(at.item) > 0;
+  }
+  __aicore__ inline uint32_t PartRows(const Place& at) const {
+    return Smaller(OutputRows(), plan_.SpanRows(at.item) - at.part * OutputRows());
+  }
+  // To the next place; whether it is in another span.
+  __aicore__ inline bool Advance(Place& at) const {
+    if (++at.part < Parts(at.item)) {
+      return false;
+    }
+    at.part = 0;
+    if (++at.block < plan_.SpanBlocks(at.item)) {
+      return false;
+    }
+    at = Place{at.item + 1, 0, 0};
+    return true;
+  }
+  // The weights of a chunk of S3. Returns where its K begins.
+  __aicore__ MS_DSV32_NOINLINE uint32_t CopyWeights(const LocalTensor<int8_t>& dst, const Place& at) const {
+    const uint32_t k0 = plan_.SpanBegin(at.item) + at.part * OutputRows(), rows = PartRows(at);
+    const uint32_t first = at.block * kBlockGroups;
+    const uint32_t end = Smaller(first + kBlockGroups, plan_.SpanGroups(at.item));
+    const uint32_t own = Smaller(end, plan_.Groups()) - Smaller(first, plan_.Groups());
+    const GlobalTensor<int8_t> w_o = Global<int8_t>(a_.w_o, uint64_t{plan_.K()} * kH);
+    if (own > 0) {
+      CopyNzToL1(dst, w_o, plan_.K(), k0, rows, (plan_.FirstGroup() + first) * kGroupColumns, own * kGroupColumns);
+    }
+    if (first + own < end) {
+      CopyNzToL1(dst[own * kGroupColumns * rows], w_o, plan_.K(), k0, rows, plan_.PieceGroup() * kGroupColumns,
+                 kGroupColumns);
+    }
+    return k0;
+  }
+
+  // While S2 runs and all slots are full: brings the weights that come next from HBM into L2, by way of the places of
+  // left operands, which nothing else needs then. As many as HBM gives this core in the time that it waits for cores
+  // with more heads, and for S2, beyond what the slots hold.
+  __aicore__ MS_DSV32_NOINLINE void Warm() {
+    const EpilogTiling& tiling = plan_.Tiling();
+    const uint32_t heads = DivUp(tiling.n_q, tiling.cores) - (plan_.HeadEnd() - plan_.HeadBegin());
+    const uint32_t tokens = DivUp(tiling.t, kVectorsPerCore * tiling.cores);
+    const uint32_t bytes = heads * kKvLoraRank * (kHeadRowBytes + tiling.t * 2) + tokens * kQuantiseBytes + kWaitBytes;
+    const uint32_t chunks = bytes / slot_bytes_, places = tiling.left_bytes / slot_bytes_;
+    if (chunks <= slots_ || !IsOutput(phase_)) {
+      return;
+    }
+    AwaitReturned(taken_);
+    Place at = at_;
+    for (uint32_t i = 0; i < chunks - slots_ && IsOutput(at); ++i) {
+      if (i > 0 && i % places == 0) {
+        PipeBarrier<PIPE_MTE2>();
+      }
+      CopyWeights(left_.GetWithOffset<int8_t>(slot_bytes_, i % places * slot_bytes_), at);
+      Advance(at);
+    }
+    PipeBarrier<PIPE_MTE2>();
   }
 
   // Loads the left operands whose turn it is and whose places were returned, and hands their chunks over.
@@ -354,9 +405,9 @@ class EpilogCube {
   TBuf<TPosition::CO1> l0c_;
   Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
   uint32_t slots_ = 0, slot_bytes_ = 0, half_ = 0, l0b_slot_ = 0;
-  // Where the loader is: a phase, an item (a head or a span), a block of columns, a part of K. Chunks are counted over
-  // the launch: those that were filled, handed over, taken, and known to have left L1.
-  uint32_t phase_ = 0, item_ = 0, block_ = 0, part_ = 0, first_place_ = 0;
+  Place at_{0, 0, 0};  // of the loader
+  uint32_t phase_ = 0, first_place_ = 0;
+  // Chunks are counted over the launch: those that were filled, handed over, taken, and known to have left L1.
   uint32_t awaited_ = 0, filled_ = 0, handed_ = 0, taken_ = 0;
   uint32_t opened_ = 0;                      // steps whose int8 values are there
   uint32_t last_use_[kMostLeftPlaces] = {};  // of each place, chunks up to the last one that uses it
