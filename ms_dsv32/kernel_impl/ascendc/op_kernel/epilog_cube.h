@@ -20,8 +20,8 @@ class EpilogCube {
     slot_bytes_ = tiling.slot_bytes;
     pipe.InitBuffer(left_, tiling.left_bytes);
     pipe.InitBuffer(weights_, slots_ * slot_bytes_);
-    pipe.InitBuffer(l0a_, 2 * kL0Bytes);
-    pipe.InitBuffer(l0b_, 2 * kL0Bytes);
+    pipe.InitBuffer(l0a_, kL0Slots * kL0Bytes);
+    pipe.InitBuffer(l0b_, kL0Slots * kL0Bytes);
     pipe.InitBuffer(l0c_, 2 * kHalfBytes);
     l0_slots_.Begin();
     SetFlag<HardEvent::FIX_M>(0);
@@ -48,11 +48,12 @@ class EpilogCube {
   }
 
  private:
-  static constexpr uint32_t kL0Bytes = 32768;
+  // Four short slots each of L0A and L0B: with two, a load that waits for a product would not be done before the next
+  // product is. K of a product of heads is one for all shapes, for its sums are in float.
+  static constexpr uint32_t kL0Slots = 4, kL0Bytes = 16384;
   static constexpr uint32_t kHalfBytes = 65536;  // of L0C
-  static constexpr uint32_t kHeadStep = 128;     // K of one product in bfloat16: 128 x 128 fill a slot of L0A
-  static constexpr uint32_t kOutputStep = 256;   // likewise in int8
-  static constexpr uint32_t kAhead = 2;          // chunks of weights in front of a left operand
+  static constexpr uint32_t kHeadStep = kL0Bytes / kHeadRowBytes;
+  static constexpr uint32_t kAhead = 2;  // chunks of weights in front of a left operand
   // What HBM gives a core while an AIV quantises a token, of 1900 cycles, and while the cores wait for one another.
   static constexpr uint32_t kQuantiseBytes = 49152, kWaitBytes = 65536;
   static constexpr uint32_t kRing = 8;  // chunks that are remembered: more than there are slots
@@ -291,16 +292,16 @@ class EpilogCube {
 
   // ---- Products
   // C (+)= left * weights of the oldest chunk, of all blocks of tokens: C of a block lies at `offset` of L0C, and
-  // `stride` behind the one before. Weights go to L0B once for all blocks. They have two slots, as the left operands
-  // have, and need no flags of their own: whoever may fill the next but one slot of L0A knows that the products before
-  // that are done, and with them the last product of the weights before these.
+  // `stride` behind the one before. Weights go to L0B once for all blocks. They have as many slots as the left operands
+  // have, and need no flags of their own: whoever may fill a slot of L0A knows that the product that had it is done,
+  // and so are those before it, among them all of the weights that had the next slot of L0B.
   template <typename T>
   __aicore__ MS_DSV32_NOINLINE void Add(uint32_t offset, uint32_t stride, uint32_t n, uint32_t k_step, bool first) {
     const Chunk& chunk = Take();
     const LocalTensor<T> weights = Weights<T>(taken_);
     for (uint32_t done = 0; done < chunk.rows; done += k_step) {
       const uint32_t k = Smaller(k_step, chunk.rows - done);
-      l0b_slot_ ^= 1;
+      l0b_slot_ = (l0b_slot_ + 1) % kL0Slots;
       const LocalTensor<T> l0b = l0b_.GetWithOffset<T>(kL0Bytes / sizeof(T), l0b_slot_ * kL0Bytes);
       for (uint32_t block = 0; block < TokenBlocks(chunk.step); ++block) {
         const uint32_t m = BlockRows(chunk.step, block);
@@ -355,6 +356,8 @@ class EpilogCube {
 
   // S3 (3) output projection in int8. A block of columns takes a half of L0C, each of its blocks of tokens a part.
   __aicore__ inline void Outputs(uint32_t step) {
+    // What fills a slot of L0A, or of L0B.
+    const uint32_t k_step = kL0Bytes / Larger(kBlockColumns, RoundUp(BlockRows(step, 0), kFractal)) / 32 * 32;
     AwaitCore(kQuantised);
     opened_ = step + 1;
     Load();
@@ -365,7 +368,7 @@ class EpilogCube {
         const uint32_t columns = Smaller(kBlockGroups, groups - block * kBlockGroups) * kGroupColumns;
         const uint32_t half = Open();
         for (uint32_t part = 0; part < parts; ++part) {
-          Add<int8_t>(half * kHalfBytes, kHalfBytes / 2, columns, kOutputStep, part == 0);
+          Add<int8_t>(half * kHalfBytes, kHalfBytes / 2, columns, k_step, part == 0);
         }
         Close(half);
         StoreSums(step, block, half, columns, span > 0);
@@ -403,7 +406,7 @@ class EpilogCube {
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
-  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
+  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3, kL0Slots> l0_slots_;
   uint32_t slots_ = 0, slot_bytes_ = 0, half_ = 0, l0b_slot_ = 0;
   Place at_{0, 0, 0};  // of the loader
   uint32_t phase_ = 0, first_place_ = 0;
