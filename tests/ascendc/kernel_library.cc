@@ -174,8 +174,13 @@ void RunKernel(const Call& call) {
 namespace cpu {
 
 const KernelTable& Kernels() {
-  static constexpr KernelTable kTable{
-      "ascendc_emulator", [] { return true; }, nullptr, nullptr, nullptr, nullptr, nullptr};
+  // Its kernels stay null: RunKernel has its own.
+  static const KernelTable kTable = [] {
+    KernelTable table{};
+    table.isa = "ascendc_emulator";
+    table.supported = [] { return true; };
+    return table;
+  }();
   return kTable;
 }
 
