@@ -50,7 +50,7 @@ def test_indexer(b: int, s1: int, kv_len: int) -> None:
 
 @pytest.mark.parametrize(("t", "n_q"), [(1024, 16), (260, 128)])
 def test_epilog(t: int, n_q: int) -> None:
-    """Four steps of 256 tokens, and two of 130 with all heads (SECONDS s)."""
+    """Four steps of 256 tokens, and two of 130 with all heads (20 and 50 s)."""
     case = cases.mla_epilog_case(t, 1, n_q, 1)
     got, _ = epilog.run(case, 24)
     assert_close_output("hidden_out", got, case.golden()["hidden_out"])
