@@ -168,7 +168,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
                 raise RuntimeError(f"ms_dsv32: MindSpore cannot load a library whose path has a colon: {path}")
             dtypes = tuple(getattr(ms, o.ms_dtype) for o in info.kernel_outputs)
             several = len(dtypes) > 1
-            constants = target.constants(info, attrs)
+            constants, registration = target.constants(info, attrs), target.reg_info(info)
             # MindSpore wants a bprop with a parameter for each argument; without one it refuses a gradient itself.
             bprop = None if constants else self._bprop
             with target.building(info):
@@ -178,12 +178,12 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
                     dtypes if several else dtypes[0],
                     "aot",
                     bprop=bprop,
-                    reg_info=target.reg_info(info),
+                    reg_info=registration,
                 )
             prim_attrs = {"multi_output": several, "side_effect_mem": True, **attrs}
             # On every target the shapes come from the library's <entry>InferShape.
             prim_attrs["func_name"] = f"{path}:{info.entry}"
-            if not constants:  # else the registration tells it
+            if registration is None:  # else it tells the name
                 prim_attrs["reg_op_name"] = info.entry
             if plain_caches:
                 prim_attrs["plain_caches"] = plain_caches

@@ -21,7 +21,12 @@ TOPK_RTOL = 2e-3
 @functools.cache
 def prepared(name: str, n_q: int) -> Array:
     """A weight of `cases`, laid out for the device; made once, read-only."""
-    known = cases.mla_weights(n_q) if name in weights.MLA_WEIGHTS else cases.indexer_weights()
+    if name in weights.MLA_WEIGHTS:
+        known = cases.mla_weights(n_q)
+    elif name in weights.INDEXER_WEIGHTS:
+        known = cases.indexer_weights()
+    else:
+        known = cases.epilog_weights(n_q)
     array = weights.prepare(name, known[name], "Ascend")
     array.flags.writeable = False
     return array
@@ -29,10 +34,10 @@ def prepared(name: str, n_q: int) -> Array:
 
 def packed(case: Case) -> Case:
     """The case with its weights laid out for the device."""
-    if not op_info.load(case.operator).packable:
+    info = op_info.load(case.operator)
+    if not info.packable:
         return case
-    all_weights = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS)
-    names = [n for n in case.inputs if weight_name(n) in all_weights]
+    names = [a.name for a in info.inputs if a.packable]
     changed = {n: prepared(weight_name(n), case.n_q) for n in names}
     return case.copy(**changed).with_attributes(weight_format="PACKED")
 

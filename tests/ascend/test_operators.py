@@ -49,7 +49,7 @@ def _sizes() -> list[Any]:
     """Both modes run the same kernel, so the AscendC ones run in one of them; the emulator's tests have the largest."""
     found = []
     for operator in MAKERS:
-        for size in PROLOG_SIZES if operator in PROLOGS else READER_SIZES:
+        for size in PROLOG_SIZES if operator in (*PROLOGS, "mla_epilog_quant") else READER_SIZES:
             for mode_name in ("pynative", "graph"):
                 quick = mode_name == "graph" or size in LARGE
                 marks = [pytest.mark.cpu_kernels] if quick else []

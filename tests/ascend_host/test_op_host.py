@@ -85,6 +85,7 @@ ATTRIBUTES = {
     "mla_indexer_prolog_quant": "mla_epsilon_cq mla_epsilon_ckv ip_attrs_layernorm_epsilon_k",
     "sparse_flash_attention_quant": "nq n_kv softmax_scale topk block_size max_blocknum_perbatch",
     "lightning_indexer_quant": "selected_count",
+    "mla_epilog_quant": "",
 }
 
 
@@ -164,11 +165,11 @@ def test_names_in_cann() -> None:
 
 _REFERENCE = """
 #include <cstring>
-#include "ms_dsv32/kernel_impl/ascendc/op_host/{op}_make_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/{header}_make_tiling.h"
 using namespace ms_dsv32::ascendc;
 extern "C" const char* reference({parameters}, uint32_t cores, void* bytes, uint64_t* facts) {{
   {tiling} out{{}};
-  const char* no = MakeTiling({{{arguments}}}, Arch2201(cores), out);
+  const char* no = {function}({{{arguments}}}, Arch2201(cores), out);
   std::memcpy(bytes, &out, sizeof(out));
   facts[0] = out.cores;
   facts[1] = out.workspace_bytes;
@@ -176,12 +177,21 @@ extern "C" const char* reference({parameters}, uint32_t cores, void* bytes, uint
 }}
 """
 _ARGUMENTS = {
-    "lightning_indexer_quant": ("LightningIndexerTiling", "t b selected_count block_num block_size max_blocknum"),
+    "lightning_indexer_quant": (
+        "lightning_indexer_quant",
+        "MakeTiling",
+        "LightningIndexerTiling",
+        "t b selected_count block_num block_size max_blocknum",
+    ),
     "sparse_flash_attention_quant": (
+        "sparse_flash_attention_quant",
+        "MakeTiling",
         "SparseFlashAttentionTiling",
         "t b n_q topk block_num block_size max_blocknum softmax_scale",
     ),
+    "mla_epilog_quant": ("epilog", "MakeMlaEpilogQuantTiling", "EpilogTiling", "t n_q"),
 }
+"""Of each operator: header, tiling function, its result, and what it takes."""
 
 
 def _reference(name: str, cores: int, **values: float | int) -> tuple[bytes, int, int]:
@@ -191,11 +201,13 @@ def _reference(name: str, cores: int, **values: float | int) -> tuple[bytes, int
             name, values["t"], values["n_q"], values["block_num"] * values["block_size"], cores,
             **{k: v for k, v in values.items() if k.startswith("epsilon")},
         )  # fmt: skip
-    struct, words = _ARGUMENTS[name]
+    header, maker, struct, words = _ARGUMENTS[name]
     names = words.split()
     kinds = ["float" if n == "softmax_scale" else "uint32_t" for n in names]
     parameters = ", ".join(f"{k} {n}" for k, n in zip(kinds, names, strict=True))
-    source = _REFERENCE.format(op=name, parameters=parameters, tiling=struct, arguments=", ".join(names))
+    source = _REFERENCE.format(
+        header=header, function=maker, parameters=parameters, tiling=struct, arguments=", ".join(names)
+    )
     function = tiling_library(source).reference
     function.restype = ctypes.c_char_p
     data = ctypes.create_string_buffer(4096)

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "interface.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/epilog_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/prolog_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
@@ -19,6 +20,7 @@ ASCENDC_EMULATOR_DECLARE(lightning_indexer_prolog_quant);
 ASCENDC_EMULATOR_DECLARE(mla_indexer_prolog_quant);
 ASCENDC_EMULATOR_DECLARE(sparse_flash_attention_quant);
 ASCENDC_EMULATOR_DECLARE(lightning_indexer_quant);
+ASCENDC_EMULATOR_DECLARE(mla_epilog_quant);
 
 namespace ms_dsv32 {
 namespace {
@@ -135,6 +137,9 @@ void RunKernel(const Call& call) {
   using namespace ascendc;
   const std::string_view name = call.Op().name;
   const uint32_t t = Dim32(call, "t");
+  MS_DSV32_RUN(mla_epilog_quant, Prepare<EpilogTiling>(call, [&](const Platform& platform, EpilogTiling& tiling) {
+                 return MakeMlaEpilogQuantTiling({t, Dim32(call, "n_q")}, platform, tiling);
+               }))
   const uint64_t rows = call.Dim("block_num") * op_info::kBlockSize;
   MS_DSV32_RUN(mla_prolog_quant, Prepare<PrologTiling>(call, [&](const Platform& platform, PrologTiling& tiling) {
                  return MakeMlaPrologQuantTiling(t, Dim32(call, "n_q"), rows, call.Float("epsilon_cq"),
@@ -169,8 +174,13 @@ void RunKernel(const Call& call) {
 namespace cpu {
 
 const KernelTable& Kernels() {
-  static constexpr KernelTable kTable{
-      "ascendc_emulator", [] { return true; }, nullptr, nullptr, nullptr, nullptr, nullptr};
+  // Its kernels stay null: RunKernel has its own.
+  static const KernelTable kTable = [] {
+    KernelTable table{};
+    table.isa = "ascendc_emulator";
+    table.supported = [] { return true; };
+    return table;
+  }();
   return kTable;
 }
 

@@ -21,6 +21,7 @@ import cases
 import page_tables
 import prologs
 import test_lightning_indexer_quant as indexer
+import test_mla_epilog_quant as epilog
 import test_sparse_flash_attention_quant as attention
 from emulator import OPTIMISTIC, PESSIMISTIC, GmCosts
 
@@ -49,6 +50,8 @@ def case_of(op: str, t: int) -> cases.Case:
         return cases.fused_prolog_case(b, s1, 128, s1 + 2)
     if op == "sparse_flash_attention_quant":
         return cases.attention_case(b, s1, 128, ATTENTION_KEYS)
+    if op == "mla_epilog_quant":
+        return cases.mla_epilog_case(b, s1, 128, s1)
     return cases.indexer_case(b, s1, keys)
 
 
@@ -73,6 +76,8 @@ def modelled(op: str, t: int, gm: GmCosts = OPTIMISTIC) -> dict[str, Any]:
         report = attention.run(case, CORES, **options)[1]
     elif op == "lightning_indexer_quant":
         report = indexer.run(case, CORES, **options)[1]
+    elif op == "mla_epilog_quant":
+        report = epilog.run(case, CORES, **options)[1]
     else:
         report = prologs.run(case, CORES, **options)[1]
     return report.modelled

@@ -9,8 +9,10 @@ import cases
 import numpy as np
 import prologs
 import pytest
+import test_mla_epilog_quant as epilog
 from test_lightning_indexer_quant import check as check_indexer
 from test_sparse_flash_attention_quant import check as check_attention
+from tolerance import assert_close_output
 
 pytestmark = pytest.mark.slow
 
@@ -44,3 +46,11 @@ def test_indexer(b: int, s1: int, kv_len: int) -> None:
     """20, 5 and 5 s. Weights of one sign: sums that cancel lose more in half precision than the tolerance grants."""
     case = cases.indexer_case(b, s1, kv_len)
     check_indexer(case.copy(weights=np.abs(case.inputs["weights"])), cores=24)
+
+
+@pytest.mark.parametrize(("t", "n_q"), [(1024, 16), (260, 128)])
+def test_epilog(t: int, n_q: int) -> None:
+    """Four steps of 256 tokens, and two of 130 with all heads (20 and 50 s)."""
+    case = cases.mla_epilog_case(t, 1, n_q, 1)
+    got, _ = epilog.run(case, 24)
+    assert_close_output("hidden_out", got, case.golden()["hidden_out"])

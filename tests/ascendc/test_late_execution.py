@@ -15,6 +15,7 @@ import numpy as np
 import prologs
 import pytest
 import test_lightning_indexer_quant as indexer
+import test_mla_epilog_quant as epilog
 import test_sparse_flash_attention_quant as attention
 from cases import Case
 from numpy.typing import NDArray
@@ -58,6 +59,27 @@ def test_indexer_prolog_with_cores_for_the_projections(b: int, cores: int) -> No
     op = "lightning_indexer_prolog_quant"
     case, want = case_of(op, b, 1, 1), golden_of(op, b, 1, 1)
     in_many_orders(lambda **options: prologs.assert_as_golden(case, prologs.run(case, cores, **options)[0], want), ())
+
+
+# ---------------------------------------------------------------- mla_epilog_quant
+@pytest.mark.parametrize("cores", [1, 2, 4, 24])
+@pytest.mark.parametrize(
+    ("t", "n_q"),
+    [
+        (3, 4),  # one span of half its rows, of which a core's piece is all
+        (37, 17),  # three spans, the last of 128 rows; short slots
+    ],
+)
+def test_mla_epilog(t: int, n_q: int, cores: int) -> None:
+    case, want = epilog.case_of(t, n_q), epilog.golden_of(t, n_q)
+    in_many_orders(lambda **options: assert_close_output("hidden_out", epilog.run(case, cores, **options)[0], want))
+
+
+@pytest.mark.parametrize("cores", [2, 24])
+def test_mla_epilog_of_steps(cores: int) -> None:
+    """Three steps of two blocks of tokens: the third one has the first one's place in the workspace."""
+    case, want = epilog.case_of(600, 2), epilog.golden_of(600, 2)
+    in_many_orders(lambda **options: assert_close_output("hidden_out", epilog.run(case, cores, **options)[0], want), ())
 
 
 # ---------------------------------------------------------------- lightning_indexer_quant

@@ -15,6 +15,7 @@ constexpr uint32_t kQLoraRank = 1536;
 constexpr uint32_t kKvLoraRank = 512;
 constexpr uint32_t kRopeDim = 64;
 constexpr uint32_t kNopeDim = 128;                       // qk_nope_head_dim
+constexpr uint32_t kVHeadDim = 128;                      // v_head_dim
 constexpr uint32_t kQHeadDim = kNopeDim + kRopeDim;      // 192
 constexpr uint32_t kLatentDim = kKvLoraRank + kRopeDim;  // 576: columns of w_dkv_kr, values of a key
 constexpr uint32_t kScaleGroup = 128;                    // values of a latent key that share a scale
