@@ -99,7 +99,8 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   // The gather of a task and the softmax of the one before it share the time, if they fit into UB together: the lists
   // of the next task beside those of this one, and the softmax.
   const uint32_t list_bytes = 2 * out.list_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4;
-  const uint32_t softmax_bytes = out.key_rows * 4 + kScoreBatchBytes * 5 / 2 + kRowSoftmaxBytes + 2 * 32;
+  const uint32_t softmax_bytes =
+      out.key_rows * 4 + kScoreBatchBytes * (2 * kScoreBatches + 1) / 2 + kRowSoftmaxBytes + 2 * 32;
   const uint32_t gather_bytes = kKeyGatherBytes + kFewestStageRows * kKeyStageBytes;
   const uint32_t unsorted_bytes = tiling::RoundUp(shape.topk, 512) * 4;
   const bool together = !one_task && 2 * list_bytes + gather_bytes + softmax_bytes <= platform.ub;

@@ -170,9 +170,11 @@ class AttentionVector {
   // Flags of the events between two pipes: 0 to 2 belong to the gather's slots, 3 to the softmax's mask or results, 4
   // and 5 to its batches of scores or to the lists; kFlag is for what has no other.
   static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kListFlag = 4, kSortFlag = 0;
+  static constexpr uint32_t kSortSteps = 4;    // Sort32, two levels of merging, the merge of what they have sorted
   static constexpr uint32_t kSortedRun = 512;  // records that Sort32 and two levels of merging sort
-  // Batches of a gather before the softmax of the task before it begins: until then the cube is busy with the scores.
-  static constexpr uint32_t kSoftmaxLag = 6;
+  // Batches of a gather before the softmax of the task before it begins: until then the scores of the slowest core of
+  // all are not there, and the scalar unit would wait for them instead of asking for more keys.
+  static constexpr uint32_t kSoftmaxLag = 8;
   // Rows of an AIV's softmax that are one batch: the instructions of a second one take longer than its copy.
   static constexpr uint32_t kFewHeads = 4;
   static_assert(kEarlyEntries % KeyGather::kBatch == 0);
@@ -221,54 +223,90 @@ class AttentionVector {
   }
 
   // Sorts the entries of a task by position, and keeps this AIV's share of every chunk: rows of one block come one
-  // after the other then, with few between them. Beside the gather, the scores of the softmax lend their UB. The order
-  // of positions that float cannot tell apart does not matter.
+  // after the other then, with few between them. Beside the gather, the scores of the softmax lend their UB, and a step
+  // takes the vector pipe about as long as a batch of the gather: one of each in turn. The order of positions that
+  // float cannot tell apart does not matter.
   __aicore__ MS_DSV32_NOINLINE void SortEntries(const AttentionTask& task, uint32_t list) {
-    AwaitSorted();
-    WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
-    // The scalar unit has read the entries that lay there.
-    WaitPipe<HardEvent::S_V>(kSortFlag);
-    arena_.Reset(tiling_.sort_offset);
-    const LocalTensor<float> runs[2] = {arena_.Take<float>(2 * kMostSorted), arena_.Take<float>(2 * kMostSorted)};
-    const LocalTensor<float> keys = arena_.Take<float>(kMostSorted);
+    for (uint32_t step = 0; step < kSortSteps; ++step) SortStep(task, list, step);
+  }
+  __aicore__ MS_DSV32_NOINLINE void SortStep(const AttentionTask& task, uint32_t list, uint32_t step) {
+    if (step == 0) {
+      AwaitSorted();
+      WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
+      // The scalar unit has read the entries that lay there.
+      WaitPipe<HardEvent::S_V>(kSortFlag);
+    }
     const uint32_t count = task.count - AllEarly(task);
     if (task.key_begin < task.key_end && count > 0) {
+      arena_.Reset(tiling_.sort_offset);
+      const LocalTensor<float> even = arena_.Take<float>(2 * kMostSorted), odd = arena_.Take<float>(2 * kMostSorted);
       const uint32_t padded = RoundUp(count, kSortedRun), n = padded / kSortedRun;
-      Duplicate(keys.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(padded));
-      FillFrom(unsorted_, count, padded, -1);
-      PipeBarrier<PIPE_V>();
-      Cast(keys, unsorted_, RoundMode::CAST_RINT, count);
-      PipeBarrier<PIPE_V>();
-      Muls(keys, keys, -1.0f, static_cast<int32_t>(count));
-      PipeBarrier<PIPE_V>();
-      Sort32(runs[0], keys, unsorted_.ReinterpretCast<uint32_t>(), static_cast<int32_t>(padded / 32));
-      PipeBarrier<PIPE_V>();
-      MergeRuns(runs[1], runs[0], 32, padded / 128);
-      PipeBarrier<PIPE_V>();
-      MergeRuns(runs[0], runs[1], 128, n);
-      PipeBarrier<PIPE_V>();
-      RecordList lists[4];
-      for (uint32_t i = 0; i < n; ++i) lists[i] = {runs[0][i * 2 * kSortedRun], kSortedRun};
-      if (n > 1) MergeLists(runs[1], lists, n);
-      PipeBarrier<PIPE_V>();
-      const LocalTensor<int32_t> records = runs[n > 1 ? 1 : 0].ReinterpretCast<int32_t>();
-      uint32_t entry = 0;
-      for (uint32_t chunk = task.key_begin; chunk < task.key_end; chunk += tiling_.key_chunk) {
-        const uint32_t end = ShareOfChunk(task, chunk, 1);
-        uint32_t begin = ShareOfChunk(task, chunk, 0);
-        entry += end - begin;
-        if (chunk == task.key_begin) begin += task.early;
-        if (begin == end) continue;
-        // The early entries of the cores before come before, and those of this core too after its first share.
-        uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
-        if (chunk == task.key_begin && sub_ == 0) before -= task.early;
-        uint64_t kept = 0;
-        GatherMask(entries_[list][entry - (end - begin)], records[(begin - before) * 2], static_cast<uint8_t>(2), true,
-                   (end - begin) * 2, GatherMaskParams(1, 1, 8, 0), kept);
+      if (step == 0) {
+        SortRuns(even, arena_.Take<float>(kMostSorted), count, padded);
+      } else if (step == 1) {
+        MergeRuns(odd, even, 32, padded / 128);
+      } else if (step == 2) {
+        MergeRuns(even, odd, 128, n);
+      } else {
+        RecordList lists[4];
+        for (uint32_t i = 0; i < n; ++i) lists[i] = {even[i * 2 * kSortedRun], kSortedRun};
+        if (n > 1) MergeLists(odd, lists, n);
+        PipeBarrier<PIPE_V>();
+        TakeShares(task, list, n > 1 ? odd : even, count);
       }
+      PipeBarrier<PIPE_V>();
     }
-    SetFlag<HardEvent::V_S>(kSortFlag);
-    sorting_ = true;
+    if (step + 1 == kSortSteps) {
+      SetFlag<HardEvent::V_S>(kSortFlag);
+      sorting_ = true;
+    }
+  }
+  // The first step: runs of 32.
+  __aicore__ inline void SortRuns(const LocalTensor<float>& runs, const LocalTensor<float>& keys, uint32_t count,
+                                  uint32_t padded) {
+    Duplicate(keys.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(padded));
+    FillFrom(unsorted_, count, padded, -1);
+    PipeBarrier<PIPE_V>();
+    Cast(keys, unsorted_, RoundMode::CAST_RINT, count);
+    PipeBarrier<PIPE_V>();
+    Muls(keys, keys, -1.0f, static_cast<int32_t>(count));
+    PipeBarrier<PIPE_V>();
+    Sort32(runs, keys, unsorted_.ReinterpretCast<uint32_t>(), static_cast<int32_t>(padded / 32));
+  }
+  // The last step: this AIV's share of every chunk, of `count` sorted records.
+  __aicore__ inline void TakeShares(const AttentionTask& task, uint32_t list, const LocalTensor<float>& sorted,
+                                    uint32_t count) {
+    const LocalTensor<int32_t> records = sorted.ReinterpretCast<int32_t>();
+    uint32_t entry = 0;
+    for (uint32_t chunk = task.key_begin; chunk < task.key_end; chunk += tiling_.key_chunk) {
+      const uint32_t end = ShareOfChunk(task, chunk, 1);
+      uint32_t begin = ShareOfChunk(task, chunk, 0);
+      entry += end - begin;
+      if (chunk == task.key_begin) begin += task.early;
+      if (begin == end) continue;
+      // The early entries of the cores before come before, and those of this core too after its first share.
+      uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
+      if (chunk == task.key_begin && sub_ == 0) before -= task.early;
+      TakeSorted(entries_[list][entry - (end - begin)], records, task, begin - before, end - before, count);
+    }
+  }
+  // Sorted entries [begin, end) of `count`, from one that the token has for itself on, and round: tokens of a sequence
+  // read the same part of the cache at different times, each some of it from HBM and what the others have read from L2.
+  __aicore__ inline void TakeSorted(const LocalTensor<int32_t>& dst, const LocalTensor<int32_t>& records,
+                                    const AttentionTask& task, uint32_t begin, uint32_t end, uint32_t count) {
+    const uint32_t round = count / kFractal * kFractal;
+    const uint32_t first = ShareBegin(count / tiling_.team / kFractal, task.token % tiling_.s1, tiling_.s1) * kFractal;
+    for (uint32_t at = begin; at < end;) {
+      uint32_t from = at, to = end;
+      if (at < round) {
+        from = (at + first) % round;
+        to = Smaller(Smaller(end, round), at + round - from);
+      }
+      uint64_t kept = 0;
+      GatherMask(dst[at - begin], records[from * 2], static_cast<uint8_t>(2), true, (to - at) * 2,
+                 GatherMaskParams(1, 1, 8, 0), kept);
+      at = to;
+    }
   }
   // The entries that were sorted last are there, and the UB is free.
   __aicore__ inline void AwaitSorted() {
@@ -354,9 +392,10 @@ class AttentionVector {
     if (next_lists_ == kUnloaded) {
       LoadLists(next_, list);
       next_lists_ = tiling_.sort_offset > 0 ? kUnsorted : kReady;
+      sort_step_ = 0;
     } else {
-      SortEntries(next_, list);
-      next_lists_ = kReady;
+      SortStep(next_, list, sort_step_);
+      if (++sort_step_ == kSortSteps) next_lists_ = kReady;
     }
   }
   // Those of 8 entries whose bits are set.
@@ -374,6 +413,7 @@ class AttentionVector {
   // has all of UB, the steps beside a gather their part of it.
   __aicore__ inline void Softmax() {
     PipeBarrier<PIPE_ALL>();
+    if (!alone_) rows_.Shrink();
     alone_ = true;
     stage_ = kIdle;
     FinishSoftmax();
@@ -404,7 +444,7 @@ class AttentionVector {
     softmax_.Place(arena_);
     for (uint32_t i = 0; i < 2; ++i) log_sum_[i] = arena_.Take<float>(RowSoftmax::kRows);
     const uint32_t batch = (alone_ ? (kUbBytes - arena_.Used()) / 160 * 64 : kScoreBatchBytes) / 4;
-    for (uint32_t i = 0; i < 2; ++i) scores_[i] = arena_.Take<float>(batch);
+    for (uint32_t i = 0; i < rows_.Slots(); ++i) scores_[i] = arena_.Take<float>(batch);
     probabilities_ = arena_.Take<bfloat16_t>(batch);
     if (softmax_task_.count == 0) return Empty();
     width_ = RoundUp(softmax_task_.keys, 64);
@@ -436,7 +476,8 @@ class AttentionVector {
     EndSoftmax();
   }
 
-  // Copies the next batch of scores, if there is one. Two are on their way or worked on.
+  // Copies the next batch of scores, if there is one. Two are on their way or worked on. Beside a gather, a third slot
+  // is one that was released a step before it is needed: MTE2 has keys to fetch, and must not wait for the vector pipe.
   __aicore__ inline void LoadScores() {
     if (load_head_ >= head_end_) return;
     const uint32_t slot = rows_.Acquire();
@@ -466,7 +507,6 @@ class AttentionVector {
     const uint64_t output_row = OutputRow();
     head_ = head + rows;
     if (!first_batch_) {
-      // Into what was released a step ago: MTE2 does not wait for the vector pipe.
       LoadScores();
       slot_ = rows_.Take();
     }
@@ -531,6 +571,7 @@ class AttentionVector {
   // Lists of the next task.
   enum ListStage : uint32_t { kUnloaded, kUnsorted, kReady };
   ListStage next_lists_ = kReady;
+  uint32_t sort_step_ = 0;
   bool sorting_ = false;
   LocalTensor<float> skipped_[2];
   bool marks_leave_[2] = {false, false};
@@ -543,9 +584,9 @@ class AttentionVector {
            log_slot_ = 0, skipped_count_ = 0;
   bool first_batch_ = true, alone_ = false;
   RowSoftmax softmax_;
-  LocalTensor<float> mask_, skipped_sum_, scores_[2], log_sum_[2];
+  LocalTensor<float> mask_, skipped_sum_, scores_[kScoreBatches], log_sum_[2];
   LocalTensor<bfloat16_t> probabilities_;
-  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 4> rows_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 4, kScoreBatches> rows_;
   Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, kResultFlag, 1> results_;
 };
 
