@@ -63,7 +63,7 @@ class KeyGather {
   static constexpr uint32_t kFewestStageRows = 2 * kBatch;
   static constexpr uint32_t kStageBytes = kInSlots * (kRope * 2 + kGroups * 4) + kGroups * 32;  // of a row
   static constexpr uint32_t kBytes =
-      kInSlots * kBatch * kLatent + kOutSlots * kHalf * (kLatent + kRope) * 2 + kHalf * kLatent * 4;
+      kInSlots * kBatch * kLatent + kOutSlots * kHalf * (kLatent + kRope) * 2 + kHalf * (kLatent * 4 + kGroups * 32);
 
   __aicore__ inline void Init(const GlobalTensor<int8_t>& latent, const GlobalTensor<bfloat16_t>& rope,
                               const GlobalTensor<float>& scales) {
@@ -85,6 +85,7 @@ class KeyGather {
     }
     spread_ = arena.Take<float>(stage_rows * kGroups * 8);
     k32_ = arena.Take<float>(kHalf * kLatent);
+    row_scales_ = arena.Take<float>(kHalf * kGroups * 8);
   }
   __aicore__ inline void Begin() {
     for (uint32_t slot = 0; slot < kInSlots; ++slot) SetFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot));
@@ -146,17 +147,12 @@ class KeyGather {
         Cast(k16, k8_[slot_][first * kLatent], RoundMode::CAST_NONE, kHalf * kLatent);
         PipeBarrier<PIPE_V>();
         Cast(k32_, k16, RoundMode::CAST_NONE, kHalf * kLatent);
+        TakeStaged(rows, staged, first, kr_[out]);
         PipeBarrier<PIPE_V>();
-        for (uint32_t i = first; i < first + kHalf; ++i) {
-          if (rows[i] == kNoRow) continue;
-          // Groups of two repeats share a scale: even repeats, then odd ones.
-          const LocalTensor<float> scales = spread_[staged[i] * kGroups * 8];
-          const BinaryRepeatParams params(1, 1, 0, kGroup / 8, kGroup / 8, 1);
-          for (uint32_t c = 0; c < kGroup; c += 64) {
-            const LocalTensor<float> values = k32_[(i - first) * kLatent + c];
-            Mul(values, values, scales, static_cast<uint64_t>(64), static_cast<uint8_t>(kGroups), params);
-          }
-          DataCopy(kr_[out][(i - first) * kRope], rope_stage_[slot_][staged[i] * kRope], kRope);
+        // Groups of two repeats share a scale: even repeats of all rows, then odd ones.
+        for (uint32_t c = 0; c < kGroup; c += 64) {
+          Mul(k32_[c], k32_[c], row_scales_, static_cast<uint64_t>(64), static_cast<uint8_t>(kHalf * kGroups),
+              BinaryRepeatParams(1, 1, 0, kGroup / 8, kGroup / 8, 1));
         }
         PipeBarrier<PIPE_V>();
         Cast(k_[out], k32_, RoundMode::CAST_RINT, kHalf * kLatent);
@@ -186,6 +182,33 @@ class KeyGather {
   // Whether one copy can fetch both rows, a < b.
   static __aicore__ inline bool Near(int32_t a, int32_t b) {
     return b - a <= static_cast<int32_t>(0xffffffffu / kLatent);
+  }
+
+  // From the stage, of rows [first, first + kHalf) of the batch: rope parts to `rope`, spread scales to row_scales_.
+  // Both are of 128 bytes. Rows at equal distances in the stage, as those of a pair are, come by one instruction.
+  __aicore__ inline void TakeStaged(const int32_t* rows, const uint32_t* staged, uint32_t first,
+                                    const LocalTensor<bfloat16_t>& rope) {
+    constexpr uint32_t kBlocks = kRope * 2 / 32;
+    static_assert(kBlocks == kGroups);
+    const uint32_t end = first + kHalf;
+    for (uint32_t i = first; i < end;) {
+      if (rows[i] == kNoRow) {
+        ++i;
+        continue;
+      }
+      uint32_t count = 1, distance = 1;
+      if (i + 1 < end && rows[i + 1] != kNoRow && staged[i + 1] > staged[i]) {
+        distance = staged[i + 1] - staged[i];
+        for (count = 2; i + count < end && rows[i + count] != kNoRow; ++count) {
+          if (staged[i + count] != staged[i + count - 1] + distance) break;
+        }
+      }
+      const DataCopyParams params(static_cast<uint16_t>(count), static_cast<uint16_t>(kBlocks),
+                                  static_cast<uint16_t>((distance - 1) * kBlocks), 0);
+      DataCopy(rope[(i - first) * kRope], rope_stage_[slot_][staged[i] * kRope], params);
+      DataCopy(row_scales_[(i - first) * kGroups * 8], spread_[staged[i] * kGroups * 8], params);
+      i += count;
+    }
   }
 
   // Rope parts and scales of `rows`: those of rows[i] are row staged[i] of the stage. Returns how many rows are taken,
@@ -232,7 +255,7 @@ class KeyGather {
   GlobalTensor<float> scales_;
   LocalTensor<int8_t> k8_[kInSlots];
   LocalTensor<bfloat16_t> rope_stage_[kInSlots], k_[kOutSlots], kr_[kOutSlots];
-  LocalTensor<float> scale_stage_[kInSlots], spread_, k32_;
+  LocalTensor<float> scale_stage_[kInSlots], spread_, k32_, row_scales_;
   uint32_t slot_ = 0, stage_rows_ = 0;
   Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 0, kOutSlots> out_;
 };

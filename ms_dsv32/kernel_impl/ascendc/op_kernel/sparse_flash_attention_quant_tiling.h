@@ -16,7 +16,7 @@ constexpr uint32_t kMaxChunks = 7;
 // Longest list of positions. A row of scores is 4 bytes a position, and a batch has at least one.
 constexpr uint32_t kMaxTopk = 4096;
 // Bytes of UB of the gather, apart from its stage, and of a row of that: see KeyGather.
-constexpr uint32_t kKeyGatherBytes = 68608;
+constexpr uint32_t kKeyGatherBytes = 69632;
 constexpr uint32_t kKeyStageBytes = 560;
 constexpr uint32_t kFewestStageRows = 32;
 // Bytes of UB of the softmax, apart from what depends on the shape: see RowSoftmax. Beside the gather it has three
