@@ -167,9 +167,9 @@ class AttentionVector {
 
  private:
   static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
-  // Flags of the events between two pipes: 0 to 2 belong to the gather's slots, 3 to the softmax's mask or results, 4
-  // and 5 to its batches of scores or to the lists; kFlag is for what has no other.
-  static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kListFlag = 4, kSortFlag = 0;
+  // Flags of the events between two pipes: 0 to 2 belong to the gather's slots, 3 to the softmax's mask, 3 and 4 to its
+  // results, 4 to 6 to its batches of scores, 5 and 6 to the lists; kFlag is for what has no other.
+  static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kListFlag = 5, kSortFlag = 0;
   static constexpr uint32_t kSortSteps = 4;    // Sort32, two levels of merging, the merge of what they have sorted
   static constexpr uint32_t kSortedRun = 512;  // records that Sort32 and two levels of merging sort
   // Batches of a gather before the softmax of the task before it begins: until then the scores of the slowest core of
@@ -410,10 +410,15 @@ class AttentionVector {
   }
 
   // (4) softmax over the valid entries, normalised in float32, then rounded to bf16, a batch of rows at a time. Softmax
-  // has all of UB, the steps beside a gather their part of it.
+  // has all of UB, the steps beside a gather their part of it: two slots of scores suffice without a gather, and its
+  // probabilities have two as well, so that those of a batch leave while those of the next one are rounded.
   __aicore__ inline void Softmax() {
     PipeBarrier<PIPE_ALL>();
-    if (!alone_) rows_.Shrink();
+    if (!alone_) {
+      rows_.Shrink();
+      SetFlag<HardEvent::MTE3_V>(kResultFlag + 1);
+      results_.Grow();
+    }
     alone_ = true;
     stage_ = kIdle;
     FinishSoftmax();
@@ -442,15 +447,17 @@ class AttentionVector {
     arena_.Reset(alone_ ? 0 : tiling_.softmax_offset);
     mask_ = arena_.Take<float>(tiling_.key_rows);
     softmax_.Place(arena_);
-    for (uint32_t i = 0; i < 2; ++i) log_sum_[i] = arena_.Take<float>(RowSoftmax::kRows);
-    const uint32_t batch = (alone_ ? (kUbBytes - arena_.Used()) / 160 * 64 : kScoreBatchBytes) / 4;
+    for (uint32_t i = 0; i < kLogSums; ++i) log_sum_[i] = arena_.Take<float>(RowSoftmax::kRows);
+    const uint32_t batch = (alone_ ? (kUbBytes - arena_.Used()) / 192 * 64 : kScoreBatchBytes) / 4;
     for (uint32_t i = 0; i < rows_.Slots(); ++i) scores_[i] = arena_.Take<float>(batch);
-    probabilities_ = arena_.Take<bfloat16_t>(batch);
+    for (uint32_t i = 0; i < results_.Slots(); ++i) probabilities_[i] = arena_.Take<bfloat16_t>(batch);
     if (softmax_task_.count == 0) return Empty();
     width_ = RoundUp(softmax_task_.keys, 64);
     step_ = Smaller(RowSoftmax::kRows, batch / width_);
-    // Alone, two batches that arrive one after the other are better than a larger one, unless it is small.
-    if (alone_ && head_end_ - head_ > kFewHeads) step_ = Smaller(step_, DivUp(head_end_ - head_, 2));
+    // Alone, two batches that arrive one after the other are better than a larger one, unless it is small; and equal
+    // ones, as the last one is on its way out while nothing else is to do.
+    const uint32_t heads = head_end_ - head_;
+    if (alone_ && heads > kFewHeads) step_ = DivUp(heads, Larger(2, DivUp(heads, step_)));
     softmax_.Begin();
     load_head_ = head_;
     WaitFlag<HardEvent::V_MTE2>(kMaskFlag);
@@ -462,14 +469,14 @@ class AttentionVector {
 
   // A token without a key: zeros, and the logarithm of 0.
   __aicore__ inline void Empty() {
-    results_.Acquire();
+    const LocalTensor<bfloat16_t> zeros = probabilities_[results_.Acquire()];
     const LocalTensor<float> log_sum = NextLogSum();
-    Zero(log_sum, RowSoftmax::kRows * kKvLoraRank);
+    Zero(zeros, log_sum, RowSoftmax::kRows * kKvLoraRank);
     results_.Publish();
     results_.Take();
     for (; head_ < head_end_; head_ += RowSoftmax::kRows) {
       const uint32_t rows = Smaller(RowSoftmax::kRows, head_end_ - head_);
-      CopyOut(attention_out_[OutputRow() * kKvLoraRank], probabilities_, rows * kKvLoraRank);
+      CopyOut(attention_out_[OutputRow() * kKvLoraRank], zeros, rows * kKvLoraRank);
       CopyOut(lse_[OutputRow()], log_sum, rows);
     }
     results_.Release();
@@ -512,38 +519,43 @@ class AttentionVector {
     }
     first_batch_ = false;
     const LocalTensor<float> scores = scores_[slot_], log_sum = NextLogSum();
-    if (skipped_count_ == softmax_task_.count) {
-      results_.Acquire();
-      Zero(log_sum, rows * width_);
-    } else {
+    const bool none = skipped_count_ == softmax_task_.count;
+    if (!none) {
       softmax_.Run(scores, rows, width_, softmax_task_.count, tiling_.softmax_scale, mask_, skipped_count_ > 0,
                    log_sum);
-      results_.Acquire();
-      Cast(probabilities_, scores, RoundMode::CAST_RINT, rows * width_);
+    }
+    const LocalTensor<bfloat16_t> probabilities = probabilities_[results_.Acquire()];
+    if (none) {
+      Zero(probabilities, log_sum, rows * width_);
+    } else {
+      Cast(probabilities, scores, RoundMode::CAST_RINT, rows * width_);
     }
     PipeBarrier<PIPE_V>();
     rows_.Release();
     results_.Publish();
     results_.Take();
-    CopyRowsOut(plan_.Probabilities(softmax_index_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities_,
+    CopyRowsOut(plan_.Probabilities(softmax_index_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities,
                 rows, softmax_task_.keys, tiling_.key_rows, width_);
-    CopyOut(lse_[output_row], log_sum, rows);
-    results_.Release();
     if (head_ == head_end_) {
       SetFlag<HardEvent::V_MTE2>(kMaskFlag);
       EndSoftmax();
     }
+    // The cube does not need these.
+    CopyOut(lse_[output_row], log_sum, rows);
+    results_.Release();
   }
 
-  // Log-sums of the next batch. Those of the batch before last are out: the last one has waited for it.
+  // Log-sums of the next batch, before it has a slot of results_. Those of the third batch before it are out: the last
+  // one has waited for that.
   __aicore__ inline LocalTensor<float> NextLogSum() {
-    log_slot_ ^= 1;
+    log_slot_ = (log_slot_ + 1) % kLogSums;
     return log_sum_[log_slot_];
   }
 
   // Results of rows without a key: `count` zeros, and the logarithm of 0.
-  __aicore__ inline void Zero(const LocalTensor<float>& log_sum, uint32_t count) {
-    Duplicate(probabilities_.ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(count));
+  __aicore__ inline void Zero(const LocalTensor<bfloat16_t>& probabilities, const LocalTensor<float>& log_sum,
+                              uint32_t count) {
+    Duplicate(probabilities.ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(count));
     Duplicate(log_sum.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
   }
 
@@ -584,8 +596,8 @@ class AttentionVector {
            log_slot_ = 0, skipped_count_ = 0;
   bool first_batch_ = true, alone_ = false;
   RowSoftmax softmax_;
-  LocalTensor<float> mask_, skipped_sum_, scores_[kScoreBatches], log_sum_[2];
-  LocalTensor<bfloat16_t> probabilities_;
+  LocalTensor<float> mask_, skipped_sum_, scores_[kScoreBatches], log_sum_[kLogSums];
+  LocalTensor<bfloat16_t> probabilities_[2];
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 4, kScoreBatches> rows_;
   Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, kResultFlag, 1> results_;
 };

@@ -20,9 +20,10 @@ constexpr uint32_t kKeyGatherBytes = 69632;
 constexpr uint32_t kKeyStageBytes = 560;
 constexpr uint32_t kFewestStageRows = 32;
 // Bytes of UB of the softmax, apart from what depends on the shape: see RowSoftmax. Beside the gather it has three
-// batches of scores, one of probabilities, of half their size, and two blocks of 32 bytes for log-sums.
+// batches of scores, one of probabilities, of half their size, and blocks of 32 bytes for log-sums.
 constexpr uint32_t kRowSoftmaxBytes = 2688;
 constexpr uint32_t kScoreBatches = 3;
+constexpr uint32_t kLogSums = 3;
 constexpr uint32_t kScoreBatchBytes = 16384;
 // Longest list that the AIVs sort: two times 8 bytes an entry, and 4, of the softmax's scores, or of UB that is left.
 constexpr uint32_t kMostSorted = 2048;
