@@ -368,7 +368,14 @@ class AttentionVector {
           if (marks != 0) MarkSkipped(skipped[entry - KeyGather::kHalf], marks);
           keys_.Fetch(rows, half);
         }
-        keys_.Dequantise(rows, latent[key * kKvLoraRank], rope[key * kRopeDim]);
+        keys_.FetchRest(rows);
+        for (uint32_t half = 0; half < 2; ++half) {
+          const uint32_t row = key + half * KeyGather::kHalf;
+          keys_.Dequantise(rows, half, latent[row * kKvLoraRank], rope[row * kRopeDim]);
+          // MTE3 has waited for the vector pipe's marks with those keys.
+          if (half == 0 && key + KeyGather::kBatch >= end) CopyOut(skipped_out[begin], skipped[first], end - begin);
+        }
+        keys_.Release();
         ++batches;
         if (next_lists_ != kReady) {
           PrepareLists(list ^ 1);
@@ -376,8 +383,6 @@ class AttentionVector {
           StepSoftmax();
         }
       }
-      // The last batch has the vector pipe's marks before it.
-      if (begin < end) CopyOut(skipped_out[begin], skipped[first], end - begin);
       NotifyCube(kKeysReady);
     }
     if (entry > 0) {
@@ -462,6 +467,7 @@ class AttentionVector {
     load_head_ = head_;
     WaitFlag<HardEvent::V_MTE2>(kMaskFlag);
     CopyIn(mask_, plan_.Skipped(softmax_index_), softmax_task_.keys);
+    SetFlag<HardEvent::MTE2_V>(kMaskFlag);
     LoadScores();
     LoadScores();
     stage_ = kLoaded;
@@ -496,7 +502,7 @@ class AttentionVector {
 
   // Of the marks of skipped entries: their number, and what to add to the scores.
   __aicore__ inline void SumSkipped() {
-    slot_ = rows_.Take();
+    WaitFlag<HardEvent::MTE2_V>(kMaskFlag);
     skipped_sum_ = softmax_.Sum(mask_, softmax_task_.keys);
     SetFlag<HardEvent::V_S>(kFlag);
     Muls(mask_, mask_, kMasked, static_cast<int32_t>(softmax_task_.keys));
@@ -513,10 +519,8 @@ class AttentionVector {
     const uint32_t head = head_, rows = Smaller(step_, head_end_ - head);
     const uint64_t output_row = OutputRow();
     head_ = head + rows;
-    if (!first_batch_) {
-      LoadScores();
-      slot_ = rows_.Take();
-    }
+    if (!first_batch_) LoadScores();
+    slot_ = rows_.Take();
     first_batch_ = false;
     const LocalTensor<float> scores = scores_[slot_], log_sum = NextLogSum();
     const bool none = skipped_count_ == softmax_task_.count;
