@@ -721,7 +721,8 @@ class AttentionCube {
   struct OutputPart {
     uint32_t head, heads, m16;
     uint32_t column, columns, column_end;
-    uint32_t tile;  // keys that fit into a slot of L1
+    uint32_t tile;  // keys of which the probabilities fit into a slot of L1
+    uint32_t deep;  // tiles of keys that come to a slot before the probabilities
     uint32_t step;  // keys that fit into a slot of L0A and of L0B
   };
 
@@ -737,15 +738,20 @@ class AttentionCube {
       part.column_end = ShareBegin(columns, column_part + 1, tiling_.column_parts) * kFractal;
       part.columns = Smaller(kOutputColumns, part.column_end - part.column);
       part.m16 = RoundUp(part.heads, kFractal);
-      part.tile = kStreamBytes / 2 / (part.m16 + part.columns) / kFractal * kFractal;
+      part.deep = 2;
+      part.tile = TileKeys(part);
+      if (index + 1 < plan_.Tasks() || !WaitsForCopies(part, task.keys)) {
+        part.deep = 1;
+        part.tile = TileKeys(part);
+      }
       const uint32_t most = kL0Bytes / 2 / Larger(part.m16, part.columns);
       part.step = RoundUp(DivUp(part.tile, DivUp(part.tile, most / kFractal * kFractal)), kFractal);
     }
     // Keys come before the probabilities; many of them only for the last task, as those of others seldom wait.
     uint32_t loaded = 0;
     const uint32_t ahead = index + 1 == plan_.Tasks() ? stream_slots_.Slots() : 1;
-    for (; loaded < ahead && loaded * part.tile < task.keys && part.heads > 0; ++loaded) {
-      LoadKeys(task, index, part, loaded * part.tile);
+    for (; loaded < ahead && loaded * part.deep * part.tile < task.keys && part.heads > 0; ++loaded) {
+      LoadKeys(task, index, part, loaded * part.deep * part.tile, part.deep);
     }
     AwaitCore(kProbabilitiesReady);
     if (tiling_.team > 1) {
@@ -763,13 +769,26 @@ class AttentionCube {
     if (tiling_.team == 1) NotifySlotFree();
   }
 
-  __aicore__ inline void LoadKeys(const AttentionTask& task, uint32_t index, const OutputPart& part, uint32_t key0) {
-    const uint32_t keys = Smaller(part.tile, task.keys - key0);
+  // Keys whose probabilities share a slot of L1 with `part.deep` times as many keys.
+  static __aicore__ inline uint32_t TileKeys(const OutputPart& part) {
+    return kStreamBytes / 2 / (part.m16 + part.deep * part.columns) / kFractal * kFractal;
+  }
+  // Whether two tiles of keys in each slot spare the cube a wait: during the softmax of the last task, L1 has room for
+  // more keys if fewer probabilities are on their way. A fractal takes the cube a cycle with each of the other operand,
+  // and MTE2 512 bytes at 110 a cycle. All slots must have keys, and all columns be one pass.
+  __aicore__ inline bool WaitsForCopies(const OutputPart& part, uint32_t keys) const {
+    return part.m16 * part.columns < 4 * kFractal * (part.m16 + part.columns) &&
+           part.column + part.columns == part.column_end && keys > (stream_slots_.Slots() - 1) * part.deep * part.tile;
+  }
+  // `tiles` tiles of keys to the next slot.
+  __aicore__ inline void LoadKeys(const AttentionTask& task, uint32_t index, const OutputPart& part, uint32_t key0,
+                                  uint32_t tiles) {
+    const uint32_t keys = Smaller(tiles * part.tile, task.keys - key0);
     CopyNdToL1(Stream(stream_slots_.Acquire())[part.m16 * part.tile],
                plan_.Latent(index)[key0 * kKvLoraRank + part.column], keys, part.columns, kKvLoraRank, keys);
   }
 
-  // Columns [part.column, part.column + part.columns), of which `loaded` tiles of keys are on their way.
+  // Columns [part.column, part.column + part.columns), of which keys are on their way to `loaded` slots.
   __aicore__ inline void OutputTile(const AttentionTask& task, uint32_t index, const OutputPart& part,
                                     uint32_t loaded) {
     const GlobalTensor<bfloat16_t> probabilities = plan_.Probabilities(index)[part.head * tiling_.key_rows];
@@ -777,9 +796,19 @@ class AttentionCube {
     const uint32_t m16 = part.m16, columns = part.columns;
     WaitFlag<HardEvent::FIX_M>(0);
     WaitFlag<HardEvent::FIX_M>(1);
-    for (uint32_t key0 = 0; key0 < task.keys; key0 += part.tile) {
+    for (uint32_t i = 0;; ++i) {
+      // Slots that have keys take turns: the first tile of each, then the second one.
+      const bool here = i < loaded * part.deep;
+      const uint32_t tile = here ? i % loaded * part.deep : i, nth = here ? i / loaded : 0;
+      const uint32_t key0 = (tile + nth) * part.tile;
+      if (key0 >= task.keys) break;
       const uint32_t keys = Smaller(part.tile, task.keys - key0);
-      if (key0 >= loaded * part.tile) LoadKeys(task, index, part, key0);
+      const uint32_t rows = Smaller((here ? part.deep : 1) * part.tile, task.keys - tile * part.tile);
+      if (!here) {
+        LoadKeys(task, index, part, key0, 1);
+      } else if (nth > 0) {
+        stream_slots_.Acquire();
+      }
       const LocalTensor<bfloat16_t> left = Stream(stream_slots_.Oldest());
       const LocalTensor<bfloat16_t> right = left[m16 * part.tile];
       CopyNdToL1(left, probabilities[key0], part.heads, keys, tiling_.key_rows, m16);
@@ -789,7 +818,7 @@ class AttentionCube {
         const uint32_t step = Smaller(part.step, keys - k);
         const uint32_t l0 = l0_slots_.Acquire();
         LoadA(L0a(l0), left, m16, k, step);
-        LoadB(L0b(l0), right, keys, k, step, 0, columns);
+        LoadB(L0b(l0), right, rows, nth * part.tile + k, step, 0, columns);
         l0_slots_.Publish();
         l0_slots_.Take();
         Multiply(c, L0a(l0), L0b(l0), part.heads, columns, step, key0 + k == 0);
