@@ -32,7 +32,7 @@ class Ring {
   }
   // One slot more, while none is filled: the consumer has set its kFree, or will.
   __aicore__ inline void Grow() { ++slots_; }
-  // One slot less, while all are free and this pipe waits for nothing else.
+  // One slot less, while all are free: the producer takes the flag of the last one.
   __aicore__ inline void Shrink() {
     WaitFlag<kFree>(Id(--slots_));
     acquired_ = published_ = consumed_ = 0;
