@@ -173,6 +173,13 @@ def test_all_heads_in_one_team() -> None:
     check(cases.attention_case(n_q=128, topk=300, kv_lens=400, holes=0.1), cores=24, seed=1)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("keys", [1250, 2048])
+def test_keys_come_to_l1_before_probabilities(keys: int) -> None:
+    """Two tiles of them to each slot, the last of which has one or two."""
+    check(cases.attention_case(b=2, s1=2, n_q=128, topk=2048, kv_lens=keys), cores=24, seed=1)
+
+
 def test_rows_without_a_valid_entry() -> None:
     check(cases.attention_case(b=2, s1=2, n_q=20, topk=64, kv_lens=[0, 70], holes=1.0), cores=2, seed=1)
 

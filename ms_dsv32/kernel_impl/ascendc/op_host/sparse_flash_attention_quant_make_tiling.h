@@ -99,7 +99,8 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   // The gather of a task and the softmax of the one before it share the time, if they fit into UB together: the lists
   // of the next task beside those of this one, and the softmax.
   const uint32_t list_bytes = 2 * out.list_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4;
-  const uint32_t softmax_bytes = out.key_rows * 4 + kScoreBatchBytes * 5 / 2 + kRowSoftmaxBytes + 2 * 32;
+  const uint32_t softmax_bytes =
+      out.key_rows * 4 + kScoreBatchBytes * (2 * kScoreBatches + 1) / 2 + kRowSoftmaxBytes + kLogSums * 32;
   const uint32_t gather_bytes = kKeyGatherBytes + kFewestStageRows * kKeyStageBytes;
   const uint32_t unsorted_bytes = tiling::RoundUp(shape.topk, 512) * 4;
   const bool together = !one_task && 2 * list_bytes + gather_bytes + softmax_bytes <= platform.ub;
@@ -116,7 +117,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
                               out.stage_rows * kKeyStageBytes;
   if (together) out.softmax_offset = gather_end;
   // Beside the gather, entries are sorted where the softmax has its scores.
-  const uint32_t before_scores = together ? out.key_rows * 4 + kRowSoftmaxBytes + 2 * 32 : 0;
+  const uint32_t before_scores = together ? out.key_rows * 4 + kRowSoftmaxBytes + kLogSums * 32 : 0;
   if (sorted) out.sort_offset = tiling::RoundUp(gather_end + before_scores, 256);
   const uint64_t keys = out.key_rows;
   out.rope_offset = keys * kKvLoraRank * 2;

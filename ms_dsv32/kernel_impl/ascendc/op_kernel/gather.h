@@ -63,7 +63,7 @@ class KeyGather {
   static constexpr uint32_t kFewestStageRows = 2 * kBatch;
   static constexpr uint32_t kStageBytes = kInSlots * (kRope * 2 + kGroups * 4) + kGroups * 32;  // of a row
   static constexpr uint32_t kBytes =
-      kInSlots * kBatch * kLatent + kOutSlots * kHalf * (kLatent + kRope) * 2 + kHalf * kLatent * 4;
+      kInSlots * kBatch * kLatent + kOutSlots * kHalf * (kLatent + kRope) * 2 + kHalf * (kLatent * 4 + kGroups * 32);
 
   __aicore__ inline void Init(const GlobalTensor<int8_t>& latent, const GlobalTensor<bfloat16_t>& rope,
                               const GlobalTensor<float>& scales) {
@@ -85,6 +85,7 @@ class KeyGather {
     }
     spread_ = arena.Take<float>(stage_rows * kGroups * 8);
     k32_ = arena.Take<float>(kHalf * kLatent);
+    row_scales_ = arena.Take<float>(kHalf * kGroups * 8);
   }
   __aicore__ inline void Begin() {
     for (uint32_t slot = 0; slot < kInSlots; ++slot) SetFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot));
@@ -96,8 +97,8 @@ class KeyGather {
     out_.End();
   }
 
-  // A batch: Acquire, then Fetch of its halves, then Dequantise. Row i of the batch is `rows[i]` of the caches, or
-  // zeros for kNoRow. Fetch may exchange neighbours.
+  // A batch: Acquire, Fetch of its halves, FetchRest, Dequantise of its halves, Release. Row i of the batch is
+  // `rows[i]` of the caches, or zeros for kNoRow. Fetch may exchange neighbours.
   __aicore__ inline void Acquire() {
     slot_ = (slot_ + 1) % kInSlots;
     WaitFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot_));
@@ -125,58 +126,55 @@ class KeyGather {
     }
   }
 
-  // The batch to rows of `latent_out` and `rope_out`.
-  __aicore__ MS_DSV32_NOINLINE void Dequantise(const int32_t* rows, const GlobalTensor<bfloat16_t>& latent_out,
-                                               const GlobalTensor<bfloat16_t>& rope_out) {
+  // What Fetch leaves: rope parts and scales.
+  __aicore__ MS_DSV32_NOINLINE void FetchRest(const int32_t* rows) {
     const int32_t flag = static_cast<int32_t>(slot_);
-    uint32_t staged[kBatch];
-    const uint32_t stage_rows = FetchShort(rows, staged);
+    const uint32_t stage_rows = FetchShort(rows);
     SetFlag<HardEvent::MTE2_V>(flag);
     WaitFlag<HardEvent::MTE2_V>(flag);
     if (stage_rows > 0) {
       Brcb(spread_, scale_stage_[slot_], static_cast<uint8_t>(stage_rows / 2), BrcbRepeatParams(1, 8));
     }
-    for (uint32_t first = 0; first < kBatch; first += kHalf) {
-      const uint32_t out = out_.Acquire();
-      bool any = false;
-      for (uint32_t i = first; i < first + kHalf; ++i) any = any || rows[i] != kNoRow;
-      if (any) {
-        // int8 reaches float through half, which holds it exactly and lies where the result will.
-        const LocalTensor<half> k16 = k_[out].template ReinterpretCast<half>();
-        Cast(k16, k8_[slot_][first * kLatent], RoundMode::CAST_NONE, kHalf * kLatent);
-        PipeBarrier<PIPE_V>();
-        Cast(k32_, k16, RoundMode::CAST_NONE, kHalf * kLatent);
-        PipeBarrier<PIPE_V>();
-        for (uint32_t i = first; i < first + kHalf; ++i) {
-          if (rows[i] == kNoRow) continue;
-          // Groups of two repeats share a scale: even repeats, then odd ones.
-          const LocalTensor<float> scales = spread_[staged[i] * kGroups * 8];
-          const BinaryRepeatParams params(1, 1, 0, kGroup / 8, kGroup / 8, 1);
-          for (uint32_t c = 0; c < kGroup; c += 64) {
-            const LocalTensor<float> values = k32_[(i - first) * kLatent + c];
-            Mul(values, values, scales, static_cast<uint64_t>(64), static_cast<uint8_t>(kGroups), params);
-          }
-          DataCopy(kr_[out][(i - first) * kRope], rope_stage_[slot_][staged[i] * kRope], kRope);
-        }
-        PipeBarrier<PIPE_V>();
-        Cast(k_[out], k32_, RoundMode::CAST_RINT, kHalf * kLatent);
-        PipeBarrier<PIPE_V>();
-      }
-      for (uint32_t i = first; i < first + kHalf; ++i) {
-        if (rows[i] != kNoRow) continue;
-        Duplicate(k_[out][(i - first) * kLatent].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
-                  static_cast<int32_t>(kLatent));
-        Duplicate(kr_[out][(i - first) * kRope].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
-                  static_cast<int32_t>(kRope));
-      }
-      out_.Publish();
-      out_.Take();
-      DataCopy(latent_out[first * kLatent], k_[out], kHalf * kLatent);
-      DataCopy(rope_out[first * kRope], kr_[out], kHalf * kRope);
-      out_.Release();
-    }
-    SetFlag<HardEvent::V_MTE2>(flag);
   }
+  // Half `part` of the batch to rows of `latent_out` and `rope_out`.
+  __aicore__ MS_DSV32_NOINLINE void Dequantise(const int32_t* rows, uint32_t part,
+                                               const GlobalTensor<bfloat16_t>& latent_out,
+                                               const GlobalTensor<bfloat16_t>& rope_out) {
+    const uint32_t first = part * kHalf, out = out_.Acquire();
+    bool any = false;
+    for (uint32_t i = first; i < first + kHalf; ++i) any = any || rows[i] != kNoRow;
+    if (any) {
+      // int8 reaches float through half, which holds it exactly and lies where the result will.
+      const LocalTensor<half> k16 = k_[out].template ReinterpretCast<half>();
+      Cast(k16, k8_[slot_][first * kLatent], RoundMode::CAST_NONE, kHalf * kLatent);
+      PipeBarrier<PIPE_V>();
+      Cast(k32_, k16, RoundMode::CAST_NONE, kHalf * kLatent);
+      TakeStaged(rows, first, kr_[out]);
+      PipeBarrier<PIPE_V>();
+      // Groups of two repeats share a scale: even repeats of all rows, then odd ones.
+      for (uint32_t c = 0; c < kGroup; c += 64) {
+        Mul(k32_[c], k32_[c], row_scales_, static_cast<uint64_t>(64), static_cast<uint8_t>(kHalf * kGroups),
+            BinaryRepeatParams(1, 1, 0, kGroup / 8, kGroup / 8, 1));
+      }
+      PipeBarrier<PIPE_V>();
+      Cast(k_[out], k32_, RoundMode::CAST_RINT, kHalf * kLatent);
+      PipeBarrier<PIPE_V>();
+    }
+    for (uint32_t i = first; i < first + kHalf; ++i) {
+      if (rows[i] != kNoRow) continue;
+      Duplicate(k_[out][(i - first) * kLatent].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+                static_cast<int32_t>(kLatent));
+      Duplicate(kr_[out][(i - first) * kRope].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+                static_cast<int32_t>(kRope));
+    }
+    out_.Publish();
+    out_.Take();
+    DataCopy(latent_out, k_[out], kHalf * kLatent);
+    DataCopy(rope_out, kr_[out], kHalf * kRope);
+    out_.Release();
+  }
+  // The other end of Acquire.
+  __aicore__ inline void Release() { SetFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot_)); }
 
  private:
   // A stretch of so many rows for each one that is asked for is copied as a whole: the bytes between cost as much as
@@ -188,9 +186,35 @@ class KeyGather {
     return b - a <= static_cast<int32_t>(0xffffffffu / kLatent);
   }
 
-  // Rope parts and scales of `rows`: those of rows[i] are row staged[i] of the stage. Returns how many rows are taken,
+  // From the stage, of rows [first, first + kHalf) of the batch: rope parts to `rope`, spread scales to row_scales_.
+  // Both are of 128 bytes. Rows at equal distances in the stage, as those of a pair are, come by one instruction.
+  __aicore__ inline void TakeStaged(const int32_t* rows, uint32_t first, const LocalTensor<bfloat16_t>& rope) {
+    constexpr uint32_t kBlocks = kRope * 2 / 32;
+    static_assert(kBlocks == kGroups);
+    const uint32_t end = first + kHalf;
+    for (uint32_t i = first; i < end;) {
+      if (rows[i] == kNoRow) {
+        ++i;
+        continue;
+      }
+      uint32_t count = 1, distance = 1;
+      if (i + 1 < end && rows[i + 1] != kNoRow && staged_[i + 1] > staged_[i]) {
+        distance = staged_[i + 1] - staged_[i];
+        for (count = 2; i + count < end && rows[i + count] != kNoRow; ++count) {
+          if (staged_[i + count] != staged_[i + count - 1] + distance) break;
+        }
+      }
+      const DataCopyParams params(static_cast<uint16_t>(count), static_cast<uint16_t>(kBlocks),
+                                  static_cast<uint16_t>((distance - 1) * kBlocks), 0);
+      DataCopy(rope[(i - first) * kRope], rope_stage_[slot_][staged_[i] * kRope], params);
+      DataCopy(row_scales_[(i - first) * kGroups * 8], spread_[staged_[i] * kGroups * 8], params);
+      i += count;
+    }
+  }
+
+  // Rope parts and scales of `rows`: those of rows[i] are row staged_[i] of the stage. Returns how many rows are taken,
   // in pairs.
-  __aicore__ MS_DSV32_NOINLINE uint32_t FetchShort(const int32_t* rows, uint32_t* staged) {
+  __aicore__ MS_DSV32_NOINLINE uint32_t FetchShort(const int32_t* rows) {
     const LocalTensor<bfloat16_t> rope = rope_stage_[slot_];
     const LocalTensor<float> scales = scale_stage_[slot_];
     uint32_t used = 0;
@@ -211,7 +235,7 @@ class KeyGather {
       if (count > 2) {
         CopyIn(rope[used * kRope], rope_[static_cast<uint64_t>(rows[i]) * kRope], span * kRope);
         CopyIn(scales[used * kGroups], scales_[static_cast<uint64_t>(rows[i]) * kGroups], span * kGroups);
-        for (uint32_t k = i; k < i + count; ++k) staged[k] = used + static_cast<uint32_t>(rows[k] - rows[i]);
+        for (uint32_t k = i; k < i + count; ++k) staged_[k] = used + static_cast<uint32_t>(rows[k] - rows[i]);
         used += RoundUp(span, 2);
       } else {
         const bool two = i + 1 < kBatch && rows[i + 1] > rows[i] && Near(rows[i], rows[i + 1]);
@@ -219,7 +243,7 @@ class KeyGather {
         const uint32_t distance = two ? static_cast<uint32_t>(rows[i + 1] - rows[i]) : 1;
         CopyCacheRows(rope[used * kRope], rope_, kRope, rows[i], count, distance, kRope);
         CopyCacheRows(scales[used * kGroups], scales_, kGroups, rows[i], count, distance, 0);
-        for (uint32_t k = 0; k < count; ++k) staged[i + k] = used + 2 * k;
+        for (uint32_t k = 0; k < count; ++k) staged_[i + k] = used + 2 * k;
         used += 2 * count;
       }
       i += count;
@@ -232,7 +256,8 @@ class KeyGather {
   GlobalTensor<float> scales_;
   LocalTensor<int8_t> k8_[kInSlots];
   LocalTensor<bfloat16_t> rope_stage_[kInSlots], k_[kOutSlots], kr_[kOutSlots];
-  LocalTensor<float> scale_stage_[kInSlots], spread_, k32_;
+  LocalTensor<float> scale_stage_[kInSlots], spread_, k32_, row_scales_;
+  uint32_t staged_[kBatch];
   uint32_t slot_ = 0, stage_rows_ = 0;
   Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 0, kOutSlots> out_;
 };

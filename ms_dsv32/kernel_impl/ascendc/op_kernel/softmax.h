@@ -57,6 +57,7 @@ class RowSoftmax {
                                         const LocalTensor<float>& log_sum) {
     const uint8_t repeats = static_cast<uint8_t>(width / 64);
     Muls(scores, scores, scale, static_cast<int32_t>(rows * width));
+    Duplicate(lanes_, kMasked, static_cast<int32_t>(rows * 64));
     PipeBarrier<PIPE_V>();
     if (masked) {
       for (uint32_t r = 0; r < rows; ++r) Add(scores[r * width], scores[r * width], mask, static_cast<int32_t>(width));
@@ -72,8 +73,6 @@ class RowSoftmax {
     }
     // Maxima of 64 lanes, then of a row. The result is a source of the same instruction: it accumulates over the
     // repeats.
-    Duplicate(lanes_, kMasked, static_cast<int32_t>(rows * 64));
-    PipeBarrier<PIPE_V>();
     for (uint32_t r = 0; r < rows; ++r) {
       Max(lanes_[r * 64], scores[r * width], lanes_[r * 64], kAll, repeats, BinaryRepeatParams(1, 1, 1, 0, 8, 0));
     }

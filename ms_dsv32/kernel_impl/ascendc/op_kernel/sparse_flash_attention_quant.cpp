@@ -167,12 +167,14 @@ class AttentionVector {
 
  private:
   static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
-  // Flags of the events between two pipes: 0 to 2 belong to the gather's slots, 3 to the softmax's mask or results, 4
-  // and 5 to its batches of scores or to the lists; kFlag is for what has no other.
-  static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kListFlag = 4, kSortFlag = 0;
+  // Flags of the events between two pipes: 0 to 2 belong to the gather's slots, 3 to the softmax's mask, 3 and 4 to its
+  // results, 4 to 6 to its batches of scores, 5 and 6 to the lists; kFlag is for what has no other.
+  static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kListFlag = 5, kSortFlag = 0;
+  static constexpr uint32_t kSortSteps = 4;    // Sort32, two levels of merging, the merge of what they have sorted
   static constexpr uint32_t kSortedRun = 512;  // records that Sort32 and two levels of merging sort
-  // Batches of a gather before the softmax of the task before it begins: until then the cube is busy with the scores.
-  static constexpr uint32_t kSoftmaxLag = 6;
+  // Batches of a gather before the softmax of the task before it begins: until then the scores of the slowest core of
+  // all are not there, and the scalar unit would wait for them instead of asking for more keys.
+  static constexpr uint32_t kSoftmaxLag = 8;
   // Rows of an AIV's softmax that are one batch: the instructions of a second one take longer than its copy.
   static constexpr uint32_t kFewHeads = 4;
   static_assert(kEarlyEntries % KeyGather::kBatch == 0);
@@ -221,54 +223,90 @@ class AttentionVector {
   }
 
   // Sorts the entries of a task by position, and keeps this AIV's share of every chunk: rows of one block come one
-  // after the other then, with few between them. Beside the gather, the scores of the softmax lend their UB. The order
-  // of positions that float cannot tell apart does not matter.
+  // after the other then, with few between them. Beside the gather, the scores of the softmax lend their UB, and a step
+  // takes the vector pipe about as long as a batch of the gather: one of each in turn. The order of positions that
+  // float cannot tell apart does not matter.
   __aicore__ MS_DSV32_NOINLINE void SortEntries(const AttentionTask& task, uint32_t list) {
-    AwaitSorted();
-    WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
-    // The scalar unit has read the entries that lay there.
-    WaitPipe<HardEvent::S_V>(kSortFlag);
-    arena_.Reset(tiling_.sort_offset);
-    const LocalTensor<float> runs[2] = {arena_.Take<float>(2 * kMostSorted), arena_.Take<float>(2 * kMostSorted)};
-    const LocalTensor<float> keys = arena_.Take<float>(kMostSorted);
+    for (uint32_t step = 0; step < kSortSteps; ++step) SortStep(task, list, step);
+  }
+  __aicore__ MS_DSV32_NOINLINE void SortStep(const AttentionTask& task, uint32_t list, uint32_t step) {
+    if (step == 0) {
+      AwaitSorted();
+      WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
+      // The scalar unit has read the entries that lay there.
+      WaitPipe<HardEvent::S_V>(kSortFlag);
+    }
     const uint32_t count = task.count - AllEarly(task);
     if (task.key_begin < task.key_end && count > 0) {
+      arena_.Reset(tiling_.sort_offset);
+      const LocalTensor<float> even = arena_.Take<float>(2 * kMostSorted), odd = arena_.Take<float>(2 * kMostSorted);
       const uint32_t padded = RoundUp(count, kSortedRun), n = padded / kSortedRun;
-      Duplicate(keys.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(padded));
-      FillFrom(unsorted_, count, padded, -1);
-      PipeBarrier<PIPE_V>();
-      Cast(keys, unsorted_, RoundMode::CAST_RINT, count);
-      PipeBarrier<PIPE_V>();
-      Muls(keys, keys, -1.0f, static_cast<int32_t>(count));
-      PipeBarrier<PIPE_V>();
-      Sort32(runs[0], keys, unsorted_.ReinterpretCast<uint32_t>(), static_cast<int32_t>(padded / 32));
-      PipeBarrier<PIPE_V>();
-      MergeRuns(runs[1], runs[0], 32, padded / 128);
-      PipeBarrier<PIPE_V>();
-      MergeRuns(runs[0], runs[1], 128, n);
-      PipeBarrier<PIPE_V>();
-      RecordList lists[4];
-      for (uint32_t i = 0; i < n; ++i) lists[i] = {runs[0][i * 2 * kSortedRun], kSortedRun};
-      if (n > 1) MergeLists(runs[1], lists, n);
-      PipeBarrier<PIPE_V>();
-      const LocalTensor<int32_t> records = runs[n > 1 ? 1 : 0].ReinterpretCast<int32_t>();
-      uint32_t entry = 0;
-      for (uint32_t chunk = task.key_begin; chunk < task.key_end; chunk += tiling_.key_chunk) {
-        const uint32_t end = ShareOfChunk(task, chunk, 1);
-        uint32_t begin = ShareOfChunk(task, chunk, 0);
-        entry += end - begin;
-        if (chunk == task.key_begin) begin += task.early;
-        if (begin == end) continue;
-        // The early entries of the cores before come before, and those of this core too after its first share.
-        uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
-        if (chunk == task.key_begin && sub_ == 0) before -= task.early;
-        uint64_t kept = 0;
-        GatherMask(entries_[list][entry - (end - begin)], records[(begin - before) * 2], static_cast<uint8_t>(2), true,
-                   (end - begin) * 2, GatherMaskParams(1, 1, 8, 0), kept);
+      if (step == 0) {
+        SortRuns(even, arena_.Take<float>(kMostSorted), count, padded);
+      } else if (step == 1) {
+        MergeRuns(odd, even, 32, padded / 128);
+      } else if (step == 2) {
+        MergeRuns(even, odd, 128, n);
+      } else {
+        RecordList lists[4];
+        for (uint32_t i = 0; i < n; ++i) lists[i] = {even[i * 2 * kSortedRun], kSortedRun};
+        if (n > 1) MergeLists(odd, lists, n);
+        PipeBarrier<PIPE_V>();
+        TakeShares(task, list, n > 1 ? odd : even, count);
       }
+      PipeBarrier<PIPE_V>();
     }
-    SetFlag<HardEvent::V_S>(kSortFlag);
-    sorting_ = true;
+    if (step + 1 == kSortSteps) {
+      SetFlag<HardEvent::V_S>(kSortFlag);
+      sorting_ = true;
+    }
+  }
+  // The first step: runs of 32.
+  __aicore__ inline void SortRuns(const LocalTensor<float>& runs, const LocalTensor<float>& keys, uint32_t count,
+                                  uint32_t padded) {
+    Duplicate(keys.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(padded));
+    FillFrom(unsorted_, count, padded, -1);
+    PipeBarrier<PIPE_V>();
+    Cast(keys, unsorted_, RoundMode::CAST_RINT, count);
+    PipeBarrier<PIPE_V>();
+    Muls(keys, keys, -1.0f, static_cast<int32_t>(count));
+    PipeBarrier<PIPE_V>();
+    Sort32(runs, keys, unsorted_.ReinterpretCast<uint32_t>(), static_cast<int32_t>(padded / 32));
+  }
+  // The last step: this AIV's share of every chunk, of `count` sorted records.
+  __aicore__ inline void TakeShares(const AttentionTask& task, uint32_t list, const LocalTensor<float>& sorted,
+                                    uint32_t count) {
+    const LocalTensor<int32_t> records = sorted.ReinterpretCast<int32_t>();
+    uint32_t entry = 0;
+    for (uint32_t chunk = task.key_begin; chunk < task.key_end; chunk += tiling_.key_chunk) {
+      const uint32_t end = ShareOfChunk(task, chunk, 1);
+      uint32_t begin = ShareOfChunk(task, chunk, 0);
+      entry += end - begin;
+      if (chunk == task.key_begin) begin += task.early;
+      if (begin == end) continue;
+      // The early entries of the cores before come before, and those of this core too after its first share.
+      uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
+      if (chunk == task.key_begin && sub_ == 0) before -= task.early;
+      TakeSorted(entries_[list][entry - (end - begin)], records, task, begin - before, end - before, count);
+    }
+  }
+  // Sorted entries [begin, end) of `count`, from one that the token has for itself on, and round: tokens of a sequence
+  // read the same part of the cache at different times, each some of it from HBM and what the others have read from L2.
+  __aicore__ inline void TakeSorted(const LocalTensor<int32_t>& dst, const LocalTensor<int32_t>& records,
+                                    const AttentionTask& task, uint32_t begin, uint32_t end, uint32_t count) {
+    const uint32_t round = count / kFractal * kFractal;
+    const uint32_t first = ShareBegin(count / tiling_.team / kFractal, task.token % tiling_.s1, tiling_.s1) * kFractal;
+    for (uint32_t at = begin; at < end;) {
+      uint32_t from = at, to = end;
+      if (at < round) {
+        from = (at + first) % round;
+        to = Smaller(Smaller(end, round), at + round - from);
+      }
+      uint64_t kept = 0;
+      GatherMask(dst[at - begin], records[from * 2], static_cast<uint8_t>(2), true, (to - at) * 2,
+                 GatherMaskParams(1, 1, 8, 0), kept);
+      at = to;
+    }
   }
   // The entries that were sorted last are there, and the UB is free.
   __aicore__ inline void AwaitSorted() {
@@ -330,7 +368,14 @@ class AttentionVector {
           if (marks != 0) MarkSkipped(skipped[entry - KeyGather::kHalf], marks);
           keys_.Fetch(rows, half);
         }
-        keys_.Dequantise(rows, latent[key * kKvLoraRank], rope[key * kRopeDim]);
+        keys_.FetchRest(rows);
+        for (uint32_t half = 0; half < 2; ++half) {
+          const uint32_t row = key + half * KeyGather::kHalf;
+          keys_.Dequantise(rows, half, latent[row * kKvLoraRank], rope[row * kRopeDim]);
+          // MTE3 has waited for the vector pipe's marks with those keys.
+          if (half == 0 && key + KeyGather::kBatch >= end) CopyOut(skipped_out[begin], skipped[first], end - begin);
+        }
+        keys_.Release();
         ++batches;
         if (next_lists_ != kReady) {
           PrepareLists(list ^ 1);
@@ -338,8 +383,6 @@ class AttentionVector {
           StepSoftmax();
         }
       }
-      // The last batch has the vector pipe's marks before it.
-      if (begin < end) CopyOut(skipped_out[begin], skipped[first], end - begin);
       NotifyCube(kKeysReady);
     }
     if (entry > 0) {
@@ -354,9 +397,10 @@ class AttentionVector {
     if (next_lists_ == kUnloaded) {
       LoadLists(next_, list);
       next_lists_ = tiling_.sort_offset > 0 ? kUnsorted : kReady;
+      sort_step_ = 0;
     } else {
-      SortEntries(next_, list);
-      next_lists_ = kReady;
+      SortStep(next_, list, sort_step_);
+      if (++sort_step_ == kSortSteps) next_lists_ = kReady;
     }
   }
   // Those of 8 entries whose bits are set.
@@ -371,9 +415,15 @@ class AttentionVector {
   }
 
   // (4) softmax over the valid entries, normalised in float32, then rounded to bf16, a batch of rows at a time. Softmax
-  // has all of UB, the steps beside a gather their part of it.
+  // has all of UB, the steps beside a gather their part of it: two slots of scores suffice without a gather, and its
+  // probabilities have two as well, so that those of a batch leave while those of the next one are rounded.
   __aicore__ inline void Softmax() {
     PipeBarrier<PIPE_ALL>();
+    if (!alone_) {
+      rows_.Shrink();
+      SetFlag<HardEvent::MTE3_V>(kResultFlag + 1);
+      results_.Grow();
+    }
     alone_ = true;
     stage_ = kIdle;
     FinishSoftmax();
@@ -402,19 +452,22 @@ class AttentionVector {
     arena_.Reset(alone_ ? 0 : tiling_.softmax_offset);
     mask_ = arena_.Take<float>(tiling_.key_rows);
     softmax_.Place(arena_);
-    for (uint32_t i = 0; i < 2; ++i) log_sum_[i] = arena_.Take<float>(RowSoftmax::kRows);
-    const uint32_t batch = (alone_ ? (kUbBytes - arena_.Used()) / 160 * 64 : kScoreBatchBytes) / 4;
-    for (uint32_t i = 0; i < 2; ++i) scores_[i] = arena_.Take<float>(batch);
-    probabilities_ = arena_.Take<bfloat16_t>(batch);
+    for (uint32_t i = 0; i < kLogSums; ++i) log_sum_[i] = arena_.Take<float>(RowSoftmax::kRows);
+    const uint32_t batch = (alone_ ? (kUbBytes - arena_.Used()) / 192 * 64 : kScoreBatchBytes) / 4;
+    for (uint32_t i = 0; i < rows_.Slots(); ++i) scores_[i] = arena_.Take<float>(batch);
+    for (uint32_t i = 0; i < results_.Slots(); ++i) probabilities_[i] = arena_.Take<bfloat16_t>(batch);
     if (softmax_task_.count == 0) return Empty();
     width_ = RoundUp(softmax_task_.keys, 64);
     step_ = Smaller(RowSoftmax::kRows, batch / width_);
-    // Alone, two batches that arrive one after the other are better than a larger one, unless it is small.
-    if (alone_ && head_end_ - head_ > kFewHeads) step_ = Smaller(step_, DivUp(head_end_ - head_, 2));
+    // Alone, two batches that arrive one after the other are better than a larger one, unless it is small; and equal
+    // ones, as the last one is on its way out while nothing else is to do.
+    const uint32_t heads = head_end_ - head_;
+    if (alone_ && heads > kFewHeads) step_ = DivUp(heads, Larger(2, DivUp(heads, step_)));
     softmax_.Begin();
     load_head_ = head_;
     WaitFlag<HardEvent::V_MTE2>(kMaskFlag);
     CopyIn(mask_, plan_.Skipped(softmax_index_), softmax_task_.keys);
+    SetFlag<HardEvent::MTE2_V>(kMaskFlag);
     LoadScores();
     LoadScores();
     stage_ = kLoaded;
@@ -422,21 +475,22 @@ class AttentionVector {
 
   // A token without a key: zeros, and the logarithm of 0.
   __aicore__ inline void Empty() {
-    results_.Acquire();
+    const LocalTensor<bfloat16_t> zeros = probabilities_[results_.Acquire()];
     const LocalTensor<float> log_sum = NextLogSum();
-    Zero(log_sum, RowSoftmax::kRows * kKvLoraRank);
+    Zero(zeros, log_sum, RowSoftmax::kRows * kKvLoraRank);
     results_.Publish();
     results_.Take();
     for (; head_ < head_end_; head_ += RowSoftmax::kRows) {
       const uint32_t rows = Smaller(RowSoftmax::kRows, head_end_ - head_);
-      CopyOut(attention_out_[OutputRow() * kKvLoraRank], probabilities_, rows * kKvLoraRank);
+      CopyOut(attention_out_[OutputRow() * kKvLoraRank], zeros, rows * kKvLoraRank);
       CopyOut(lse_[OutputRow()], log_sum, rows);
     }
     results_.Release();
     EndSoftmax();
   }
 
-  // Copies the next batch of scores, if there is one. Two are on their way or worked on.
+  // Copies the next batch of scores, if there is one. Two are on their way or worked on. Beside a gather, a third slot
+  // is one that was released a step before it is needed: MTE2 has keys to fetch, and must not wait for the vector pipe.
   __aicore__ inline void LoadScores() {
     if (load_head_ >= head_end_) return;
     const uint32_t slot = rows_.Acquire();
@@ -448,7 +502,7 @@ class AttentionVector {
 
   // Of the marks of skipped entries: their number, and what to add to the scores.
   __aicore__ inline void SumSkipped() {
-    slot_ = rows_.Take();
+    WaitFlag<HardEvent::MTE2_V>(kMaskFlag);
     skipped_sum_ = softmax_.Sum(mask_, softmax_task_.keys);
     SetFlag<HardEvent::V_S>(kFlag);
     Muls(mask_, mask_, kMasked, static_cast<int32_t>(softmax_task_.keys));
@@ -465,45 +519,47 @@ class AttentionVector {
     const uint32_t head = head_, rows = Smaller(step_, head_end_ - head);
     const uint64_t output_row = OutputRow();
     head_ = head + rows;
-    if (!first_batch_) {
-      // Into what was released a step ago: MTE2 does not wait for the vector pipe.
-      LoadScores();
-      slot_ = rows_.Take();
-    }
+    if (!first_batch_) LoadScores();
+    slot_ = rows_.Take();
     first_batch_ = false;
     const LocalTensor<float> scores = scores_[slot_], log_sum = NextLogSum();
-    if (skipped_count_ == softmax_task_.count) {
-      results_.Acquire();
-      Zero(log_sum, rows * width_);
-    } else {
+    const bool none = skipped_count_ == softmax_task_.count;
+    if (!none) {
       softmax_.Run(scores, rows, width_, softmax_task_.count, tiling_.softmax_scale, mask_, skipped_count_ > 0,
                    log_sum);
-      results_.Acquire();
-      Cast(probabilities_, scores, RoundMode::CAST_RINT, rows * width_);
+    }
+    const LocalTensor<bfloat16_t> probabilities = probabilities_[results_.Acquire()];
+    if (none) {
+      Zero(probabilities, log_sum, rows * width_);
+    } else {
+      Cast(probabilities, scores, RoundMode::CAST_RINT, rows * width_);
     }
     PipeBarrier<PIPE_V>();
     rows_.Release();
     results_.Publish();
     results_.Take();
-    CopyRowsOut(plan_.Probabilities(softmax_index_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities_,
+    CopyRowsOut(plan_.Probabilities(softmax_index_)[static_cast<uint64_t>(head) * tiling_.key_rows], probabilities,
                 rows, softmax_task_.keys, tiling_.key_rows, width_);
-    CopyOut(lse_[output_row], log_sum, rows);
-    results_.Release();
     if (head_ == head_end_) {
       SetFlag<HardEvent::V_MTE2>(kMaskFlag);
       EndSoftmax();
     }
+    // The cube does not need these.
+    CopyOut(lse_[output_row], log_sum, rows);
+    results_.Release();
   }
 
-  // Log-sums of the next batch. Those of the batch before last are out: the last one has waited for it.
+  // Log-sums of the next batch, before it has a slot of results_. Those of the third batch before it are out: the last
+  // one has waited for that.
   __aicore__ inline LocalTensor<float> NextLogSum() {
-    log_slot_ ^= 1;
+    log_slot_ = (log_slot_ + 1) % kLogSums;
     return log_sum_[log_slot_];
   }
 
   // Results of rows without a key: `count` zeros, and the logarithm of 0.
-  __aicore__ inline void Zero(const LocalTensor<float>& log_sum, uint32_t count) {
-    Duplicate(probabilities_.ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(count));
+  __aicore__ inline void Zero(const LocalTensor<bfloat16_t>& probabilities, const LocalTensor<float>& log_sum,
+                              uint32_t count) {
+    Duplicate(probabilities.ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(count));
     Duplicate(log_sum.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(RowSoftmax::kRows));
   }
 
@@ -531,6 +587,7 @@ class AttentionVector {
   // Lists of the next task.
   enum ListStage : uint32_t { kUnloaded, kUnsorted, kReady };
   ListStage next_lists_ = kReady;
+  uint32_t sort_step_ = 0;
   bool sorting_ = false;
   LocalTensor<float> skipped_[2];
   bool marks_leave_[2] = {false, false};
@@ -543,9 +600,9 @@ class AttentionVector {
            log_slot_ = 0, skipped_count_ = 0;
   bool first_batch_ = true, alone_ = false;
   RowSoftmax softmax_;
-  LocalTensor<float> mask_, skipped_sum_, scores_[2], log_sum_[2];
-  LocalTensor<bfloat16_t> probabilities_;
-  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 4> rows_;
+  LocalTensor<float> mask_, skipped_sum_, scores_[kScoreBatches], log_sum_[kLogSums];
+  LocalTensor<bfloat16_t> probabilities_[2];
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 4, kScoreBatches> rows_;
   Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, kResultFlag, 1> results_;
 };
 
@@ -664,7 +721,8 @@ class AttentionCube {
   struct OutputPart {
     uint32_t head, heads, m16;
     uint32_t column, columns, column_end;
-    uint32_t tile;  // keys that fit into a slot of L1
+    uint32_t tile;  // keys of which the probabilities fit into a slot of L1
+    uint32_t deep;  // tiles of keys that come to a slot before the probabilities
     uint32_t step;  // keys that fit into a slot of L0A and of L0B
   };
 
@@ -680,15 +738,20 @@ class AttentionCube {
       part.column_end = ShareBegin(columns, column_part + 1, tiling_.column_parts) * kFractal;
       part.columns = Smaller(kOutputColumns, part.column_end - part.column);
       part.m16 = RoundUp(part.heads, kFractal);
-      part.tile = kStreamBytes / 2 / (part.m16 + part.columns) / kFractal * kFractal;
+      part.deep = 2;
+      part.tile = TileKeys(part);
+      if (index + 1 < plan_.Tasks() || !WaitsForCopies(part, task.keys)) {
+        part.deep = 1;
+        part.tile = TileKeys(part);
+      }
       const uint32_t most = kL0Bytes / 2 / Larger(part.m16, part.columns);
       part.step = RoundUp(DivUp(part.tile, DivUp(part.tile, most / kFractal * kFractal)), kFractal);
     }
     // Keys come before the probabilities; many of them only for the last task, as those of others seldom wait.
     uint32_t loaded = 0;
     const uint32_t ahead = index + 1 == plan_.Tasks() ? stream_slots_.Slots() : 1;
-    for (; loaded < ahead && loaded * part.tile < task.keys && part.heads > 0; ++loaded) {
-      LoadKeys(task, index, part, loaded * part.tile);
+    for (; loaded < ahead && loaded * part.deep * part.tile < task.keys && part.heads > 0; ++loaded) {
+      LoadKeys(task, index, part, loaded * part.deep * part.tile, part.deep);
     }
     AwaitCore(kProbabilitiesReady);
     if (tiling_.team > 1) {
@@ -706,13 +769,26 @@ class AttentionCube {
     if (tiling_.team == 1) NotifySlotFree();
   }
 
-  __aicore__ inline void LoadKeys(const AttentionTask& task, uint32_t index, const OutputPart& part, uint32_t key0) {
-    const uint32_t keys = Smaller(part.tile, task.keys - key0);
+  // Keys whose probabilities share a slot of L1 with `part.deep` times as many keys.
+  static __aicore__ inline uint32_t TileKeys(const OutputPart& part) {
+    return kStreamBytes / 2 / (part.m16 + part.deep * part.columns) / kFractal * kFractal;
+  }
+  // Whether two tiles of keys in each slot spare the cube a wait: during the softmax of the last task, L1 has room for
+  // more keys if fewer probabilities are on their way. A fractal takes the cube a cycle with each of the other operand,
+  // and MTE2 512 bytes at 110 a cycle. All slots must have keys, and all columns be one pass.
+  __aicore__ inline bool WaitsForCopies(const OutputPart& part, uint32_t keys) const {
+    return part.m16 * part.columns < 4 * kFractal * (part.m16 + part.columns) &&
+           part.column + part.columns == part.column_end && keys > (stream_slots_.Slots() - 1) * part.deep * part.tile;
+  }
+  // `tiles` tiles of keys to the next slot.
+  __aicore__ inline void LoadKeys(const AttentionTask& task, uint32_t index, const OutputPart& part, uint32_t key0,
+                                  uint32_t tiles) {
+    const uint32_t keys = Smaller(tiles * part.tile, task.keys - key0);
     CopyNdToL1(Stream(stream_slots_.Acquire())[part.m16 * part.tile],
                plan_.Latent(index)[key0 * kKvLoraRank + part.column], keys, part.columns, kKvLoraRank, keys);
   }
 
-  // Columns [part.column, part.column + part.columns), of which `loaded` tiles of keys are on their way.
+  // Columns [part.column, part.column + part.columns), of which keys are on their way to `loaded` slots.
   __aicore__ inline void OutputTile(const AttentionTask& task, uint32_t index, const OutputPart& part,
                                     uint32_t loaded) {
     const GlobalTensor<bfloat16_t> probabilities = plan_.Probabilities(index)[part.head * tiling_.key_rows];
@@ -720,9 +796,19 @@ class AttentionCube {
     const uint32_t m16 = part.m16, columns = part.columns;
     WaitFlag<HardEvent::FIX_M>(0);
     WaitFlag<HardEvent::FIX_M>(1);
-    for (uint32_t key0 = 0; key0 < task.keys; key0 += part.tile) {
+    for (uint32_t i = 0;; ++i) {
+      // Slots that have keys take turns: the first tile of each, then the second one.
+      const bool here = i < loaded * part.deep;
+      const uint32_t tile = here ? i % loaded * part.deep : i, nth = here ? i / loaded : 0;
+      const uint32_t key0 = (tile + nth) * part.tile;
+      if (key0 >= task.keys) break;
       const uint32_t keys = Smaller(part.tile, task.keys - key0);
-      if (key0 >= loaded * part.tile) LoadKeys(task, index, part, key0);
+      const uint32_t rows = Smaller((here ? part.deep : 1) * part.tile, task.keys - tile * part.tile);
+      if (!here) {
+        LoadKeys(task, index, part, key0, 1);
+      } else if (nth > 0) {
+        stream_slots_.Acquire();
+      }
       const LocalTensor<bfloat16_t> left = Stream(stream_slots_.Oldest());
       const LocalTensor<bfloat16_t> right = left[m16 * part.tile];
       CopyNdToL1(left, probabilities[key0], part.heads, keys, tiling_.key_rows, m16);
@@ -732,7 +818,7 @@ class AttentionCube {
         const uint32_t step = Smaller(part.step, keys - k);
         const uint32_t l0 = l0_slots_.Acquire();
         LoadA(L0a(l0), left, m16, k, step);
-        LoadB(L0b(l0), right, keys, k, step, 0, columns);
+        LoadB(L0b(l0), right, rows, nth * part.tile + k, step, 0, columns);
         l0_slots_.Publish();
         l0_slots_.Take();
         Multiply(c, L0a(l0), L0b(l0), part.heads, columns, step, key0 + k == 0);

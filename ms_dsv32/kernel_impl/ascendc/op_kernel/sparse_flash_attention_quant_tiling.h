@@ -13,16 +13,18 @@ constexpr uint32_t kFractalRows = 16;
 // The cube begins with the keys of a task chunk by chunk. Two tasks of 7 chunks stay below the 15 that a cross-core
 // counter holds.
 constexpr uint32_t kMaxChunks = 7;
-// Longest list of positions. A row of scores is 4 bytes a position, and two batches of rows share UB with the marks.
+// Longest list of positions. A row of scores is 4 bytes a position, and a batch has at least one.
 constexpr uint32_t kMaxTopk = 4096;
 // Bytes of UB of the gather, apart from its stage, and of a row of that: see KeyGather.
-constexpr uint32_t kKeyGatherBytes = 68608;
+constexpr uint32_t kKeyGatherBytes = 69632;
 constexpr uint32_t kKeyStageBytes = 560;
 constexpr uint32_t kFewestStageRows = 32;
-// Bytes of UB of the softmax, apart from what depends on the shape: see RowSoftmax. It has two batches of scores, one
-// of probabilities, of half their size, and two blocks of 32 bytes for log-sums.
+// Bytes of UB of the softmax, apart from what depends on the shape: see RowSoftmax. Beside the gather it has three
+// batches of scores, one of probabilities, of half their size, and blocks of 32 bytes for log-sums.
 constexpr uint32_t kRowSoftmaxBytes = 2688;
-constexpr uint32_t kScoreBatchBytes = 24576;
+constexpr uint32_t kScoreBatches = 3;
+constexpr uint32_t kLogSums = 3;
+constexpr uint32_t kScoreBatchBytes = 16384;
 // Longest list that the AIVs sort: two times 8 bytes an entry, and 4, of the softmax's scores, or of UB that is left.
 constexpr uint32_t kMostSorted = 2048;
 // Two batches of a gather take an AIV as long as sorting: so many entries it takes as they come.

@@ -32,6 +32,11 @@ class Ring {
   }
   // One slot more, while none is filled: the consumer has set its kFree, or will.
   __aicore__ inline void Grow() { ++slots_; }
+  // One slot less, while all are free: the producer takes the flag of the last one.
+  __aicore__ inline void Shrink() {
+    WaitFlag<kFree>(Id(--slots_));
+    acquired_ = published_ = consumed_ = 0;
+  }
   __aicore__ inline uint32_t Slots() const { return slots_; }
 
   // Producer: the slot to fill, then the hand-over of the oldest one that was acquired and not published.
