@@ -121,7 +121,8 @@ INDEXER_IN_PYPTO = {
 
 def test_docs_say_how_a_call_of_the_source_is_written() -> None:
     sections = {s.partition("`")[0]: s.partition("### In PyPTO")[2] for s in op_info.docs().split("\n## `")}
-    assert all(sections[name] for name in CONTRACT)
+    for name in CONTRACT:
+        assert bool(sections[name]) == (name != "mla_epilog_quant")  # which PyPTO does not have
     indexer = sections["lightning_indexer_quant"]
     order = ", ".join(f"`{p}`" for p in INDEXER_IN_PYPTO)
     assert f"`lightning_indexer_decode`: the parameters are {order}, `unroll_list`, " in indexer
