@@ -251,7 +251,7 @@ class PrologCube {
   }
 
   // x of a step may be loaded. What is on its way without it is completed and handed over.
-  __aicore__ inline void OpenX(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void OpenX(uint32_t step) {
     if (Shared()) {
       WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
       held_ = true;
@@ -282,7 +282,7 @@ class PrologCube {
     return step < steps_ && LoadPairs(step, ahead_.group, ahead_.chunk, unit_end_);
   }
   // The next chunk of the pairs from `group` on, or false at `last`.
-  __aicore__ inline bool LoadPairs(uint32_t step, uint32_t& group, uint32_t& chunk, uint32_t last) {
+  __aicore__ MS_DSV32_NOINLINE bool LoadPairs(uint32_t step, uint32_t& group, uint32_t& chunk, uint32_t last) {
     if (group >= last) {
       return false;
     }
@@ -311,7 +311,7 @@ class PrologCube {
     return true;
   }
 
-  __aicore__ inline bool LoadHeads(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE bool LoadHeads(uint32_t step) {
     for (; ahead_.group < HeadsEnd(step); ++ahead_.group) {
       if (ahead_.group + 1 == HeadsEnd(step) && LoadPairs(step, late_group_, late_chunk_, early_begin_)) {
         return true;
@@ -369,7 +369,7 @@ class PrologCube {
   // first item of a step as many columns of the latents. These take the place of those of the step before, and MTE2 is
   // behind the products that have read them: a head has as many chunks as the stream has slots, so that the slot was
   // that of the same chunk of the head before, or of a later one.
-  __aicore__ inline void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows, bool latents) {
+  __aicore__ MS_DSV32_NOINLINE void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows, bool latents) {
     const uint32_t columns = Columns(item.kind);
     const LocalTensor<int8_t> weights = stream_.BeginFill<int8_t>();
     if (latents) {
@@ -386,7 +386,7 @@ class PrologCube {
     stream_.EndFill();
   }
 
-  __aicore__ inline void LoadTurn(const PrologItem& item, uint32_t chunk) {
+  __aicore__ MS_DSV32_NOINLINE void LoadTurn(const PrologItem& item, uint32_t chunk) {
     const LocalTensor<bfloat16_t> weights = stream_.BeginFill<bfloat16_t>();
     if (item.kind == PrologKind::kMlaNope) {
       const GlobalTensor<bfloat16_t> w_uk = Global<bfloat16_t>(a_.w_uk, uint64_t{t_.n_q} * kNopeDim * kKvLoraRank);
@@ -403,7 +403,7 @@ class PrologCube {
   }
 
   // ---- S1
-  __aicore__ inline void Project(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void Project(uint32_t step) {
     // The latents of the step before come near the end of S1, when they are ready, and while it still has work.
     thirds_ = 0;
     thirds_step_ = step - 1;
@@ -426,7 +426,7 @@ class PrologCube {
   }
 
   // S1 of the head weights where they come late.
-  __aicore__ inline void ProjectWeights(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void ProjectWeights(uint32_t step) {
     for (uint32_t begin = unit_begin_; begin < early_begin_; begin = PassEnd(begin)) {
       ProjectPass(step, begin, Smaller(PassEnd(begin), early_begin_));
     }
@@ -486,13 +486,13 @@ class PrologCube {
 
   // ---- The quantised latents of a step, which all heads use, stay in L1.
   // Columns [k, k + columns) of those of a step.
-  __aicore__ inline void LoadLatents(uint32_t step, uint32_t k, uint32_t columns) {
+  __aicore__ MS_DSV32_NOINLINE void LoadLatents(uint32_t step, uint32_t k, uint32_t columns) {
     const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
     CopyNdToL1(Latent(step)[k * Rows(step)], q_norm[static_cast<uint64_t>(step) * t_.token_step * kQLoraRank + k],
                Tokens(step), columns, kQLoraRank, Rows(step));
   }
   // The next third of those of thirds_step_.
-  __aicore__ inline void LoadThird() {
+  __aicore__ MS_DSV32_NOINLINE void LoadThird() {
     if constexpr (kMla) {
       if (thirds_ == 0) {
         AwaitCore(kLatentReady);
@@ -512,7 +512,7 @@ class PrologCube {
     }
   }
   // What S1 has left of them.
-  __aicore__ inline void LoadLatent(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void LoadLatent(uint32_t step) {
     if (!thirds_due_) {
       thirds_ = 0;
     }
@@ -531,7 +531,7 @@ class PrologCube {
     latent_loaded_ = true;
   }
   // S3 of all items of a step has read them.
-  __aicore__ inline void ReleaseLatent(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void ReleaseLatent(uint32_t step) {
     if (Apart() && step + 1 < steps_) {
       return;  // the latents of the next step come with its first weights
     }
@@ -548,7 +548,7 @@ class PrologCube {
   }
 
   // ---- S3 and S5
-  __aicore__ inline void Heads(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void Heads(uint32_t step) {
     if (!latent_loaded_) {
       LoadLatent(step);
     }
@@ -653,7 +653,7 @@ class PrologCube {
   }
 
   // The S5 that are due with S3 of item i.
-  __aicore__ inline void TurnAll(uint32_t i) {
+  __aicore__ MS_DSV32_NOINLINE void TurnAll(uint32_t i) {
     for (; turned_ < TurnEnd(i); ++turned_) {
       if (query_next_ <= turned_) {
         LoadQueries(i);
@@ -704,9 +704,9 @@ class PrologCube {
     }
   }
 
-  __aicore__ inline void TurnColumns(const GlobalTensor<bfloat16_t>& dst, uint32_t i, const PrologItem& item,
-                                     const LocalTensor<bfloat16_t>& weights, uint32_t n, uint32_t dst_row,
-                                     int32_t awaited) {
+  __aicore__ MS_DSV32_NOINLINE void TurnColumns(const GlobalTensor<bfloat16_t>& dst, uint32_t i, const PrologItem& item,
+                                                const LocalTensor<bfloat16_t>& weights, uint32_t n, uint32_t dst_row,
+                                                int32_t awaited) {
     const uint32_t product = stream_.Open();
     const uint32_t m = TurnRows(item);
     stream_.Add(product, Query(item.step, i), m, Rows(item.step), 0, weights, kNopeDim, kNopeDim, n, kAbsorbColumns,

@@ -129,7 +129,8 @@ class PrologVector {
   }
   // This AIV's share, one of `vectors`, of `bytes`, a multiple of lines of 512, to UB that is free, or to slots of
   // sums. What it reads is not used.
-  __aicore__ inline void FetchBytes(GM_ADDR address, uint32_t bytes, uint32_t vectors, bool by_slots = false) {
+  __aicore__ MS_DSV32_NOINLINE void FetchBytes(GM_ADDR address, uint32_t bytes, uint32_t vectors,
+                                               bool by_slots = false) {
     constexpr uint32_t kLine = 512;
     const uint32_t most = by_slots ? kSlotBytes / kLine : 128;  // lines of a copy
     const GlobalTensor<int8_t> source = Global<int8_t>(address, bytes);
@@ -153,7 +154,7 @@ class PrologVector {
 
   // The AIVs of a core that has S1 to itself: their part in what all AIVs wait for, and what the cubes read of the
   // steps from the third one on.
-  __aicore__ inline void AccompanyProjections() {
+  __aicore__ MS_DSV32_NOINLINE void AccompanyProjections() {
     FetchPart(2);
     for (uint32_t step = 0; step < steps_; ++step) {
       AwaitCore(kProjected);
@@ -171,7 +172,7 @@ class PrologVector {
     LeaveAllVectors(kAllKeys);
   }
   // Of a step, what the core's cube reads of x, and a share of the latents.
-  __aicore__ inline void FetchPart(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void FetchPart(uint32_t step) {
     const uint32_t t0 = step * t_.token_step;
     if (t0 >= t_.t) {
       return;
@@ -392,7 +393,7 @@ class PrologVector {
 
   // S4 of items [begin, end) of a step, each followed by the S6 of an item before. `first`: the constants of the step
   // are not in UB yet.
-  __aicore__ inline void Items(uint32_t step, uint32_t begin, uint32_t end, bool first) {
+  __aicore__ MS_DSV32_NOINLINE void Items(uint32_t step, uint32_t begin, uint32_t end, bool first) {
     if (begin == end) {
       return;
     }
@@ -461,7 +462,7 @@ class PrologVector {
     }
   }
   // Their places in UB.
-  __aicore__ inline void TakeItems() {
+  __aicore__ MS_DSV32_NOINLINE void TakeItems() {
     constexpr uint32_t kRopeCount = kHeadRows * kRopeDim;
     TakeConstants();
     in_ = arena_.Take<int32_t>(kInSlots * kSlotBytes / 4);
@@ -509,7 +510,7 @@ class PrologVector {
   }
 
   // The S6 that are due with S4 of item i
-  __aicore__ inline void FinishAll(uint32_t i) {
+  __aicore__ MS_DSV32_NOINLINE void FinishAll(uint32_t i) {
     if constexpr (kIndexer) {
       for (; finished_ < items_.DoneEnd(i); ++finished_) {
         Finish(finished_);
@@ -530,7 +531,7 @@ class PrologVector {
 
   // cos, sin and the scale of the latent of this AIV's half of the tokens, and the norm of the indexer's keys; through
   // the slots of sums, which are empty.
-  __aicore__ inline void LoadConstants() {
+  __aicore__ MS_DSV32_NOINLINE void LoadConstants() {
     constexpr uint32_t kRaw = kMaxTokenStep / 2 * kRopeDim;
     const LocalTensor<bfloat16_t> raw_cos = in_.ReinterpretCast<bfloat16_t>();
     const LocalTensor<bfloat16_t> raw_sin = raw_cos[kRaw];
@@ -564,7 +565,7 @@ class PrologVector {
 
   // Those of the next step, and its cache rows: loaded before the last item of a step, so that nothing waits for them.
   static constexpr int32_t kNextFlag = 6;  // of V_MTE2, MTE2_V and MTE2_S
-  __aicore__ inline void LoadNextConstants(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void LoadNextConstants(uint32_t step) {
     const uint32_t t0 = step * t_.token_step, m = Smaller(t_.token_step, t_.t - t0);
     const uint32_t begin = sub_ == 0 ? 0 : (m + 1) / 2, rows = (sub_ == 0 ? (m + 1) / 2 : m) - begin;
     const uint64_t token = t0 + begin, tokens = t_.t;
@@ -581,7 +582,7 @@ class PrologVector {
     SetFlag<HardEvent::MTE2_V>(kNextFlag);
     SetFlag<HardEvent::MTE2_S>(kNextFlag);
   }
-  __aicore__ inline void NextConstants(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void NextConstants(uint32_t step) {
     static_assert(kMaxTokenStep / 2 * kRopeDim * 2 <= kHeadRows * kRopeDim * 4,
                   "raw cos and sin have the places of RoPE");
     const uint32_t rows = HalfEnd() - HalfBegin();
@@ -613,7 +614,7 @@ class PrologVector {
   }
 
   // S4 (2) dequantisation of the nope part of a head
-  __aicore__ inline void MlaNope(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
+  __aicore__ MS_DSV32_NOINLINE void MlaNope(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
     const uint64_t channels = static_cast<uint64_t>(t_.n_q) * kQHeadDim;
     const LocalTensor<float> x =
         Dequantised<kNopeDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim], r, rows);
@@ -628,7 +629,7 @@ class PrologVector {
   }
 
   // S4 (2) dequantisation of the rope part, (4) RoPE (interleaved)
-  __aicore__ inline void MlaRope(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
+  __aicore__ MS_DSV32_NOINLINE void MlaRope(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
     const uint64_t channels = static_cast<uint64_t>(t_.n_q) * kQHeadDim;
     const LocalTensor<float> x =
         Dequantised<kRopeDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim + kNopeDim], r, rows);
@@ -663,7 +664,7 @@ class PrologVector {
   }
 
   // S4 (1) indexer query: dequantisation, RoPE
-  __aicore__ inline void IndexerHead(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
+  __aicore__ MS_DSV32_NOINLINE void IndexerHead(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
     const GlobalTensor<float> channel_scale =
         Global<float>(a_.w_qb_scale, kIdxNHeads * kIdxHeadDim)[head * kIdxHeadDim];
     const LocalTensor<float> x = Dequantised<kIdxHeadDim>(i, channel_scale, r, rows);
@@ -678,7 +679,7 @@ class PrologVector {
   }
 
   // S4 (2) indexer keys of this AIV's own tokens: LayerNorm, RoPE
-  __aicore__ inline void PrepareKeys(uint32_t i) {
+  __aicore__ MS_DSV32_NOINLINE void PrepareKeys(uint32_t i) {
     const uint32_t step = items_.At(i).step;
     SetStep(step);
     const uint64_t tokens = t_.t;
@@ -762,7 +763,7 @@ class PrologVector {
     }
   }
   // Likewise, where S1 of them comes late.
-  __aicore__ inline void LateHeadWeights(uint32_t step) {
+  __aicore__ MS_DSV32_NOINLINE void LateHeadWeights(uint32_t step) {
     AwaitCore(kProjected);
     ArriveAtAllVectors(kAllVectors);
     LeaveAllVectors(kAllVectors);
@@ -795,7 +796,7 @@ class PrologVector {
   static constexpr uint32_t kHalfBlock = 16;  // values of half in a block
 
   // S6 (1) quantisation per token and head
-  __aicore__ inline void QuantQuery(uint32_t i, uint32_t head) {
+  __aicore__ MS_DSV32_NOINLINE void QuantQuery(uint32_t i, uint32_t head) {
     const uint64_t heads = static_cast<uint64_t>(t_.t) * kIdxNHeads;
     const GlobalTensor<int8_t> q_int8 = Global<int8_t>(a_.q_int8, heads * kIdxHeadDim);
     const GlobalTensor<half> q_scale = Global<half>(a_.q_scale, heads);
@@ -814,7 +815,7 @@ class PrologVector {
 
   // S6 (2) quantisation of the keys, cache rows. Those of the step before, or where kRowSteps is 2 of the one before
   // it, must be written before those of this one.
-  __aicore__ inline void QuantKeys(uint32_t i) {
+  __aicore__ MS_DSV32_NOINLINE void QuantKeys(uint32_t i) {
     const uint32_t step = items_.At(i).step;
     KeyRows& cache_rows = cache_rows_[step % kRowSlots];
     if constexpr (!kOnePhase) {
