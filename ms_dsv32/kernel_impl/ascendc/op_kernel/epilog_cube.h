@@ -388,6 +388,9 @@ class EpilogCube {
                                               bool add) {
     const GlobalTensor<int32_t> sums = plan_.Sums(step, plan_.Core(), block);
     if (add) {
+      // Copies of one pipe may overtake each other: what the first span wrote plainly has to be there. Where a core has
+      // several blocks of columns, the halves of L0C order them; with one block nothing else does.
+      PipeBarrier<PIPE_FIX>();
       SetAtomicAdd<int32_t>();
     }
     for (uint32_t tokens = 0; tokens < TokenBlocks(step); ++tokens) {
