@@ -53,7 +53,7 @@ def test_prologs_of_two_steps(op: str) -> None:
     in_many_orders(lambda **options: prologs.assert_as_golden(case, prologs.run(case, 4, **options)[0], want), ())
 
 
-@pytest.mark.parametrize(("b", "cores"), [(130, 20), (650, 24)])
+@pytest.mark.parametrize(("b", "cores"), [(130, 20), (300, 24)])
 def test_indexer_prolog_with_cores_for_the_projections(b: int, cores: int) -> None:
     """Four of the cores have S1 to themselves; in six steps places of sums and deals of heads are used again."""
     op = "lightning_indexer_prolog_quant"

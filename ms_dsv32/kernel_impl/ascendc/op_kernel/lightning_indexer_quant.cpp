@@ -378,12 +378,15 @@ class IndexerVector {
       Mul(left, left, right, static_cast<int32_t>(count));
       PipeBarrier<PIPE_V>();
       ScaleWeights(left, right, end - row);
-      Cast(factors16_, left, RoundMode::CAST_RINT, count);
-      WaitPipe<HardEvent::V_MTE3>(kFactorFlag);
+      // The rows twice, so that one copy takes them all. (A repeat is a row of 256 bytes in float, 128 in half.)
+      static_assert(kWeightRows == 2, "a row of weights and its copy");
+      const UnaryRepeatParams twice(1, 1, kWeightRows * kIdxNHeads / kC0<half>, kIdxNHeads / kC0<float>);
       for (uint32_t i = 0; i < kWeightRows; ++i) {
-        CopyRowsOut(plan_.Weights(index, row)[i * kIdxNHeads], factors16_, end - row, kIdxNHeads,
-                    kWeightRows * kIdxNHeads, kIdxNHeads);
+        Cast(factors16_[i * kIdxNHeads], left, RoundMode::CAST_RINT, uint64_t{kIdxNHeads},
+             static_cast<uint8_t>(end - row), twice);
       }
+      WaitPipe<HardEvent::V_MTE3>(kFactorFlag);
+      CopyOut(plan_.Weights(index, row), factors16_, kWeightRows * count);
       SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
       PipeBarrier<PIPE_V>();
     }
