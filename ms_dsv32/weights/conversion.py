@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ms_dsv32.weights.contract import Array, save
 from ms_dsv32.weights.files import Checkpoint, Paths, metadata_of
-from ms_dsv32.weights.layer import Layer, Loss, Part, of_heads
-from ms_dsv32.weights.matrix import Kind
+from ms_dsv32.weights.layer import Layer, Part, of_heads
+from ms_dsv32.weights.matrix import Kind, Loss
 from ms_dsv32.weights.names import OWN, choose, layers_of
 
 REPORT = "report.json"

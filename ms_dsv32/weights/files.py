@@ -159,7 +159,7 @@ class Checkpoint:
         dtype = np.dtype(_DTYPES[info.dtype])
         rows, *rest = info.shape or (1,)
         start, stop, _ = slice(start, stop).indices(rows)
-        row = int(np.prod(rest, dtype=np.int64))
+        row = math.prod(rest)
         count = (stop - start) * row
         with info.path.open("rb") as file:
             file.seek(info.offset + start * row * dtype.itemsize)

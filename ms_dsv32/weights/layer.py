@@ -23,6 +23,7 @@ from ms_dsv32.weights.files import Checkpoint
 from ms_dsv32.weights.matrix import (
     FLOATS,
     Kind,
+    Loss,
     Matrix,
     bits_of,
     check_tensor,
@@ -67,25 +68,6 @@ class Part:
     name: str
     kind: str
     shape: tuple[int, ...]
-
-
-@dataclass
-class Loss:
-    """What loading a matrix costs, as sums of squares: the file's own values, dequantised, and the differences."""
-
-    values: float = 0.0
-    differences: float = 0.0
-
-    @property
-    def relative(self) -> float:
-        """The norm of the differences over that of the values."""
-        return float(np.sqrt(self.differences / self.values)) if self.values else 0.0
-
-    def add(self, values: Array, result: Array) -> None:
-        """Counts some values [rows, in], and what they became."""
-        difference = result - values
-        self.values += float(np.einsum("ij,ij->", values, values, dtype=np.float64))
-        self.differences += float(np.einsum("ij,ij->", difference, difference, dtype=np.float64))
 
 
 class Layer:
@@ -290,7 +272,7 @@ class Layer:
             if name.endswith("alpha"):
                 check_tensor(self._checkpoint, name, FLOATS, ((1,), ()), ("1",))
                 require_one(self._checkpoint, name, "the operators do not clip what they quantise")
-            elif not name.startswith(other) or not other:
+            elif not name.startswith(other):
                 self._refuse_unknown(name)
 
     def _refuse_unknown(self, name: str) -> None:
@@ -326,13 +308,10 @@ class Layer:
         chunks = [*self._chunks(matrix, rows)]
         count = chunks[-1][2].stop
         q, scale = np.empty((matrix.shape[1], count), np.int8), np.empty((count, 1), np.float32)
+        loss = None if self._losses is None else self._losses.setdefault(weight, Loss())
         for start, stop, place in chunks:
-            values, scale[place] = matrix.int8(start, stop)
+            values, scale[place] = matrix.int8(start, stop, loss)
             q[:, place] = values.T
-            if self._losses is not None:
-                loss = self._losses.setdefault(weight, Loss())
-                if matrix.kind in (Kind.FLOAT, Kind.FP8):  # int8 comes as it is, and loses nothing
-                    loss.add(matrix.float32(start, stop), values * scale[place])
         return q, scale
 
     def _vector(self, weight: str) -> Array:

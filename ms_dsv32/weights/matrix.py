@@ -10,6 +10,7 @@ Sources of the formats: deepseek-ai/DeepSeek-V3.2-Exp (inference/convert.py, mod
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 
 import ml_dtypes
@@ -38,6 +39,25 @@ class Kind(Enum):
     """int8 whose channel's scale is deq_scale / input_scale; input_scale would quantise activations."""
     MIX = "W8A8_MIX"
     """The tensors of both int8 kinds."""
+
+
+@dataclass
+class Loss:
+    """What loading a matrix costs, as sums of squares: the file's own values, dequantised, and the differences."""
+
+    values: float = 0.0
+    differences: float = 0.0
+
+    @property
+    def relative(self) -> float:
+        """The norm of the differences over that of the values."""
+        return float(np.sqrt(self.differences / self.values)) if self.values else 0.0
+
+    def add(self, values: Array, result: Array) -> None:
+        """Counts some values [rows, in], and what they became."""
+        difference = result - values
+        self.values += float(np.einsum("ij,ij->", values, values, dtype=np.float64))
+        self.differences += float(np.einsum("ij,ij->", difference, difference, dtype=np.float64))
 
 
 # What may stand beside a weight, and what has to.
@@ -96,16 +116,21 @@ class Matrix:
         """The full name of its weight."""
         return self._name("weight")
 
-    def int8(self, start: int, stop: int) -> tuple[Array, Array]:
+    def int8(self, start: int, stop: int, loss: Loss | None = None) -> tuple[Array, Array]:
         """Output channels start to stop as int8 [rows, in] and their scales float32 [rows, 1].
 
-        An int8 matrix comes as it is; others are quantised by channel as the contract's Quant.
+        An int8 matrix comes as it is; others are quantised by channel as the contract's Quant, and what that loses is
+        added to ``loss``.
 
         Raises:
             ValueError: a value is not finite, a scale not finite and positive, or a quant_bias is a bias.
         """
         if self.kind in (Kind.FLOAT, Kind.FP8):
-            return quantise(self.float32(start, stop))
+            values = self.float32(start, stop)
+            q, scale = quantise(values)
+            if loss is not None:
+                loss.add(values, q * scale)
+            return q, scale
         return self._int8(start, stop), self._scale(start, stop)
 
     def float32(self, start: int, stop: int) -> Array:
