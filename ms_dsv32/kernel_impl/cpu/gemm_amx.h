@@ -13,7 +13,7 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// Of fewer rows the stream of weights bounds both ways, and AVX-512 reads it a little faster.
+// With fewer rows the stream of weights bounds both ways, and AVX-512 reads it a little faster.
 constexpr int64_t kMinRowsAmx = 9;
 constexpr int kTileRows = 16;
 constexpr int kTileBytes = 64;  // of a row

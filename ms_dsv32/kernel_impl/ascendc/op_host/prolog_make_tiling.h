@@ -77,10 +77,10 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   }
   tiling.x_slots = tiling.stream_slots == 5 ? 3 : tiling.stream_slots;
 
-  // Of several steps and without the MLA half, weights come from L2, and a part of x takes as long as two heads. A core
-  // that has a part of K to itself, and all columns, reads its x once: that is as much for the cube as three heads. On
-  // 20 cores and more the others then have at most four. A second operand of S5 and the Hadamard matrix have the place
-  // of a slot: four of them hold all weights of a head.
+  // With several steps and without the MLA half, weights come from L2, and a part of x takes as long as two heads. A
+  // core that has a part of K to itself, and all columns, reads its x once: that is as much for the cube as three
+  // heads. On 20 cores and more the others then have at most four. A second operand of S5 and the Hadamard matrix have
+  // the place of a slot: four of them hold all weights of a head.
   if (!shape.mla && shape.t > tiling.token_step && tiling.cores >= 5 * kProjectParts) {
     tiling.projectors = kProjectParts;
     tiling.left_bytes = fixed + rows * kNopeDim * 2 + kIdxHeadDim * kIdxHeadDim * 2;

@@ -3,7 +3,7 @@
 // A step is up to 256 tokens. In each step
 //   S1  cube    head by head, heads dealt to the cores: times w_uv                       -> values
 //   S2  vector  quantisation, tokens dealt to all AIVs                                   -> int8 values, scales
-//   S3  cube    int8 values times a core's own columns of w_o, one span of K behind the other, and at the begin a piece
+//   S3  cube    int8 values times a core's own columns of w_o, one span of K after the other, and at the begin a piece
 //               of a shared group's K                                                   -> sums of the core
 //   S4  vector  dequantisation: a core's AIVs share the tokens; those of a shared group's cores add their pieces
 // All cores wait for one another before S2, before S3, and before S4 of the shared groups. Weights stream meanwhile: S3
@@ -59,7 +59,7 @@ class EpilogPlan {
   __aicore__ inline uint32_t FirstGroup() const { return t_.groups[core_]; }
   __aicore__ inline uint32_t Groups() const { return t_.groups[core_ + 1] - t_.groups[core_]; }
   __aicore__ inline uint32_t OwnBlocks() const { return DivUp(Groups(), kBlockGroups); }
-  // A piece comes behind the own groups: in the last block, or in one more.
+  // A piece comes after the own groups: in the last block, or in one more.
   __aicore__ inline uint32_t PieceSpans(uint32_t core) const { return t_.pieces[core].end - t_.pieces[core].begin; }
   __aicore__ inline uint32_t PieceGroup() const { return t_.pieces[core_].group; }
 
@@ -82,7 +82,7 @@ class EpilogPlan {
   __aicore__ inline GlobalTensor<float> Scales(uint32_t step) const {
     return Global<float>(Slot(step) + t_.scale_offset, t_.token_step);
   }
-  // Sums [token_step, 64] of a block of a core. Those of its piece are the columns behind its last group.
+  // Sums [token_step, 64] of a block of a core. Those of its piece are the columns after its last group.
   __aicore__ inline GlobalTensor<int32_t> Sums(uint32_t step, uint32_t core, uint32_t block) const {
     const uint32_t elements = t_.token_step * kBlockColumns;
     return Global<int32_t>(Slot(step) + t_.sums_offset + core * t_.sums_bytes + block * elements * 4, elements);

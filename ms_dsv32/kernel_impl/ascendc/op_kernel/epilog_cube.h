@@ -55,7 +55,7 @@ class EpilogCube {
   static constexpr uint32_t kHeadStep = kL0Bytes / kHeadRowBytes;
   static constexpr uint32_t kAhead = 2;  // chunks of weights in front of a left operand
   // What HBM gives a core, 22 to 32 bytes a cycle, while an AIV quantises a token, in 1900 cycles, and while one copy
-  // and one barrier follow another before and behind that, in 2500.
+  // and one barrier follow another before and after that, in 2500.
   static constexpr uint32_t kQuantiseBytes = 49152, kWaitBytes = 65536;
   static constexpr uint32_t kRing = 8;  // chunks that are remembered: more than there are slots
 
@@ -85,7 +85,7 @@ class EpilogCube {
     return weights_.GetWithOffset<T>(slot_bytes_ / sizeof(T), chunk % slots_ * slot_bytes_);
   }
   // The left operand [rows of a block of tokens, k] of a chunk in NZ. Blocks lie in areas of their own, so that the
-  // rows behind the last token, which nothing loads, stay apart from the others.
+  // rows after the last token, which nothing loads, stay apart from the others.
   template <typename T>
   __aicore__ inline LocalTensor<T> Left(const Chunk& chunk, uint32_t block) {
     const uint32_t rows = chunk.output ? OutputRows() : HeadRows() * 2;  // K in bytes
@@ -103,7 +103,7 @@ class EpilogCube {
   static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsOutput(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
 
   // Fills the slots that are returned, and hands over what is complete. No further than kAhead chunks in front of a
-  // left operand whose place is still in use: MTE2 would come to it behind all of them, and the cube has nothing else
+  // left operand whose place is still in use: MTE2 would come to it after all of them, and the cube has nothing else
   // to do.
   __aicore__ MS_DSV32_NOINLINE void Load() {
     HandOver();
@@ -165,7 +165,8 @@ class EpilogCube {
     return true;
   }
 
-  // Of a span, block after block; its left operand comes with the first block, in as many parts as the weights.
+  // The products of a span, block after block; its left operand comes with the first block, in as many parts as the
+  // weights.
   __aicore__ inline bool LoadOutput(uint32_t step) {
     if (!HasChunk(at_)) {
       return false;
@@ -293,7 +294,7 @@ class EpilogCube {
 
   // ---- Products
   // C (+)= left * weights of the oldest chunk, of all blocks of tokens: C of a block lies at `offset` of L0C, and
-  // `stride` behind the one before. Weights go to L0B once for all blocks. They have as many slots as the left operands
+  // `stride` after the one before. Weights go to L0B once for all blocks. They have as many slots as the left operands
   // have, and need no flags of their own: whoever may fill a slot of L0A knows that the product that had it is done,
   // and so are those before it, among them all of the weights that had the next slot of L0B.
   template <typename T>
@@ -339,7 +340,7 @@ class EpilogCube {
       if (blocks > 1) {
         Open();
       }
-      // With two blocks the second one lies in the other half, before or behind the first one.
+      // With two blocks the second one lies in the other half, before or after the first one.
       const uint32_t offset = half * kHalfBytes, stride = kHalfBytes - 2 * offset;
       for (uint32_t k = 0; k < kKvLoraRank; k += HeadRows()) {
         Add<bfloat16_t>(offset, stride, kVHeadDim, kHeadStep, k == 0);

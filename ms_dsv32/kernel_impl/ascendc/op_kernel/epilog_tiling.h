@@ -44,8 +44,8 @@ struct EpilogTiling {
   // output's int8 values output_places; and `slots` slots of slot_bytes for weights.
   uint32_t left_bytes, head_places, output_places, slots, slot_bytes;
   uint32_t shared_groups;  // the last groups, of which cores have pieces
-  // Of two steps each: values bf16 [token_step, n_q * 128], the same quantised int8, their scales fp32 [token_step];
-  // then of each core sums_bytes with its blocks int32 [token_step, 64].
+  // Each has room for two steps: values bf16 [token_step, n_q * 128], the same quantised int8, their scales fp32
+  // [token_step]; then of each core sums_bytes with its blocks int32 [token_step, 64].
   uint64_t quantised_offset, scale_offset, sums_offset, sums_bytes, step_bytes, workspace_bytes;
   // Groups [begin[core], begin[core + 1]) are a core's own; its piece comes beside them.
   uint16_t groups[kMostEpilogCores + 1];

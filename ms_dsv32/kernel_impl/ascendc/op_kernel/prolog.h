@@ -100,7 +100,7 @@ class PrologItems {
   }
   // Whether the launch has few items, so that the way of the last one is a good part of the time.
   __aicore__ inline bool Few() const { return few_; }
-  // Items from S3 to S5, and from S4 to S6; so many places behind the last item have no more than S5 and S6.
+  // Items from S3 to S5, and from S4 to S6; so many places after the last item have no more than S5 and S6.
   __aicore__ inline uint32_t Lag() const { return lag_; }
   // Where S3 and S4 of item i are done, S5 and S6 of the items before this one are. Where the weights of the first step
   // come from HBM, its heads take long enough for two.
@@ -120,7 +120,7 @@ class PrologItems {
   }
   __aicore__ inline uint32_t Total() const { return total_; }
   __aicore__ inline bool IsFirst(uint32_t i) const { return i < total_ && i == Begin(StepOf(i)); }
-  // The nope parts of a step come behind so many items of it, and the keys are among these.
+  // The nope parts of a step come after so many items of it, and the keys are among these.
   __aicore__ inline uint32_t NopesBegin(uint32_t step) const { return ropes_ + heads_[step % kDeals] + keys_; }
   __aicore__ inline PrologItem At(uint32_t i) const {
     const uint32_t step = StepOf(i), heads = heads_[step % kDeals];

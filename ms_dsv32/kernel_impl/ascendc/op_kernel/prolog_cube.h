@@ -367,7 +367,7 @@ class PrologCube {
 
   // Rows [k, k + rows) of the weights of S3 of an item, and where nothing else comes between S3 of two steps, for the
   // first item of a step as many columns of the latents. These take the place of those of the step before, and MTE2 is
-  // behind the products that have read them: a head has as many chunks as the stream has slots, so that the slot was
+  // after the products that have read them: a head has as many chunks as the stream has slots, so that the slot was
   // that of the same chunk of the head before, or of a later one.
   __aicore__ MS_DSV32_NOINLINE void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows, bool latents) {
     const uint32_t columns = Columns(item.kind);
@@ -716,7 +716,7 @@ class PrologCube {
   }
 
   // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group` and the S5 beside it,
-  // of which `part` is 0 before S5, 1 in S5 and 2 behind it. `chunk` counts chunks, `k` is K of S3.
+  // of which `part` is 0 before S5, 1 in S5 and 2 after it. `chunk` counts chunks, `k` is K of S3.
   struct Place {
     uint32_t phase, group, chunk, part, k, turn;
   };

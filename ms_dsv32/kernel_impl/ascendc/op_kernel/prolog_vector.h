@@ -171,7 +171,7 @@ class PrologVector {
     }
     LeaveAllVectors(kAllKeys);
   }
-  // Of a step, what the core's cube reads of x, and a share of the latents.
+  // What the core's cube reads of x in a step, and a share of the latents.
   __aicore__ MS_DSV32_NOINLINE void FetchPart(uint32_t step) {
     const uint32_t t0 = step * t_.token_step;
     if (t0 >= t_.t) {
@@ -213,7 +213,7 @@ class PrologVector {
     }
   }
 
-  // All parts of sums [count] at `offset` of the first one, one behind the other, by one copy.
+  // All parts of sums [count] at `offset` of the first one, one after the other, by one copy.
   __aicore__ MS_DSV32_NOINLINE void CopyPartsIn(const LocalTensor<float>& dst, GM_ADDR sums, uint32_t offset,
                                                 uint32_t count) {
     const uint32_t part = static_cast<uint32_t>(t_.part_bytes) / 4;
