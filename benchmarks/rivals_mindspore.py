@@ -32,6 +32,7 @@ from benchmarks.shapes import (
     Shape,
 )
 from ms_dsv32 import golden
+from ms_dsv32.paging import rows_of
 from ms_dsv32.weights import to_array, to_tensor
 
 
@@ -149,9 +150,7 @@ class Indexer(nn.Cell):
         paging = case.paging
         self.b, self.s1, self.kv = paging.b, paging.s1, int(paging.kv_act_seqs[0])
         self.k, self.ks = caches
-        self.rows = Tensor(
-            np.stack([golden.rows_of(paging.block_table, b, self.kv) for b in range(self.b)]).astype(np.int32)
-        )
+        self.rows = Tensor(np.stack([rows_of(paging.block_table, b, self.kv) for b in range(self.b)]).astype(np.int32))
         hidden = np.arange(self.kv) >= paging.visible().reshape(self.b, self.s1, 1)
         self.mask = Tensor(np.where(hidden, -np.inf, 0).astype(np.float32))
 
@@ -174,7 +173,7 @@ class Attention(nn.Cell):
         self.kv, self.kr, self.ks = caches
         self.t, self.scale = paging.t, golden.softmax_scale()
         # Cache row of each position of each token's sequence.
-        rows = [golden.rows_of(paging.block_table, b, int(n)) for b, n in enumerate(paging.kv_act_seqs)]
+        rows = [rows_of(paging.block_table, b, int(n)) for b, n in enumerate(paging.kv_act_seqs)]
         self.rows = Tensor(np.concatenate(rows).astype(np.int32))
         self.first = Tensor((np.arange(paging.t) // paging.s1 * len(rows[0])).astype(np.int32)[:, None])
 

@@ -23,6 +23,8 @@ from pathlib import Path
 from typing import Any, ClassVar, Final, TypeVar, cast
 
 from ms_dsv32 import op_info
+from ms_dsv32.rope import DEEPSEEK_V32
+from ms_dsv32.rope import softmax_scale as _softmax_scale
 
 # Bytes of a core's buffers: CANN, NPU architecture 2201.
 _BUFFERS = {"L0A": 65536, "L0B": 65536, "L0C": 131072, "L1": 524288, "UB": 196608}
@@ -66,11 +68,6 @@ LAYERNORM_EPSILON_K: Final = 1e-6
 """Epsilon of the indexer key's LayerNorm. The model's code fixes it (inference/model.py); no config.json has it."""
 
 
-def _softmax_scale(rope_factor: float, mscale: float) -> float:
-    """q_head_dim**-0.5 times the square of YaRN's mscale; a factor of 1 is no YaRN, and its logarithm 0."""
-    return math.pow(Q_HEAD_DIM, -0.5) * math.pow(0.1 * mscale * math.log(rope_factor) + 1.0, 2)
-
-
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
@@ -105,15 +102,7 @@ _DIMENSIONS = {
 _HF_DIMENSIONS = {"hidden_size": H, **_DIMENSIONS}
 _DEEPSEEK_DIMENSIONS = {"dim": H, **_DIMENSIONS}
 # Defaults of inference/model.py. Those of the dimensions do not count: without the indexer's the file is DeepSeek-V3's.
-_DEEPSEEK_DEFAULTS = {
-    "max_seq_len": 4 * 4096,
-    "original_seq_len": 4096,
-    "rope_theta": 10000.0,
-    "rope_factor": 40.0,
-    "beta_fast": 32.0,
-    "beta_slow": 1.0,
-    "mscale": 1.0,
-}
+_DEEPSEEK_DEFAULTS = {"max_seq_len": 4 * 4096, **vars(DEEPSEEK_V32)}
 # Keys that few files have, and that change the arithmetic if they say something else.
 _HF_OPTIONS = {"attention_bias": False, "rope_interleave": True, "indexer_rope_interleave": False}
 _YARN_OPTIONS = {"attention_factor": 1.0, "truncate": True}
@@ -209,12 +198,12 @@ class ModelConfig:
     epsilon_ckv: float = RMS_NORM_EPS
     layernorm_epsilon_k: float = LAYERNORM_EPSILON_K
     selected_count: int = SELECTED_COUNT
-    rope_theta: float = 10000.0
-    rope_factor: float = 40.0
-    original_seq_len: int = 4096
-    beta_fast: float = 32.0
-    beta_slow: float = 1.0
-    mscale: float = 1.0
+    rope_theta: float = DEEPSEEK_V32.rope_theta
+    rope_factor: float = DEEPSEEK_V32.rope_factor
+    original_seq_len: int = DEEPSEEK_V32.original_seq_len
+    beta_fast: float = DEEPSEEK_V32.beta_fast
+    beta_slow: float = DEEPSEEK_V32.beta_slow
+    mscale: float = DEEPSEEK_V32.mscale
     num_hidden_layers: int = 61
     max_position_embeddings: int = 163840
 
@@ -239,7 +228,7 @@ class ModelConfig:
     @property
     def softmax_scale(self) -> float:
         """The factor on the scores: ``192**-0.5``, with YaRN times ``(0.1 * mscale * ln(rope_factor) + 1)**2``."""
-        return _softmax_scale(self.rope_factor, self.mscale)
+        return _softmax_scale(self)
 
     @classmethod
     def from_json(cls: type[_Model], path: str | Path) -> _Model:

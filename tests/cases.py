@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ms_dsv32 import golden, op_info
+from ms_dsv32.paging import block_num_of, blocks_of, cache_index_of, make_block_table, rows_of, token_positions
 
 Array = NDArray[Any]
 
@@ -64,10 +65,7 @@ class Paging:
 
     def occupied_rows(self) -> NDArray[np.int64]:
         """Cache rows of all keys of all sequences."""
-        rows = [
-            golden.rows_of(self.block_table, n, int(length), self.block_size)
-            for n, length in enumerate(self.kv_act_seqs)
-        ]
+        rows = [rows_of(self.block_table, n, int(length), self.block_size) for n, length in enumerate(self.kv_act_seqs)]
         return np.concatenate([np.zeros(0, np.int64), *rows])
 
 
@@ -97,15 +95,15 @@ def make_paging(
         lengths = np.array([s1 + 129 + 61 * n for n in range(b)], np.int32)
     else:
         lengths = np.broadcast_to(np.asarray(kv_lens, np.int32), (b,)).copy()
-    block_num = golden.block_num_of(lengths, block_size) + spare_blocks
-    block_table = golden.make_block_table(
+    block_num = block_num_of(lengths, block_size) + spare_blocks
+    block_table = make_block_table(
         lengths,
         block_size,
         block_num=block_num,
-        max_blocknum_perbatch=int(golden.blocks_of(lengths, block_size).max(initial=0)) + spare_columns,
+        max_blocknum_perbatch=int(blocks_of(lengths, block_size).max(initial=0)) + spare_columns,
         rng=np.random.default_rng([seed, 100]) if shuffle else None,
     )
-    positions = golden.token_positions(lengths, s1)
+    positions = token_positions(lengths, s1)
     return Paging(
         b=b,
         s1=s1,
@@ -114,7 +112,7 @@ def make_paging(
         kv_act_seqs=lengths,
         block_table=block_table,
         positions=positions,
-        cache_index=golden.cache_index_of(block_table, positions, block_size),
+        cache_index=cache_index_of(block_table, positions, block_size),
     )
 
 

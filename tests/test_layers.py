@@ -21,8 +21,10 @@ ALLOWED = {
     "__init__": (set(), set()),
     "cann": (set(), set()),
     "op_info": (set(), {"jsonschema"}),
-    "config": ({"op_info"}, set()),
-    "golden": ({"golden"}, {"numpy"}),
+    "paging": (set(), {"numpy"}),
+    "rope": (set(), {"numpy"}),
+    "config": ({"op_info", "rope"}, set()),
+    "golden": ({"golden", "paging", "rope"}, {"numpy"}),
     "kernel_impl": ({"op_info"}, {"numpy"}),
     "opp": ({"cann", "op_info"}, set()),
     "weights": (

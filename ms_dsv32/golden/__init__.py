@@ -1,4 +1,5 @@
-"""Golden reference: the operators in NumPy, for reading and for comparison. Imports NumPy alone.
+"""Golden reference: the operators in NumPy, for reading and for comparison. Imports NumPy, `ms_dsv32.paging` and
+`ms_dsv32.rope` alone.
 
 bfloat16 arrays are bit patterns in ``numpy.uint16``. Each operator is a function of its contract's inputs, in order,
 with the attributes as keywords; the steps are numbered, and the kernels repeat the numbers.
@@ -22,17 +23,6 @@ from ms_dsv32.golden.numerics import (
     round_bf16,
     round_fp16,
 )
-from ms_dsv32.golden.paging import (
-    BLOCK_SIZE,
-    block_num_of,
-    blocks_of,
-    cache_index_of,
-    make_block_table,
-    read_sequence,
-    rows_of,
-    token_positions,
-    write_sequence,
-)
 from ms_dsv32.golden.sparse_flash_attention_quant import sparse_flash_attention_quant
 from ms_dsv32.golden.weights import (
     fused_weights,
@@ -45,6 +35,17 @@ from ms_dsv32.golden.weights import (
     rope_frequencies,
     rope_tables,
     softmax_scale,
+)
+from ms_dsv32.paging import (
+    BLOCK_SIZE,
+    block_num_of,
+    blocks_of,
+    cache_index_of,
+    make_block_table,
+    read_sequence,
+    rows_of,
+    token_positions,
+    write_sequence,
 )
 
 __all__ = [

@@ -7,16 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_dsv32 import rope
 from ms_dsv32.golden.numerics import AMAX_FLOOR, Array, Bf16, Float32, Int8, float32_to_bf16
 
-ROPE_DIM = 64
-ROPE_THETA = 10000.0
-
-# YaRN as published with DeepSeek-V3.2-Exp (inference/model.py: rope_factor, beta_fast, beta_slow, original_seq_len).
-YARN_FACTOR = 40.0
-YARN_BETA_FAST = 32.0
-YARN_BETA_SLOW = 1.0
-YARN_ORIGINAL_LENGTH = 4096
+_RULES = {False: rope.PLAIN, True: rope.DEEPSEEK_V32}
 
 
 def quantise_weight(w: Array) -> tuple[Int8, Float32]:
@@ -53,44 +47,18 @@ def hadamard_matrix(n: int = 128) -> Bf16:
 
 
 def rope_frequencies(yarn: bool = False) -> NDArray[np.float64]:
-    """Angle per position of each of the 32 pairs: ``theta^(-i / 32)``, theta = 10000.
-
-    Args:
-        yarn: interpolate as YaRN (arXiv:2309.00071) with DeepSeek-V3.2's constants, which the model uses beyond 4096
-            positions: pairs that turn more than beta_fast = 32 times within the original 4096 positions keep their
-            frequency, pairs that turn less than beta_slow = 1 times are slowed by the factor 40, those between are
-            interpolated linearly in i. The matching factor on the softmax is `softmax_scale`.
-    """
-    pair = np.arange(ROPE_DIM // 2, dtype=np.float64)
-    frequency = ROPE_THETA ** (-2.0 * pair / ROPE_DIM)
-    if not yarn:
-        return frequency
-
-    def pair_that_turns(times: float) -> float:
-        # frequency * YARN_ORIGINAL_LENGTH = 2 pi * times, solved for the pair number
-        return ROPE_DIM * math.log(YARN_ORIGINAL_LENGTH / (times * 2.0 * math.pi)) / (2.0 * math.log(ROPE_THETA))
-
-    first = max(math.floor(pair_that_turns(YARN_BETA_FAST)), 0)
-    last = min(math.ceil(pair_that_turns(YARN_BETA_SLOW)), ROPE_DIM - 1)
-    slowed = np.clip((pair - first) / (last - first), 0.0, 1.0)
-    interpolated: NDArray[np.float64] = frequency * (1.0 - slowed) + frequency / YARN_FACTOR * slowed
-    return interpolated
+    """`ms_dsv32.rope.rope_frequencies` of DeepSeek-V3.2, without YaRN by default."""
+    return rope.rope_frequencies(_RULES[yarn])
 
 
 def softmax_scale(yarn: bool = False) -> float:
-    """The attention's factor on the scores: ``q_head_dim**-0.5 = 192**-0.5``, with YaRN times ``(0.1 ln 40 + 1)^2``."""
-    mscale = 0.1 * math.log(YARN_FACTOR) + 1.0 if yarn else 1.0
-    return mscale * mscale / math.sqrt(192.0)
+    """`ms_dsv32.rope.softmax_scale` of DeepSeek-V3.2, without YaRN by default."""
+    return rope.softmax_scale(_RULES[yarn])
 
 
 def rope_tables(positions: Array, yarn: bool = False) -> tuple[Bf16, Bf16]:
-    """cos and sin for the given positions: bf16 [*positions.shape, 64], both halves alike.
-
-    Both RoPE modes take these tables: the pairs differ, the angles do not.
-    """
-    angle = np.asarray(positions, np.float64)[..., None] * rope_frequencies(yarn)
-    angle = np.concatenate([angle, angle], axis=-1)
-    return float32_to_bf16(np.cos(angle)), float32_to_bf16(np.sin(angle))
+    """`ms_dsv32.rope.rope_tables` of DeepSeek-V3.2, without YaRN by default: a test's positions are few."""
+    return rope.rope_tables(positions, _RULES[yarn])
 
 
 def _normal_bf16(rng: np.random.Generator, shape: tuple[int, ...], scale: float, shift: float = 0.0) -> Bf16:
@@ -121,7 +89,7 @@ def make_mla_weights(
     scores whose softmax is neither flat nor one-hot; gammas are around 1. A matrix depends on (seed, its name, its
     shape) alone.
     """
-    kv_width = kv_lora_rank + ROPE_DIM
+    kv_width = kv_lora_rank + rope.ROPE_DIM
     w_uq_qr, dequant_scale = _normal_int8(_rng(seed, 1), q_lora_rank, n_q * 192, 192, q_lora_rank**-0.5)
     return {
         "w_dq": _normal_bf16(_rng(seed, 0), (h, q_lora_rank), h**-0.5),

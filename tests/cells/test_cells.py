@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from ms_dsv32 import cells, golden, kernel_impl, weights
 from ms_dsv32.config import RMS_NORM_EPS, ModelConfig, RopeTileShapeConfig
+from ms_dsv32.paging import cache_index_of, token_positions
 
 CACHES = ("kv_cache", "kr_cache", "k_scale_cache", "k_cache", "k_cache_scale")
 WIDTHS = ((512, np.int8), (64, np.uint16), (4, np.float32), (128, np.int8), (1, np.float16))
@@ -198,10 +199,10 @@ class Sequences:
             for column in range(-(-int(length) // 128)):
                 if row[column] < 0:
                     row[column] = self.free.pop()
-        positions = golden.token_positions(self.lengths, s1)
+        positions = token_positions(self.lengths, s1)
         cos, sin = golden.rope_tables(positions.reshape(-1))
         token_x = cases.random_bf16(self.rng, (b * s1, 7168))
-        index = golden.cache_index_of(self.block_table, positions).reshape(-1)
+        index = cache_index_of(self.block_table, positions).reshape(-1)
         return [token_x, cos, sin, index, self.block_table.copy(), self.lengths.copy()]
 
     def bare(self, inputs: list[Any]) -> Any:

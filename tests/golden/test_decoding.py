@@ -6,7 +6,7 @@ import cases
 import numpy as np
 import tolerance
 
-from ms_dsv32 import golden
+from ms_dsv32 import golden, paging
 
 N_Q = 2
 LENGTH = 12
@@ -17,7 +17,7 @@ class Layer:
 
     def __init__(self, topk: int) -> None:
         self.topk = topk
-        self.block_table = golden.make_block_table([LENGTH], block_num=3, rng=np.random.default_rng(1))
+        self.block_table = paging.make_block_table([LENGTH], block_num=3, rng=np.random.default_rng(1))
         self.caches = [
             np.full((3, 128, 1, width), cases.POISON[dtype], dtype)
             for width, dtype in [(512, np.int8), (64, np.uint16), (4, np.float32), (128, np.int8), (1, np.float16)]
@@ -32,7 +32,7 @@ class Layer:
             token_x=x,
             cos=cos,
             sin=sin,
-            cache_index=golden.cache_index_of(self.block_table, positions[None])[0],
+            cache_index=paging.cache_index_of(self.block_table, positions[None])[0],
             mla_kv_cache=self.caches[0],
             mla_kr_cache=self.caches[1],
             mla_k_scale_cache=self.caches[2],

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from ms_dsv32 import golden
+from ms_dsv32.paging import read_sequence
 
 
 def brute_scores(case: cases.Case) -> list[np.ndarray]:
@@ -140,10 +141,8 @@ def test_long_sequences_are_scored_in_pieces() -> None:
     """9000 keys are more than two pieces; equal keys in different pieces still tie."""
     case = cases.indexer_case(b=1, s1=2, kv_lens=9000, selected_count=2048, distinct_keys=300)
     scores = golden.lightning_indexer_scores(*case.inputs.values())
-    k = golden.read_sequence(case.inputs["k_cache"], case.inputs["block_table"], 0, 9000).astype(np.int64)
-    ks = golden.read_sequence(case.inputs["k_cache_scale"], case.inputs["block_table"], 0, 9000)[:, 0].astype(
-        np.float64
-    )
+    k = read_sequence(case.inputs["k_cache"], case.inputs["block_table"], 0, 9000).astype(np.int64)
+    ks = read_sequence(case.inputs["k_cache_scale"], case.inputs["block_table"], 0, 9000)[:, 0].astype(np.float64)
     for token in (0, 1):
         dot = np.maximum(case.inputs["q_int8"][token].astype(np.int64) @ k.T, 0)
         factor = case.inputs["q_scale"][token, :, 0].astype(np.float64) * case.inputs["weights"][token]

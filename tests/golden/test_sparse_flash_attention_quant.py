@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_dsv32 import golden
+from ms_dsv32.paging import read_sequence
 
 
 def wide(bits: np.ndarray) -> np.ndarray:
@@ -103,7 +104,7 @@ def test_all_keys_selected_is_dense_attention() -> None:
         i[name].reshape(-1, 128, 1, i[name].shape[-1]) for name in ("key_nope_2d", "key_rope_2d", "k_nope_scales")
     ]
     for b, length in enumerate(i["kv_act_seqs"]):
-        k8, kr, ks = (golden.read_sequence(cache, i["block_table"], b, int(length)) for cache in caches)
+        k8, kr, ks = (read_sequence(cache, i["block_table"], b, int(length)) for cache in caches)
         k = wide(golden.float32_to_bf16(k8 * np.repeat(ks, 128, axis=1)))
         q_nope = wide(i["query_nope"]).reshape(2, 3, 4, 512)[b]
         q_rope = wide(i["query_rope"]).reshape(2, 3, 4, 64)[b]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ms_dsv32 import golden
+from ms_dsv32 import paging
 
 LENGTHS = st.lists(st.integers(0, 700), min_size=0, max_size=6)
 
@@ -16,8 +16,8 @@ LENGTHS = st.lists(st.integers(0, 700), min_size=0, max_size=6)
 @given(LENGTHS, st.sampled_from([1, 16, 128]), st.integers(0, 3), st.booleans())
 def test_block_table(lengths: list[int], block_size: int, spare: int, shuffle: bool) -> None:
     need = sum((n + block_size - 1) // block_size for n in lengths)
-    assert golden.block_num_of(lengths, block_size) == need
-    table = golden.make_block_table(
+    assert paging.block_num_of(lengths, block_size) == need
+    table = paging.make_block_table(
         lengths, block_size, block_num=need + spare, rng=np.random.default_rng(1) if shuffle else None
     )
     assert table.dtype == np.int32
@@ -34,8 +34,8 @@ def test_block_table(lengths: list[int], block_size: int, spare: int, shuffle: b
 @settings(deadline=None)
 @given(LENGTHS, st.integers(0, 5))
 def test_cache_index(lengths: list[int], s1: int) -> None:
-    table = golden.make_block_table(lengths, 128, rng=np.random.default_rng(2), block_num=40)
-    index = golden.cache_index_of(table, golden.token_positions(lengths, s1))
+    table = paging.make_block_table(lengths, 128, rng=np.random.default_rng(2), block_num=40)
+    index = paging.cache_index_of(table, paging.token_positions(lengths, s1))
     assert index.dtype == np.int64
     assert index.shape == (len(lengths), s1)
     for b, n in enumerate(lengths):
@@ -50,37 +50,37 @@ def test_cache_index(lengths: list[int], s1: int) -> None:
 @settings(deadline=None)
 @given(LENGTHS, st.integers(1, 3))
 def test_round_trip(lengths: list[int], width: int) -> None:
-    table = golden.make_block_table(lengths, 128, rng=np.random.default_rng(3), block_num=40)
+    table = paging.make_block_table(lengths, 128, rng=np.random.default_rng(3), block_num=40)
     cache = np.zeros((40, 128, 1, width), np.float32)
     rows = [np.random.default_rng(n).random((length, width), dtype=np.float32) for n, length in enumerate(lengths)]
     for n, values in enumerate(rows):
-        golden.write_sequence(cache, table, n, values)
+        paging.write_sequence(cache, table, n, values)
     for n, values in enumerate(rows):
-        np.testing.assert_array_equal(golden.read_sequence(cache, table, n, lengths[n]), values)
+        np.testing.assert_array_equal(paging.read_sequence(cache, table, n, lengths[n]), values)
     assert np.count_nonzero(cache) == sum(np.count_nonzero(values) for values in rows)
 
 
 def test_positions_without_a_block_are_padding() -> None:
     table = np.array([[3, -1]], np.int32)
-    index = golden.cache_index_of(table, np.array([[-5, 0, 127, 128, 255, 256, 10**6]]))
+    index = paging.cache_index_of(table, np.array([[-5, 0, 127, 128, 255, 256, 10**6]]))
     np.testing.assert_array_equal(index, [[-1, 384, 511, -1, -1, -1, -1]])
     np.testing.assert_array_equal(
-        golden.cache_index_of(np.zeros((2, 0), np.int32), np.zeros((2, 3), int)), np.full((2, 3), -1)
+        paging.cache_index_of(np.zeros((2, 0), np.int32), np.zeros((2, 3), int)), np.full((2, 3), -1)
     )
-    np.testing.assert_array_equal(golden.rows_of(table, 0, 129)[-2:], [511, -1])
+    np.testing.assert_array_equal(paging.rows_of(table, 0, 129)[-2:], [511, -1])
 
 
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="need 3 blocks, block_num is 2"):
-        golden.make_block_table([129, 1], block_num=2)
+        paging.make_block_table([129, 1], block_num=2)
     with pytest.raises(ValueError, match="needs 2 blocks, max_blocknum_perbatch is 1"):
-        golden.make_block_table([129, 1], max_blocknum_perbatch=1)
+        paging.make_block_table([129, 1], max_blocknum_perbatch=1)
     cache = np.zeros((2, 128, 1, 4), np.float32)
-    table = golden.make_block_table([128], block_num=2, max_blocknum_perbatch=2)
+    table = paging.make_block_table([128], block_num=2, max_blocknum_perbatch=2)
     with pytest.raises(ValueError, match="no block for position 128"):
-        golden.read_sequence(cache, table, 0, 129)
+        paging.read_sequence(cache, table, 0, 129)
     with pytest.raises(ValueError, match="no block for position 128"):
-        golden.write_sequence(cache, table, 0, np.ones((130, 4), np.float32))
+        paging.write_sequence(cache, table, 0, np.ones((130, 4), np.float32))
     with pytest.raises(ValueError, match="contiguous"):
-        golden.write_sequence(np.zeros((2, 128, 1, 8), np.float32)[..., ::2], table, 0, np.ones((1, 4), np.float32))
+        paging.write_sequence(np.zeros((2, 128, 1, 8), np.float32)[..., ::2], table, 0, np.ones((1, 4), np.float32))
     assert not cache.any()

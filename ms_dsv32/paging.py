@@ -1,4 +1,7 @@
-"""The paged cache (PA_BSND): block tables, cache rows, and moving sequences in and out of a cache.
+"""The paged cache (PA_BSND): block tables, cache rows, and moving sequences in and out of a cache; in NumPy.
+
+What a call of the operators needs beside its hidden states: ``block_table``, ``cache_index`` and the positions that
+`ms_dsv32.rope.rope_tables` takes. `ms_dsv32.cells.make_caches` makes the caches.
 
 The cache row of key position ``p`` of sequence ``b`` is ``block_table[b, p // block_size] * block_size + p %
 block_size``.
@@ -7,13 +10,16 @@ block_size``.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ms_dsv32.golden.numerics import Array, Int32
+Array = NDArray[Any]
+Int32 = NDArray[np.int32]
 
 BLOCK_SIZE = 128
+"""Tokens of one block."""
 
 
 def blocks_of(kv_act_seqs: Sequence[int] | Array, block_size: int = BLOCK_SIZE) -> NDArray[np.int64]:

@@ -1,0 +1,60 @@
+"""RoPE tables for any model: YaRN as DeepSeek's own code states it, term by term."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from ms_dsv32 import golden, rope
+from ms_dsv32.config import ModelConfig
+
+MODELS = {
+    "DeepSeek-V3.2": ModelConfig(),
+    "no YaRN": ModelConfig(rope_factor=1.0),
+    "other constants": ModelConfig(rope_theta=50000.0, rope_factor=8.0, original_seq_len=2000, beta_fast=20.0, beta_slow=2.0, mscale=0.7),
+    "a ramp that begins before the first pair": ModelConfig(original_seq_len=16, beta_fast=30.0, beta_slow=0.5),
+    "a ramp that ends before the first pair": ModelConfig(original_seq_len=4, beta_fast=32.0, beta_slow=1.0),
+    "an empty ramp": ModelConfig(original_seq_len=16, beta_fast=32.0, beta_slow=3.0),
+}  # fmt: skip
+
+
+def published_frequencies(model: ModelConfig) -> list[float]:
+    """`precompute_freqs_cis` of DeepSeek-V3.2-Exp's inference/model.py, one pair at a time."""
+
+    def correction_dim(rotations: float) -> float:
+        return 64 * math.log(model.original_seq_len / (rotations * 2 * math.pi)) / (2 * math.log(model.rope_theta))
+
+    frequencies = [1.0 / model.rope_theta ** (2 * i / 64) for i in range(32)]
+    if not model.yarn:
+        return frequencies
+    low = max(math.floor(correction_dim(model.beta_fast)), 0)
+    high = min(math.ceil(correction_dim(model.beta_slow)), 63)
+    if low == high:
+        high += 0.001  # type: ignore[assignment]
+    smooth = [1 - min(max((i - low) / (high - low), 0.0), 1.0) for i in range(32)]
+    return [f / model.rope_factor * (1 - s) + f * s for f, s in zip(frequencies, smooth, strict=True)]
+
+
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
+def test_tables_of_a_model(model: ModelConfig) -> None:
+    np.testing.assert_allclose(rope.rope_frequencies(model), published_frequencies(model), rtol=1e-12)
+    positions = np.array([[0, 1, 77], [4095, 100000, 163839]])
+    cos, sin = rope.rope_tables(positions, model)
+    assert cos.dtype == sin.dtype == np.uint16
+    assert cos.shape == sin.shape == (2, 3, 64)
+    angles = positions[..., None] * np.array(published_frequencies(model) * 2)
+    np.testing.assert_array_equal(cos, golden.float32_to_bf16(np.cos(angles)))
+    np.testing.assert_array_equal(sin, golden.float32_to_bf16(np.sin(angles)))
+
+
+def test_deepseeks_model_is_the_default() -> None:
+    positions = np.arange(5000, 5010)
+    for got, want in zip(rope.rope_tables(positions), rope.rope_tables(positions, ModelConfig()), strict=True):
+        np.testing.assert_array_equal(got, want)
+    assert rope.softmax_scale() == ModelConfig().softmax_scale
+    assert rope.softmax_scale(rope.PLAIN) == pytest.approx(192**-0.5, rel=1e-15)
+    assert rope.softmax_scale(MODELS["other constants"]) == pytest.approx(
+        192**-0.5 * (0.07 * math.log(8.0) + 1) ** 2, rel=1e-15
+    )
