@@ -212,7 +212,7 @@ def test_a_larger_cell_declares_its_inputs_with_the_layers() -> None:
 
 @pytest.fixture
 def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """MindSpore's rewriting (O1) leaves the folders of rewritten modules in sys.path, mindspore/nn/layer with math.py."""
+    """MindSpore's rewriting (O1) leaves the folders of modules in sys.path: mindspore/nn/layer, with a math.py."""
     monkeypatch.setattr(sys, "path", [*sys.path])
 
 
