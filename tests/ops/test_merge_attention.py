@@ -71,6 +71,40 @@ def test_one_call_over_all_keys(b: int, s1: int, kv: Any, count: int) -> None:
     tolerance.assert_lse("lse", got["lse"], whole["lse"])
 
 
+class InParts(nn.Cell):
+    """Attention over two parts of the keys, and the merge: one graph."""
+
+    def __init__(self, attributes: dict[str, Any]) -> None:
+        super().__init__()
+        self.attributes = attributes
+
+    def construct(self, first, second, query_nope, query_rope, k8, kr, scales, block_table, kv_act_seqs):
+        outs, lses = [], []
+        for indices in (first, second):
+            selected = (k8, kr, scales, indices, block_table, kv_act_seqs)
+            out, lse = ops.sparse_flash_attention_quant(query_nope, query_rope, *selected, **self.attributes)
+            outs.append(out)
+            lses.append(lse)
+        return ops.merge_attention(outs, lses)
+
+
+def in_parts(case: cases.Case, mode_name: str) -> dict[str, Array]:
+    """A case's attention over all keys, from two parts of them."""
+    parts = [part.inputs["topk_indices"] for part in cases.parts_of(case, 2)]
+    others = [array for name, array in case.inputs.items() if name != "topk_indices"]
+    cell: Any = InParts(cases.with_lse(case).attributes)
+    with mode(mode_name):
+        return arrays(OUTPUTS, (ms.jit(cell) if mode_name == "jit" else cell)(*map(tensor, (*parts, *others))))
+
+
+@pytest.mark.parametrize("mode_name", MODES)
+def test_the_parts_come_from_the_operator(mode_name: str) -> None:
+    case = cases.attention_case(2, 2, 3, [5, 300], topk=256)
+    got, whole = in_parts(case, mode_name), bare(cases.with_lse(case))
+    tolerance.assert_merged("attention_out", got["attention_out"], whole["attention_out"])
+    tolerance.assert_lse("lse", got["lse"], whole["lse"])
+
+
 @pytest.mark.parametrize("mode_name", MODES)
 def test_no_key_at_all(mode_name: str) -> None:
     outs, lses = [np.zeros((2, 3, 512), np.uint16)] * 2, [np.full((2, 3), -np.inf, np.float32)] * 2
