@@ -1,36 +1,40 @@
-"""Layers: the operators as ``nn.Cell`` with their weights, and one step of sparse attention made of them.
+"""Layers: the operators as ``nn.Cell`` with their weights, and DeepSeek's sparse attention made of them.
+
+`SparseAttentionLayer` is the whole layer, hidden states in and hidden states out; `SparseAttentionStep` is the same
+without its end, `MLAEpilog`. The other cells are one operator each.
 
 Weights are Parameters under the contract's names, laid out for the device target when they are set. ``save`` writes
-them row-major, for any target; a MindSpore checkpoint holds them as they are laid out, for the same target only.
+them row-major, for any target. ``mindspore.save_checkpoint`` writes them as they are laid out, with a mark (the
+Parameter ``layout``); another target refuses such a file, and so does a cell whose weights come without a mark.
 
-Caches belong to the caller and are inputs, Tensors in the device's memory (``mindspore.ops.zeros``) or Parameters; they
-are updated in place and never returned (MindSpore would copy what the outermost cell of a graph returns). All operators
-of a graph run in program order, so a later layer sees what an earlier one wrote. Inside a branch or loop whose
-condition is known only at run time caches must be Parameters.
+Caches belong to the caller and are inputs, Tensors in the device's memory (`make_caches`) or Parameters; they are
+updated in place and never returned (MindSpore would copy what the outermost cell of a graph returns). All operators of
+a graph run in program order, so a later layer sees what an earlier one wrote. Inside a branch or loop whose condition
+is known only at run time caches must be Parameters.
+
+What engines pass is taken as it is: cache_index int64 or int32; block_table and kv_act_seqs int32 or int64; cos and sin
+bfloat16, float32 or float16, of 64 columns or of 32, whose two halves would be alike.
 
 ``from_config`` makes a cell with the epsilons, softmax scale, heads and selected keys of a model's ``config.json``;
 their defaults are DeepSeek-V3.2-Exp's. Tile configurations are copied when a cell is made.
 
+The operators have no gradient: a gradient through them raises NotImplementedError. With ``stop_gradient=True`` it ends
+at a cell's outputs instead, so that a model can train what stands beside and after its attention.
+
 Every call of a cell from Python checks that its weights are laid out for the device target and that a graph can write
 its caches; what is wrong is a ValueError before anything runs.
-
-A layer is `SparseAttentionStep`, whose prolog absorbs ``kv_b_proj``'s key half, and then `MLAEpilog` with the value
-half and ``o_proj``.
 """
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import mindspore as ms
-import numpy as np
-from mindspore import Parameter, Tensor, nn
-from numpy.typing import NDArray
+from mindspore import Tensor
 
-from ms_dsv32 import op_info, ops, weights
+from ms_dsv32 import ops, weights
+from ms_dsv32._cell import Configured, Loaded, Weighted, as_int32, as_rope_table, as_slots, frozen
 from ms_dsv32.config import (
     BLOCK_SIZE,
     IDX_HEAD_DIM,
@@ -42,135 +46,63 @@ from ms_dsv32.config import (
     ROPE_DIM,
     SELECTED_COUNT,
     SOFTMAX_SCALE,
-    Configuration,
     H,
     IndexerPrologQuantAttr,
     IndexerPrologQuantConfigs,
     MlaTileConfig,
-    ModelConfig,
     RopeTileShapeConfig,
     SaTileShapeConfig,
 )
-from ms_dsv32.ops._custom import CacheCheck, device_target
-
-Array = NDArray[Any]
-_Cell = TypeVar("_Cell", bound="_Configured")
 
 
-def _copy(config: Any) -> Any:
-    """A copy of a configuration that the caller cannot change; what is none, the operator refuses."""
-    return config.frozen() if isinstance(config, Configuration) else config
+class Caches(NamedTuple):
+    """The five paged caches of a layer, in the order of its inputs; Tensors [block_num, 128, 1, width].
 
-
-class _Configured(nn.Cell):  # type: ignore[misc]
-    """A cell that can be made from a model's configuration."""
-
-    _model_arguments: ClassVar[tuple[str, ...]]
-    """The arguments that a model's configuration gives."""
-
-    @classmethod
-    def from_config(cls: type[_Cell], config: ModelConfig, **arguments: Any) -> _Cell:
-        """Makes the cell for a model: epsilons, softmax scale, heads and selected keys are those of `config`.
-
-        Args:
-            config: the model's, see `ModelConfig.from_json`.
-            arguments: the cell's other arguments, by name. One that `config` gives may be among them and then counts,
-                as ``n_q`` on a tensor-parallel rank, which holds a part of the heads.
-
-        Raises:
-            TypeError: `config` is no `ModelConfig`, or an argument is missing or unknown.
-        """
-        if not isinstance(config, ModelConfig):
-            raise TypeError(f"{cls.__name__}: config must be a ModelConfig, got {type(config).__name__}")
-        fields = {"topk": "selected_count"}
-        given = {name: getattr(config, fields.get(name, name)) for name in cls._model_arguments}
-        return cls(**{**given, **arguments})
-
-
-class _Checked(_Configured):
-    """A cell that checks its weights and caches at each call from Python.
-
-    MindSpore lets an operator check them only when it compiles a graph, and `set_inputs` hides them even then. A cell
-    inside another one's graph, or under ``mindspore.jit``, is not called: MindSpore compiles its `construct`.
-
-    Args:
-        operator: that writes the caches.
+    Attributes:
+        kv_cache: int8, width 512. kr_cache: bf16, width 64. k_scale_cache: fp32, width 4. The attention's keys.
+        k_cache: int8, width 128. k_cache_scale: fp16, width 1. The indexer's keys.
     """
 
-    def __init__(self, operator: str) -> None:
-        super().__init__()
-        self._operator = operator
-        self._require_caches = CacheCheck(operator, list(inspect.signature(self.construct).parameters))
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        target = device_target()
-        self._require_layout(target)
-        self._require_caches(target, args, kwargs)
-        return super().__call__(*args, **kwargs)
-
-    def _require_layout(self, target: str) -> None:
-        """Raises ValueError if a weight is not laid out for the device target."""
-        for cell in self._cells.values():
-            if isinstance(cell, _Checked):
-                cell._require_layout(target)
+    kv_cache: Tensor
+    kr_cache: Tensor
+    k_scale_cache: Tensor
+    k_cache: Tensor
+    k_cache_scale: Tensor
 
 
-class _Weighted(_Checked):
-    """A cell that owns the weights of one operator: Parameters, zero until they are set."""
-
-    def __init__(self, operator: str, names: tuple[str, ...], n_q: int) -> None:
-        super().__init__(operator)
-        self._names = names
-        self._n_q = n_q
-        self._target = ms.get_context("device_target")
-        for arg in op_info.load(operator).inputs:
-            if arg.name in names:
-                zeros = np.zeros(weights.shape_of(arg.name, n_q), arg.np_dtype)
-                self.insert_param_to_cell(
-                    arg.name, Parameter(weights.to_tensor(zeros), name=arg.name, requires_grad=False)
-                )
-
-    def set_weights(self, arrays: Mapping[str, Array]) -> None:
-        """Sets all weights, laid out for the device target (`weights.prepare`).
-
-        Args:
-            arrays: the weights under the contract's names, row-major, bfloat16 as bits in uint16. They are copied.
-
-        Raises:
-            TypeError, ValueError: a weight is missing or unknown, or its dtype or shape is wrong; nothing is set then.
-        """
-        weights.check(arrays, self._names, self._n_q)
-        self._target = ms.get_context("device_target")
-        for name in self._names:
-            array = weights.prepare(name, arrays[name], self._target)
-            if array is arrays[name]:
-                array = array.copy()  # the Parameter would live on the caller's memory
-            getattr(self, name).set_data(weights.to_tensor(array))
-
-    def get_weights(self) -> dict[str, Array]:
-        """The weights as `set_weights` takes them; copies."""
-        arrays = {name: weights.to_array(getattr(self, name)) for name in self._names}
-        return {name: weights.restore(name, array, self._target) for name, array in arrays.items()}
-
-    def save(self, path: str | Path) -> None:
-        """Writes the weights to a safetensors file, row-major, under the contract's names."""
-        weights.save(path, self.get_weights())
-
-    def _require_layout(self, target: str) -> None:
-        if self._target != target:
-            name = op_info.load(self._operator).packable[0]
-            text = f"is laid out for {self._target}, and the device target is {target} now"
-            hint = "make the cell, or set its weights, after mindspore.set_device"
-            raise ValueError(f"{self._operator}: {name} {text}: {hint}")
+_CACHES = (
+    (KV_LORA_RANK, ms.int8),
+    (ROPE_DIM, ms.bfloat16),
+    (K_SCALE_GROUPS, ms.float32),
+    (IDX_HEAD_DIM, ms.int8),
+    (1, ms.float16),
+)
 
 
-class MLAProlog(_Weighted):
+def make_caches(block_num: int) -> Caches:
+    """Makes the caches of one layer, zeros in the memory of the device target: 788 bytes a token.
+
+    Args:
+        block_num: blocks of 128 tokens (`ms_dsv32.paging.block_num_of`).
+
+    Raises:
+        TypeError, ValueError: block_num is no positive int.
+    """
+    if not isinstance(block_num, int) or isinstance(block_num, bool):
+        raise TypeError(f"make_caches: block_num must be an int, got {block_num!r}")
+    if block_num < 1:
+        raise ValueError(f"make_caches: block_num must be at least 1, got {block_num}")
+    return Caches(*(ms.ops.zeros((block_num, BLOCK_SIZE, 1, width), dtype) for width, dtype in _CACHES))
+
+
+class MLAProlog(Weighted, Loaded):
     """`ops.mla_prolog_quant` with its weights.
 
     Args:
         n_q: query heads, 1..128.
         epsilon_cq, epsilon_ckv: the operator's attributes; the default is the model's.
         tile_config, rope_cfg: the operator's attributes, copied.
+        stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
         token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache: as of the operator. The caches are updated in
@@ -181,6 +113,7 @@ class MLAProlog(_Weighted):
     """
 
     _model_arguments = ("n_q", "epsilon_cq", "epsilon_ckv")
+    _load = staticmethod(weights.load_mla)
 
     def __init__(
         self,
@@ -190,24 +123,13 @@ class MLAProlog(_Weighted):
         epsilon_ckv: float = RMS_NORM_EPS,
         tile_config: MlaTileConfig | None = None,
         rope_cfg: RopeTileShapeConfig | None = None,
+        stop_gradient: bool = False,
     ) -> None:
-        super().__init__("mla_prolog_quant", weights.MLA_WEIGHTS, n_q)
+        super().__init__("mla_prolog_quant", weights.MLA_WEIGHTS, n_q, stop_gradient)
         self.epsilon_cq = epsilon_cq
         self.epsilon_ckv = epsilon_ckv
-        self.tile_config = _copy(tile_config)
-        self.rope_cfg = _copy(rope_cfg)
-
-    def load(
-        self,
-        paths: weights.Paths | weights.Checkpoint,
-        *,
-        prefix: str = "",
-        layer: int | None = None,
-        heads: range | None = None,
-        allow_unknown: bool = False,
-    ) -> None:
-        """Reads the weights from a checkpoint; arguments and errors as `weights.load_mla`."""
-        self.set_weights(weights.load_mla(paths, prefix=prefix, layer=layer, heads=heads, allow_unknown=allow_unknown))
+        self.tile_config = frozen(tile_config)
+        self.rope_cfg = frozen(rope_cfg)
 
     def construct(
         self,
@@ -228,9 +150,9 @@ class MLAProlog(_Weighted):
             self.w_dkv_kr,
             self.gamma_cq,
             self.gamma_ckv,
-            cos,
-            sin,
-            cache_index,
+            as_rope_table(cos),
+            as_rope_table(sin),
+            as_slots(cache_index),
             kv_cache,
             kr_cache,
             k_scale_cache,
@@ -240,15 +162,16 @@ class MLAProlog(_Weighted):
             rope_cfg=self.rope_cfg,
             weight_format="PACKED",
         )
-        return q_norm, q_norm_scale, q_nope, q_rope
+        return self.outputs((q_norm, q_norm_scale, q_nope, q_rope))
 
 
-class LightningIndexerProlog(_Weighted):
+class LightningIndexerProlog(Weighted):
     """`ops.lightning_indexer_prolog_quant` with its weights.
 
     Args:
         layernorm_epsilon_k: the operator's attribute.
         configs: the operator's attribute, copied.
+        stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
         x, q_norm, q_norm_scale, cos_idx_rope, sin_idx_rope, k_cache, k_cache_scale, k_cache_index: as of the operator.
@@ -261,11 +184,15 @@ class LightningIndexerProlog(_Weighted):
     _model_arguments = ("layernorm_epsilon_k",)
 
     def __init__(
-        self, *, layernorm_epsilon_k: float = LAYERNORM_EPSILON_K, configs: IndexerPrologQuantConfigs | None = None
+        self,
+        *,
+        layernorm_epsilon_k: float = LAYERNORM_EPSILON_K,
+        configs: IndexerPrologQuantConfigs | None = None,
+        stop_gradient: bool = False,
     ) -> None:
-        super().__init__("lightning_indexer_prolog_quant", weights.INDEXER_WEIGHTS, N_Q)
+        super().__init__("lightning_indexer_prolog_quant", weights.INDEXER_WEIGHTS, stop_gradient=stop_gradient)
         self.layernorm_epsilon_k = layernorm_epsilon_k
-        self.configs = _copy(configs)
+        self.configs = frozen(configs)
 
     def load(
         self,
@@ -299,27 +226,28 @@ class LightningIndexerProlog(_Weighted):
             self.w_proj,
             self.ln_gamma_k,
             self.ln_beta_k,
-            cos_idx_rope,
-            sin_idx_rope,
+            as_rope_table(cos_idx_rope),
+            as_rope_table(sin_idx_rope),
             self.hadamard_q,
             self.hadamard_k,
             k_cache,
             k_cache_scale,
-            k_cache_index,
+            as_slots(k_cache_index),
             layernorm_epsilon_k=self.layernorm_epsilon_k,
             configs=self.configs,
             weight_format="PACKED",
         )
-        return q_int8, q_scale, head_weights
+        return self.outputs((q_int8, q_scale, head_weights))
 
 
-class MLAIndexerProlog(_Checked):
+class MLAIndexerProlog(Loaded):
     """`ops.mla_indexer_prolog_quant` with its weights, those of the cells ``mla`` and ``indexer``.
 
     Args:
         n_q: query heads, 1..128.
         epsilon_cq, epsilon_ckv, tile_config, rope_cfg: attributes of the MLA half, as of `MLAProlog`.
         layernorm_epsilon_k, configs: attributes of the indexer's half, as of `LightningIndexerProlog`.
+        stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
         token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale: as of the operator.
@@ -331,6 +259,7 @@ class MLAIndexerProlog(_Checked):
     """
 
     _model_arguments = ("n_q", "epsilon_cq", "epsilon_ckv", "layernorm_epsilon_k")
+    _load = staticmethod(weights.load_prologs)
 
     def __init__(
         self,
@@ -342,45 +271,14 @@ class MLAIndexerProlog(_Checked):
         rope_cfg: RopeTileShapeConfig | None = None,
         layernorm_epsilon_k: float = LAYERNORM_EPSILON_K,
         configs: IndexerPrologQuantConfigs | None = None,
+        stop_gradient: bool = False,
     ) -> None:
-        super().__init__("mla_indexer_prolog_quant")
+        super().__init__("mla_indexer_prolog_quant", stop_gradient)
         self.mla = MLAProlog(
             n_q, epsilon_cq=epsilon_cq, epsilon_ckv=epsilon_ckv, tile_config=tile_config, rope_cfg=rope_cfg
         )
         self.indexer = LightningIndexerProlog(layernorm_epsilon_k=layernorm_epsilon_k, configs=configs)
         self.ip_attrs = IndexerPrologQuantAttr(layernorm_epsilon_k=layernorm_epsilon_k).frozen()
-
-    def set_weights(self, arrays: Mapping[str, Array]) -> None:
-        """Sets all weights, laid out for the device target; see `MLAProlog.set_weights`."""
-        indexer = {name: arrays[name] for name in weights.INDEXER_WEIGHTS if name in arrays}
-        mla = {name: array for name, array in arrays.items() if name not in indexer}
-        weights.check(indexer, weights.INDEXER_WEIGHTS)  # before anything is set
-        self.mla.set_weights(mla)
-        self.indexer.set_weights(indexer)
-
-    def get_weights(self) -> dict[str, Array]:
-        """The weights as `set_weights` takes them; copies."""
-        return {**self.mla.get_weights(), **self.indexer.get_weights()}
-
-    def save(self, path: str | Path) -> None:
-        """Writes the weights to a safetensors file, row-major, under the contract's names."""
-        weights.save(path, self.get_weights())
-
-    def load(
-        self,
-        paths: weights.Paths | weights.Checkpoint,
-        *,
-        prefix: str = "",
-        layer: int | None = None,
-        heads: range | None = None,
-        allow_unknown: bool = False,
-    ) -> None:
-        """Reads the weights from a checkpoint; arguments and errors as `weights.load_mla`."""
-        checkpoint = paths if isinstance(paths, weights.Checkpoint) else weights.Checkpoint(paths)
-        # The indexer's weights are few: what is wrong with them is told before the large ones are read.
-        indexer = weights.load_indexer(checkpoint, prefix=prefix, layer=layer, allow_unknown=allow_unknown)
-        mla = weights.load_mla(checkpoint, prefix=prefix, layer=layer, heads=heads, allow_unknown=allow_unknown)
-        self.set_weights({**mla, **indexer})
 
     def construct(
         self,
@@ -403,9 +301,9 @@ class MLAIndexerProlog(_Checked):
             self.mla.w_dkv_kr,
             self.mla.gamma_cq,
             self.mla.gamma_ckv,
-            cos,
-            sin,
-            cache_index,
+            as_rope_table(cos),
+            as_rope_table(sin),
+            as_slots(cache_index),
             kv_cache,
             kr_cache,
             k_scale_cache,
@@ -427,14 +325,15 @@ class MLAIndexerProlog(_Checked):
             rope_cfg=self.mla.rope_cfg,
             weight_format="PACKED",
         )
-        return q_nope, q_rope, q_int8, q_scale, head_weights
+        return self.outputs((q_nope, q_rope, q_int8, q_scale, head_weights))
 
 
-class LightningIndexer(_Configured):
+class LightningIndexer(Configured):
     """`ops.lightning_indexer_quant`.
 
     Args:
         selected_count: keys to select for each token, 1..2048.
+        stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
         q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs: as of the operator.
@@ -445,8 +344,8 @@ class LightningIndexer(_Configured):
 
     _model_arguments = ("selected_count",)
 
-    def __init__(self, selected_count: int = SELECTED_COUNT) -> None:
-        super().__init__()
+    def __init__(self, selected_count: int = SELECTED_COUNT, *, stop_gradient: bool = False) -> None:
+        super().__init__(stop_gradient)
         self.selected_count = selected_count
 
     def construct(
@@ -459,19 +358,20 @@ class LightningIndexer(_Configured):
         block_table: Tensor,
         kv_act_seqs: Tensor,
     ) -> Tensor:
-        return ops.lightning_indexer_quant(
+        topk_indices = ops.lightning_indexer_quant(
             q_int8,
             q_scale,
             weights,
             k_cache,
             k_cache_scale,
-            block_table,
-            kv_act_seqs,
+            as_int32(block_table),
+            as_int32(kv_act_seqs),
             selected_count=self.selected_count,
         )
+        return self.outputs(topk_indices)
 
 
-class SparseFlashAttention(_Configured):
+class SparseFlashAttention(Configured):
     """`ops.sparse_flash_attention_quant`.
 
     Args:
@@ -481,6 +381,7 @@ class SparseFlashAttention(_Configured):
         topk: columns of topk_indices, 1..2048.
         return_lse: the operator's attribute.
         tile_config: the operator's attribute, copied.
+        stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
         query_nope, query_rope, key_nope_2d, key_rope_2d, k_nope_scales, topk_indices, block_table, kv_act_seqs: as of
@@ -501,14 +402,15 @@ class SparseFlashAttention(_Configured):
         topk: int = SELECTED_COUNT,
         return_lse: bool = False,
         tile_config: SaTileShapeConfig | None = None,
+        stop_gradient: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(stop_gradient)
         self.max_blocknum_perbatch = max_blocknum_perbatch
         self.n_q = n_q
         self.softmax_scale = softmax_scale
         self.topk = topk
         self.return_lse = return_lse
-        self.tile_config = _copy(tile_config)
+        self.tile_config = frozen(tile_config)
 
     def construct(
         self,
@@ -521,15 +423,15 @@ class SparseFlashAttention(_Configured):
         block_table: Tensor,
         kv_act_seqs: Tensor,
     ) -> Tensor | tuple[Tensor, Tensor]:
-        return ops.sparse_flash_attention_quant(
+        results = ops.sparse_flash_attention_quant(
             query_nope,
             query_rope,
             key_nope_2d,
             key_rope_2d,
             k_nope_scales,
             topk_indices,
-            block_table,
-            kv_act_seqs,
+            as_int32(block_table),
+            as_int32(kv_act_seqs),
             nq=self.n_q,
             n_kv=1,
             softmax_scale=self.softmax_scale,
@@ -539,13 +441,15 @@ class SparseFlashAttention(_Configured):
             tile_config=self.tile_config,
             return_lse=self.return_lse,
         )
+        return self.outputs(results)
 
 
-class MLAEpilog(_Weighted):
+class MLAEpilog(Weighted, Loaded):
     """`ops.mla_epilog_quant` with its weights.
 
     Args:
         n_q: query heads, 1..128; a tensor-parallel rank has its own, and the ranks' results are to be added.
+        stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
         attention_out: bf16 [t, n_q, 512] or [b, s1, n_q, 512], as `SparseFlashAttention` returns it.
@@ -554,15 +458,62 @@ class MLAEpilog(_Weighted):
         hidden_out bf16 [t, 7168].
     """
 
-    def __init__(self, n_q: int = N_Q) -> None:
-        super().__init__("mla_epilog_quant", weights.EPILOG_WEIGHTS, n_q)
+    _model_arguments = ("n_q",)
+    _load = staticmethod(weights.load_epilog)
+
+    def __init__(self, n_q: int = N_Q, *, stop_gradient: bool = False) -> None:
+        super().__init__("mla_epilog_quant", weights.EPILOG_WEIGHTS, n_q, stop_gradient)
 
     def construct(self, attention_out: Tensor) -> Tensor:
-        return ops.mla_epilog_quant(attention_out, self.w_uv, self.w_o, self.w_o_scale, weight_format="PACKED")
+        hidden_out = ops.mla_epilog_quant(attention_out, self.w_uv, self.w_o, self.w_o_scale, weight_format="PACKED")
+        return self.outputs(hidden_out)
 
 
-class SparseAttentionStep(_Checked):
-    """One step of DeepSeek sparse attention over a paged cache: prolog, indexer, attention.
+# token_x, cos, sin, cache_index, block_table, kv_act_seqs
+_STEP_DTYPES = (ms.bfloat16, ms.bfloat16, ms.bfloat16, ms.int64, ms.int32, ms.int32)
+
+
+class _Step(Loaded):
+    """What `SparseAttentionStep` and `SparseAttentionLayer` share: eleven inputs, and which of their axes may vary."""
+
+    max_blocknum_perbatch: int
+
+    def dynamic_inputs(self, block_num: int, like: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+        """What `nn.Cell.set_inputs` takes so that one compiled graph serves every b and s1: token axes are merged.
+
+        A larger cell hands it on to its own `set_inputs`: ``model.set_inputs(ids, *layer.dynamic_inputs(block_num))``.
+
+        Args:
+            block_num: blocks of the caches, which stay as they are from step to step.
+            like: the first six inputs of a call, if their dtypes or the width of cos and sin are others than the
+                operators'; their other axes do not count.
+
+        Returns:
+            Eleven Tensors without values, in the order of the inputs.
+
+        Raises:
+            ValueError: like are not six.
+        """
+        if like and len(like) != len(_STEP_DTYPES):
+            raise ValueError(f"{type(self).__name__}: like has {len(like)} tensors, expected {len(_STEP_DTYPES)}")
+        dtypes = [tensor.dtype for tensor in like] or _STEP_DTYPES
+        cos, sin = (like[1].shape[-1], like[2].shape[-1]) if like else (ROPE_DIM, ROPE_DIM)
+        shapes = ((None, H), (None, cos), (None, sin), (None,), (None, self.max_blocknum_perbatch), (None,))
+        caches = [((block_num, BLOCK_SIZE, 1, width), dtype) for width, dtype in _CACHES]
+        inputs = (*zip(shapes, dtypes, strict=True), *caches)
+        return tuple(Tensor(shape=list(shape), dtype=dtype) for shape, dtype in inputs)
+
+    def set_dynamic_tokens(self, block_num: int, like: Sequence[Tensor] = ()) -> None:
+        """Lets one compiled graph serve every b and s1 (graph mode): merged token axes, b and t unknown.
+
+        Args:
+            block_num, like: as of `dynamic_inputs`.
+        """
+        self.set_inputs(*self.dynamic_inputs(block_num, like))
+
+
+class SparseAttentionStep(_Step):
+    """DeepSeek sparse attention over a paged cache up to the latent attention: prolog, indexer, attention.
 
     Serves decoding (b sequences of s1 = 1..4 tokens) and a prompt in chunks (one sequence, s1 up to 1024); what differs
     is in the inputs' shapes. `MLAEpilog` takes attention_out from the latent space to the layer's result.
@@ -572,19 +523,24 @@ class SparseAttentionStep(_Checked):
         n_q: query heads, 1..128.
         softmax_scale, selected_count, return_lse, attention_tile_config: as of `SparseFlashAttention` (topk,
             tile_config).
+        stop_gradient: whether a gradient ends at the outputs instead of raising an error.
         prolog: further arguments of `MLAIndexerProlog`.
 
     Inputs:
-        token_x: bf16 [t, 7168] or [b, s1, 7168]. cos, sin: bf16 [t, 64] or [b, s1, 64].
-        cache_index: int64 [t] or [b, s1], the cache row of each token.
-        block_table: int32 [b, max_blocknum_perbatch]. kv_act_seqs: int32 [b], this call's tokens included.
-        kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale: the five paged caches, updated in place.
+        token_x: bf16 [t, 7168] or [b, s1, 7168], the layer's normed hidden states.
+        cos, sin: bf16, fp32 or fp16 [t, 64] or [b, s1, 64], or with 32 columns (`ms_dsv32.rope.rope_tables`).
+        cache_index: int64 or int32 [t] or [b, s1], the cache row of each token (`ms_dsv32.paging.cache_index_of`).
+        block_table: int32 or int64 [b, max_blocknum_perbatch].
+        kv_act_seqs: int32 or int64 [b], this call's tokens included.
+        kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale: the five paged caches (`make_caches`), updated in
+            place.
 
     Outputs:
         attention_out bf16 [b, s1, n_q, 512]; with return_lse also lse fp32 [b, s1, n_q].
     """
 
     _model_arguments = (*MLAIndexerProlog._model_arguments, "softmax_scale", "selected_count")
+    _load = staticmethod(weights.load_prologs)
 
     def __init__(
         self,
@@ -595,9 +551,11 @@ class SparseAttentionStep(_Checked):
         selected_count: int = SELECTED_COUNT,
         return_lse: bool = False,
         attention_tile_config: SaTileShapeConfig | None = None,
+        stop_gradient: bool = False,
         **prolog: Any,
     ) -> None:
-        super().__init__("mla_indexer_prolog_quant")
+        super().__init__("mla_indexer_prolog_quant", stop_gradient)
+        self.max_blocknum_perbatch = max_blocknum_perbatch
         self.prolog = MLAIndexerProlog(n_q, **prolog)
         self.indexer = LightningIndexer(selected_count)
         self.attention = SparseFlashAttention(
@@ -608,29 +566,6 @@ class SparseAttentionStep(_Checked):
             return_lse=return_lse,
             tile_config=attention_tile_config,
         )
-
-    def set_dynamic_tokens(self, block_num: int) -> None:
-        """Lets one compiled graph serve every b and s1 (graph mode): merged token axes, b and t unknown.
-
-        Args:
-            block_num: blocks of the caches, which stay as they are from step to step.
-        """
-        columns = self.attention.max_blocknum_perbatch
-        page = (block_num, BLOCK_SIZE, 1)
-        shapes = (
-            ((None, H), ms.bfloat16),
-            ((None, ROPE_DIM), ms.bfloat16),
-            ((None, ROPE_DIM), ms.bfloat16),
-            ((None,), ms.int64),
-            ((None, columns), ms.int32),
-            ((None,), ms.int32),
-            ((*page, KV_LORA_RANK), ms.int8),
-            ((*page, ROPE_DIM), ms.bfloat16),
-            ((*page, K_SCALE_GROUPS), ms.float32),
-            ((*page, IDX_HEAD_DIM), ms.int8),
-            ((*page, 1), ms.float16),
-        )
-        self.set_inputs(*(Tensor(shape=list(shape), dtype=dtype) for shape, dtype in shapes))
 
     def construct(
         self,
@@ -646,8 +581,104 @@ class SparseAttentionStep(_Checked):
         k_cache: Tensor,
         k_cache_scale: Tensor,
     ) -> Tensor | tuple[Tensor, Tensor]:
+        block_table, kv_act_seqs = as_int32(block_table), as_int32(kv_act_seqs)
         q_nope, q_rope, q_int8, q_scale, head_weights = self.prolog(
             token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale
         )
         topk_indices = self.indexer(q_int8, q_scale, head_weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
-        return self.attention(q_nope, q_rope, kv_cache, kr_cache, k_scale_cache, topk_indices, block_table, kv_act_seqs)
+        results = self.attention(
+            q_nope, q_rope, kv_cache, kr_cache, k_scale_cache, topk_indices, block_table, kv_act_seqs
+        )
+        return self.outputs(results)
+
+
+class SparseAttentionLayer(_Step):
+    """The attention layer of DeepSeek-V3.2, hidden states in and hidden states out: a step and its epilog.
+
+    Input layernorm and residual are the model's. A tensor-parallel rank holds a part of the heads (``n_q``, and
+    ``heads`` of `load`); with ``group`` the ranks' results are added.
+
+    Args:
+        max_blocknum_perbatch, n_q, softmax_scale, selected_count, return_lse, attention_tile_config, prolog: as of
+            `SparseAttentionStep`.
+        group: the name of a communication group whose ranks share the heads, e.g.
+            ``mindspore.communication.GlobalComm.WORLD_COMM_GROUP`` after ``init()``; None for a rank that has them all,
+            or adds the results itself.
+        stop_gradient: whether a gradient ends at the outputs instead of raising an error.
+
+    Inputs:
+        As of `SparseAttentionStep`.
+
+    Outputs:
+        hidden_out bf16 [t, 7168]; with return_lse also lse fp32 [b, s1, n_q], of this rank's heads.
+
+    Raises:
+        TypeError: group is no str.
+    """
+
+    _model_arguments = SparseAttentionStep._model_arguments
+    _load = staticmethod(weights.load_layer)
+
+    def __init__(
+        self,
+        max_blocknum_perbatch: int,
+        n_q: int = N_Q,
+        *,
+        softmax_scale: float = SOFTMAX_SCALE,
+        selected_count: int = SELECTED_COUNT,
+        return_lse: bool = False,
+        group: str | None = None,
+        attention_tile_config: SaTileShapeConfig | None = None,
+        stop_gradient: bool = False,
+        **prolog: Any,
+    ) -> None:
+        super().__init__("mla_indexer_prolog_quant", stop_gradient)
+        if group is not None and not isinstance(group, str):
+            raise TypeError(f"SparseAttentionLayer: group must be a str or None, got {group!r}")
+        self.max_blocknum_perbatch = max_blocknum_perbatch
+        self.return_lse = return_lse
+        self.step = SparseAttentionStep(
+            max_blocknum_perbatch,
+            n_q,
+            softmax_scale=softmax_scale,
+            selected_count=selected_count,
+            return_lse=return_lse,
+            attention_tile_config=attention_tile_config,
+            **prolog,
+        )
+        self.epilog = MLAEpilog(n_q)
+        self.all_reduce = None if group is None else ms.ops.AllReduce(group=group)
+
+    def construct(
+        self,
+        token_x: Tensor,
+        cos: Tensor,
+        sin: Tensor,
+        cache_index: Tensor,
+        block_table: Tensor,
+        kv_act_seqs: Tensor,
+        kv_cache: Tensor,
+        kr_cache: Tensor,
+        k_scale_cache: Tensor,
+        k_cache: Tensor,
+        k_cache_scale: Tensor,
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        results = self.step(
+            token_x,
+            cos,
+            sin,
+            cache_index,
+            block_table,
+            kv_act_seqs,
+            kv_cache,
+            kr_cache,
+            k_scale_cache,
+            k_cache,
+            k_cache_scale,
+        )
+        attention_out = results[0] if self.return_lse else results
+        hidden_out = self.epilog(attention_out)
+        if self.all_reduce is not None:
+            # MindSpore's CPU backend reduces no bfloat16; in float32 the sum of any number of ranks is rounded once.
+            hidden_out = ms.ops.cast(self.all_reduce(ms.ops.cast(hidden_out, ms.float32)), ms.bfloat16)
+        return self.outputs((hidden_out, results[1]) if self.return_lse else hidden_out)

@@ -32,7 +32,8 @@ ALLOWED = {
         {"mindspore", "ml_dtypes", "numpy", "rich", "safetensors"},
     ),
     "ops": ({"cann", "config", "kernel_impl", "op_info", "opp", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
-    "cells": ({"config", "op_info", "ops", "weights"}, {"mindspore", "numpy"}),
+    "_cell": ({"config", "op_info", "ops", "weights"}, {"mindspore", "numpy"}),
+    "cells": ({"_cell", "config", "ops", "weights"}, {"mindspore"}),
     "doctor": (
         {"cann", "cells", "kernel_impl", "op_info", "opp", "ops", "weights"},
         {"mindspore", "numpy", "packaging", "rich"},

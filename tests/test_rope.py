@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,13 +12,20 @@ from ms_dsv32 import golden, rope
 from ms_dsv32.config import ModelConfig
 
 MODELS = {
-    "DeepSeek-V3.2": ModelConfig(),
-    "no YaRN": ModelConfig(rope_factor=1.0),
-    "other constants": ModelConfig(rope_theta=50000.0, rope_factor=8.0, original_seq_len=2000, beta_fast=20.0, beta_slow=2.0, mscale=0.7),
-    "a ramp that begins before the first pair": ModelConfig(original_seq_len=16, beta_fast=30.0, beta_slow=0.5),
-    "a ramp that ends before the first pair": ModelConfig(original_seq_len=4, beta_fast=32.0, beta_slow=1.0),
-    "an empty ramp": ModelConfig(original_seq_len=16, beta_fast=32.0, beta_slow=3.0),
-}  # fmt: skip
+    "DeepSeek-V3.2": {},
+    "no YaRN": {"rope_factor": 1.0},
+    "other constants": {
+        "rope_theta": 50000.0,
+        "rope_factor": 8.0,
+        "original_seq_len": 2000,
+        "beta_fast": 20.0,
+        "beta_slow": 2.0,
+        "mscale": 0.7,
+    },
+    "a ramp that begins before the first pair": {"original_seq_len": 16, "beta_fast": 30.0, "beta_slow": 0.5},
+    "a ramp that ends before the first pair": {"original_seq_len": 4},
+    "an empty ramp": {"original_seq_len": 16, "beta_slow": 3.0},
+}
 
 
 def published_frequencies(model: ModelConfig) -> list[float]:
@@ -37,8 +45,9 @@ def published_frequencies(model: ModelConfig) -> list[float]:
     return [f / model.rope_factor * (1 - s) + f * s for f, s in zip(frequencies, smooth, strict=True)]
 
 
-@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS.keys())
-def test_tables_of_a_model(model: ModelConfig) -> None:
+@pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS.keys())
+def test_tables_of_a_model(fields: dict[str, Any]) -> None:
+    model = ModelConfig(**fields)
     np.testing.assert_allclose(rope.rope_frequencies(model), published_frequencies(model), rtol=1e-12)
     positions = np.array([[0, 1, 77], [4095, 100000, 163839]])
     cos, sin = rope.rope_tables(positions, model)
@@ -55,6 +64,6 @@ def test_deepseeks_model_is_the_default() -> None:
         np.testing.assert_array_equal(got, want)
     assert rope.softmax_scale() == ModelConfig().softmax_scale
     assert rope.softmax_scale(rope.PLAIN) == pytest.approx(192**-0.5, rel=1e-15)
-    assert rope.softmax_scale(MODELS["other constants"]) == pytest.approx(
+    assert rope.softmax_scale(ModelConfig(**MODELS["other constants"])) == pytest.approx(
         192**-0.5 * (0.07 * math.log(8.0) + 1) ** 2, rel=1e-15
     )

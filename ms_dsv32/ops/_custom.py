@@ -49,6 +49,8 @@ _TARGETS = {"CPU": _cpu, "Ascend": _ascend}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _UNKNOWN_RANK = -2
 _BYTECODE_CAPTURE = graph_api.PIJitCaptureContext.__call__.__code__.co_filename
+MIXED_PRECISION = ("fp16", "fp32", "bf16")
+"""The flags that `nn.Cell.to_float` sets."""
 _LAUNCH = threading.Lock()  # MindSpore's PyNative executor does not take calls from several threads at a time
 
 
@@ -132,7 +134,8 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
                 candidates = _arguments(compilation, dtypes[-1], tensor["shape"])
                 if tensor["value"] is None and compilation and not candidates:
                     text = "is computed inside the graph, so the write would be lost: pass the cache itself"
-                    raise ValueError(f"{name}: {arg.name} of shape {tuple(tensor['shape'])} {text}")
+                    hint = _mixed_precision_hint(compilation)
+                    raise ValueError(f"{name}: {arg.name} of shape {tuple(tensor['shape'])} {text}{hint}")
                 arguments += [(arg.name, candidate) for candidate in candidates if id(candidate) in passed]
         bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
         for cache, candidate in arguments:
@@ -337,6 +340,16 @@ def _passed(compilation: dict[str, Any]) -> list[Tensor]:
     declared = {id(tensor) for tensor in _tensors(cell.get_inputs() if isinstance(cell, ms.nn.Cell) else None)}
     given = _tensors([compilation.get("args"), compilation.get("kwargs")])
     return [tensor for tensor in given if id(tensor) not in declared]
+
+
+def _mixed_precision_hint(compilation: dict[str, Any]) -> str:
+    """What to add to an error about a cache if a cell of the graph casts whatever it passes on."""
+    cell = compilation.get("obj")
+    cells = [found for _, found in cell.cells_and_names()] if isinstance(cell, ms.nn.Cell) else []
+    if not any(getattr(found, "_func_graph_flags", {}).get(name) for found in cells for name in MIXED_PRECISION):
+        return ""
+    text = "mixed precision (to_float, or amp's O2 and O3) of the cell around casts what it passes on"
+    return f"; {text}; give it to the cells that want it, or use amp's O1 or auto"
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

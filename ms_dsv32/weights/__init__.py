@@ -3,7 +3,8 @@
 In NumPy bfloat16 travels as its bits in ``uint16``, as everywhere in this package. Weights are dicts of arrays under
 the names of the operators' arguments, row-major; `MLA_WEIGHTS`, `INDEXER_WEIGHTS` and `EPILOG_WEIGHTS` list them.
 
-`load_mla` and `load_indexer` read a layer from a checkpoint, in any of the formats of docs/checkpoints.md;
+`load_layer` reads a layer from a checkpoint, in any of the formats of docs/checkpoints.md, and `load_mla`,
+`load_indexer` and `load_epilog` read a part of it;
 ``python -m ms_dsv32.weights`` tells what is in one, and converts it to files of our own, which `save` writes.
 """
 
@@ -21,7 +22,7 @@ from ms_dsv32.weights.contract import (
 )
 from ms_dsv32.weights.conversion import convert, file_of, inspect, read_report
 from ms_dsv32.weights.files import Checkpoint, Paths
-from ms_dsv32.weights.layer import Layer
+from ms_dsv32.weights.layer import Layer, of_heads
 from ms_dsv32.weights.layouts import from_nz, pack, prepare, restore, to_array, to_nz, to_tensor, unpack
 from ms_dsv32.weights.names import layers_of, prefix_of
 
@@ -38,8 +39,12 @@ __all__ = [
     "hadamard",
     "inspect",
     "layers_of",
+    "load_epilog",
     "load_indexer",
+    "load_layer",
     "load_mla",
+    "load_prologs",
+    "of_heads",
     "pack",
     "prepare",
     "read_report",
@@ -74,8 +79,8 @@ def load_mla(
         allow_unknown: whether to pass over tensors of the layer that are not known, instead of refusing them.
 
     Returns:
-        The arrays of `MLA_WEIGHTS`, row-major. The value half of ``kv_b_proj`` is not among them: it belongs to the
-        projection after the attention, as ``o_proj`` does.
+        The arrays of `MLA_WEIGHTS`, row-major. The value half of ``kv_b_proj`` is not among them: `load_epilog` reads
+        it, and ``o_proj``.
 
     Raises:
         FileNotFoundError, OSError: a file is not there or cannot be read.
@@ -102,6 +107,72 @@ def load_indexer(
         KeyError, TypeError, ValueError, OSError: as `load_mla`.
     """
     return _layer("load_indexer", paths, prefix, layer, allow_unknown).read_indexer()
+
+
+def load_epilog(
+    paths: Paths | Checkpoint,
+    *,
+    prefix: str = "",
+    layer: int | None = None,
+    heads: range | None = None,
+    allow_unknown: bool = False,
+) -> dict[str, Array]:
+    """Reads the weights of `mla_epilog_quant`: the value half of ``kv_b_proj``, and ``o_proj``.
+
+    Args:
+        paths, prefix, layer, heads, allow_unknown: as of `load_mla`.
+
+    Returns:
+        The arrays of `EPILOG_WEIGHTS`, row-major. Ranks have one ``w_o_scale``: an ``o_proj`` that is quantised here
+        is quantised by output channel over all heads, whichever are taken.
+
+    Raises:
+        KeyError, TypeError, ValueError, OSError: as `load_mla`.
+    """
+    return _layer("load_epilog", paths, prefix, layer, allow_unknown).read_epilog(heads)
+
+
+def load_prologs(
+    paths: Paths | Checkpoint,
+    *,
+    prefix: str = "",
+    layer: int | None = None,
+    heads: range | None = None,
+    allow_unknown: bool = False,
+) -> dict[str, Array]:
+    """Reads the weights of `mla_indexer_prolog_quant`: those of `load_mla` and `load_indexer` in one dict.
+
+    Args:
+        paths, prefix, layer, heads, allow_unknown: as of `load_mla`.
+
+    Raises:
+        KeyError, TypeError, ValueError, OSError: as `load_mla`.
+    """
+    reader = _layer("load_prologs", paths, prefix, layer, allow_unknown)
+    # The indexer's weights are few: what is wrong with them is told before the large ones are read.
+    return {**reader.read_indexer(), **reader.read_mla(heads)}
+
+
+def load_layer(
+    paths: Paths | Checkpoint,
+    *,
+    prefix: str = "",
+    layer: int | None = None,
+    heads: range | None = None,
+    allow_unknown: bool = False,
+) -> dict[str, Array]:
+    """Reads all weights of a layer: those of `load_mla`, `load_indexer` and `load_epilog` in one dict.
+
+    Args:
+        paths, prefix, layer, heads, allow_unknown: as of `load_mla`.
+
+    Raises:
+        KeyError, TypeError, ValueError, OSError: as `load_mla`; headers and small tensors of all parts are checked
+            before the first large tensor is read.
+    """
+    reader = _layer("load_layer", paths, prefix, layer, allow_unknown)
+    reader.check_epilog()
+    return {**reader.read_indexer(), **reader.read_mla(heads), **reader.read_epilog(heads)}
 
 
 def _layer(function: str, paths: Paths | Checkpoint, prefix: str, layer: int | None, allow_unknown: bool) -> Layer:

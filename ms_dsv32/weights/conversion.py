@@ -103,11 +103,12 @@ def convert(
     overwrite: bool = False,
     tell: Callable[[Written], None] = lambda written: None,
 ) -> list[Lost]:
-    """Writes the weights of both prologs to ``out``, one file for each layer and rank (`file_of`), and a report.
+    """Writes the weights of each layer to ``out``, one file for each layer and rank (`file_of`), and a report.
 
-    A rank has ``n_q / tensor_parallel`` query heads in order, and all of the indexer. The memory needed is that of one
-    layer. Files that are there already are kept if the source's tensors are still what they were made of, so a
-    conversion that was interrupted goes on where it was; a file appears when it is whole.
+    A rank has ``n_q / tensor_parallel`` query heads in order, and all of the indexer. A source without ``o_proj`` gives
+    files without the epilog's weights. The memory needed is that of one layer. Files that are there already are kept if
+    the source's tensors are still what they were made of, so a conversion that was interrupted goes on where it was; a
+    file appears when it is whole.
 
     Args:
         source: as of `load_mla`.
@@ -195,6 +196,8 @@ class _Work:
         if len(self._kept) < len(self._paths):
             reader = Layer(self._checkpoint, self.layer.prefix, allow_unknown=self._allow_unknown, losses=losses)
             weights = {**reader.read_mla(), **reader.read_indexer()}
+            if reader.has_epilog:
+                weights |= reader.read_epilog()
         else:
             losses = self._kept[self._paths[0]]
         heads = self.layer.n_q // len(self._paths)
@@ -244,6 +247,8 @@ def _look(checkpoint: Checkpoint, number: int, prefix: str, allow_unknown: bool)
         layer = Layer(checkpoint, prefix, allow_unknown=allow_unknown)
         n_q = layer.check_mla()
         layer.check_indexer()
+        if layer.has_epilog:
+            layer.check_epilog()
     except (KeyError, TypeError, ValueError, OSError) as error:
         refused = text_of(error)
     parts = tuple(layer.parts.values()) if layer else ()

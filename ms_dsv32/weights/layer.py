@@ -34,8 +34,9 @@ from ms_dsv32.weights.matrix import (
 )
 from ms_dsv32.weights.names import NAMES, OWN, ROTATIONS, Names, prefixes_of
 
-_CHUNK = 1024  # rows that are dequantised at a time: 29 MB of float32 for the widest matrix, of 7168 columns
+_CHUNK = 1024 * config.H  # values that are dequantised at a time, at most: 29 MB of float32
 _HEAD_ROWS = config.QK_NOPE_HEAD_DIM + config.V_HEAD_DIM  # of kv_b_proj: a head's keys, then its values
+_ALL_WEIGHTS = (*MLA_WEIGHTS, *INDEXER_WEIGHTS, *EPILOG_WEIGHTS)
 _DTYPES = {"bf16": "BF16", "fp32": "F32", "int8": "I8"}  # of our own files, by op_info's names
 
 # The module of each weight that is a matrix, and its shape [out, in].
@@ -49,6 +50,10 @@ _INDEXER_MATRICES = {
     "w_qb": ("indexer.wq_b", ("idx_n_heads * idx_head_dim", "q_lora_rank")),
     "wk": ("indexer.wk", ("idx_head_dim", "h")),
     "w_proj": ("indexer.weights_proj", ("idx_n_heads", "h")),
+}
+_EPILOG_MATRICES = {
+    "w_uv": _MLA_MATRICES["w_uk"],
+    "w_o": ("o_proj", ("h", "n_q * v_head_dim")),
 }
 _ROWS = {
     "w_dq": config.Q_LORA_RANK,
@@ -102,7 +107,7 @@ class Layer:
         self._losses = losses
         self._tensors = {name for name in checkpoint.names() if name.startswith(prefix)}
         self._matrices: dict[str, Matrix] = {}
-        self._is_own = any(prefix + weight in self._tensors for weight in (*MLA_WEIGHTS, *INDEXER_WEIGHTS))
+        self._is_own = any(prefix + weight in self._tensors for weight in _ALL_WEIGHTS)
         self._names = max(NAMES, key=self._count)  # the first of equals
         if not self._is_own and not self._count(self._names):
             there = ", ".join(map(repr, [*prefixes_of(checkpoint)][:3])) or "none"
@@ -119,6 +124,12 @@ class Layer:
         """The names of the tensors that were checked, and that tell what is read."""
         return {part.name for part in self.parts.values()}.union(*(m.tensors for m in self._matrices.values()))
 
+    @property
+    def has_epilog(self) -> bool:
+        """Whether the checkpoint holds something of `EPILOG_WEIGHTS`, beside the value half of ``kv_b_proj``."""
+        own = any(self._own(weight) in self._tensors for weight in EPILOG_WEIGHTS)
+        return own if self._is_own else bool(self._of_output())
+
     def n_q(self) -> int:
         """The query heads that the checkpoint holds.
 
@@ -126,7 +137,8 @@ class Layer:
             KeyError, ValueError: the tensor that tells it is missing, or has another shape.
         """
         if self._is_own:
-            name, rows, symbolic = self._own("w_uk"), 1, ", ".join(argument("w_uk").shapes[0])
+            weight = "w_uv" if self._own("w_uk") not in self._tensors and self.has_epilog else "w_uk"
+            name, rows, symbolic = self._own(weight), 1, ", ".join(argument(weight).shapes[0])
         else:
             name, rows = f"{self._module('kv_b_proj')}.weight", _HEAD_ROWS
             symbolic = ", ".join(_MLA_MATRICES["w_uk"][1])
@@ -179,6 +191,20 @@ class Layer:
                 self._check_vector(weight, name)
         self._check_rest(self._of_indexer())
 
+    def check_epilog(self) -> None:
+        """Checks what `EPILOG_WEIGHTS` are made of; errors as of `check_mla`."""
+        n_q = self.n_q()
+        if self._is_own:
+            self._check_own(EPILOG_WEIGHTS, n_q)
+            return
+        shapes = {
+            "w_uv": (n_q * _HEAD_ROWS, config.KV_LORA_RANK),
+            "w_o": (config.H, n_q * config.V_HEAD_DIM),
+        }
+        for weight, (module, symbolic) in _EPILOG_MATRICES.items():
+            self._check_matrix(weight, module, shapes[weight], symbolic)
+        self._check_rest(self._of_output())
+
     def read_mla(self, heads: range | None = None) -> dict[str, Array]:
         """Checks and reads `MLA_WEIGHTS`, row-major, of some of the query heads (all by default).
 
@@ -186,12 +212,7 @@ class Layer:
             KeyError, TypeError, ValueError: as `check_mla`; or values that are not finite, scales that are not finite
                 and positive, a quant_bias that is a bias; ``heads`` is no range of the heads that are there.
         """
-        n_q = self.check_mla()
-        if heads is not None and not isinstance(heads, range):
-            raise TypeError(f"load_mla: heads must be a range, got {heads!r}")
-        heads = range(n_q) if heads is None else heads
-        if heads.step != 1 or not 0 <= heads.start < heads.stop <= n_q:
-            raise ValueError(f"load_mla: heads is {heads}, expected a part of range(0, {n_q})")
+        heads = _checked_heads("load_mla", heads, self.check_mla())
         if self._is_own:
             weights = of_heads(self._read_own(MLA_WEIGHTS), heads)
         else:
@@ -235,6 +256,27 @@ class Layer:
         check(weights, INDEXER_WEIGHTS)
         return weights
 
+    def read_epilog(self, heads: range | None = None) -> dict[str, Array]:
+        """Checks and reads `EPILOG_WEIGHTS`, row-major, of some of the query heads; errors as of `read_mla`.
+
+        A ``w_o`` that is quantised here has a scale for each output channel of all heads, whichever are taken: so a
+        rank's weights are those of the whole layer.
+        """
+        self.check_epilog()
+        heads = _checked_heads("load_epilog", heads, self.n_q())
+        if self._is_own:
+            weights = of_heads(self._read_own(EPILOG_WEIGHTS), heads)
+        else:
+            values = [(n * _HEAD_ROWS + config.QK_NOPE_HEAD_DIM, (n + 1) * _HEAD_ROWS) for n in heads]
+            w_uv = self._bf16("w_uv", values).reshape(len(heads), config.V_HEAD_DIM, config.KV_LORA_RANK)
+            w_o, w_o_scale = self._int8("w_o")
+            weights = {
+                "w_uv": np.ascontiguousarray(w_uv.swapaxes(1, 2)),
+                **of_heads({"w_o": w_o, "w_o_scale": w_o_scale}, heads),
+            }
+        check(weights, EPILOG_WEIGHTS, len(heads))
+        return weights
+
     def _own(self, weight: str) -> str:
         return self.prefix + weight
 
@@ -251,6 +293,10 @@ class Layer:
     def _of_indexer(self) -> set[str]:
         prefixes = tuple(self.prefix + name.rpartition(".")[0] + "." for name in self._names.modules["indexer.wk"])
         return {name for name in self._tensors if name.startswith(prefixes)}
+
+    def _of_output(self) -> set[str]:
+        prefix = self._module("o_proj") + "."
+        return {name for name in self._tensors if name.startswith(prefix)}
 
     def _check_matrix(self, weight: str, module: str, shape: tuple[int, int], symbolic: Sequence[str]) -> None:
         matrix = Matrix(self._checkpoint, self._module(module), shape, symbolic, self._names.block_scale)
@@ -282,10 +328,10 @@ class Layer:
 
     def _chunks(self, matrix: Matrix, rows: Sequence[tuple[int, int]] | None) -> Iterator[tuple[int, int, slice]]:
         """Rows to read, start and stop, and where they come to lie."""
-        position = 0
+        position, step = 0, _CHUNK // matrix.shape[1]
         for first, last in rows or [(0, matrix.shape[0])]:
-            for start in range(first, last, _CHUNK):
-                stop = min(start + _CHUNK, last)
+            for start in range(first, last, step):
+                stop = min(start + step, last)
                 yield start, stop, slice(position, position + stop - start)
                 position += stop - start
 
@@ -324,7 +370,7 @@ class Layer:
             arg, shape = argument(weight), shape_of(weight, n_q)
             check_tensor(self._checkpoint, self._own(weight), (_DTYPES[arg.dtype],), (shape,), arg.shapes[0])
             self.parts[weight] = Part(weight, self._own(weight), OWN, shape)
-        for name in sorted(self._tensors - {self._own(w) for w in (*MLA_WEIGHTS, *INDEXER_WEIGHTS, *EPILOG_WEIGHTS)}):
+        for name in sorted(self._tensors - {self._own(weight) for weight in _ALL_WEIGHTS}):
             self._refuse_unknown(name)
 
     def _read_own(self, names: Sequence[str]) -> dict[str, Array]:
@@ -338,14 +384,36 @@ class Layer:
 
 
 def of_heads(weights: Mapping[str, Array], heads: range) -> dict[str, Array]:
-    """Row-major weights of some of the query heads: what belongs to heads is cut, what all share stays."""
-    rows = slice(heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
-    cut = {
-        "w_uq_qr": np.ascontiguousarray(weights["w_uq_qr"][:, rows]),
-        "dequant_scale": weights["dequant_scale"][rows],
-        "w_uk": weights["w_uk"][heads.start : heads.stop],
+    """Row-major weights of some of the query heads: what belongs to heads is cut, what all share stays.
+
+    Args:
+        weights: some or all of the weights of a layer.
+        heads: a part of the heads that they have.
+
+    Returns:
+        The same names. What is cut is contiguous and keeps nothing of the rest alive.
+    """
+    query = slice(heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
+    value = slice(heads.start * config.V_HEAD_DIM, heads.stop * config.V_HEAD_DIM)
+    head = slice(heads.start, heads.stop)
+    cuts: dict[str, slice | tuple[slice, slice]] = {
+        "w_uq_qr": (slice(None), query),
+        "dequant_scale": query,
+        "w_uk": head,
+        "w_uv": head,
+        "w_o": value,
     }
-    return {**weights, **cut}
+    return {name: array[cuts[name]].copy() if name in cuts else array for name, array in weights.items()}
+
+
+def _checked_heads(function: str, heads: range | None, n_q: int) -> range:
+    if heads is None:
+        return range(n_q)
+    if not isinstance(heads, range):
+        raise TypeError(f"{function}: heads must be a range, got {heads!r}")
+    if heads.step != 1 or not 0 <= heads.start < heads.stop <= n_q:
+        raise ValueError(f"{function}: heads is {heads}, expected a part of range(0, {n_q})")
+    return heads
 
 
 def _transposed(matrix: Array) -> Array:

@@ -123,7 +123,7 @@ def test_lightning_indexer_and_attention(how: str) -> None:
 def test_mla_epilog(how: str, split: bool) -> None:
     case = cases.mla_epilog_case(2, 2, 3, split=split)
     cell = cells.MLAEpilog(3)
-    assert [p.name for p in cell.get_parameters()] == list(weights.EPILOG_WEIGHTS)
+    assert [p.name for p in cell.get_parameters()] == ["layout", *weights.EPILOG_WEIGHTS]
     assert not any(array.any() for array in cell.get_weights().values())  # zero until they are set
     cell.set_weights(cases.epilog_weights(3))
     same("hidden_out", run(cell, how, *tensors(case.inputs["attention_out"])), bare(case)["hidden_out"])
@@ -151,32 +151,6 @@ def test_an_epilogs_weights_are_laid_out_and_restored(
         with pytest.raises((TypeError, ValueError), match=f"weights: {name} "):
             cell.set_weights(given)
         tolerance.assert_same_bits(name, cell.get_weights()[name], arrays[name])
-
-
-class Layer(nn.Cell):
-    """A whole attention layer."""
-
-    def __init__(self, step: nn.Cell, epilog: nn.Cell) -> None:
-        super().__init__()
-        self.step = step
-        self.epilog = epilog
-
-    def construct(self, *inputs):
-        return self.epilog(self.step(*inputs))
-
-
-@pytest.mark.parametrize("how", MODES)
-def test_a_layer_ends_with_the_epilog(step: cells.SparseAttentionStep, how: str) -> None:
-    sequences = Sequences(2, 4, 4, seed=4)
-    epilog = cells.MLAEpilog(4)
-    epilog.set_weights(cases.epilog_weights(4))
-    layer = Layer(step, epilog)
-    caches = tensors(*sequences.caches)
-    for s1 in (1, 2):
-        inputs = sequences.advance(s1)
-        attention = {"attention_out": sequences.bare(inputs), **cases.epilog_weights(4)}
-        (want,) = kernel_impl.call("mla_epilog_quant", attention, {})
-        same("hidden_out", run(layer, how, *tensors(*inputs), *caches), want)
 
 
 class Sequences:
@@ -368,7 +342,9 @@ def test_cells_from_a_models_configuration() -> None:
         cells.MLAIndexerProlog,
         cells.LightningIndexer,
         cells.SparseFlashAttention,
+        cells.MLAEpilog,
         cells.SparseAttentionStep,
+        cells.SparseAttentionLayer,
     ],
 )
 def test_defaults_of_the_cells_are_the_models(cls: Any) -> None:
@@ -397,7 +373,8 @@ def test_weights_are_parameters_that_files_keep(tmp_path: Path) -> None:
     assert all(not cell.get_weights()[n].any() for n in ("w_dq", "w_qb"))  # zero until they are set
     cell.set_weights(layer)
     names = [p.name for p in cell.get_parameters()]
-    assert names == [f"mla.{n}" for n in weights.MLA_WEIGHTS] + [f"indexer.{n}" for n in weights.INDEXER_WEIGHTS]
+    mla, indexer = ("layout", *weights.MLA_WEIGHTS), ("layout", *weights.INDEXER_WEIGHTS)
+    assert names == [f"mla.{n}" for n in mla] + [f"indexer.{n}" for n in indexer]
     assert not cell.trainable_params()
 
     cell.save(tmp_path / "layer.safetensors")
