@@ -58,7 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--split", choices=("heads", "keys"), default="heads", help="what the ranks share")
     parser.add_argument("--heads", type=int, default=128, help="query heads of all ranks, 1 to 128")
     parser.add_argument("--batch", type=int, default=2, help="sequences")
-    parser.add_argument("--kv-len", type=int, default=1000, help="keys of the longest sequence at the end")
+    parser.add_argument("--kv-len", type=int, default=600, help="keys of the longest sequence at the end")
     parser.add_argument("--chunk", type=int, default=256, help="tokens of a prefill chunk, 1 to 1024")
     parser.add_argument("--steps", type=int, default=4, help="decode steps")
     parser.add_argument("--mode", choices=("graph", "pynative"), default="graph")
