@@ -25,18 +25,18 @@ def test_the_readmes_program() -> None:
     text = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.DOTALL)[0]
     program, count = re.subn(r'^# .*(ms\.set_device\("Ascend"\)).*$', r"\1", text, flags=re.MULTILINE)
     assert count == 1
-    program += "\nprint(attention_out.shape, attention_out.device, *[c.device for c in caches])"
-    program += "\nprint([bool(to_array(c).any()) for c in (attention_out, *caches)])\n"
+    program += "\nprint(hidden_out.shape, hidden_out.device, *[c.device for c in caches])"
+    program += "\nprint([bool(to_array(c).any()) for c in (hidden_out, *caches)])\n"
     # MindSpore compiles from files only.
     Path("program.py").write_text("from ms_dsv32.weights import to_array\n" + program, encoding="utf-8")
     devices = " ".join(["Ascend:0"] * 6)
-    assert run("program.py").splitlines()[-2:] == [f"(2, 1, 128, 512) {devices}", str([True] * 6)]
+    assert run("program.py").splitlines()[-2:] == [f"(2, 7168) {devices}", str([True] * 6)]
 
 
 @pytest.mark.parametrize("mode", ["graph", "pynative"])
 def test_decodes_and_checks(mode: str) -> None:
     small = ("--heads", "1", "--batch", "2", "--kv-len", "9", "--steps", "2", "--chunk", "4", "--s1", "2")
-    output = run(str(ROOT / "examples" / "decode.py"), "--device", "Ascend", "--mode", mode, *small)
+    output = run(str(ROOT / "examples" / "decode.py"), "--device", "Ascend", "--mode", mode, "--layers", "2", *small)
     assert f"device: Ascend; kernels: AscendC; {mode} mode" in output
     assert "device memory: peak" in output
     assert "check passed" in output

@@ -427,6 +427,8 @@ def test_a_gradient_ends_at_a_frozen_layer(how: str, lse: bool) -> None:
     np.testing.assert_allclose(loss.asnumpy(), (out**2).mean(), rtol=1e-4)
     np.testing.assert_allclose(gradients[0].asnumpy(), (d_out @ w * x).sum(axis=0, keepdims=True), rtol=1e-3, atol=1e-5)
     np.testing.assert_allclose(gradients[1].asnumpy(), d_out.T @ (x + hidden), rtol=1e-3, atol=1e-5)
+    for name, cache, want in zip(CACHES, step.caches, step.after, strict=True):
+        same(name, cache, want)
 
 
 @pytest.mark.parametrize("how", MODES)
