@@ -425,6 +425,32 @@ def with_lse(case: Case) -> Case:
     return replace(case.with_attributes(return_lse=True), outputs=("attention_out", "lse"))
 
 
+def parts_of(case: Case, count: int) -> list[Case]:
+    """An attention case that asks for lse, as `count` ones over parts of its keys: blocks are dealt out in turn."""
+    parts = []
+    for part in range(count):
+        positions = case.inputs["topk_indices"]
+        others = positions // case.attributes["block_size"] % count != part
+        parts.append(with_lse(case).copy(topk_indices=np.where(others, np.int32(-1), positions)))
+    return parts
+
+
+def random_parts(count: int, shape: tuple[int, ...], seed: int = 0) -> tuple[list[Array], list[Array]]:
+    """attention_outs [*shape, 512] and lses [*shape] of parts, each of which has no key in some of the rows.
+
+    None has a key in the first row. In the last row shares vanish beside others.
+    """
+    rng = np.random.default_rng([seed, 9])
+    outs = [random_bf16(rng, (*shape, 512)) for _ in range(count)]
+    lses = [rng.normal(scale=3.0, size=shape).astype(np.float32) for _ in range(count)]
+    for out, lse in zip(outs, lses, strict=True):
+        empty = rng.random(shape) < 0.2
+        empty.reshape(-1)[:1] = True
+        lse[empty], out[empty] = -np.inf, 0
+        lse.reshape(-1)[-1:] += rng.choice([-200.0, 0.0])
+    return outs, lses
+
+
 def indexer_case(
     b: int = 1,
     s1: int = 1,

@@ -7,6 +7,7 @@ with the attributes as keywords; the steps are numbered, and the kernels repeat 
 
 from ms_dsv32.golden.lightning_indexer_prolog_quant import lightning_indexer_prolog_quant
 from ms_dsv32.golden.lightning_indexer_quant import lightning_indexer_quant, lightning_indexer_scores, select_topk
+from ms_dsv32.golden.merge_attention import merge_attention
 from ms_dsv32.golden.mla_epilog_quant import mla_epilog_quant
 from ms_dsv32.golden.mla_indexer_prolog_quant import mla_indexer_prolog_quant
 from ms_dsv32.golden.mla_prolog_quant import mla_prolog_quant
@@ -68,6 +69,7 @@ __all__ = [
     "make_weights",
     "matmul_bf16",
     "matmul_int8",
+    "merge_attention",
     "mla_epilog_quant",
     "mla_indexer_prolog_quant",
     "mla_prolog_quant",

@@ -1,6 +1,8 @@
 // The operators of CANN's own library (libopapi) that MindSpore puts around ours: copies of views and of host tensors,
-// casts, fills. They work on any strides, one element after another. Source: documentation of each function.
+// casts, fills, arithmetic. They work on any strides, one element after another. Source: documentation of each
+// function.
 #include <algorithm>
+#include <cmath>
 #include <cstring>
 #include <functional>
 #include <memory>
@@ -93,6 +95,8 @@ Element MultiplyAdd(const Element& a, const Element& alpha, const Element& b) {
   return {a.number + alpha.number * b.number, static_cast<int64_t>(Bits(a) + Bits(alpha) * Bits(b))};
 }
 
+Element Negated(const Element& element) { return {-element.number, static_cast<int64_t>(-Bits(element))}; }
+
 Element Multiply(const Element& a, const Element& b) {
   return {a.number * b.number, static_cast<int64_t>(Bits(a) * Bits(b))};
 }
@@ -124,6 +128,17 @@ OPERATOR(Adds, LIST(const aclTensor* self, const aclScalar* other, const aclScal
          LIST([b = other->value, a = alpha->value](const auto& x) { return MultiplyAdd(x[0], a, b); }))
 OPERATOR(Add, LIST(const aclTensor* self, const aclTensor* other, const aclScalar* alpha, aclTensor* out),
          LIST({self, other, out}), 2, [a = alpha->value](const auto& x) { return MultiplyAdd(x[0], a, x[1]); })
+OPERATOR(Sub, LIST(const aclTensor* self, const aclTensor* other, const aclScalar* alpha, aclTensor* out),
+         LIST({self, other, out}), 2,
+         LIST([a = Negated(alpha->value)](const auto& x) { return MultiplyAdd(x[0], a, x[1]); }))
+OPERATOR(Div, LIST(const aclTensor* self, const aclTensor* other, aclTensor* out), LIST({self, other, out}), 2,
+         LIST([](const auto& x) { return Floating(x[0].number / x[1].number); }))
+OPERATOR(Maximum, LIST(const aclTensor* self, const aclTensor* other, aclTensor* out), LIST({self, other, out}), 2,
+         LIST([](const auto& x) { return x[0].number > x[1].number ? x[0] : x[1]; }))
+OPERATOR(Exp, LIST(const aclTensor* self, aclTensor* out), LIST({self, out}), 1,
+         [](const auto& x) { return Floating(std::exp(x[0].number)); })
+OPERATOR(Log, LIST(const aclTensor* self, aclTensor* out), LIST({self, out}), 1,
+         [](const auto& x) { return Floating(std::log(x[0].number)); })
 OPERATOR(Muls, LIST(const aclTensor* self, const aclScalar* other, aclTensor* out), LIST({self, out}), 1,
          [b = other->value](const auto& x) { return Multiply(x[0], b); })
 OPERATOR(Mul, LIST(const aclTensor* self, const aclTensor* other, aclTensor* out), LIST({self, other, out}), 2,
