@@ -80,7 +80,7 @@ _CACHES = (
 
 
 def make_caches(block_num: int) -> Caches:
-    """Makes the caches of one layer, zeros in the memory of the device target: 788 bytes a token.
+    """Makes the caches of one layer, zeros in the memory of the device target: 786 bytes a token.
 
     Args:
         block_num: blocks of 128 tokens (`ms_dsv32.paging.block_num_of`).

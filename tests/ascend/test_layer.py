@@ -52,7 +52,7 @@ def calls(engine: bool) -> list[list[Tensor]]:
         cos, sin = (weights.to_tensor(t[0]) for t in rope.rope_tables(positions))
         slots, lengths = paging.cache_index_of(table, positions)[0], np.array([end], np.int32)
         if engine:
-            cos, sin = (Tensor(t.astype(ms.float32).asnumpy()[:, :32]) for t in (cos, sin))
+            cos, sin = (Tensor(np.ascontiguousarray(t.astype(ms.float32).asnumpy()[:, :32])) for t in (cos, sin))
             integers = [
                 Tensor(slots.astype(np.int32)),
                 Tensor(table.astype(np.int64)),

@@ -1,5 +1,5 @@
 // The operators of CANN's own library (libopapi) that MindSpore puts around ours: copies of views and of host tensors,
-// casts, fills, arithmetic. They work on any strides, one element after another. Source: documentation of each
+// casts, fills, arithmetic, joins. They work on any strides, one element after another. Source: documentation of each
 // function.
 #include <algorithm>
 #include <cmath>
@@ -101,6 +101,21 @@ Element Multiply(const Element& a, const Element& b) {
   return {a.number * b.number, static_cast<int64_t>(Bits(a) * Bits(b))};
 }
 
+// The tensors one after another along an axis, copied to the last tensor.
+std::string Concatenate(const std::vector<aclTensor>& tensors, size_t axis) {
+  const aclTensor& to = tensors.back();
+  int64_t begin = 0;
+  for (size_t i = 0; i + 1 < tensors.size(); ++i) {
+    ForEach(tensors[i].view, [&](const std::vector<int64_t>& index) {
+      std::vector<int64_t> place = index;
+      place[axis] += begin;
+      WriteElement(At(to, place), to.dtype, to.ElementBytes(), ReadElement(At(tensors[i], index), tensors[i].dtype));
+    });
+    begin += tensors[i].view[axis];
+  }
+  return begin == to.view[axis] ? "" : "the parts have " + std::to_string(begin) + " rows together";
+}
+
 }  // namespace
 }  // namespace ascend_virtual
 
@@ -135,6 +150,8 @@ OPERATOR(Div, LIST(const aclTensor* self, const aclTensor* other, aclTensor* out
          LIST([](const auto& x) { return Floating(x[0].number / x[1].number); }))
 OPERATOR(Maximum, LIST(const aclTensor* self, const aclTensor* other, aclTensor* out), LIST({self, other, out}), 2,
          LIST([](const auto& x) { return x[0].number > x[1].number ? x[0] : x[1]; }))
+OPERATOR(Minimum, LIST(const aclTensor* self, const aclTensor* other, aclTensor* out), LIST({self, other, out}), 2,
+         LIST([](const auto& x) { return x[0].number < x[1].number ? x[0] : x[1]; }))
 OPERATOR(Exp, LIST(const aclTensor* self, aclTensor* out), LIST({self, out}), 1,
          [](const auto& x) { return Floating(std::exp(x[0].number)); })
 OPERATOR(Log, LIST(const aclTensor* self, aclTensor* out), LIST({self, out}), 1,
@@ -143,3 +160,18 @@ OPERATOR(Muls, LIST(const aclTensor* self, const aclScalar* other, aclTensor* ou
          [b = other->value](const auto& x) { return Multiply(x[0], b); })
 OPERATOR(Mul, LIST(const aclTensor* self, const aclTensor* other, aclTensor* out), LIST({self, other, out}), 2,
          LIST([](const auto& x) { return Multiply(x[0], x[1]); }))
+
+ASCEND_VIRTUAL_API int aclnnCatGetWorkspaceSize(const aclTensorList* tensors, int64_t dim, aclTensor* out,
+                                                uint64_t* workspace_size, aclOpExecutor** executor) {
+  auto call = std::make_unique<aclOpExecutor>();
+  call->name = "aclnnCat";
+  call->tensors.assign(tensors->tensors.begin(), tensors->tensors.end());
+  call->tensors.push_back(out);
+  call->first = {0, tensors->tensors.size()};
+  const size_t axis = dim < 0 ? dim + out->view.size() : dim;
+  call->run = [axis](const std::vector<aclTensor>& all, char*) { return Concatenate(all, axis); };
+  return Prepare(std::move(call), workspace_size, executor);
+}
+ASCEND_VIRTUAL_API int aclnnCat(void* workspace, uint64_t bytes, aclOpExecutor* executor, aclrtStream stream) {
+  return Launch(workspace, bytes, executor, stream);
+}

@@ -246,6 +246,17 @@ int Launch(void* workspace, uint64_t workspace_size, aclOpExecutor* executor, ac
   return ACL_SUCCESS;
 }
 
+// Gives a tensor of a repeatable executor its address for the next launch.
+static int SetAddress(aclOpExecutor* executor, size_t place, aclTensor* tensor, void* address) {
+  if (!executor->repeatable) return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": the executor is not repeatable");
+  if (place >= executor->tensors.size() || executor->tensors[place] != tensor) {
+    return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": tensor " + std::to_string(place) + " is another one");
+  }
+  if (!Alive(tensor)) return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": the tensor was destroyed");
+  tensor->data = address;
+  return ACL_SUCCESS;
+}
+
 }  // namespace ascend_virtual
 
 using namespace ascend_virtual;  // NOLINT: the functions below are this library's whole interface
@@ -317,15 +328,18 @@ ASCEND_VIRTUAL_API int aclSetAclOpExecutorRepeatable(aclOpExecutor* executor) {
   executor->repeatable = true;
   return ACL_SUCCESS;
 }
+// One tensor of a parameter that is a list of them; `index` counts parameters.
+ASCEND_VIRTUAL_API int aclSetDynamicTensorAddr(aclOpExecutor* executor, size_t index, size_t relative,
+                                               aclTensorList* list, void* address) {
+  if (!Executors().Has(executor)) return NoExecutor(__func__);
+  if (relative >= list->tensors.size()) {
+    return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": the list has no tensor " + std::to_string(relative));
+  }
+  return SetAddress(executor, executor->Place(index, relative), list->tensors[relative], address);
+}
 ASCEND_VIRTUAL_API int aclSetTensorAddr(aclOpExecutor* executor, size_t index, aclTensor* tensor, void* address) {
   if (!Executors().Has(executor)) return NoExecutor(__func__);
-  if (!executor->repeatable) return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": the executor is not repeatable");
-  if (index >= executor->tensors.size() || executor->tensors[index] != tensor) {
-    return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": tensor " + std::to_string(index) + " is another one");
-  }
-  if (!Alive(tensor)) return Fail(ACLNN_ERR_PARAM_INVALID, executor->name + ": the tensor was destroyed");
-  tensor->data = address;
-  return ACL_SUCCESS;
+  return SetAddress(executor, executor->Place(index, 0), tensor, address);
 }
 ASCEND_VIRTUAL_API int aclnnInit(const char*) { return ACL_SUCCESS; }
 ASCEND_VIRTUAL_API int aclnnFinalize() { return ACL_SUCCESS; }

@@ -45,10 +45,16 @@ struct aclOpExecutor {
 
   std::string name;
   std::vector<const aclTensor*> tensors;  // those of the call, in the order of the function's parameters
+  std::vector<size_t> first;              // the first tensor of each parameter; empty where none is a list
   std::vector<size_t> written;            // which of them are results alone
   uint64_t workspace = 0;                 // bytes
   Run run;
   bool repeatable = false;
+
+  // The place among `tensors` of the tensor `relative` of a parameter.
+  size_t Place(size_t parameter, size_t relative) const {
+    return relative + (parameter < first.size() ? first[parameter] : parameter);
+  }
 };
 
 namespace ascend_virtual {
