@@ -36,7 +36,7 @@ def of_port(port: int) -> Iterator[psutil.Process]:
 
 
 def msrun(ranks: int, *options: str) -> tuple[int | None, list[str], str]:
-    """The exit status, or None if there was none in time; what each rank printed; what there is to show of a failure."""
+    """The exit status, or None if there was none in time; what each rank printed; and what shows a failure."""
     port, logs = free_port(), Path("logs").absolute()
     environment = {
         **os.environ,
