@@ -173,7 +173,7 @@ _Model = TypeVar("_Model", bound="ModelConfig")
 class ModelConfig:
     """What the layers need to know of a model beside its weights; the defaults are DeepSeek-V3.2-Exp's.
 
-    ``cells.<Cell>.from_config(config, ...)`` makes a layer of it, and ``rope.rope_tables(positions, config)`` its tables.
+    ``cells.<Cell>.from_config(config, ...)`` makes a layer of it, ``rope.rope_tables(positions, config)`` its tables.
 
     Attributes:
         n_q: query heads of the whole model, 1..128.
