@@ -124,7 +124,8 @@ def test_files_hold_the_bits_that_are_loaded(model: Any, converted: Any, whole: 
         want = whole[layer]
         heads = N_Q // ranks
         if ranks > 1:
-            want = weights.load_layer(model[0], layer=layer, heads=range(rank * heads, (rank + 1) * heads))
+            part: dict[str, Any] = {"layer": layer, "heads": range(rank * heads, (rank + 1) * heads)}
+            want = {**want, **weights.load_mla(model[0], **part), **weights.load_epilog(model[0], **part)}
         assert sorted(Checkpoint(path).names()) == sorted(ALL_WEIGHTS)
         assert Checkpoint(path).info("w_uv").shape == (heads, 512, 128)
         assert Checkpoint(path).info("w_o").shape == (heads * 128, 7168)
@@ -200,27 +201,25 @@ def test_own_files_are_cut_for_ranks(converted: Any, tmp_path: Path, whole: list
 def test_a_source_without_o_proj(tmp_path: Path) -> None:
     """Files have both prologs; they are not taken for those of a source with an o_proj."""
     change = {f"o_proj.{suffix}": None for suffix in ("weight", "weight_scale", "weight_offset")}
-    source, out = hollow(tmp_path / "x.safetensors", n_q=2, change=change), tmp_path / "out"
+    source, out = hollow(tmp_path / "x.safetensors", change=change), tmp_path / "out"
     assert "w_o" not in {part.weight for part in inspect(source)[0].parts}
-    lost = convert(source, out, tensor_parallel=2)
+    lost = convert(source, out)
     assert [matrix.weight for matrix in lost] == [*MATRICES][:7]
-    for rank in range(2):
-        path = file_of(out, 0, rank, 2)
-        assert sorted(Checkpoint(path).names()) == sorted(WITHOUT_EPILOG)
-        heads = range(rank, rank + 1)
-        same("prologs", weights.load_prologs(path), weights.load_prologs(source, layer=0, heads=heads))
-        for function in (weights.load_layer, weights.load_epilog):
-            with pytest.raises(KeyError, match=f"no tensor 'w_uv' in {re.escape(str(path))}"):
-                function(path)
-            with pytest.raises(KeyError, match=r"no tensor 'model.layers.0.self_attn.o_proj.weight' in "):
-                function(source, layer=0)
-    assert [matrix.weight for matrix in convert(file_of(out, 0, 0, 2), tmp_path / "again")] == []
+    path = file_of(out, 0)
+    assert sorted(Checkpoint(path).names()) == sorted(WITHOUT_EPILOG)
+    same("prologs", weights.load_prologs(path), weights.load_prologs(source, layer=0))
+    for function in (weights.load_layer, weights.load_epilog):
+        with pytest.raises(KeyError, match=f"no tensor 'w_uv' in {re.escape(str(path))}"):
+            function(path)
+        with pytest.raises(KeyError, match=r"no tensor 'model.layers.0.self_attn.o_proj.weight' in "):
+            function(source, layer=0)
+    assert convert(path, tmp_path / "again") == []
     assert sorted(Checkpoint(file_of(tmp_path / "again", 0)).names()) == sorted(WITHOUT_EPILOG)
-    hollow(source, n_q=2)
+    hollow(source)
     with pytest.raises(ValueError, match="is there already, and not of this source"):
-        convert(source, out, tensor_parallel=2)
-    convert(source, out, tensor_parallel=2, overwrite=True)
-    assert sorted(Checkpoint(file_of(out, 0, 1, 2)).names()) == sorted(ALL_WEIGHTS)
+        convert(source, out)
+    convert(source, out, overwrite=True)
+    assert sorted(Checkpoint(path).names()) == sorted(ALL_WEIGHTS)
 
 
 @pytest.mark.parametrize(

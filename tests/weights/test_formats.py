@@ -6,6 +6,7 @@ The values are compared with those that the file means, dequantised in float64 b
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_dsv32 import golden, weights
+from ms_dsv32.weights import layer
 from ms_dsv32.weights.files import Checkpoint
 from ms_dsv32.weights.matrix import Matrix
 
@@ -237,7 +239,7 @@ def test_heads_are_the_same_bits_as_in_the_whole(loaded: Loaded) -> None:
     epilog["w_o"] = loaded.epilog["w_o"][heads.start * 128 : heads.stop * 128]
     same(mla, want)
     same(weights.load_epilog(loaded.path, layer=0, heads=heads), epilog)
-    if loaded.name in FAMILIES:
+    if loaded.name in ("official FP8", "msModelSlim W8A8, deq_scale F32"):
         same(weights.load_layer(loaded.path, layer=0, heads=heads), {**loaded.indexer, **want, **epilog})
         same(weights.of_heads(loaded.weights, heads), {**want, **loaded.indexer, **epilog})
 
@@ -246,6 +248,14 @@ def test_heads_are_the_same_bits_as_in_the_whole(loaded: Loaded) -> None:
 def test_several_parts_are_the_parts(loaded: Loaded) -> None:
     same(weights.load_prologs(loaded.path, layer=0), {**loaded.indexer, **loaded.mla})
     same(weights.load_layer(loaded.path, layer=0), {**loaded.indexer, **loaded.mla, **loaded.epilog})
+
+
+@pytest.mark.parametrize("loaded", ["official FP8", "msModelSlim W8A8, deq_scale F32"], indirect=True)
+def test_a_matrix_that_is_read_in_parts_is_the_whole(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As o_proj of 128 heads is, and parts begin within a block of FP8."""
+    monkeypatch.setattr(layer, "_CHUNK", 448 * 384)
+    same(weights.load_epilog(loaded.path, layer=0), loaded.epilog)
+    same(weights.load_mla(loaded.path, layer=0), loaded.mla)
 
 
 def same(got: dict[str, Array], want: dict[str, Array]) -> None:
@@ -327,6 +337,18 @@ def test_an_operators_output_is_that_of_the_files_values(loaded: Loaded) -> None
     print(f"\n{loaded.name}: hidden_out {error:.2e}")
     # The values are quantised by token and o_proj by channel, each a percent off at most.
     assert 1e-4 < error <= 2 * INT8_ERROR
+
+
+@pytest.mark.parametrize("loaded", ["official FP8"], indirect=True)
+def test_the_page_lists_what_is_loaded(loaded: Loaded) -> None:
+    """docs/checkpoints.md has a row for each function: a list of weights, or their number."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*\| `weights\.(load_\w+)` \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 5
+    for function, told in rows:
+        names = [*getattr(weights, function)(loaded.path, layer=0)]
+        assert re.findall(r"`(\w+)`", told) in (names, [])
+        assert "`" in told or str(len(names)) in told.split()
 
 
 # Small matrices, any shape: nothing of a layer ------------------------------------------------------------------------
