@@ -146,9 +146,12 @@ def load_prologs(
         paths, prefix, layer, heads, allow_unknown: as of `load_mla`.
 
     Raises:
-        KeyError, TypeError, ValueError, OSError: as `load_mla`.
+        KeyError, TypeError, ValueError, OSError: as `load_mla`; headers and small tensors of both parts are checked
+            before the first large tensor is read.
     """
     reader = _layer("load_prologs", paths, prefix, layer, allow_unknown)
+    reader.check_mla()
+    heads = reader.heads(heads)
     # The indexer's weights are few: what is wrong with them is told before the large ones are read.
     return {**reader.read_indexer(), **reader.read_mla(heads)}
 
@@ -171,7 +174,10 @@ def load_layer(
             before the first large tensor is read.
     """
     reader = _layer("load_layer", paths, prefix, layer, allow_unknown)
+    reader.check_mla()
     reader.check_epilog()
+    heads = reader.heads(heads)
+    # The indexer goes first: its weights are few, and reading them begins with its headers and small tensors.
     return {**reader.read_indexer(), **reader.read_mla(heads), **reader.read_epilog(heads)}
 
 

@@ -128,7 +128,7 @@ class Layer:
     def has_epilog(self) -> bool:
         """Whether the checkpoint holds something of `EPILOG_WEIGHTS`, beside the value half of ``kv_b_proj``."""
         own = any(self._own(weight) in self._tensors for weight in EPILOG_WEIGHTS)
-        return own if self._is_own else bool(self._of_output())
+        return own if self._is_own else bool(self._of_module("o_proj"))
 
     def n_q(self) -> int:
         """The query heads that the checkpoint holds.
@@ -148,6 +148,21 @@ class Layer:
             expected = f"({symbolic}) with n_q from 1 to {config.N_Q}"
             raise ValueError(f"weights: {self._checkpoint.where(name)} has shape {shape}, expected {expected}")
         return n_q
+
+    def heads(self, heads: range | None) -> range:
+        """The query heads to read: ``heads``, or all.
+
+        Raises:
+            TypeError, ValueError: ``heads`` is no range of the heads that the checkpoint holds. Others as of `n_q`.
+        """
+        n_q = self.n_q()
+        if heads is None:
+            return range(n_q)
+        if not isinstance(heads, range):
+            raise TypeError(f"weights: heads must be a range, got {heads!r}")
+        if heads.step != 1 or not 0 <= heads.start < heads.stop <= n_q:
+            raise ValueError(f"weights: heads is {heads}, expected a part of range(0, {n_q})")
+        return heads
 
     def check_mla(self) -> int:
         """Checks what `MLA_WEIGHTS` are made of, as far as headers and small tensors tell; returns n_q.
@@ -203,7 +218,7 @@ class Layer:
         }
         for weight, (module, symbolic) in _EPILOG_MATRICES.items():
             self._check_matrix(weight, module, shapes[weight], symbolic)
-        self._check_rest(self._of_output())
+        self._check_rest(self._of_module("kv_b_proj") | self._of_module("o_proj"))
 
     def read_mla(self, heads: range | None = None) -> dict[str, Array]:
         """Checks and reads `MLA_WEIGHTS`, row-major, of some of the query heads (all by default).
@@ -212,7 +227,8 @@ class Layer:
             KeyError, TypeError, ValueError: as `check_mla`; or values that are not finite, scales that are not finite
                 and positive, a quant_bias that is a bias; ``heads`` is no range of the heads that are there.
         """
-        heads = _checked_heads("load_mla", heads, self.check_mla())
+        self.check_mla()
+        heads = self.heads(heads)
         if self._is_own:
             weights = of_heads(self._read_own(MLA_WEIGHTS), heads)
         else:
@@ -263,7 +279,7 @@ class Layer:
         rank's weights are those of the whole layer.
         """
         self.check_epilog()
-        heads = _checked_heads("load_epilog", heads, self.n_q())
+        heads = self.heads(heads)
         if self._is_own:
             weights = of_heads(self._read_own(EPILOG_WEIGHTS), heads)
         else:
@@ -294,8 +310,8 @@ class Layer:
         prefixes = tuple(self.prefix + name.rpartition(".")[0] + "." for name in self._names.modules["indexer.wk"])
         return {name for name in self._tensors if name.startswith(prefixes)}
 
-    def _of_output(self) -> set[str]:
-        prefix = self._module("o_proj") + "."
+    def _of_module(self, module: str) -> set[str]:
+        prefix = self._module(module) + "."
         return {name for name in self._tensors if name.startswith(prefix)}
 
     def _check_matrix(self, weight: str, module: str, shape: tuple[int, int], symbolic: Sequence[str]) -> None:
@@ -391,7 +407,8 @@ def of_heads(weights: Mapping[str, Array], heads: range) -> dict[str, Array]:
         heads: a part of the heads that they have.
 
     Returns:
-        The same names. What is cut is contiguous and keeps nothing of the rest alive.
+        The same names. What is cut is contiguous and keeps nothing of the rest alive; the others are the very arrays
+        that were passed, and so are all of them if heads are all.
     """
     query = slice(heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
     value = slice(heads.start * config.V_HEAD_DIM, heads.stop * config.V_HEAD_DIM)
@@ -403,17 +420,12 @@ def of_heads(weights: Mapping[str, Array], heads: range) -> dict[str, Array]:
         "w_uv": head,
         "w_o": value,
     }
-    return {name: array[cuts[name]].copy() if name in cuts else array for name, array in weights.items()}
 
+    def cut(name: str, array: Array) -> Array:
+        part = array[cuts[name]] if name in cuts else array
+        return array if part.shape == array.shape else part.copy()
 
-def _checked_heads(function: str, heads: range | None, n_q: int) -> range:
-    if heads is None:
-        return range(n_q)
-    if not isinstance(heads, range):
-        raise TypeError(f"{function}: heads must be a range, got {heads!r}")
-    if heads.step != 1 or not 0 <= heads.start < heads.stop <= n_q:
-        raise ValueError(f"{function}: heads is {heads}, expected a part of range(0, {n_q})")
-    return heads
+    return {name: cut(name, array) for name, array in weights.items()}
 
 
 def _transposed(matrix: Array) -> Array:

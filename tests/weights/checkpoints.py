@@ -46,8 +46,6 @@ _BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "F16": 2, "BF16": 2,
 _BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1}
 
 MLA = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
-INDEXER = ("indexer.wq_b", "indexer.wk", "indexer.weights_proj")
-MATRICES = (*MLA, *INDEXER)
 
 
 def shapes(n_q: int) -> dict[str, tuple[int, ...]]:
@@ -78,9 +76,9 @@ def _random(module: str, rows: int, columns: int) -> Array:
 
 def matrix(module: str, n_q: int, seed: int = 0) -> Array:
     """A module's float32 values before any format; fewer heads are the first ones."""
-    rows, columns = shapes(_MOST_HEADS if module in ("q_b_proj", "kv_b_proj") else n_q)[module]
-    values = _random(f"{module} {seed}" if seed else module, rows, columns)
-    return values[: shapes(n_q)[module][0]]
+    values = _random(f"{module} {seed}" if seed else module, *shapes(_MOST_HEADS)[module])
+    rows, columns = shapes(n_q)[module]
+    return values[:rows, :columns]
 
 
 @dataclass

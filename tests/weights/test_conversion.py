@@ -45,19 +45,34 @@ MATRICES = {
     "w_qb": ("indexer.wq_b", "w_qb_scale"),
     "wk": ("indexer.wk", None),
     "w_proj": ("indexer.weights_proj", None),
+    "w_uv": ("kv_b_proj", None),
+    "w_o": ("o_proj", "w_o_scale"),
 }
+WITHOUT_EPILOG = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS)
+ALL_WEIGHTS = (*WITHOUT_EPILOG, *weights.EPILOG_WEIGHTS)
 
 
-def layer_of(path: Path) -> dict[str, Any]:
-    return {**weights.load_mla(path), **weights.load_indexer(path)}
+def same(name: str, got: dict[str, Any], want: dict[str, Any]) -> None:
+    """Weights in any order, and their bits."""
+    assert sorted(got) == sorted(want)
+    for weight, array in want.items():
+        tolerance.assert_same_bits(f"{name}: {weight}", got[weight], array)
 
 
-def hollow(path: Path, gamma: float = 1.0, layers: int = 1, kind: str = "W8A8_DYNAMIC", n_q: int = 1) -> Path:
-    """A model whose matrices are holes; gamma tells it from others."""
+def hollow(
+    path: Path,
+    gamma: float = 1.0,
+    layers: int = 1,
+    kind: str = "W8A8_DYNAMIC",
+    n_q: int = 1,
+    change: dict[str, Any] | None = None,
+) -> Path:
+    """A model whose matrices are holes; gamma tells it from others, and what changes to None is left out."""
     tensors: dict[str, Any] = {}
     for layer in range(layers):
         made = {**checkpoints.hollow(n_q, kind), "q_a_layernorm.weight": np.full(1536, gamma + layer, checkpoints.BF16)}
-        tensors |= checkpoints.renamed(made, layer)
+        made |= change or {}
+        tensors |= checkpoints.renamed({name: t for name, t in made.items() if t is not None}, layer)
     return checkpoints.write(path, tensors)
 
 
@@ -96,7 +111,7 @@ def converted(
 @pytest.fixture(scope="module")
 def whole(model: Any) -> list[dict[str, Any]]:
     """What is loaded of each layer."""
-    return [{**weights.load_mla(model[0], layer=i), **weights.load_indexer(model[0], layer=i)} for i in (0, 1)]
+    return [weights.load_layer(model[0], layer=i) for i in (0, 1)]
 
 
 def test_files_hold_the_bits_that_are_loaded(model: Any, converted: Any, whole: list[dict[str, Any]]) -> None:
@@ -107,13 +122,15 @@ def test_files_hold_the_bits_that_are_loaded(model: Any, converted: Any, whole: 
     assert told == [Written(p, *place, False, 2 * ranks) for p, place in zip(paths, places, strict=True)]
     for path, (layer, rank) in zip(paths, places, strict=True):
         want = whole[layer]
+        heads = N_Q // ranks
         if ranks > 1:
-            heads = range(rank * N_Q // ranks, (rank + 1) * N_Q // ranks)
-            want = {**want, **weights.load_mla(model[0], layer=layer, heads=heads)}
-        got = layer_of(path)
-        assert list(got) == list(want)
-        for name, array in want.items():
-            tolerance.assert_same_bits(f"{path.name}: {name}", got[name], array)
+            part: dict[str, Any] = {"layer": layer, "heads": range(rank * heads, (rank + 1) * heads)}
+            want = {**want, **weights.load_mla(model[0], **part), **weights.load_epilog(model[0], **part)}
+        assert sorted(Checkpoint(path).names()) == sorted(ALL_WEIGHTS)
+        assert Checkpoint(path).info("w_uv").shape == (heads, 512, 128)
+        assert Checkpoint(path).info("w_o").shape == (heads * 128, 7168)
+        assert Checkpoint(path).info("w_o_scale").shape == (7168, 1)
+        same(path.name, weights.load_layer(path), want)
         assert path == file_of(out, layer, rank, ranks)
         metadata = metadata_of(path)
         assert (metadata["layer"], metadata["rank"]) == (str(layer), f"{rank} of {ranks}")
@@ -127,8 +144,9 @@ def error_of(made: checkpoints.Made, all_weights: dict[str, Any], name: str) -> 
     """The relative error of a matrix, against the file's values in float64."""
     module, scale = MATRICES[name]
     array = all_weights[name]
-    if name == "w_uk":  # a head of kv_b_proj is 128 rows of keys, then those of values
-        want = made.meaning(module).reshape(made.n_q, 256, 512)[:, :128]
+    if module == "kv_b_proj":  # a head is 128 rows of keys, then those of values, which w_uv has as columns
+        both = made.meaning(module).reshape(made.n_q, 256, 512)
+        want = both[:, :128] if name == "w_uk" else both[:, 128:].swapaxes(1, 2)
         return float(np.linalg.norm(from_bits(array) - want) / np.linalg.norm(want))
     array = array.T
     squares = differences = 0.0
@@ -158,6 +176,8 @@ def test_the_report_tells_what_each_matrix_lost(model: Any, converted: Any, whol
             assert matrix.relative_error == pytest.approx(want, rel=1e-3, abs=1e-7), matrix
     errors = {(m.layer, m.weight): m.relative_error for m in lost}
     assert errors[1, "w_dq"] == errors[1, "w_uq_qr"] == 0 < errors[0, "w_dq"] < errors[0, "w_uq_qr"] < 0.01
+    assert errors[1, "w_uv"] == errors[1, "w_o"] == 0 < errors[0, "w_uv"] < errors[0, "w_o"] < 0.01
+    assert errors[0, "w_uv"] != errors[0, "w_uk"]
 
 
 @pytest.mark.parametrize("converted", [2], indirect=True)
@@ -165,9 +185,59 @@ def test_a_converted_layer_converts_to_itself(converted: Any, tmp_path: Path) ->
     """Our own files are a format too, and lose nothing."""
     path = file_of(converted[1], 1, 1, 2)
     assert convert(path, tmp_path, format="ms_dsv32") == []
-    want = layer_of(path)
-    for name, array in layer_of(file_of(tmp_path, 0)).items():
-        tolerance.assert_same_bits(name, array, want[name])
+    same("again", weights.load_layer(file_of(tmp_path, 0)), weights.load_layer(path))
+
+
+@pytest.mark.parametrize("converted", [1], indirect=True)
+def test_own_files_are_cut_for_ranks(converted: Any, tmp_path: Path, whole: list[dict[str, Any]]) -> None:
+    """Whoever converted once for one rank needs no checkpoint for four."""
+    path = file_of(converted[1], 0)
+    assert convert(path, tmp_path, tensor_parallel=N_Q) == []
+    for rank in range(N_Q):
+        got = weights.load_layer(file_of(tmp_path, 0, rank, N_Q))
+        same(f"rank {rank}", got, weights.of_heads(whole[0], range(rank, rank + 1)))
+
+
+def test_a_source_without_o_proj(tmp_path: Path) -> None:
+    """Files have both prologs; they are not taken for those of a source with an o_proj."""
+    change = {f"o_proj.{suffix}": None for suffix in ("weight", "weight_scale", "weight_offset")}
+    source, out = hollow(tmp_path / "x.safetensors", change=change), tmp_path / "out"
+    assert "w_o" not in {part.weight for part in inspect(source)[0].parts}
+    lost = convert(source, out)
+    assert [matrix.weight for matrix in lost] == [*MATRICES][:7]
+    path = file_of(out, 0)
+    assert sorted(Checkpoint(path).names()) == sorted(WITHOUT_EPILOG)
+    same("prologs", weights.load_prologs(path), weights.load_prologs(source, layer=0))
+    for function in (weights.load_layer, weights.load_epilog):
+        with pytest.raises(KeyError, match=f"no tensor 'w_uv' in {re.escape(str(path))}"):
+            function(path)
+        with pytest.raises(KeyError, match=r"no tensor 'model.layers.0.self_attn.o_proj.weight' in "):
+            function(source, layer=0)
+    assert convert(path, tmp_path / "again") == []
+    assert sorted(Checkpoint(file_of(tmp_path / "again", 0)).names()) == sorted(WITHOUT_EPILOG)
+    hollow(source)
+    with pytest.raises(ValueError, match="is there already, and not of this source"):
+        convert(source, out)
+    convert(source, out, overwrite=True)
+    assert sorted(Checkpoint(path).names()) == sorted(ALL_WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"o_proj.weight": None}, "no tensor 'model.layers.0.self_attn.o_proj.weight' in "),
+        ({"o_proj.bias": np.ones(7168, np.float32)}, "o_proj.bias[0] is 1, expected 0"),
+        ({"o_proj.scale": np.ones(1, np.float32)}, "o_proj.scale is not known here"),
+    ],
+    ids=["a half", "bias", "unknown"],
+)
+def test_an_o_proj_that_cannot_be_honoured_is_not_left_out(tmp_path: Path, change: dict[str, Any], text: str) -> None:
+    """Or somebody would have files without it, and learn it on the other machine."""
+    source = hollow(tmp_path / "x.safetensors", change=change)
+    assert text in inspect(source)[0].refused
+    with pytest.raises(ValueError, match=re.escape(text)):
+        convert(source, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 # Interruption and resumption ------------------------------------------------------------------------------------------
@@ -203,9 +273,7 @@ def test_an_interrupted_conversion_goes_on(tmp_path: Path) -> None:
     assert lost == whole == read_report(out / REPORT)
     assert {name: when for name, when in times(out).items() if name in before} == before
     for path in sorted((tmp_path / "whole").glob("*.safetensors")):
-        want = layer_of(path)
-        for name, array in layer_of(out / path.name).items():
-            tolerance.assert_same_bits(f"{path.name}: {name}", array, want[name])
+        same(path.name, weights.load_layer(out / path.name), weights.load_layer(path))
 
 
 def test_an_interruption_within_a_file_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -269,7 +337,7 @@ def test_a_process_that_is_ended_goes_on(tmp_path: Path, how: signal.Signals) ->
     done = {path.name: path.stat().st_mtime_ns for path in out.glob("*.safetensors")}
     assert 1 <= len(done) < layers
     for name in done:  # each of them is whole
-        layer_of(out / name)
+        weights.load_layer(out / name)
     again = run("convert", source, out)
     assert again.returncode == 0, again.stderr
     assert f"{layers} files in {out}, {len(done)} of them kept" in again.stdout
@@ -292,7 +360,7 @@ def test_another_source_is_refused_unless_one_says_so(tmp_path: Path) -> None:
         convert(other, out)
     assert times(out) == before
     convert(other, out, overwrite=True)
-    assert layer_of(file_of(out, 0))["gamma_cq"][0] == np.array(2, checkpoints.BF16).view(np.uint16)
+    assert weights.load_mla(file_of(out, 0))["gamma_cq"][0] == np.array(2, checkpoints.BF16).view(np.uint16)
     told: list[Written] = []
     convert(other, out, overwrite=True, tell=told.append)
     assert told[0].kept
@@ -312,12 +380,19 @@ def test_a_source_that_moved_is_the_same(tmp_path: Path) -> None:
 def test_a_matrix_that_changed_in_a_single_value_is_another_source(tmp_path: Path) -> None:
     source, out = hollow(tmp_path / "x.safetensors"), tmp_path / "out"
     convert(source, out)
-    info = Checkpoint(source).info("model.layers.0.self_attn.q_a_proj.weight")
-    with source.open("r+b") as file:
-        file.seek(info.offset + 1000 * 7168 + 5)
-        file.write(b"\1")
-    with pytest.raises(ValueError, match="is there already, and not of this source"):
-        convert(source, out)
+    for module in ("q_a_proj", "o_proj"):
+        offset = Checkpoint(source).info(f"model.layers.0.self_attn.{module}.weight").offset + 100_005
+        with source.open("r+b") as file:
+            for value in (b"\1", b"\0"):
+                file.seek(offset)
+                file.write(value)
+                file.flush()
+                if value == b"\1":
+                    with pytest.raises(ValueError, match="is there already, and not of this source"):
+                        convert(source, out)
+    told: list[Written] = []
+    convert(source, out, tell=told.append)
+    assert [written.kept for written in told] == [True]
 
 
 @pytest.mark.parametrize(
@@ -357,7 +432,7 @@ def test_the_report_keeps_what_it_had_of_other_layers(tmp_path: Path) -> None:
     convert(source, out, layers=[2])
     lost = convert(source, out, layers=iter([0, 0]))
     assert {matrix.layer for matrix in lost} == {0}
-    assert [m.layer for m in read_report(out / REPORT)] == [0] * 7 + [2] * 7
+    assert [m.layer for m in read_report(out / REPORT)] == [0] * 9 + [2] * 9
     assert not file_of(out, 1).exists()
 
 
@@ -457,11 +532,13 @@ def test_inspect_tells_each_format(tmp_path: Path, form: str, whose: str, capsys
     for layer in found:
         parts = {part.weight: part for part in layer.parts}
         assert list(parts)[:4] == ["w_dq", "w_uq_qr", "w_uk", "w_dkv_kr"]
-        assert parts["w_uq_qr"].kind == KINDS[form]
+        assert list(parts)[-2:] == ["w_uv", "w_o"]
+        assert parts["w_uq_qr"].kind == parts["w_o"].kind == KINDS[form]
         assert parts["w_proj"].kind == "FLOAT"
-        assert parts["w_uk"].shape == (512, 512)
-        assert layer.tensors == {name for name in tensors if name.startswith(layer.prefix) and ".o_proj." not in name
-                                 and ".wo." not in name and ".linear_proj." not in name}  # fmt: skip
+        assert parts["w_uk"].shape == parts["w_uv"].shape == (512, 512)
+        assert parts["w_uk"].name == parts["w_uv"].name
+        assert parts["w_o"].shape == (7168, 256)
+        assert layer.tensors == {name for name in tensors if name.startswith(layer.prefix)}
     assert command.main(["inspect", str(source)]) == 0
     output = capsys.readouterr().out
     prefix = checkpoints.prefix_of(0, whose).replace("0", "N")
@@ -476,7 +553,12 @@ def test_inspect_of_our_own_files(tmp_path: Path, capsys: pytest.CaptureFixture[
     source = hollow(tmp_path / "x.safetensors")
     convert(source, tmp_path / "out")
     assert command.main(["inspect", str(tmp_path / "out")]) == 0
-    assert "layers 0: ms_dsv32, 1 query heads, names of ms_dsv32, without a prefix" in capsys.readouterr().out
+    output = capsys.readouterr().out
+    assert "layers 0: ms_dsv32, 1 query heads, names of ms_dsv32, without a prefix" in output
+    lines = [line.strip() for line in output.splitlines() if "layers" not in line]
+    rows = [line.split(maxsplit=3) for line in lines if "ms_dsv32" in line]
+    shapes = [str(weights.shape_of(name, 1)) for name in ALL_WEIGHTS]
+    assert rows == [[name, name, "ms_dsv32", shape] for name, shape in zip(ALL_WEIGHTS, shapes, strict=True)]
 
 
 def test_inspect_of_layers_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -523,8 +605,8 @@ def test_convert_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
     output = capsys.readouterr()
     assert output.err == ""
     assert f"4 files in {out}, 0 of them kept; {out / REPORT} has the errors of each layer" in output.out
-    rows = [line.split() for line in output.out.splitlines() if line.split()[:1] == ["w_uq_qr"]]
-    assert rows == [["w_uq_qr", "W8A8_DYNAMIC", "0.00e+00", "0"]]
+    rows = [line.split() for line in output.out.splitlines() if line.split()[:1] in (["w_uq_qr"], ["w_uv"], ["w_o"])]
+    assert rows == [[name, "W8A8_DYNAMIC", "0.00e+00", "0"] for name in ("w_uq_qr", "w_uv", "w_o")]
     assert len([*out.glob("*.safetensors")]) == 4
     assert command.main(line) == 0
     assert f"4 files in {out}, 4 of them kept" in capsys.readouterr().out

@@ -6,6 +6,7 @@ The values are compared with those that the file means, dequantised in float64 b
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_dsv32 import golden, weights
+from ms_dsv32.weights import layer
 from ms_dsv32.weights.files import Checkpoint
 from ms_dsv32.weights.matrix import Matrix
 
@@ -34,6 +36,8 @@ MATRICES = (
     ("w_qb", "w_qb_scale", "indexer.wq_b"),
     ("wk", None, "indexer.wk"),
     ("w_proj", None, "indexer.weights_proj"),
+    ("w_uv", None, "kv_b_proj"),
+    ("w_o", "w_o_scale", "o_proj"),
 )
 VECTORS = (
     ("gamma_cq", "q_a_layernorm.weight"),
@@ -86,11 +90,12 @@ class Loaded:
     prefix: str
     mla: dict[str, Array]
     indexer: dict[str, Array]
+    epilog: dict[str, Array]
 
     @property
     def weights(self) -> dict[str, Array]:
         """All of them."""
-        return {**self.mla, **self.indexer}
+        return {**self.mla, **self.indexer, **self.epilog}
 
 
 def save(directory: Path, name: str) -> tuple[Made, Path, str]:
@@ -114,24 +119,29 @@ def loaded(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         prefix,
         weights.load_mla(path, layer=0),
         weights.load_indexer(path, prefix=prefix),
+        weights.load_epilog(path, layer=0),
     )
     for file in path.iterdir():  # 13 formats of 70 MB each would stay
         file.unlink()
 
 
 def rows_of(name: str, array: Array) -> Array:
-    """A loaded weight as its matrix [out, in]; of w_uk the keys of each head, one head after another."""
-    return array.reshape(-1, array.shape[-1]) if name == "w_uk" else array.T
+    """A loaded weight as its matrix [out, in]; w_uk and w_uv one head after another."""
+    if name == "w_uk":  # [n_q, key, latent], as it is in the file
+        return array.reshape(-1, 512)
+    if name == "w_uv":  # [n_q, latent, value]
+        return np.concatenate([head.T for head in array])
+    return array.T
 
 
 def meaning_of(made: Made, name: str, module: str, rows: slice) -> Array:
     """The float64 values that the file means, of the rows that are loaded."""
-    if name != "w_uk":
+    if module != "kv_b_proj":
         return made.meaning(module, rows.start, rows.stop)
-    # A head is 128 rows that make keys, and 128 that make values and are not loaded.
-    return np.concatenate(
-        [made.meaning(module, h * 256, h * 256 + 128) for h in range(rows.start // 128, rows.stop // 128)]
-    )
+    # A head is 128 rows that make keys, and 128 that make values.
+    first = {"w_uk": 0, "w_uv": 128}[name]
+    heads = range(rows.start // 128, rows.stop // 128)
+    return np.concatenate([made.meaning(module, h * 256 + first, h * 256 + first + 128) for h in heads])
 
 
 def from_bits(bits: Array) -> Array:
@@ -216,7 +226,7 @@ def test_vectors_and_what_turns_query_and_key(loaded: Loaded) -> None:
 def test_heads_are_the_same_bits_as_in_the_whole(loaded: Loaded) -> None:
     n_q = loaded.made.n_q
     heads = range(n_q // 3, n_q - n_q // 4)  # without the first from 3 heads on, without the last from 4 on
-    part = weights.load_mla(loaded.path, layer=0, heads=heads)
+    mla, epilog = weights.load_mla(loaded.path, layer=0, heads=heads), dict(loaded.epilog)
     rows = slice(heads.start * 192, heads.stop * 192)
     want = {
         **loaded.mla,
@@ -224,9 +234,37 @@ def test_heads_are_the_same_bits_as_in_the_whole(loaded: Loaded) -> None:
         "dequant_scale": loaded.mla["dequant_scale"][rows],
         "w_uk": loaded.mla["w_uk"][heads.start : heads.stop],
     }
-    assert list(part) == list(want)
+    # Ranks have one w_o_scale, that of the whole o_proj, or their results could not be added as those of one matrix.
+    epilog["w_uv"] = loaded.epilog["w_uv"][heads.start : heads.stop]
+    epilog["w_o"] = loaded.epilog["w_o"][heads.start * 128 : heads.stop * 128]
+    same(mla, want)
+    same(weights.load_epilog(loaded.path, layer=0, heads=heads), epilog)
+    if loaded.name in ("official FP8", "msModelSlim W8A8, deq_scale F32"):
+        same(weights.load_layer(loaded.path, layer=0, heads=heads), {**loaded.indexer, **want, **epilog})
+        same(weights.of_heads(loaded.weights, heads), {**want, **loaded.indexer, **epilog})
+
+
+@pytest.mark.parametrize("loaded", ["official FP8", "msModelSlim W8A8, deq_scale I64"], indirect=True)
+def test_several_parts_are_the_parts(loaded: Loaded) -> None:
+    same(weights.load_prologs(loaded.path, layer=0), {**loaded.indexer, **loaded.mla})
+    same(weights.load_layer(loaded.path, layer=0), {**loaded.indexer, **loaded.mla, **loaded.epilog})
+
+
+@pytest.mark.parametrize("loaded", ["official FP8", "msModelSlim W8A8, deq_scale F32"], indirect=True)
+def test_a_matrix_that_is_read_in_parts_is_the_whole(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As o_proj of 128 heads is, and parts begin within a block of FP8."""
+    monkeypatch.setattr(layer, "_CHUNK", 448 * 384)
+    same(weights.load_epilog(loaded.path, layer=0), loaded.epilog)
+    same(weights.load_mla(loaded.path, layer=0), loaded.mla)
+
+
+def same(got: dict[str, Array], want: dict[str, Array]) -> None:
+    """Names, in any order, and bits; no array keeps a larger one alive."""
+    assert sorted(got) == sorted(want)
     for name, array in want.items():
-        tolerance.assert_same_bits(f"{name} of {heads}", part[name], array)
+        tolerance.assert_same_bits(name, got[name], array)
+        assert got[name].flags.c_contiguous, name
+        assert got[name].base is None or got[name].base.nbytes == got[name].nbytes, name
 
 
 def project(made: Made, x: Array) -> tuple[Array, Array, Array, Array]:
@@ -285,6 +323,32 @@ def test_an_operators_query_is_that_of_the_files_values(loaded: Loaded) -> None:
     bounds = {"q_nope": 0.03, "q_rope": 0.03, "kr": 0.005, "w_proj": 1e-12, "indexer's query": INT8_ERROR}
     for name, error in errors.items():
         assert error <= bounds[name], f"{name}: {error}"
+
+
+@pytest.mark.parametrize("loaded", FAMILIES, indirect=True)
+def test_an_operators_output_is_that_of_the_files_values(loaded: Loaded) -> None:
+    """The same of the layer's end: each head's values of its latent, then the output projection of all heads."""
+    tokens, n_q = 4, loaded.made.n_q
+    latent = np.random.default_rng(4).standard_normal((tokens, n_q, 512)).astype(ml_dtypes.bfloat16)
+    hidden_out = golden.mla_epilog_quant(latent.view(np.uint16), **loaded.epilog)
+    values = loaded.made.meaning("kv_b_proj").reshape(n_q, 256, 512)[:, 128:]
+    heads = [latent[:, n].astype(np.float64) @ values[n].T for n in range(n_q)]
+    error = relative(from_bits(hidden_out), np.concatenate(heads, axis=1) @ loaded.made.meaning("o_proj").T)
+    print(f"\n{loaded.name}: hidden_out {error:.2e}")
+    # The values are quantised by token and o_proj by channel, each a percent off at most.
+    assert 1e-4 < error <= 2 * INT8_ERROR
+
+
+@pytest.mark.parametrize("loaded", ["official FP8"], indirect=True)
+def test_the_page_lists_what_is_loaded(loaded: Loaded) -> None:
+    """docs/checkpoints.md has a row for each function: a list of weights, or their number."""
+    page = (Path(__file__).resolve().parents[2] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\|.*\| `weights\.(load_\w+)` \| (.*) \|$", page, re.MULTILINE)
+    assert len(rows) == 5
+    for function, told in rows:
+        names = [*getattr(weights, function)(loaded.path, layer=0)]
+        assert re.findall(r"`(\w+)`", told) in (names, [])
+        assert "`" in told or str(len(names)) in told.split()
 
 
 # Small matrices, any shape: nothing of a layer ------------------------------------------------------------------------

@@ -16,7 +16,13 @@ from safetensors import safe_open
 from ms_dsv32 import cells, golden, op_info, weights
 
 RNG = np.random.default_rng(5)
+OPERATORS = ("mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_epilog_quant")
+"""The operators that have weights."""
 pytestmark = pytest.mark.mindspore  # Tensors, and cells
+
+
+def layer_weights(n_q: int) -> dict[str, np.ndarray]:
+    return {**cases.mla_weights(n_q), **cases.indexer_weights(), **cases.epilog_weights(n_q)}
 
 
 def test_every_bfloat16_makes_the_round_trip() -> None:
@@ -87,9 +93,8 @@ def test_nz_refuses_what_has_no_fractals() -> None:
 
 
 def test_a_prepared_weight_keeps_shape_and_dtype_and_is_restored() -> None:
-    infos = [op_info.load(name) for name in ("mla_prolog_quant", "lightning_indexer_prolog_quant")]
-    args = {a.name: a for info in infos for a in info.inputs}
-    for name, array in {**cases.mla_weights(3), **cases.indexer_weights()}.items():
+    args = {a.name: a for operator in OPERATORS for a in op_info.load(operator).inputs}
+    for name, array in layer_weights(3).items():
         for target, laid_out in (("CPU", args[name].packable), ("Ascend", args[name].format == "NZ")):
             prepared = weights.prepare(name, array, target)
             assert (prepared.dtype, prepared.shape) == (array.dtype, array.shape)
@@ -104,8 +109,8 @@ def test_a_prepared_weight_keeps_shape_and_dtype_and_is_restored() -> None:
 
 def test_every_nz_weight_fills_whole_fractals() -> None:
     """What lets a prepared weight keep its shape, for any number of heads."""
-    for name in ("mla_prolog_quant", "lightning_indexer_prolog_quant"):
-        for arg in op_info.load(name).inputs:
+    for operator in OPERATORS:
+        for arg in op_info.load(operator).inputs:
             for n_q in range(1, 129) if arg.format == "NZ" else ():
                 k, n = weights.shape_of(arg.name, n_q)
                 assert k % 16 == 0
@@ -123,20 +128,22 @@ def test_prepare_names_what_is_wrong() -> None:
 
 
 def test_a_cell_for_ascend_holds_nz_and_saves_row_major(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = {**cases.mla_weights(2), **cases.indexer_weights()}
+    layer = layer_weights(2)
     target = {"device_target": "Ascend"}
     get_context = ms.get_context
-    cell = cells.MLAIndexerProlog(2)
+    cell = cells.SparseAttentionLayer(1, 2, softmax_scale=0.1)
     with monkeypatch.context() as patch:
         patch.setattr(ms, "get_context", lambda key: target.get(key) or get_context(key))
         cell.set_weights(layer)
-    for parameter in cell.get_parameters():
-        name = parameter.name.partition(".")[2]
-        held = weights.to_array(parameter)
-        tolerance.assert_same_bits(name, held, weights.prepare(name, layer[name], "Ascend"))
-    assert (weights.to_array(cell.mla.w_dq) != layer["w_dq"]).any()
+    names = [parameter.name.rpartition(".")[2] for parameter in cell.get_parameters()]
+    assert sorted(names) == sorted([*layer, *["layout"] * len(OPERATORS)])
+    for name, parameter in zip(names, cell.get_parameters(), strict=True):
+        if name != "layout":  # which says how those of its operator are laid out
+            held = weights.to_array(parameter)
+            tolerance.assert_same_bits(name, held, weights.prepare(name, layer[name], "Ascend"))
+    assert (weights.to_array(cell.epilog.w_o) != layer["w_o"]).any()
     cell.save(tmp_path / "layer.safetensors")  # by what the cell holds, not by the target of now
-    loaded = cells.MLAIndexerProlog(2)
+    loaded = cells.SparseAttentionLayer(1, 2, softmax_scale=0.1)
     loaded.load(tmp_path / "layer.safetensors")
     for name, array in layer.items():
         tolerance.assert_same_bits(name, cell.get_weights()[name], array)
@@ -149,20 +156,35 @@ def test_hadamard_is_the_golden_one() -> None:
 
 def test_shapes_are_those_of_the_weights() -> None:
     for n_q in (1, 16):
-        for name, array in {**cases.mla_weights(n_q), **cases.indexer_weights()}.items():
+        for name, array in layer_weights(n_q).items():
             assert weights.shape_of(name, n_q) == array.shape
 
 
 def test_our_own_file_makes_the_round_trip(tmp_path: Path) -> None:
-    layer = {**cases.mla_weights(2), **cases.indexer_weights()}
+    layer = layer_weights(2)
     weights.save(tmp_path / "layer.safetensors", layer)
-    loaded = {
-        **weights.load_mla(tmp_path / "layer.safetensors"),
-        **weights.load_indexer(tmp_path / "layer.safetensors"),
-    }
-    assert list(loaded) == list(layer)
+    loaded = weights.load_layer(tmp_path / "layer.safetensors")
+    assert sorted(loaded) == sorted(layer)
     for name, array in layer.items():
         tolerance.assert_same_bits(name, loaded[name], array)
+
+
+def test_a_file_of_the_epilog_alone(tmp_path: Path) -> None:
+    """What a cell of one operator saves has the number of heads too, and nothing of the others."""
+    path = tmp_path / "epilog.safetensors"
+    cell = cells.MLAEpilog(3)
+    cell.set_weights(cases.epilog_weights(3))
+    cell.save(path)
+    assert sorted(weights.Checkpoint(path).names()) == sorted(weights.EPILOG_WEIGHTS)
+    part = cells.MLAEpilog(2)
+    part.load(path, heads=range(1, 3))
+    want = weights.of_heads(cases.epilog_weights(3), range(1, 3))
+    for name in weights.EPILOG_WEIGHTS:
+        tolerance.assert_same_bits(name, weights.load_epilog(path)[name], cases.epilog_weights(3)[name])
+        tolerance.assert_same_bits(name, part.get_weights()[name], want[name])
+    for function, name in ((weights.load_mla, "w_dq"), (weights.load_layer, "w_dq"), (weights.load_indexer, "w_qb")):
+        with pytest.raises(KeyError, match=f"no tensor '{name}' in "):
+            function(path)
 
 
 def test_our_own_file_is_one_of_safetensors(tmp_path: Path) -> None:

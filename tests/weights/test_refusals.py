@@ -11,6 +11,7 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
+import tolerance
 from checkpoints import BF16, PREFIX, Zeros
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -24,10 +25,10 @@ SMALL = 400_000
 
 
 def load(path: Path, **options: Any) -> dict[str, Any]:
-    """Both prologs' weights, of PREFIX if nothing else is asked for."""
+    """A layer's weights, of PREFIX if nothing else is asked for."""
     if "layer" not in options:
         options = {"prefix": PREFIX, **options}
-    return {**weights.load_mla(path, **options), **weights.load_indexer(path, **options)}
+    return weights.load_layer(path, **options)
 
 
 def vector(n: int, value: float, at: int = 0, dtype: Any = np.float32) -> Any:
@@ -99,6 +100,7 @@ CASES: dict[str, Case] = {
             "q_b_proj": 192,
             "kv_a_proj_with_mqa": 576,
             "kv_b_proj": 256,
+            "o_proj": 7168,
             "indexer.wq_b": 8192,
             "indexer.wk": 128,
             "indexer.weights_proj": 64,
@@ -130,6 +132,20 @@ CASES: dict[str, Case] = {
         "[575] is -4, expected 0, which cancels input_offset = 3; the operators have no bias",
         early=False,
     ),
+    "weight_offset of o_proj": Case(
+        "W8A8_DYNAMIC", {"o_proj.weight_offset": vector(7168, 2, 7167)[:, None]}, f"[7167, 0] is 2, {NO_TERM}"
+    ),
+    "quant_bias of o_proj without an offset": Case(
+        "W8A8",
+        {"o_proj.quant_bias": vector(7168, 1, 2, np.int32), "o_proj.input_offset": np.zeros(1, np.float32)},
+        f"[2] is 1, {NO_TERM}",
+    ),
+    "quant_bias of o_proj beside an offset": Case(
+        "W8A8_MIX",
+        {"o_proj.quant_bias": vector(7168, 9, 7100, np.int32)},
+        "[7100] is 9, expected 0, which cancels input_offset = 3; the operators have no bias",
+        early=False,
+    ),
     "input_offset without a quant_bias": Case(
         "W8A8",
         {"q_a_proj.input_offset": np.full(1, -7, np.float32), "q_a_proj.quant_bias": None},
@@ -141,6 +157,7 @@ CASES: dict[str, Case] = {
     # Clipping
     "ckv_a_alpha": Case("FLOAT", {"ckv_a_alpha": np.full(1, 0.9, np.float32)}, f"[0] is 0.9, {NO_CLIP}"),
     "an alpha of the query": Case("FLOAT", {"q_b_proj.a_alpha": np.array(0.5, np.float32)}, f" is 0.5, {NO_CLIP}"),
+    "an alpha of o_proj": Case("FLOAT", {"o_proj.w_alpha": np.full(1, 0.9, np.float32)}, f"[0] is 0.9, {NO_CLIP}"),
     "an alpha of the indexer": Case("FLOAT", {"indexer.q_alpha": np.full(1, np.nan, BF16)}, f"[0] is nan, {NO_CLIP}"),
     # Left over
     "weight_scale_inv beside floats": Case(
@@ -157,6 +174,15 @@ CASES: dict[str, Case] = {
     "weight_scale_inv beside int8": Case(
         "W8A8_DYNAMIC", {"q_b_proj.weight_scale_inv": np.ones((2, 12), np.float32)}, f" {LEFT} I8 (W8A8_DYNAMIC)"
     ),
+    "weight_scale_inv beside a float o_proj": Case(
+        "FLOAT", {"o_proj.weight_scale_inv": np.ones((56, 1), np.float32)}, f" {LEFT} BF16 (FLOAT)"
+    ),
+    "weight_scale beside o_proj in FP8": Case(
+        "FP8", {"o_proj.weight_scale": np.full((7168, 1), 2, np.float32)}, "[0, 0] is 2, expected 1: the blocks have"
+    ),
+    "weight_scale_inv beside o_proj in int8": Case(
+        "W8A8_DYNAMIC", {"o_proj.weight_scale_inv": np.ones((56, 1), np.float32)}, f" {LEFT} I8 (W8A8_DYNAMIC)"
+    ),
     "input_scale beside floats": Case(
         "FLOAT", {"indexer.wk.input_scale": np.ones(1, np.float32)}, f" {LEFT} BF16 (FLOAT)"
     ),
@@ -165,7 +191,9 @@ CASES: dict[str, Case] = {
     ),
     # Scales
     **{
-        f"{suffix} that is {value:g}": Case(kind, {f"{module}.{suffix}": make(value)}, f"{at} is {value:g}, {POSITIVE}")
+        f"{suffix} of {module} that is {value:g}": Case(
+            kind, {f"{module}.{suffix}": make(value)}, f"{at} is {value:g}, {POSITIVE}"
+        )
         for value in (np.nan, np.inf, -0.5, 0.0)
         for kind, module, suffix, make, at in (
             ("W8A8_DYNAMIC", "q_b_proj", "weight_scale", lambda v: scales(192, v), "[3, 0]"),
@@ -173,6 +201,10 @@ CASES: dict[str, Case] = {
             ("W8A8", "q_a_proj", "deq_scale", lambda v: scales(1536, v)[:, 0], "[3]"),
             ("W8A8", "q_a_proj", "input_scale", lambda v: np.full(1, v, np.float32), "[0]"),
             ("FP8", "kv_a_proj_with_mqa", "weight_scale_inv", lambda v: np.full((5, 56), v, np.float32), "[0, 0]"),
+            ("W8A8_DYNAMIC", "o_proj", "weight_scale", lambda v: scales(7168, v), "[3, 0]"),
+            ("W8A8", "o_proj", "deq_scale", lambda v: scales(7168, v)[:, 0], "[3]"),
+            ("FP8", "o_proj", "weight_scale_inv", lambda v: scales(56, v), "[3, 0]"),
+            ("FP8", "kv_b_proj", "weight_scale_inv", lambda v: np.full((2, 4), v, np.float32), "[0, 0]"),
         )
     },
     "a half's weight_scale_inv": Case(
@@ -234,6 +266,11 @@ CASES: dict[str, Case] = {
     ),
     # What belongs together is not there
     "no weight": Case("FLOAT", {"q_a_proj.weight": None}, "no tensor '", KeyError),
+    "no kv_b_proj": Case("FLOAT", {"kv_b_proj.weight": None}, "no tensor '", KeyError),
+    "no o_proj": Case("FLOAT", {"o_proj.weight": None}, "no tensor '", KeyError),
+    "the scales of o_proj alone": Case("FP8", {"o_proj.weight": None}, "no tensor '", KeyError),
+    "no weight_scale_inv of o_proj": Case("FP8", {"o_proj.weight_scale_inv": None}, "no tensor '", KeyError),
+    "no input_scale of o_proj": Case("W8A8", {"o_proj.input_scale": None}, "no tensor '", KeyError),
     "no weight of the indexer": Case("FLOAT", {"indexer.wq_b.weight": None}, "no tensor '", KeyError),
     "no norm": Case("FLOAT", {"kv_a_layernorm.weight": None}, "no tensor '", KeyError),
     "no bias of the key's norm": Case("FLOAT", {"indexer.k_norm.bias": None}, "no tensor '", KeyError),
@@ -285,6 +322,24 @@ CASES: dict[str, Case] = {
         "FLOAT",
         {"q_a_proj.weight": vector(1536 * 7168, np.nan, 1500 * 7168 + 9, BF16).reshape(1536, 7168)},
         "[1500, 9] is nan, expected a finite number",
+        early=False,
+    ),
+    "NaN in o_proj": Case(
+        "FLOAT",
+        {"o_proj.weight": vector(7168 * 128, np.nan, 7167 * 128 + 5, BF16).reshape(7168, 128)},
+        "[7167, 5] is nan, expected a finite number",
+        early=False,
+    ),
+    "FP8's NaN in o_proj": Case(
+        "FP8",
+        {"o_proj.weight": vector(7168 * 128, np.nan, 600 * 128, checkpoints.FP8).reshape(7168, 128)},
+        "[600, 0] is nan, expected a finite number",
+        early=False,
+    ),
+    "infinity in a head's values": Case(
+        "FLOAT",
+        {"kv_b_proj.weight": vector(256 * 512, -np.inf, 200 * 512 + 3, BF16).reshape(256, 512)},
+        "[200, 3] is -inf, expected a finite number",
         early=False,
     ),
     "infinity in a matrix to be quantised": Case(
@@ -346,6 +401,22 @@ CASES: dict[str, Case] = {
         {"q_b_proj.weight": Zeros("BF16", (384, 1536))},
         "1536), expected (n_q * q_head_dim, q_lora_rank)",
     ),
+    "other heads of the output": Case(
+        "FLOAT", {"o_proj.weight": Zeros("BF16", (7168, 256))}, "256), expected (h, n_q * v_head_dim) = (7168, 128)"
+    ),
+    "o_proj that is turned over": Case(
+        "FLOAT", {"o_proj.weight": Zeros("BF16", (128, 7168))}, "has shape (128, 7168), expected (h, n_q * v_head_dim)"
+    ),
+    "3 GB of o_proj": Case("FLOAT", {"o_proj.weight": Zeros("F32", (7168, 107520))}, "expected (h, n_q * v_head_dim)"),
+    "blocks of another size of o_proj": Case(
+        "FP8", {"o_proj.weight_scale_inv": np.ones((1, 56), np.float32)}, "= (56, 1)"
+    ),
+    "scales of o_proj's columns": Case(
+        "W8A8_DYNAMIC", {"o_proj.weight_scale": np.ones((1, 128), np.float32)}, "expected (out, 1) = (7168, 1)"
+    ),
+    "o_proj of float64": Case(
+        "FLOAT", {"o_proj.weight": Zeros("F64", (7168, 128))}, f" {WANTED} or F8_E4M3 or I8, got F64", TypeError
+    ),
     "a norm of another size": Case("FLOAT", {"q_a_layernorm.weight": np.ones(1535, BF16)}, "expected (q_lora_rank) ="),
     "a smaller rotation": Case(
         "FLOAT", {"indexer.hadamard_matrix": np.eye(64, dtype=BF16)}, "has shape (64, 64), expected (idx_head_dim"
@@ -370,6 +441,8 @@ CASES: dict[str, Case] = {
     "an int8 bias": Case("FLOAT", {"q_a_proj.bias": np.zeros(1536, np.int8)}, f" {WANTED}, got I8", TypeError),
     # Unknown
     "an unknown tensor": Case("FLOAT", {"q_c_proj.weight": np.zeros(1, np.float32)}, f" {UNKNOWN}"),
+    "an unknown tensor of o_proj": Case("FP8", {"o_proj.scale": np.ones((56, 1), np.float32)}, f" {UNKNOWN}"),
+    "an unknown tensor of kv_b_proj": Case("FLOAT", {"kv_b_proj.scale": np.ones((2, 4), np.float32)}, f" {UNKNOWN}"),
     "an unknown tensor of the indexer": Case("FLOAT", {"indexer.fa_q.scale": np.zeros(1, np.float32)}, f" {UNKNOWN}"),
     "a tensor of other formats beside a weight": Case("FLOAT", {"q_b_proj.scale": np.zeros(1, np.float32)}, UNKNOWN),
     "a key's rotation under another name": Case(
@@ -393,22 +466,37 @@ def largest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return sizes
 
 
+def functions_of(case: Case) -> list[Callable[..., Any]]:
+    """What reads the first tensor that is changed. Of kv_b_proj values are changed, which load_mla does not read."""
+    module = case.tensor.partition(".")[0]
+    if module == "indexer":
+        parts = [weights.load_indexer]
+    elif module == "o_proj":
+        parts = [weights.load_epilog]
+    elif module == "kv_b_proj":
+        parts = [weights.load_mla, weights.load_epilog] if case.early else [weights.load_epilog]
+    else:
+        parts = [weights.load_mla]
+    return [*parts, weights.load_layer]
+
+
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_refusal(name: str, tmp_path: Path, largest: list[int]) -> None:
+    """By what reads a part of the layer, and by what reads all of it."""
     case = CASES[name]
     path = case.write(tmp_path)
-    function = weights.load_indexer if case.tensor.startswith("indexer.") else weights.load_mla
-    with pytest.raises(case.error) as raised:
-        function(path, prefix=PREFIX)
-    text = str(raised.value.args[0])
-    print(f"\n{type(raised.value).__name__}: {text}")
-    assert case.text in text
-    assert str(path) in text
-    assert f"{PREFIX}{case.tensor}" in text
-    assert "\n" not in text
-    if case.early:
-        assert max(largest) < SMALL
+    for function in functions_of(case):
+        with pytest.raises(case.error) as raised:
+            function(path, prefix=PREFIX)
+        text = str(raised.value.args[0])
+        print(f"\n{function.__name__}: {type(raised.value).__name__}: {text}")
+        assert case.text in text
+        assert str(path) in text
+        assert f"{PREFIX}{case.tensor}" in text
+        assert "\n" not in text
+        if case.early:
+            assert max(largest) < SMALL
 
 
 @pytest.mark.parametrize("kind", ["FLOAT", "FP8", "W8A8_DYNAMIC", "W8A8", "W8A8_MIX"])
@@ -416,9 +504,10 @@ def test_the_layers_that_refusals_are_tried_on_are_loaded(kind: str, tmp_path: P
     """Or each of the refusals might have another reason."""
     path = checkpoints.write(tmp_path / "model.safetensors", checkpoints.renamed(checkpoints.hollow(1, kind)))
     loaded = load(path)
-    weights.check({name: loaded[name] for name in weights.MLA_WEIGHTS}, weights.MLA_WEIGHTS, 1)
+    weights.check(loaded, [*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS, *weights.EPILOG_WEIGHTS], 1)
     if kind != "FLOAT":
-        assert (loaded["w_qb_scale"] == 0.5).all() == (kind != "FP8")  # 1 / 2, or as it is
+        for scale in ("w_qb_scale", "w_o_scale"):
+            assert (loaded[scale] == 0.5).all() == (kind != "FP8")  # 1 / 2, or as it is
 
 
 HARMLESS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -426,12 +515,13 @@ HARMLESS: dict[str, tuple[str, dict[str, Any]]] = {
     "weight_scale of one beside FP8": ("FP8", {"q_b_proj.weight_scale": np.ones((192, 1), np.float32)}),
     "biases of zero": (
         "W8A8",
-        {f"{m}.bias": np.zeros(n, BF16) for m, n in (("q_a_layernorm", 1536), ("q_b_proj", 192))},
+        {f"{m}.bias": np.zeros(n, BF16) for m, n in (("q_a_layernorm", 1536), ("q_b_proj", 192), ("o_proj", 7168))},
     ),
+    "an alpha of one of o_proj": ("FLOAT", {"o_proj.w_alpha": np.ones(1, np.float32)}),
+    "weight_scale of one beside o_proj in FP8": ("FP8", {"o_proj.weight_scale": np.ones((7168, 1), np.float32)}),
+    "no activations' offset of o_proj": ("W8A8", {"o_proj.input_offset": None, "o_proj.quant_bias": None}),
     "offsets of zero, of integers": ("W8A8_DYNAMIC", {"q_b_proj.weight_offset": np.zeros((192, 1), np.int8)}),
     "a table of transformers": ("FLOAT", {"rotary_emb.inv_freq": np.ones(32, np.float32)}),
-    "o_proj in any format": ("FLOAT", {"o_proj.weight_offset": np.ones(7168, np.float32)}),
-    "no o_proj": ("FLOAT", {"o_proj.weight": None}),
     "no activations' offset": ("W8A8", {"q_b_proj.input_offset": None, "q_b_proj.quant_bias": None}),
     "deq_scale of U64": ("W8A8", {"q_b_proj.deq_scale": np.full(192, 0x3F800000, np.uint64)}),
     "dynamic scales of bfloat16 in a mixture": ("W8A8_MIX", {"q_b_proj.weight_scale": np.full((192, 1), 0.502, BF16)}),
@@ -446,22 +536,60 @@ def test_what_changes_nothing_passes(name: str, tmp_path: Path) -> None:
     layer = Layer(Checkpoint(path), PREFIX)
     assert layer.check_mla() == 1
     layer.check_indexer()
+    layer.check_epilog()
 
 
-@pytest.mark.parametrize("function", [weights.load_mla, weights.load_indexer])
+@pytest.mark.parametrize(
+    ("change", "error", "text"),
+    [
+        ({"o_proj.weight": None}, KeyError, f"no tensor '{PREFIX}o_proj.weight' in "),
+        ({"o_proj.weight_offset": np.ones(7168, np.float32)}, ValueError, f" {LEFT} BF16"),
+        ({"o_proj.more": np.ones(1, np.float32)}, ValueError, f" {UNKNOWN}"),
+        ({"o_proj.weight": Zeros("F8_E8M0", (3,))}, TypeError, "o_proj.weight must be "),
+    ],
+    ids=["none", "left over", "unknown", "of another type"],
+)
+def test_o_proj_concerns_the_epilog_alone(
+    tmp_path: Path, largest: list[int], change: dict[str, Any], error: type[Exception], text: str
+) -> None:
+    """What a checkpoint of a prolog alone lacks, or has in any format, keeps nobody from the others."""
+    tensors = {name: t for name, t in {**checkpoints.hollow(1), **change}.items() if t is not None}
+    path = checkpoints.write(tmp_path / "model.safetensors", checkpoints.renamed(tensors))
+    for function in (weights.load_epilog, weights.load_layer):
+        with pytest.raises(error) as raised:
+            function(path, layer=0)
+        assert text in str(raised.value.args[0])
+        assert str(path) in str(raised.value.args[0])
+    assert max(largest) < SMALL
+    assert sorted(weights.load_prologs(path, layer=0)) == sorted([*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS])
+    assert tuple(weights.load_mla(path, layer=0)) == weights.MLA_WEIGHTS
+
+
+UNKNOWN_TENSORS = ("q_c_proj.weight", "indexer.fa_q.scale", "o_proj.scale")
+
+
+@pytest.mark.parametrize("function", [weights.load_mla, weights.load_indexer, weights.load_epilog, weights.load_layer])
 def test_unknown_tensors_are_passed_over_if_one_says_so(function: Callable[..., Any], tmp_path: Path) -> None:
-    unknown = {"q_c_proj.weight": np.zeros(1, np.float32), "indexer.fa_q.scale": np.zeros(1, np.float32)}
+    unknown = {name: np.zeros(1, np.float32) for name in UNKNOWN_TENSORS}
     tensors = checkpoints.renamed({**checkpoints.hollow(1), **unknown})
     path = checkpoints.write(tmp_path / "model.safetensors", tensors)
     with pytest.raises(ValueError, match="is not known here"):
         function(path, prefix=PREFIX)
     known = checkpoints.write(tmp_path / "known.safetensors", checkpoints.renamed(checkpoints.hollow(1)))
+    want = function(known, prefix=PREFIX)
     for name, array in function(path, prefix=PREFIX, allow_unknown=True).items():
-        np.testing.assert_array_equal(array, function(known, prefix=PREFIX)[name], name)
+        tolerance.assert_same_bits(name, array, want[name])
 
 
 def test_allow_unknown_allows_nothing_else(tmp_path: Path) -> None:
-    for name in ("bias of q_a_proj", "ckv_a_alpha", "weight_scale beside floats", "bias of q_a_layernorm"):
+    for name in (
+        "bias of q_a_proj",
+        "bias of o_proj",
+        "an alpha of o_proj",
+        "ckv_a_alpha",
+        "weight_scale beside floats",
+        "bias of q_a_layernorm",
+    ):
         path = CASES[name].write(tmp_path)
         with pytest.raises(ValueError, match=re.escape(CASES[name].text)):
             load(path, allow_unknown=True)
@@ -499,7 +627,7 @@ def test_any_change_of_a_layer_is_loaded_or_refused_by_name(
             layer[name] = np.full(shape, data.draw(st.sampled_from(VALUES))).astype(dtype)
     path = checkpoints.write(tmp_path_factory.getbasetemp() / "any.safetensors", checkpoints.renamed(layer))
     tried = Layer(Checkpoint(path), PREFIX)
-    for check in (tried.check_mla, tried.check_indexer):
+    for check in (tried.check_mla, tried.check_indexer, tried.check_epilog):
         try:
             check()
         except (KeyError, TypeError, ValueError) as error:
@@ -521,8 +649,8 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("options", "error", "text"),
     [
-        ({"layer": 7, "heads": [0]}, TypeError, "load_mla: heads must be a range, got [0]"),
-        ({"layer": 7, "heads": 1}, TypeError, "load_mla: heads must be a range, got 1"),
+        ({"layer": 7, "heads": [0]}, TypeError, "weights: heads must be a range, got [0]"),
+        ({"layer": 7, "heads": 1}, TypeError, "weights: heads must be a range, got 1"),
         ({"layer": 7, "heads": range(0)}, ValueError, "heads is range(0, 0), expected a part of range(0, 2)"),
         ({"layer": 7, "heads": range(1, 3)}, ValueError, "heads is range(1, 3), expected a part of range(0, 2)"),
         ({"layer": 7, "heads": range(-1, 1)}, ValueError, "heads is range(-1, 1), expected a part of range(0, 2)"),
@@ -533,7 +661,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ({"layer": -1}, KeyError, "weights: no layer -1 in {path}; there are 7"),
         ({"layer": "7"}, TypeError, "weights: layer must be an int, got '7'"),
         ({"layer": True}, TypeError, "weights: layer must be an int, got True"),
-        ({"layer": 7, "prefix": "x"}, ValueError, "load_mla: prefix is 'x' and layer is 7, expected one of them"),
+        ({"layer": 7, "prefix": "x"}, ValueError, "{function}: prefix is 'x' and layer is 7, expected one of them"),
         *(
             (
                 {"prefix": prefix},
@@ -547,9 +675,10 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_arguments_that_fit_nothing(
     plain: Path, largest: list[int], options: dict[str, Any], error: type[Exception], text: str
 ) -> None:
-    with pytest.raises(error) as raised:
-        weights.load_mla(plain, **options)
-    assert text.format(path=plain) in str(raised.value.args[0])
+    for function in (weights.load_mla, weights.load_epilog, weights.load_prologs, weights.load_layer):
+        with pytest.raises(error) as raised:
+            function(plain, **options)
+        assert text.format(path=plain, function=function.__name__) in str(raised.value.args[0])
     assert max(largest) < SMALL
 
 
@@ -638,9 +767,9 @@ def test_descriptions_that_cannot_be_read(tmp_path: Path) -> None:
 def own() -> dict[str, Any]:
     """A layer in our own format, of one head."""
     tensors: dict[str, Any] = {}
-    for name in (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS):
+    for name in (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS, *weights.EPILOG_WEIGHTS):
         shape = weights.shape_of(name, 1)
-        dtype = {"w_uq_qr": "I8", "w_qb": "I8"}.get(name, "BF16")
+        dtype = "I8" if name in ("w_uq_qr", "w_qb", "w_o") else "BF16"
         tensors[name] = np.ones(shape, np.float32) if name.endswith("_scale") else Zeros(dtype, shape)
     return tensors
 
@@ -652,6 +781,15 @@ def own() -> dict[str, Any]:
         ({"w_dq": Zeros("F32", (7168, 1536))}, TypeError, "w_dq must be BF16, got F32"),
         ({"w_uk": Zeros("BF16", (0, 128, 512))}, ValueError, "w_uk has shape (0, 128, 512), expected (n_q, qk_nope"),
         ({"wk": None}, KeyError, "no tensor 'wk' in "),
+        ({"w_o": None}, KeyError, "no tensor 'w_o' in "),
+        ({"w_uv": None}, KeyError, "no tensor 'w_uv' in "),
+        ({"w_uk": None}, KeyError, "no tensor 'w_uk' in "),
+        ({"w_uv": Zeros("BF16", (1, 128, 512))}, ValueError, "w_uv has shape (1, 128, 512), expected (n_q, kv_lora"),
+        ({"w_uv": Zeros("BF16", (2, 512, 128))}, ValueError, "w_uv has shape (2, 512, 128), expected (n_q, kv_lora"),
+        ({"w_o": Zeros("I8", (256, 7168))}, ValueError, "w_o has shape (256, 7168), expected (n_q*v_head_dim, h) ="),
+        ({"w_o": Zeros("BF16", (128, 7168))}, TypeError, "w_o must be I8, got BF16"),
+        ({"w_o_scale": scales(7168, -1)}, ValueError, f"w_o_scale[3, 0] is -1, {POSITIVE}"),
+        ({"w_o_scale": np.ones((7168,), np.float32)}, ValueError, "w_o_scale has shape (7168,), expected (h, 1)"),
         ({"w_more": np.ones(1, np.float32)}, ValueError, f"w_more {UNKNOWN}"),
         ({"dequant_scale": scales(192, np.nan)}, ValueError, f"dequant_scale[3, 0] is nan, {POSITIVE}"),
         ({"w_qb_scale": scales(8192, 0)}, ValueError, f"w_qb_scale[3, 0] is 0, {POSITIVE}"),
