@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
+import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ KINDS = (
     "memory blocks",
 )
 MODES = ("pynative", "jit", "graph", "dynamic")
+REFUSED = "GetWorkspaceSize call failed"
+NOT_ENOUGH = r"[Mm]emory not enough|no \d+ bytes of memory"
 pytestmark = pytest.mark.cpu_kernels
 
 
@@ -90,8 +93,9 @@ def test_calls_go_on_after_one_that_was_refused(how: str) -> None:
     """The tiling function refuses a device without cores, before the kernel is launched."""
     case = make("mla_prolog_quant", 3, 1, [3, 5, 7], n_q=1)
     call = made(case, how)
-    with virtual.option("CORES", 0), pytest.raises(RuntimeError, match="GetWorkspaceSize call failed"):
+    with virtual.option("CORES", 0), pytest.raises(RuntimeError, match=REFUSED):
         results_of(case, call, inputs_of(case))
+    hear_the_rest(REFUSED)
     again = call if how == "pynative" else made(case, how)  # MindSpore never runs a graph again that has failed
     assert_same(results_of(case, again, inputs_of(case)), run(case, "pynative"))
 
@@ -102,24 +106,30 @@ def test_memory_that_does_not_suffice(how: str) -> None:
     inputs = inputs_of(large)
     ms.runtime.synchronize()
     ms.runtime.empty_cache()
-    with (
-        virtual.option("MEMORY_MB", 1),
-        pytest.raises(RuntimeError, match=r"[Mm]emory not enough|no \d+ bytes of memory"),
-    ):
+    with virtual.option("MEMORY_MB", 1), pytest.raises(RuntimeError, match=NOT_ENOUGH):
         results_of(large, made(large, how), inputs)
-    hear_the_rest()
+    hear_the_rest(NOT_ENOUGH)
     assert_same(results_of(small, made(small, how), inputs_of(small)), want)
 
 
-def hear_the_rest(statements: int = 4) -> None:
-    """Lets MindSpore tell of what else went wrong in the calls before: of each allocation, at a statement of its own.
+def hear_the_rest(text: str, seconds: float = 60) -> None:
+    """Waits until MindSpore has told of a failure, whose message has `text`, as often as it does.
 
-    How many there were when the first was told depends on threads. What goes on longer is an error of the test.
+    A thread of MindSpore's that fails at a task keeps the error for a later statement. Then it fails every task in its
+    queue, those too that are put there meanwhile, until it finds the queue empty: any number of statements, if one
+    follows the other at once. So there is a pause before each. One that passes through the queues shows that the thread
+    is done, and the synchronisation after it raises what was kept.
     """
-    for _ in range(statements):
-        with contextlib.suppress(RuntimeError):
+    end = time.monotonic() + seconds
+    while True:
+        time.sleep(0.02)
+        try:
             (ms.ops.zeros((1,), ms.float32) + 1).asnumpy()
+            ms.runtime.synchronize()
             return
+        except RuntimeError as error:
+            if not re.search(text, str(error)) or time.monotonic() > end:
+                raise
 
 
 def counts() -> dict[str, int]:

@@ -10,7 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -129,10 +132,17 @@ extern "C" {{
 
 
 def build() -> Path:
-    """The package's folder, which ASCEND_CUSTOM_OPP_PATH may list; made once for each content."""
-    home = stand_in.build()
+    """The package's folder, which ASCEND_CUSTOM_OPP_PATH may list; made once for each content.
+
+    What it needs is compiled in parallel: while one process builds, the others of a test run wait for the same.
+    """
     infos = [op_info.load(name) for name in op_info.names()]
-    text = _source(infos)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        of_cann, of_host = pool.submit(stand_in.build), pool.submit(op_host.library)
+        kernels = dict(zip(op_info.names(), pool.map(_kernel, op_info.names()), strict=True))
+        home = of_cann.result()
+        of_host.result()
+    text = _source(infos, kernels)
     flags = [*stand_in.FLAGS, *(f"-I{path}" for path in (SOURCES, stand_in.SOURCES, EMULATOR))]
     sources = sorted(SOURCES.glob("*.cc"))
     digest = hashlib.sha256("\0".join([text, str(home), compiler(), *flags]).encode())
@@ -165,22 +175,25 @@ def _configs() -> list[str]:
     return [f"op_impl/ai_core/tbe/config/{unit}" for unit in op_info.ASCEND_UNITS]
 
 
-def _source(infos: list[op_info.OpInfo]) -> str:
-    """The table of operators, and their functions."""
+def _kernel(name: str) -> Path:
+    """A kernel as a library for the emulator."""
+    return build_kernel(OP_KERNEL / f"{name}.cpp", [name], include_dirs=[OP_KERNEL]).path
+
+
+def _source(infos: list[op_info.OpInfo], kernels: Mapping[str, Path]) -> str:
+    """The table of operators, and their functions. `kernels`: the library of each kernel, by its name."""
     lines = ['#include "operator.h"', "", "namespace ascend_virtual {", ""]
     libraries = (str(op_host.library()._name), str(kernel_impl.library_path()))
     lines.append(f"const Libraries kLibraries = {{{', '.join(map(json.dumps, libraries))}}};")
     functions = []
     for info in infos:
         definition = Definition.read(info.cann_type)
-        lines.append(f"static const Operator k{info.cann_type} = {{{_operator(info, definition)}}};")
+        lines.append(f"static const Operator k{info.cann_type} = {{{_operator(info, definition, kernels)}}};")
         functions.append(_functions(definition))
     return "\n".join([*lines, "", "}  // namespace ascend_virtual", "", *functions])
 
 
-def _operator(info: op_info.OpInfo, definition: Definition) -> str:
-    source = OP_KERNEL / f"{definition.kernel}.cpp"
-    library = build_kernel(source, [definition.kernel], include_dirs=[OP_KERNEL]).path
+def _operator(info: op_info.OpInfo, definition: Definition, kernels: Mapping[str, Path]) -> str:
     nz = {arg.name: arg.format == "NZ" for arg in info.inputs}
     copied = definition.contiguous - set(definition.outputs)  # what is written must be the caller's memory
     inputs = [
@@ -200,7 +213,7 @@ def _operator(info: op_info.OpInfo, definition: Definition) -> str:
         text = json.dumps(default) if attr.type == "str" else "nullptr"
         integer = int(default) if attr.type == "bool" else 0
         cpu.append(f'{{"{attr.name}", {source}, {_CPU_TYPES[attr.type]}, {integer}, {text}}}')
-    names = ", ".join(map(json.dumps, (definition.type, definition.kernel, str(library))))
+    names = ", ".join(map(json.dumps, (definition.type, definition.kernel, str(kernels[definition.kernel]))))
     return ", ".join([names, *(f"{{{', '.join(part)}}}" for part in (inputs, outputs, attributes, cpu, arguments))])
 
 

@@ -36,8 +36,8 @@ def environment(*, packages: Sequence[Path] | None = None, **options: int) -> di
     unknown = set(options) - set(OPTIONS)
     if unknown:
         raise ValueError(f"virtual Ascend: no option {', '.join(sorted(unknown))}; there are {', '.join(OPTIONS)}")
+    listed = [package()] if packages is None else packages  # with the stand-in, which is then there
     home = cann_home()
-    listed = [package()] if packages is None else packages
     before = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     folders = [home / "lib64", home / "lib64" / "driver", *before]
     # A real CANN's Python packages must not come with a stand-in for its libraries.

@@ -7,9 +7,12 @@ those of the CPU library; it takes weights as the CPU does, row-major or PACKED,
 from __future__ import annotations
 
 import hashlib
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -17,7 +20,7 @@ if __name__ == "__main__":
     sys.path += [str(ROOT_TESTS / "ascendc_emulator")]
 
 from emulator import HERE as EMULATOR
-from emulator import build, cache_directory, compiler
+from emulator import build, building, cache_directory, compiler
 
 from ms_dsv32 import op_info
 
@@ -28,6 +31,12 @@ OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
 OP_HOST = OP_KERNEL.with_name("op_host")
 SHARED = ("custom_ops", "graph_guard", "op_check", "pack", "threading")
 """Sources of the CPU library that stay as they are."""
+FLAGS = (
+    *("-std=c++17", "-O1", "-fPIC", "-pthread", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),
+    *("-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
+    *(f"-I{path}" for path in (ROOT, EMULATOR)),
+)
+LINK = ("-shared", "-pthread")
 
 
 def _tables() -> str:
@@ -46,32 +55,49 @@ def _tables() -> str:
 
 def build_library(sources: Mapping[str, str] | None = None) -> Path:
     """The library's path. `sources`: other text for the kernels of these operators, to see what becomes of a fault."""
-    kernels = {}
-    for name in op_info.names():
-        source = (sources or {}).get(name, OP_KERNEL / f"{name}.cpp")
-        kernels[name] = build(source, [name], include_dirs=[OP_KERNEL]).path
+    texts = {name: OP_KERNEL / f"{name}.cpp" for name in op_info.names()} | dict(sources or {})
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        objects = pool.submit(_objects)
+        kernels = list(pool.map(lambda name: build(texts[name], [name], include_dirs=[OP_KERNEL]).path, texts))
+    files = [*objects.result(), *kernels]
+    digest = hashlib.sha256("\0".join([compiler(), *LINK, *map(str, files)]).encode())
+    target = cache_directory() / f"kernel_library-{digest.hexdigest()[:20]}.so"
+    with building(target):
+        if not target.exists():
+            made = target.with_suffix(".tmp")
+            _run([compiler(), *LINK, *map(str, files), "-o", str(made)])
+            made.replace(target)
+    return target
+
+
+def _objects() -> list[Path]:
+    """What does not depend on the text of the kernels: compiled once for each content."""
     text = _tables() + (HERE / "kernel_library.cc").read_text(encoding="utf-8")
-    flags = [
-        *("-std=c++17", "-O1", "-fPIC", "-pthread", "-shared", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),
-        *("-ffp-contract=off", "-Wall", "-Wextra", "-Werror"),
-        *(f"-I{path}" for path in (ROOT, EMULATOR)),
-    ]
-    files = [*(CPU / f"{name}.cc" for name in SHARED), *kernels.values()]
-    digest = hashlib.sha256("\0".join([text, compiler(), *flags, *map(str, files)]).encode())
+    digest = hashlib.sha256("\0".join([text, compiler(), *FLAGS]).encode())
     generated = ROOT / "ms_dsv32" / "kernel_impl" / "generated"
     headers = [*CPU.glob("*"), *generated.glob("*"), *OP_HOST.glob("*.h"), *OP_KERNEL.glob("*.h")]
-    for path in sorted(headers):
+    for path in sorted([*headers, EMULATOR / "interface.h"]):
         digest.update(path.read_bytes())
-    target = cache_directory() / f"kernel_library-{digest.hexdigest()[:20]}.so"
-    if not target.exists():
-        made = target.with_suffix(".tmp")
-        command = [compiler(), *flags, *map(str, files[: len(SHARED)]), "-x", "c++", "-", "-x", "none"]
-        command += [*map(str, files[len(SHARED) :]), "-o", str(made)]
-        result = subprocess.run(command, input=text, text=True, capture_output=True, check=False)
-        if result.returncode:
-            raise RuntimeError(f"{target.name} does not compile:\n{result.stderr}")
-        made.replace(target)
-    return target
+    folder = cache_directory() / f"kernel_library-{digest.hexdigest()[:20]}"
+    with building(folder):
+        if not folder.exists():
+            made = folder.with_suffix(".tmp")
+            shutil.rmtree(made, ignore_errors=True)
+            made.mkdir()
+            own = made / "kernel_library.cc"
+            own.write_text(text, encoding="utf-8")
+            units = [own, *(CPU / f"{name}.cc" for name in SHARED)]
+            commands = [[compiler(), *FLAGS, "-c", str(unit), "-o", str(made / f"{unit.stem}.o")] for unit in units]
+            with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+                list(pool.map(_run, commands))
+            made.rename(folder)
+    return sorted(folder.glob("*.o"))
+
+
+def _run(command: list[str]) -> None:
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        raise RuntimeError(f"the kernel library does not compile: {' '.join(command)}\n{result.stderr}")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from emulator import cache_directory, compiler
+from emulator import building, cache_directory, compiler
 
 ROOT = Path(__file__).resolve().parents[2]
 OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
@@ -50,11 +50,12 @@ def library(source: str) -> ctypes.CDLL:
     for path in sorted([*OP_HOST.glob("*.h"), *OP_KERNEL.glob("*.h")]):
         digest.update(path.read_bytes())
     target = cache_directory() / f"tiling-{digest.hexdigest()[:20]}.so"
-    if not target.exists():
-        made = target.with_suffix(".tmp")
-        command = [compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{ROOT}"]
-        subprocess.run([*command, "-x", "c++", "-", "-o", str(made)], input=source, text=True, check=True)
-        made.replace(target)
+    with building(target):
+        if not target.exists():
+            made = target.with_suffix(".tmp")
+            command = [compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{ROOT}"]
+            subprocess.run([*command, "-x", "c++", "-", "-o", str(made)], input=source, text=True, check=True)
+            made.replace(target)
     return ctypes.CDLL(str(target))
 
 

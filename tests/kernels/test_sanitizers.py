@@ -28,6 +28,7 @@ LARGE = (
     ),
     *(f"operators.py::test_prolog_heads[{name}-128]" for name in ("mla_prolog_quant", "mla_indexer_prolog_quant")),
     "operators.py::test_a_tokens_hidden_state_does_not_depend_on_threads_or_batch_mates[130]",
+    "operators.py::test_attention[1-4-128-2049]",  # others have all heads, several tokens, more keys than are selected
     *(f"operators.py::test_epilog[16-{t}]" for t in (31, 32, 33, 127, 128, 129)),
     *(f"attention_rows.py::test_any_width_and_heads[{n_q}-{topk}]" for n_q in (37, 128) for topk in (1000, 2048)),
 )
@@ -51,7 +52,7 @@ def address_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runtime("libasan.so")
     runtime("libubsan.so")
     folder = tmp_path_factory.mktemp("address")
-    flags = "-O1 -w -fno-sanitize-recover=all"
+    flags = "-Og -g1 -w -fno-sanitize-recover=all"  # -O1 compiles for longer than its tests are then shorter
     isas = ",".join(kernel_impl.isas())
     return driver.build_library(folder, MS_DSV32_SANITIZE="address,undefined", MS_DSV32_ISAS=isas, CXXFLAGS=flags)
 
@@ -79,7 +80,7 @@ def thread_programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
     runtime("libtsan.so")
     folder = tmp_path_factory.mktemp("thread")
     best = kernel_impl.isas()[0]
-    library = driver.build_library(folder, MS_DSV32_SANITIZE="thread", MS_DSV32_ISAS=best, CXXFLAGS="-O1 -w")
+    library = driver.build_library(folder, MS_DSV32_SANITIZE="thread", MS_DSV32_ISAS=best, CXXFLAGS="-O1 -g1 -w")
     return driver.build_driver(folder, COMPILER, "-fsanitize=thread", "-g"), library
 
 
