@@ -223,11 +223,9 @@ class Weighted(Checked):
     def set_own_weights(self, arrays: Mapping[str, Array]) -> None:
         """Sets those of `arrays` that are this cell's; they were checked."""
         target = ms.get_context("device_target")
-        laid_out = {name: weights.prepare(name, arrays[name], target) for name in self.names}
         self.layout.set_data(Tensor([_LAYOUTS[target]], ms.int32))
-        for name, array in laid_out.items():
-            # A Parameter would live on the memory of an array that is the caller's.
-            getattr(self, name).set_data(weights.to_tensor(array.copy() if array is arrays[name] else array))
+        for name in self.names:
+            getattr(self, name).set_data(weights.to_tensor(weights.prepare(name, arrays[name], target)))
 
     def own_weights(self) -> dict[str, Array]:
         """This cell's weights, row-major; copies."""
@@ -307,7 +305,10 @@ class _Weight(_Guarded):
 
     def assign_value(self, value: Tensor) -> Any:
         self.guard.admit(self.guarded_name)
-        return super().assign_value(value)
+        if value.shape != self.shape or value.dtype != self.dtype:
+            return super().assign_value(value)  # which refuses it
+        # Into the memory that is there: what mindspore.jit has compiled does not see that a Parameter has another one.
+        return self.copy_(value)
 
 
 def _guarded(parameter: Parameter, kind: type[_Guarded], guard: _Layout, name: str) -> Parameter:

@@ -399,14 +399,17 @@ def test_a_part_of_the_heads_from_a_file(tmp_path: Path) -> None:
         cell.load(tmp_path / "mla.safetensors")
 
 
-def test_weights_set_after_compilation_count() -> None:
+@pytest.mark.parametrize("how", MODES)
+def test_weights_set_after_compilation_count(how: str) -> None:
     case = cases.mla_prolog_case(1, 1, 2, 3).with_attributes(**EPSILONS)
     cell = cells.MLAProlog(2)
+    call = ms.jit(cell) if how == "jit" else cell
     names = ("token_x", "cos", "sin", "cache_index", "kv_cache", "kr_cache", "k_scale_cache")
     for seed in (0, 1):
         arrays = cases.mla_weights(2, seed)
         cell.set_weights(arrays)
-        result = run(cell, "graph", *tensors(*(case.inputs[n] for n in names)))[2]
+        with mode(how):
+            result = call(*tensors(*(case.inputs[n] for n in names)))[2]
         same("query_nope_out", result, bare(case.copy(**arrays))["query_nope_out"])
 
 
