@@ -3,6 +3,7 @@
 python -m benchmarks                  all contenders at all shapes: table, JSON, roofline and bar plot
 python -m benchmarks overhead         MindSpore's calls over the bare kernels
 python -m benchmarks scaling          cost against tokens, keys, sequences and threads
+python -m benchmarks accuracy         the layer beside the model in float32; also the table of docs/accuracy.md
 python -m benchmarks plot             plots and tables again, from the JSON files
 """
 
@@ -41,6 +42,11 @@ def main() -> None:
         from benchmarks.scaling import scaling
 
         _save(scaling(console, args.quick, args.repeats), args.output / "scaling.json")
+    elif args.command == "accuracy":
+        from benchmarks.accuracy import KEYS, accuracy
+
+        found = accuracy(console, args.heads, KEYS[:2] if args.quick else KEYS)
+        _save(found, args.output / "accuracy.json")
     _plot(args.output, console)
 
 
@@ -51,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("command", nargs="?", default="run", choices=("run", "overhead", "scaling", "plot"))
+    parser.add_argument("command", nargs="?", default="run", choices=("run", "overhead", "scaling", "accuracy", "plot"))
     parser.add_argument("--ops", nargs="+", choices=OPS, default=OPS, metavar="OP", help=f"of {', '.join(OPS)}")
     parser.add_argument(
         "--contenders",
@@ -63,6 +69,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--quick", action="store_true", help="few, small shapes")
     parser.add_argument("--hot", dest="cold", action="store_false", help="do not flush the caches before each call")
+    parser.add_argument("--heads", type=int, default=128, help="query heads of the layer whose accuracy is told (128)")
     parser.add_argument("--repeats", type=int, default=15, help="timed calls of each contender at most (15)")
     parser.add_argument("--seconds", type=float, default=4.0, help="budget of a shape beyond preparation (4)")
     parser.add_argument("--limit", type=float, default=3.0, help="leave out rivals that take longer for a call (3 s)")
@@ -85,6 +92,7 @@ def _plot(folder: Path, console: Console) -> None:
         "bars.png": (plots.bars, "benchmarks.json"),
         "bars_hot.png": (plots.bars, "benchmarks_hot.json"),
         "scaling.png": (plots.scaling, "scaling.json"),
+        "accuracy.png": (plots.accuracy, "accuracy.json"),
     }
     for name, (draw, source) in drawn.items():
         if (folder / source).is_file():
@@ -95,6 +103,10 @@ def _plot(folder: Path, console: Console) -> None:
             page = (folder / source).with_suffix(".md")
             page.write_text(report.markdown(json.loads((folder / source).read_text())))
             console.print(page)
+    if folder == RESULTS and (folder / "accuracy.json").is_file():
+        found = json.loads((folder / "accuracy.json").read_text())
+        report.ACCURACY_PAGE.write_text(report.accuracy_page(report.ACCURACY_PAGE.read_text(), found))
+        console.print(report.ACCURACY_PAGE)
 
 
 if __name__ == "__main__":

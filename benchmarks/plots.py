@@ -107,6 +107,37 @@ def scaling(found: Mapping[str, Any], path: Path) -> None:
     _save(figure, path, "Bare kernels, minima, cold; dashed: roofline", found)
 
 
+def accuracy(found: Mapping[str, Any], path: Path) -> None:
+    """Relative error and missed keys over the number of keys, by input, format and what loses them."""
+    results = found["results"]
+    inputs, formats = (list(dict.fromkeys(r[name] for r in results)) for name in ("input", "format"))
+    told = {
+        "arithmetic": "operators, after the selection",
+        "operators": "operators",
+        "storing": "storing alone",
+        "both": "operators and storing",
+    }
+    figure, panels = plt.subplots(2, len(inputs), figsize=(9, 7), sharex=True, sharey="row", squeeze=False)
+    for column, kind in enumerate(inputs):
+        for colour, name in enumerate(told):
+            for style, form in zip(("-", "--"), formats, strict=True):
+                some = [r for r in results if (r["input"], r["format"]) == (kind, form)]
+                keys = [r["keys"] for r in some]
+                line = {"marker": "o", "ms": 3, "ls": style, "color": f"C{colour}", "label": f"{told[name]}, {form}"}
+                panels[0, column].plot(keys, [r[name]["relative_error"] for r in some], **line)
+                if name != "arithmetic":  # it is compared at the same selection
+                    panels[1, column].plot(keys, [100 * (1 - r[name]["recall"]) for r in some], **line)
+        panels[0, column].set(xscale="log", yscale="log", title=f"{kind} inputs", ylabel="relative error of hidden_out")
+        panels[1, column].set(xlabel="keys", ylabel="keys not selected as in float32, %")
+        panels[1, column].set_xticks(keys, [f"{k}" for k in keys], minor=False)
+        panels[1, column].minorticks_off()
+        for axes in panels[:, column]:
+            axes.grid(alpha=0.3)
+            axes.label_outer()
+    panels[0, 0].legend(fontsize=6)
+    _save(figure, path, f"The layer beside the model in float32, {found['heads']} heads", found)
+
+
 def _macs(result: Mapping[str, Any]) -> int:
     return int(result["work"]["bf16_macs"] + result["work"]["int8_macs"])
 

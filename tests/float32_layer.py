@@ -3,7 +3,8 @@
 This is what the operators approximate, stated a second time: it knows nothing of their contract, rounds nothing and
 takes the model's own weights. Attention is the naive one: every selected key is projected up to its heads, where the
 operators absorb ``kv_b_proj`` into the query. The Hadamard transform of the indexer's query and key is left out, as it
-is orthogonal and cancels in their product.
+is orthogonal and cancels in their product. RoPE of the indexer is half-split: early versions of that file had MLA's,
+which DeepSeek has called a mistake and corrected.
 
 Weights go by Hugging Face's names without a prefix and without ``.weight``, each [out, in] or [n].
 """

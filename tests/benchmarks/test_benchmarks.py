@@ -144,6 +144,15 @@ def test_committed_tables_are_those_of_the_committed_results(page: str) -> None:
     assert (results / f"{page}.md").read_text() == report.markdown(found), "run `python -m benchmarks plot`"
 
 
+def test_the_page_of_the_accuracy_is_that_of_the_committed_results() -> None:
+    found = json.loads((ROOT / "benchmarks" / "results" / "accuracy.json").read_text())
+    page = report.ACCURACY_PAGE.read_text()
+    assert page == report.accuracy_page(page, found), "run `python -m benchmarks plot`"
+    assert [r["keys"] for r in found["results"]] == [300, 3000, 8192, 65536] * 4
+    changed = [{**r, "both": {**r["both"], "recall": 0.5}} for r in found["results"]]
+    assert page != report.accuracy_page(page, {**found, "results": changed})
+
+
 def test_probe_measures_something() -> None:
     probe = limits.Probe(1)
     rates = probe.throughput(2)
