@@ -201,10 +201,17 @@ class Weighted(Checked):
         names: of the weights, in order.
         n_q: query heads.
         stop_gradient: as of `Configured`.
+
+    Raises:
+        TypeError, ValueError: n_q is no int of 1..128.
     """
 
     def __init__(self, operator: str, names: tuple[str, ...], n_q: int = N_Q, stop_gradient: bool = False) -> None:
         super().__init__(operator, stop_gradient)
+        if not isinstance(n_q, int) or isinstance(n_q, bool):
+            raise TypeError(f"{type(self).__name__}: n_q must be an int, got {n_q!r}")
+        if not 1 <= n_q <= N_Q:
+            raise ValueError(f"{type(self).__name__}: n_q must be in [1, {N_Q}], got {n_q}")
         self.names = names
         self.n_q = n_q
         self._layout = _Layout(operator, names, ms.get_context("device_target"))
@@ -291,6 +298,10 @@ class _Guarded(Parameter, Tensor):  # type: ignore[misc]
         parameter = super().__deepcopy__(memo)
         return _guarded(parameter, type(self), copy.deepcopy(self.guard, memo), self.guarded_name)
 
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        make, arguments = super().__reduce_ex__(protocol)
+        return _unpickled, (make, arguments, type(self), self.guard, self.guarded_name)
+
 
 class _Mark(_Guarded):
     """The mark of the weights' layout."""
@@ -316,3 +327,7 @@ def _guarded(parameter: Parameter, kind: type[_Guarded], guard: _Layout, name: s
     parameter.guard = guard
     parameter.guarded_name = name
     return parameter
+
+
+def _unpickled(make: Any, arguments: Any, kind: type[_Guarded], guard: _Layout, name: str) -> Parameter:
+    return _guarded(make(*arguments), kind, guard, name)

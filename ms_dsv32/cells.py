@@ -28,10 +28,12 @@ its caches; what is wrong is a ValueError before anything runs.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import mindspore as ms
 from mindspore import Tensor
+from mindspore.communication import GlobalComm, get_group_size
 
 from ms_dsv32 import ops, weights
 from ms_dsv32._cell import Configured, Loaded, Weighted, as_int32, as_rope_table, as_slots, frozen
@@ -88,11 +90,11 @@ def make_caches(block_num: int) -> Caches:
     Raises:
         TypeError, ValueError: block_num is no positive int.
     """
-    if not isinstance(block_num, int) or isinstance(block_num, bool):
+    if not isinstance(block_num, Integral) or isinstance(block_num, bool):
         raise TypeError(f"make_caches: block_num must be an int, got {block_num!r}")
     if block_num < 1:
         raise ValueError(f"make_caches: block_num must be at least 1, got {block_num}")
-    return Caches(*(ms.ops.zeros((block_num, BLOCK_SIZE, 1, width), dtype) for width, dtype in _CACHES))
+    return Caches(*(ms.ops.zeros((int(block_num), BLOCK_SIZE, 1, width), dtype) for width, dtype in _CACHES))
 
 
 class MLAProlog(Weighted, Loaded):
@@ -592,6 +594,18 @@ class SparseAttentionStep(_Step):
         return self.outputs(results)
 
 
+def _require_group(group: str) -> None:
+    """Raises TypeError or ValueError if a group has no ranks. MindSpore would end the process at the first call."""
+    if not isinstance(group, str):
+        raise TypeError(f"SparseAttentionLayer: group must be a str or None, got {group!r}")
+    if not GlobalComm.INITED:
+        raise ValueError(f"SparseAttentionLayer: group is {group!r}, call mindspore.communication.init() before")
+    try:
+        get_group_size(group)
+    except (RuntimeError, ValueError) as error:
+        raise ValueError(f"SparseAttentionLayer: group is {group!r}, and there is no such group") from error
+
+
 class SparseAttentionLayer(_Step):
     """The attention layer of DeepSeek-V3.2, hidden states in and hidden states out: a step and its epilog.
 
@@ -613,7 +627,8 @@ class SparseAttentionLayer(_Step):
         hidden_out bf16 [t, 7168]; with return_lse also lse fp32 [b, s1, n_q], of this rank's heads.
 
     Raises:
-        TypeError: group is no str.
+        TypeError: group is no str. ValueError: there is no such group, or ``mindspore.communication.init()`` was not
+            called.
     """
 
     _model_arguments = SparseAttentionStep._model_arguments
@@ -633,8 +648,8 @@ class SparseAttentionLayer(_Step):
         **prolog: Any,
     ) -> None:
         super().__init__("mla_indexer_prolog_quant", stop_gradient)
-        if group is not None and not isinstance(group, str):
-            raise TypeError(f"SparseAttentionLayer: group must be a str or None, got {group!r}")
+        if group is not None:
+            _require_group(group)
         self.max_blocknum_perbatch = max_blocknum_perbatch
         self.return_lse = return_lse
         self.step = SparseAttentionStep(

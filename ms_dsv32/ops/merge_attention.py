@@ -13,11 +13,6 @@ from mindspore.ops.primitive import PrimitiveWithInfer
 from ms_dsv32.config import KV_LORA_RANK
 
 _NAME = "merge_attention"
-_FLOOR = -1e30
-"""Below every lse of a key, and finite: exp(-inf - _FLOOR) is 0, where exp(-inf - -inf) is NaN.
-
-MindSpore passes the least float32 as -inf into a graph.
-"""
 
 
 class _Parts(PrimitiveWithInfer):  # type: ignore[misc]
@@ -128,8 +123,9 @@ def merge_attention(
             as far as the shapes are known.
     """
     count = _parts(attention_outs, lses)
-    # (1) the largest lse of a row; a finite number where all are -inf, whose differences would be NaN
-    largest: Any = _FLOOR
+    # (1) the largest lse of a row, and where all are -inf a finite number below every lse of a key: exp(-inf + 1e30) is
+    # 0, where exp(-inf - -inf) is NaN. MindSpore passes the least float32 as -inf into a graph.
+    largest: Any = -1e30
     for i in range(count):
         largest = ms.ops.maximum(lses[i], largest)
     # (2) each part's share of the row's sum, relative to the largest; the sum is 0 if all are -inf, else 1 or more

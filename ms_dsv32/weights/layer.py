@@ -37,6 +37,8 @@ from ms_dsv32.weights.names import NAMES, OWN, ROTATIONS, Names, prefixes_of
 _CHUNK = 1024 * config.H  # values that are dequantised at a time, at most: 29 MB of float32
 _HEAD_ROWS = config.QK_NOPE_HEAD_DIM + config.V_HEAD_DIM  # of kv_b_proj: a head's keys, then its values
 _ALL_WEIGHTS = (*MLA_WEIGHTS, *INDEXER_WEIGHTS, *EPILOG_WEIGHTS)
+# Rows of one head in the weights whose first axis is that of the heads.
+_ROWS_OF_HEAD = {"dequant_scale": config.Q_HEAD_DIM, "w_uk": 1, "w_uv": 1, "w_o": config.V_HEAD_DIM}
 _DTYPES = {"bf16": "BF16", "fp32": "F32", "int8": "I8"}  # of our own files, by op_info's names
 
 # The module of each weight that is a matrix, and its shape [out, in].
@@ -156,13 +158,7 @@ class Layer:
             TypeError, ValueError: ``heads`` is no range of the heads that the checkpoint holds. Others as of `n_q`.
         """
         n_q = self.n_q()
-        if heads is None:
-            return range(n_q)
-        if not isinstance(heads, range):
-            raise TypeError(f"weights: heads must be a range, got {heads!r}")
-        if heads.step != 1 or not 0 <= heads.start < heads.stop <= n_q:
-            raise ValueError(f"weights: heads is {heads}, expected a part of range(0, {n_q})")
-        return heads
+        return range(n_q) if heads is None else checked_heads(heads, n_q)
 
     def check_mla(self) -> int:
         """Checks what `MLA_WEIGHTS` are made of, as far as headers and small tensors tell; returns n_q.
@@ -399,6 +395,15 @@ class Layer:
         return weights
 
 
+def checked_heads(heads: range, n_q: int) -> range:
+    """``heads``, which must be a part of ``range(n_q)``; else a TypeError or ValueError."""
+    if not isinstance(heads, range):
+        raise TypeError(f"weights: heads must be a range, got {heads!r}")
+    if heads.step != 1 or not 0 <= heads.start < heads.stop <= n_q:
+        raise ValueError(f"weights: heads is {heads}, expected a part of range(0, {n_q})")
+    return heads
+
+
 def of_heads(weights: Mapping[str, Array], heads: range) -> dict[str, Array]:
     """Row-major weights of some of the query heads: what belongs to heads is cut, what all share stays.
 
@@ -409,7 +414,14 @@ def of_heads(weights: Mapping[str, Array], heads: range) -> dict[str, Array]:
     Returns:
         The same names. What is cut is contiguous and keeps nothing of the rest alive; the others are the very arrays
         that were passed, and so are all of them if heads are all.
+
+    Raises:
+        TypeError, ValueError: heads is no range, or no part of the heads that the weights have.
     """
+    n_q = {name: len(weights[name]) // rows for name, rows in _ROWS_OF_HEAD.items() if name in weights}
+    if "w_uq_qr" in weights:
+        n_q["w_uq_qr"] = weights["w_uq_qr"].shape[1] // config.Q_HEAD_DIM
+    checked_heads(heads, min(n_q.values(), default=config.N_Q))
     query = slice(heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
     value = slice(heads.start * config.V_HEAD_DIM, heads.stop * config.V_HEAD_DIM)
     head = slice(heads.start, heads.stop)

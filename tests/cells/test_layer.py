@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 import sys
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from calls import MODES, mode
 from mindspore import Tensor, nn
 from test_cells import CACHES, SCALE, Sequences, layer_weights, run, same, tensors
 
-from ms_dsv32 import cells, kernel_impl, weights
+from ms_dsv32 import cells, kernel_impl, ops, weights
 from ms_dsv32.config import ModelConfig
 
 HEADS = 4
@@ -258,6 +259,33 @@ def test_mixed_precision_of_a_larger_cell(how: str, level: str) -> None:
     step.check(hidden_out.astype(ms.bfloat16))
 
 
+class Functions(nn.Cell):
+    """A model's own cell that calls the functions themselves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense = nn.Dense(7168, 2)
+        self.w_uv, self.w_o, self.w_o_scale = tensors(*cases.epilog_weights(HEADS).values())
+
+    def construct(self, outs: tuple[Tensor, ...], lses: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        attention_out, _ = ops.merge_attention(outs, lses)
+        hidden_out = ops.mla_epilog_quant(attention_out, self.w_uv, self.w_o, self.w_o_scale)
+        return hidden_out, self.dense(ms.ops.cast(hidden_out, ms.float32))
+
+
+@pytest.mark.usefixtures("_own_path")
+@pytest.mark.parametrize("how", ["pynative", "graph"])
+@pytest.mark.parametrize("level", ["O1", "auto"])
+def test_mixed_precision_of_a_cell_that_calls_functions(how: str, level: str) -> None:
+    rng = np.random.default_rng(0)
+    outs = ms.mutable(tuple(tensors(*(cases.random_bf16(rng, (3, HEADS, 512)) for _ in range(2)))))
+    lses = ms.mutable(tuple(tensors(*(rng.standard_normal((3, HEADS), np.float32) for _ in range(2)))))
+    model = Functions()
+    want, _ = run(model, "pynative", outs, lses)
+    hidden_out, _ = run(ms.amp.auto_mixed_precision(model, level, ms.float16), how, outs, lses)
+    same("hidden_out", hidden_out, weights.to_array(want))
+
+
 def test_a_graph_whose_mixed_precision_casts_the_caches_is_refused() -> None:
     """MindSpore casts what a cell with O2 or O3 passes on to the cells in it: a write into it would be lost."""
     step = Step()
@@ -293,6 +321,13 @@ def test_a_checkpoint_of_mindspore(tmp_path: Path, form: str) -> None:
     for name, array in loaded.get_weights().items():
         tolerance.assert_same_bits(name, array, all_weights()[name])
     step.check(loaded(*tensors(*step.inputs), *step.caches))
+
+
+def test_a_layer_that_is_pickled() -> None:
+    step, layer = Step(), pickle.loads(pickle.dumps(make_layer()))
+    step.check(layer(*tensors(*step.inputs), *step.caches))
+    with pytest.raises(ValueError, match="mla_epilog_quant: w_o is set without a mark of its layout"):
+        layer.epilog.w_o.set_data(layer.epilog.w_o.copy())
 
 
 def marks(parameters: dict[str, Any]) -> list[str]:
@@ -377,6 +412,17 @@ def test_a_layer_of_a_models_configuration() -> None:
     ):
         with pytest.raises(TypeError, match=text):
             cells.SparseAttentionLayer(COLUMNS, 1, **arguments)
+    with pytest.raises(ValueError, match=r"group is 'hccl_world_group', call mindspore.communication.init\(\) before"):
+        cells.SparseAttentionLayer(COLUMNS, 1, group="hccl_world_group")
+
+
+@pytest.mark.parametrize(
+    "make", [cells.MLAProlog, cells.MLAEpilog, cells.MLAIndexerProlog, lambda n_q: cells.SparseAttentionLayer(1, n_q)]
+)
+def test_query_heads_are_checked(make: Any) -> None:
+    for bad, error in ((0, ValueError), (129, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)):
+        with pytest.raises(error, match=r"MLA\w+: n_q must be "):
+            make(bad)
 
 
 def test_caches_are_made_in_the_order_of_the_inputs() -> None:
@@ -384,6 +430,7 @@ def test_caches_are_made_in_the_order_of_the_inputs() -> None:
     assert caches._fields == CACHES
     for cache, page in zip(caches, Sequences(1, 1, 3).caches, strict=True):
         same("cache", cache, page)
+    assert cells.make_caches(np.int64(2)).kv_cache.shape == (2, 128, 1, 512)
     for bad, error in ((0, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)):
         with pytest.raises(error, match="make_caches: block_num must be"):
             cells.make_caches(bad)

@@ -241,3 +241,12 @@ def test_check_names_what_is_wrong() -> None:
 def test_unpack_refuses_what_pack_does_not_make(weight: np.ndarray, error: type[Exception]) -> None:
     with pytest.raises(error, match="unpack: weight "):
         weights.unpack(weight)
+
+
+@pytest.mark.parametrize("heads", [range(2, 4), range(0), range(0, 3, 2), range(-1, 2), slice(0, 2), [0]])
+def test_heads_that_the_weights_do_not_have(heads: object) -> None:
+    """Of any of the weights that belong to heads, alone."""
+    layer = {**cases.mla_weights(3), **cases.epilog_weights(3)}
+    for name in ("w_uq_qr", "dequant_scale", "w_uk", "w_uv", "w_o"):
+        with pytest.raises((TypeError, ValueError), match="weights: heads"):
+            weights.of_heads({name: layer[name]}, heads)  # type: ignore[arg-type]
