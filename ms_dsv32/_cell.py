@@ -11,6 +11,8 @@ from typing import Any, ClassVar, TypeVar
 import mindspore as ms
 import numpy as np
 from mindspore import Parameter, Tensor, nn
+from mindspore._c_expression import MixedPrecisionType
+from mindspore.graph.api import _pynative_executor
 from mindspore.rewrite.common import namespace
 
 from ms_dsv32 import op_info, weights
@@ -99,6 +101,14 @@ class Configured(nn.Cell):  # type: ignore[misc]
         fields = {"topk": "selected_count"}
         given = {name: getattr(config, fields.get(name, name)) for name in cls._model_arguments}
         return cls(**{**given, **arguments})
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        # In PyNative mode the precision of a cell around would count for MindSpore's operators in this one.
+        _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET)
+        try:
+            return super().__call__(*args, **kwargs)
+        finally:
+            _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
 
     def add_flags(self, **flags: Any) -> Any:
         """As of `nn.Cell`, without the flags of mixed precision: a graph would cast weights and scales with them."""
@@ -240,7 +250,8 @@ class Weighted(Checked):
         return {name: weights.restore(name, array, self._layout.target) for name, array in arrays.items()}
 
     def require_layout(self, target: str) -> None:
-        """Raises ValueError if the weights are not laid out for a device target."""
+        """Raises ValueError if the weights are not laid out for a device target. A checkpoint's loading ends here."""
+        self._layout.settle()
         if self._layout.target != target:
             name = op_info.load(self._operator).packable[0]
             text = f"is laid out for {self._layout.target}, and the device target is {target} now"
@@ -273,6 +284,10 @@ class _Layout:
             raise ValueError(f"{self._operator}: layout says that the weights are {text}, expected {target}: {hint}")
         self._expected = set(self._names)
         self._next_target = target
+
+    def settle(self) -> None:
+        """What the last checkpoint has not set, no other may set without a mark of its own."""
+        self._expected.clear()
 
     def admit(self, name: str) -> None:
         """A weight that is set from outside. Raises ValueError if no mark has announced it."""

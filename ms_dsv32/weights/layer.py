@@ -88,7 +88,7 @@ class Layer:
 
     Raises:
         TypeError: the prefix is no str. KeyError: no attention is under it. ValueError: a tensor under it is in two
-            files.
+            files, or the weights are laid out for a device target.
     """
 
     def __init__(
@@ -115,6 +115,11 @@ class Layer:
             there = ", ".join(map(repr, [*prefixes_of(checkpoint)][:3])) or "none"
             raise KeyError(f"weights: no attention under {prefix!r} in {checkpoint.paths}; layers begin with {there}")
         checkpoint.under(prefix)
+        if self._is_own and self._own("layout") in self._tensors:
+            text = (
+                "tells that the weights beside it are laid out for one device target, as mindspore.save_checkpoint does"
+            )
+            raise ValueError(f"weights: {checkpoint.where(self._own('layout'))} {text}; use mindspore.load_checkpoint")
 
     @property
     def whose(self) -> str:

@@ -32,7 +32,7 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def model() -> Float32Layer:
     """The float32 layer on the checkpoint's values."""
     made = checkpoints.fp8(HEADS)
-    matrices = {module: made.meaning(module).astype(np.float32) for module in (*checkpoints.MATRICES, "o_proj")}
+    matrices = {module: made.meaning(module).astype(np.float32) for module in made.values}
     vectors = ("q_a_layernorm", "kv_a_layernorm", "indexer.k_norm")
     norms = {module: made.tensors[f"{module}.weight"].astype(np.float32) for module in vectors}
     return Float32Layer({**matrices, **norms, "indexer.k_norm.bias": made.tensors["indexer.k_norm.bias"]})

@@ -286,6 +286,18 @@ def test_mixed_precision_of_a_cell_that_calls_functions(how: str, level: str) ->
     same("hidden_out", hidden_out, weights.to_array(want))
 
 
+@pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16], ids=str)
+def test_the_precision_around_a_cell_ends_there(dtype: Any) -> None:
+    """MindSpore's own operators in our cells keep theirs: half tables are joined, and lengths stay integers."""
+    step = Step()
+    inputs = engine(step.inputs, half=True, table=ms.float32, slots=np.int32, integers=np.int64)
+    model = Model(make_layer()).to_float(dtype)
+    model.dense.to_float(ms.float32)
+    model.layer.step.attention.to_float(dtype)
+    hidden_out, _ = run(model, "pynative", Tensor([1.0], ms.float32), *inputs, *step.caches)
+    step.check(hidden_out)
+
+
 def test_a_graph_whose_mixed_precision_casts_the_caches_is_refused() -> None:
     """MindSpore casts what a cell with O2 or O3 passes on to the cells in it: a write into it would be lost."""
     step = Step()
@@ -374,6 +386,26 @@ def test_a_mark_counts_for_one_checkpoint() -> None:
     with pytest.raises(ValueError, match="w_uv is set without a mark"):
         weight.set_data(weight.copy())
     tolerance.assert_same_bits("w_uv", layer.get_weights()["w_uv"], all_weights()["w_uv"])
+
+
+def test_a_call_ends_what_a_checkpoint_may_set() -> None:
+    """A part of a checkpoint may come in another file, but not after the cell was used."""
+    layer, step = make_layer(), Step()
+    epilog = layer.epilog
+    epilog.layout.set_data(epilog.layout.copy())
+    epilog.w_uv.set_data(epilog.w_uv.copy())
+    epilog.w_o.set_data(epilog.w_o.copy())
+    step.check(layer(*tensors(*step.inputs), *step.caches))
+    with pytest.raises(ValueError, match="w_o_scale is set without a mark"):
+        epilog.w_o_scale.set_data(epilog.w_o_scale.copy())
+
+
+def test_a_cell_does_not_take_a_checkpoint_of_mindspore_for_a_file_of_its_own(tmp_path: Path) -> None:
+    layer = make_layer()
+    ms.save_checkpoint(layer, str(tmp_path / "layer.safetensors"), format="safetensors")
+    for allow_unknown in (False, True):
+        with pytest.raises(ValueError, match=r"epilog.layout tells that .* laid out .* use mindspore.load_checkpoint"):
+            layer.epilog.load(tmp_path / "layer.safetensors", prefix="epilog.", allow_unknown=allow_unknown)
 
 
 def test_files_of_a_layer(tmp_path: Path) -> None:
