@@ -36,16 +36,17 @@ def as_rope_table(table: Tensor) -> Tensor:
 
     The two halves of a row are alike, so that many engines keep one of them.
     """
-    if table.dtype == ms.float32 or table.dtype == ms.float16:
-        table = ms.ops.cast(table, ms.bfloat16)
-    if table.shape[-1] * 2 == ROPE_DIM:
-        table = ms.ops.concat((table, table), -1)
+    if isinstance(table, Tensor) and table.ndim > 0:  # the operator refuses what else comes, by name
+        if table.dtype == ms.float32 or table.dtype == ms.float16:
+            table = ms.ops.cast(table, ms.bfloat16)
+        if table.shape[-1] * 2 == ROPE_DIM:
+            table = ms.ops.concat((table, table), -1)
     return table
 
 
 def as_slots(cache_index: Tensor) -> Tensor:
     """Cache rows as the operators take them: int64, from int32."""
-    if cache_index.dtype == ms.int32:
+    if isinstance(cache_index, Tensor) and cache_index.dtype == ms.int32:
         cache_index = ms.ops.cast(cache_index, ms.int64)
     return cache_index
 
@@ -55,10 +56,27 @@ def as_int32(tensor: Tensor) -> Tensor:
 
     A value that int32 cannot hold becomes the nearest that it can, which the operators refuse; it does not wrap around.
     """
-    if tensor.dtype == ms.int64:
+    if isinstance(tensor, Tensor) and tensor.dtype == ms.int64:
         tensor = ms.ops.maximum(ms.ops.minimum(tensor, 2**31 - 1), -(2**31))
         tensor = ms.ops.cast(tensor, ms.int32)
     return tensor
+
+
+class _OwnPrecision:
+    """Where MindSpore's own operators have the dtypes of their inputs.
+
+    In PyNative mode the mixed precision of a cell around would count for them, and after an error in such a cell it
+    does so for ever. Every call of every cell comes here: a generator would take three times as long.
+    """
+
+    def __enter__(self) -> None:
+        _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET)
+
+    def __exit__(self, *error: object) -> None:
+        _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
+
+
+_own_precision = _OwnPrecision()
 
 
 class Configured(nn.Cell):  # type: ignore[misc]
@@ -103,12 +121,8 @@ class Configured(nn.Cell):  # type: ignore[misc]
         return cls(**{**given, **arguments})
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        # In PyNative mode the precision of a cell around would count for MindSpore's operators in this one.
-        _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET)
-        try:
+        with _own_precision:
             return super().__call__(*args, **kwargs)
-        finally:
-            _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
 
     def add_flags(self, **flags: Any) -> Any:
         """As of `nn.Cell`, without the flags of mixed precision: a graph would cast weights and scales with them."""
@@ -263,15 +277,17 @@ class _Layout:
     """What the weights of a cell are laid out for, and which of them a checkpoint may set.
 
     A MindSpore checkpoint holds Parameters as they are, and sets them one by one in the order in which the cell has
-    them. The mark, which tells their layout, comes first: if it is right, each weight may be set once. A weight that
-    comes without a mark was laid out by nobody who is known here, and its numbers would be taken for others.
+    them. The mark, which tells their layout, comes first: if it is right, each weight may be set once, in that order. A
+    weight that comes without a mark was laid out by nobody who is known here, and its numbers would be taken for
+    others.
     """
 
     def __init__(self, operator: str, names: tuple[str, ...], target: str) -> None:
         self.target = target
         self._operator = operator
         self._names = names
-        self._expected: set[str] = set()
+        self._expected: list[str] = []
+        self._set: set[str] = set()
         self._next_target = target
 
     def expect(self, code: int) -> None:
@@ -282,7 +298,8 @@ class _Layout:
             text = f"laid out for {whose}" if whose else f"of an unknown layout ({code})"
             hint = "load them where they were saved, and use the cell's save and load, whose files fit every target"
             raise ValueError(f"{self._operator}: layout says that the weights are {text}, expected {target}: {hint}")
-        self._expected = set(self._names)
+        self._expected = list(self._names)
+        self._set = set()
         self._next_target = target
 
     def settle(self) -> None:
@@ -297,17 +314,22 @@ class _Layout:
                 "use the cell's set_weights or load, or a checkpoint that mindspore.save_checkpoint wrote of the cell"
             )
             raise ValueError(f"{self._operator}: {name} {text}, which differs from row-major: {hint}")
-        self._expected.discard(name)
-        if not self._expected:
+        del self._expected[: self._expected.index(name) + 1]
+        self._set.add(name)
+        if len(self._set) == len(self._names):
             self.target = self._next_target
 
 
 class _Guarded(Parameter, Tensor):  # type: ignore[misc]
     """A Parameter of `Weighted`, made by `_guarded`: MindSpore's constructor gives a class of these two bases.
 
-    Every way of setting a Parameter, ``set_data``, ``load_param_into_net`` and ``load_state_dict``, ends in
-    ``assign_value``.
+    Whatever loads a checkpoint (``load_param_into_net``, ``load_state_dict``, ``set_data``) ends in ``assign_value``;
+    ``copy_`` and ``ops.assign``, which write into the memory, do not. A clone is a Parameter like any other.
     """
+
+    def __copy__(self) -> Parameter:
+        make, arguments = super().__reduce_ex__(4)
+        return make(*arguments)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Parameter:
         parameter = super().__deepcopy__(memo)
@@ -334,7 +356,8 @@ class _Weight(_Guarded):
         if value.shape != self.shape or value.dtype != self.dtype:
             return super().assign_value(value)  # which refuses it
         # Into the memory that is there: what mindspore.jit has compiled does not see that a Parameter has another one.
-        return self.copy_(value)
+        with _own_precision:
+            return self.copy_(value)
 
 
 def _guarded(parameter: Parameter, kind: type[_Guarded], guard: _Layout, name: str) -> Parameter:

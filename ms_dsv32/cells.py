@@ -81,6 +81,14 @@ _CACHES = (
 )
 
 
+def _block_num(who: str, block_num: Any) -> int:
+    if not isinstance(block_num, Integral) or isinstance(block_num, bool):
+        raise TypeError(f"{who}: block_num must be an int, got {block_num!r}")
+    if block_num < 1:
+        raise ValueError(f"{who}: block_num must be at least 1, got {block_num}")
+    return int(block_num)
+
+
 def make_caches(block_num: int) -> Caches:
     """Makes the caches of one layer, zeros in the memory of the device target: 786 bytes a token.
 
@@ -90,11 +98,8 @@ def make_caches(block_num: int) -> Caches:
     Raises:
         TypeError, ValueError: block_num is no positive int.
     """
-    if not isinstance(block_num, Integral) or isinstance(block_num, bool):
-        raise TypeError(f"make_caches: block_num must be an int, got {block_num!r}")
-    if block_num < 1:
-        raise ValueError(f"make_caches: block_num must be at least 1, got {block_num}")
-    return Caches(*(ms.ops.zeros((int(block_num), BLOCK_SIZE, 1, width), dtype) for width, dtype in _CACHES))
+    count = _block_num("make_caches", block_num)
+    return Caches(*(ms.ops.zeros((count, BLOCK_SIZE, 1, width), dtype) for width, dtype in _CACHES))
 
 
 class MLAProlog(Weighted, Loaded):
@@ -494,8 +499,9 @@ class _Step(Loaded):
             Eleven Tensors without values, in the order of the inputs.
 
         Raises:
-            ValueError: like are not six.
+            TypeError, ValueError: block_num is no positive int, or like are not six.
         """
+        block_num = _block_num(type(self).__name__, block_num)
         if like and len(like) != len(_STEP_DTYPES):
             raise ValueError(f"{type(self).__name__}: like has {len(like)} tensors, expected {len(_STEP_DTYPES)}")
         dtypes = [tensor.dtype for tensor in like] or _STEP_DTYPES

@@ -23,12 +23,23 @@ BLOCK_SIZE = 128
 
 
 def blocks_of(kv_act_seqs: Sequence[int] | Array, block_size: int = BLOCK_SIZE) -> NDArray[np.int64]:
-    """Blocks that each sequence of kv_act_seqs keys occupies: ``ceil(kv_act_seqs / block_size)``, int64 [b]."""
-    return -(-np.asarray(kv_act_seqs, np.int64) // block_size)
+    """Blocks that each sequence of kv_act_seqs keys occupies: ``ceil(kv_act_seqs / block_size)``, int64 [b].
+
+    Raises:
+        ValueError: a number of keys is negative.
+    """
+    lengths = np.asarray(kv_act_seqs, np.int64)
+    if (lengths < 0).any():
+        raise ValueError(f"paging: kv_act_seqs has {lengths.min()}, expected 0 or more keys")
+    return -(-lengths // block_size)
 
 
 def block_num_of(kv_act_seqs: Sequence[int] | Array, block_size: int = BLOCK_SIZE) -> int:
-    """block_num of the smallest cache that holds sequences of kv_act_seqs keys, none sharing a block."""
+    """block_num of the smallest cache that holds sequences of kv_act_seqs keys, none sharing a block.
+
+    Raises:
+        ValueError: as `blocks_of`.
+    """
     return int(blocks_of(kv_act_seqs, block_size).sum())
 
 
@@ -52,7 +63,7 @@ def make_block_table(
         int32 [b, max_blocknum_perbatch]; every block is used at most once, unused entries are -1.
 
     Raises:
-        ValueError: the sequences do not fit the cache or the table.
+        ValueError: the sequences do not fit the cache or the table, or a number of keys is negative.
     """
     counts = blocks_of(kv_act_seqs, block_size)
     need = int(counts.sum())
@@ -77,8 +88,14 @@ def cache_index_of(block_table: Array, positions: Array, block_size: int = BLOCK
 
     A token at a negative position, or at one without a block (entry -1 or beyond the table), is padding: its
     cache_index is -1.
+
+    Raises:
+        ValueError: the positions are not [b, s1] with the b of the table.
     """
     positions = np.asarray(positions, np.int64)
+    if positions.ndim != 2 or len(positions) != len(block_table):
+        expected = f"(b, s1) with b = {len(block_table)}, as block_table"
+        raise ValueError(f"paging: positions has shape {positions.shape}, expected {expected}")
     column = positions // block_size
     valid = (column >= 0) & (column < block_table.shape[1])
     if block_table.shape[1] == 0:

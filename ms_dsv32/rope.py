@@ -61,7 +61,11 @@ def rope_frequencies(rope: Rope = DEEPSEEK_V32) -> NDArray[np.float64]:
 
     Args:
         rope: the model's constants, e.g. a `ms_dsv32.config.ModelConfig`; a `rope_factor` of 1 is no YaRN.
+
+    Raises:
+        ValueError: `rope_factor` is below 1.
     """
+    _require_factor(rope)
     pair = np.arange(ROPE_DIM // 2, dtype=np.float64)
     frequency = rope.rope_theta ** (-2.0 * pair / ROPE_DIM)
     if rope.rope_factor == 1.0:
@@ -84,8 +88,9 @@ def softmax_scale(rope: Rope = DEEPSEEK_V32) -> float:
     """The attention's factor on the scores: ``192**-0.5``, with YaRN times ``(0.1 * mscale * ln(rope_factor) + 1)**2``.
 
     Args:
-        rope: as of `rope_frequencies`.
+        rope: as of `rope_frequencies`, and so are the errors.
     """
+    _require_factor(rope)
     mscale = 0.1 * rope.mscale * math.log(rope.rope_factor) + 1.0
     return mscale * mscale / math.sqrt(_Q_HEAD_DIM)
 
@@ -97,7 +102,7 @@ def rope_tables(positions: Array, rope: Rope = DEEPSEEK_V32) -> tuple[Bf16, Bf16
 
     Args:
         positions: key positions, integers of any shape (`ms_dsv32.paging.token_positions`).
-        rope: as of `rope_frequencies`.
+        rope: as of `rope_frequencies`, and so are the errors.
 
     Returns:
         Two arrays of bfloat16 bits [*positions.shape, 64], both halves of a row alike.
@@ -105,6 +110,11 @@ def rope_tables(positions: Array, rope: Rope = DEEPSEEK_V32) -> tuple[Bf16, Bf16
     angle = np.asarray(positions, np.float64)[..., None] * rope_frequencies(rope)
     angle = np.concatenate([angle, angle], axis=-1)
     return _to_bf16(np.cos(angle)), _to_bf16(np.sin(angle))
+
+
+def _require_factor(rope: Rope) -> None:
+    if not rope.rope_factor >= 1.0:
+        raise ValueError(f"rope: rope_factor is {rope.rope_factor}, expected 1 (no YaRN) or more")
 
 
 def _to_bf16(values: NDArray[np.float64]) -> Bf16:

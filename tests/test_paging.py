@@ -84,3 +84,13 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(ValueError, match="contiguous"):
         paging.write_sequence(np.zeros((2, 128, 1, 8), np.float32)[..., ::2], table, 0, np.ones((1, 4), np.float32))
     assert not cache.any()
+
+
+def test_misuse_is_refused() -> None:
+    for function in (paging.blocks_of, paging.block_num_of, paging.make_block_table):
+        with pytest.raises(ValueError, match="kv_act_seqs has -200, expected 0 or more keys"):
+            function([300, -200])
+    table = paging.make_block_table([300, 5])
+    for positions in (np.arange(2), np.zeros((3, 1)), np.zeros((2, 1, 1))):
+        with pytest.raises(ValueError, match=r"positions has shape \(.*\), expected \(b, s1\) with b = 2"):
+            paging.cache_index_of(table, positions)

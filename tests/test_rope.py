@@ -67,3 +67,11 @@ def test_deepseeks_model_is_the_default() -> None:
     assert rope.softmax_scale(ModelConfig(**MODELS["other constants"])) == pytest.approx(
         192**-0.5 * (0.07 * math.log(8.0) + 1) ** 2, rel=1e-15
     )
+
+
+@pytest.mark.parametrize("factor", [0.5, 0.0, -1.0, math.nan])
+def test_a_factor_that_would_quicken_is_refused(factor: float) -> None:
+    parameters = rope.RopeParameters(rope_factor=factor)
+    for function in (rope.rope_frequencies, rope.softmax_scale, lambda p: rope.rope_tables(np.zeros(1), p)):
+        with pytest.raises(ValueError, match=r"rope_factor is .*, expected 1"):
+            function(parameters)

@@ -23,8 +23,8 @@ class _Parts(PrimitiveWithInfer):  # type: ignore[misc]
         self.set_const_prim(True)  # the arguments of a compiled call are needed for their types only
 
     def __call__(self, attention_outs: Any, lses: Any) -> int:
-        _require_sequence("attention_outs", attention_outs)
-        _require_sequence("lses", lses)
+        _require_sequence("attention_outs", attention_outs, type(attention_outs).__name__)
+        _require_sequence("lses", lses, type(lses).__name__)
         for name, parts in (("attention_outs", attention_outs), ("lses", lses)):
             for i, part in enumerate(parts):
                 if not isinstance(part, Tensor):
@@ -39,7 +39,7 @@ class _Parts(PrimitiveWithInfer):  # type: ignore[misc]
     def __infer__(self, attention_outs: dict[str, Any], lses: dict[str, Any]) -> dict[str, Any]:
         dtypes = []
         for name, parts in (("attention_outs", attention_outs), ("lses", lses)):
-            _require_sequence(name, parts["dtype"])
+            _require_sequence(name, parts["dtype"], str(parts["dtype"]))
             for i, dtype in enumerate(parts["dtype"]):
                 if not isinstance(dtype, (mstype.TensorType, mstype.RefType)):
                     raise TypeError(f"{_NAME}: {name}[{i}] must be a Tensor, got {dtype}")
@@ -48,9 +48,8 @@ class _Parts(PrimitiveWithInfer):  # type: ignore[misc]
         return {"shape": None, "dtype": None, "value": count}
 
 
-def _require_sequence(name: str, parts: Any) -> None:
+def _require_sequence(name: str, parts: Any, kind: str) -> None:
     if not isinstance(parts, (tuple, list)):
-        kind = type(parts).__name__ if isinstance(parts, Tensor) else str(parts)
         raise TypeError(f"{_NAME}: {name} must be a tuple or list of Tensors, got {kind}")
 
 
@@ -119,8 +118,8 @@ def merge_attention(
         and -inf.
 
     Raises:
-        TypeError, ValueError: a wrong dtype or shape, no part, or another number of lses; where a graph is compiled,
-            as far as the shapes are known.
+        TypeError, ValueError: a wrong dtype or shape, no part, or another number of lses, or mixed precision of the
+            cell around; where a graph is compiled, as far as the shapes are known.
     """
     count = _parts(attention_outs, lses)
     # (1) the largest lse of a row, and where all are -inf a finite number below every lse of a key: exp(-inf + 1e30) is
@@ -128,6 +127,9 @@ def merge_attention(
     largest: Any = -1e30
     for i in range(count):
         largest = ms.ops.maximum(lses[i], largest)
+    if largest.dtype != ms.float32:
+        text = "computes in 16 bits (to_float, or amp's O2 and O3), expected float32: call it outside of such a cell"
+        raise TypeError("merge_attention: the cell around " + text)
     # (2) each part's share of the row's sum, relative to the largest; the sum is 0 if all are -inf, else 1 or more
     shares = []
     for i in range(count):

@@ -15,6 +15,8 @@ import pytest
 import tolerance
 from calls import MODES, mode
 from mindspore import Tensor, nn
+from mindspore._c_expression import MixedPrecisionType
+from mindspore.graph.api import _pynative_executor
 from test_cells import CACHES, SCALE, Sequences, layer_weights, run, same, tensors
 
 from ms_dsv32 import cells, kernel_impl, ops, weights
@@ -169,6 +171,17 @@ def test_tables_of_integers_are_refused(layer: cells.SparseAttentionLayer) -> No
         layer(*tensors(*step.inputs), *step.caches)
 
 
+@pytest.mark.parametrize("how", ["pynative", "graph"])
+@pytest.mark.parametrize("index", range(6))
+def test_what_is_no_tensor_is_named(layer: cells.SparseAttentionLayer, index: int, how: str) -> None:
+    step = Step()
+    inputs: list[Any] = tensors(*step.inputs)
+    inputs[index] = None
+    name = ("token_x", "cos", "sin", "cache_index", "block_table", "kv_act_seqs")[index]
+    with pytest.raises(TypeError, match=f"{name} must be a Tensor, got None"):
+        run(make_layer() if how == "graph" else layer, how, *inputs, *step.caches)
+
+
 @pytest.mark.parametrize("how", MODES)
 def test_the_cells_of_one_operator_take_them_too(how: str) -> None:
     case = cases.indexer_prolog_case(2, 2, [5, 130])
@@ -209,6 +222,9 @@ def test_a_larger_cell_declares_its_inputs_with_the_layers() -> None:
         step.check(hidden_out)
     with pytest.raises(ValueError, match="SparseAttentionLayer: like has 2 tensors, expected 6"):
         model.layer.dynamic_inputs(4, like=tensors(*step.inputs[:2]))
+    for bad, error in ((0, ValueError), (2.5, TypeError), (None, TypeError)):
+        with pytest.raises(error, match="SparseAttentionLayer: block_num must be"):
+            model.layer.dynamic_inputs(bad)
 
 
 @pytest.fixture
@@ -284,6 +300,22 @@ def test_mixed_precision_of_a_cell_that_calls_functions(how: str, level: str) ->
     want, _ = run(model, "pynative", outs, lses)
     hidden_out, _ = run(ms.amp.auto_mixed_precision(model, level, ms.float16), how, outs, lses)
     same("hidden_out", hidden_out, weights.to_array(want))
+
+
+@pytest.mark.parametrize("how", ["pynative", "graph"])
+def test_a_merge_in_16_bits_is_refused(how: str) -> None:
+    model = Functions().to_float(ms.float16)
+    model.dense.to_float(ms.float32)
+    parts = tensors(*(np.zeros((3, HEADS, 512), np.uint16) for _ in range(2)))
+    lses = tensors(*(np.zeros((3, HEADS), np.float32) for _ in range(2)))
+    with pytest.raises(TypeError, match="merge_attention: "):
+        run(model, how, ms.mutable(tuple(parts)), ms.mutable(tuple(lses)))
+    if (
+        how == "pynative"
+    ):  # MindSpore's operators go on in 16 bits after this error, and weights must be set all the same
+        step = Step()
+        step.check(make_layer()(*tensors(*step.inputs), *step.caches))
+        _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
 
 
 @pytest.mark.parametrize("dtype", [ms.float16, ms.bfloat16], ids=str)
@@ -386,6 +418,26 @@ def test_a_mark_counts_for_one_checkpoint() -> None:
     with pytest.raises(ValueError, match="w_uv is set without a mark"):
         weight.set_data(weight.copy())
     tolerance.assert_same_bits("w_uv", layer.get_weights()["w_uv"], all_weights()["w_uv"])
+
+
+def test_a_weight_that_a_checkpoint_lacks_may_not_follow_without_a_mark() -> None:
+    parameters = {name: ms.Parameter(p.copy(), name=name) for name, p in make_layer().parameters_dict().items()}
+    layer = cells.SparseAttentionLayer(COLUMNS, HEADS)
+    late = parameters.pop("epilog.w_o")
+    ms.load_param_into_net(layer, parameters)
+    with pytest.raises(ValueError, match="w_o is set without a mark"):
+        ms.load_param_into_net(layer, {"epilog.w_o": late})
+
+
+def test_clones_of_weights_are_parameters_like_any_other() -> None:
+    """An average of all parameters is kept in clones."""
+    epilog = make_layer().epilog
+    parameters = ms.ParameterTuple(epilog.get_parameters())
+    for clone in (*parameters.clone("ema"), *parameters.clone("zero", init="zeros"), copy.copy(epilog.w_o)):
+        clone.set_data(ms.ops.zeros_like(clone))
+    with pytest.raises(ValueError, match="w_o is set without a mark"):
+        epilog.w_o.set_data(epilog.w_o.copy())
+    tolerance.assert_same_bits("w_o", epilog.get_weights()["w_o"], all_weights()["w_o"])
 
 
 def test_a_call_ends_what_a_checkpoint_may_set() -> None:
