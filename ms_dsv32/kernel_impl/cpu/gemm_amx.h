@@ -21,6 +21,7 @@ constexpr int kTileRows = 16;
 constexpr int kTileBytes = 64;  // of a row
 // Bytes of a row at a time: those of two strips, 32 KiB, stay in an L1 of 48 KiB for all rows.
 constexpr int64_t kTileDepth = 1024;
+constexpr int64_t kFewAhead = 256;  // bytes of a row that few rows fetch ahead: 4 KiB of each of four strips, in L1
 constexpr int64_t kCopyRows = 128;  // copied at a time where that is needed: 136 KiB
 
 struct alignas(64) TileConfig {
@@ -45,12 +46,11 @@ MS_DSV32_INLINE void ConfigureTiles(int64_t top, int64_t bottom, int64_t width) 
   asm volatile("ldtilecfg %0" : : "m"(config));
 }
 
-// Lines of two strips, 16 steps of each, into L2.
-MS_DSV32_INLINE void FetchTiles(const char* strip, int64_t stride) {
+// A tile of weights into L1 (kLocality 3) or L2 (2).
+template <int kLocality>
+MS_DSV32_INLINE void FetchTile(const char* strip) {
 #pragma GCC unroll 16
-  for (int line = 0; line < kTileRows; ++line) __builtin_prefetch(strip + line * kTileBytes, 0, 2);
-#pragma GCC unroll 16
-  for (int line = 0; line < kTileRows; ++line) __builtin_prefetch(strip + stride + line * kTileBytes, 0, 2);
+  for (int line = 0; line < kTileRows; ++line) __builtin_prefetch(strip + line * kTileBytes, 0, kLocality);
 }
 
 // The instructions take the numbers of tiles from their text.
@@ -97,10 +97,11 @@ __attribute__((noinline)) void GemmTiles(const char* x, int64_t x_bytes, int64_t
       }
       if (bottom == 0) {
         for (int64_t s = 0; s < depth; s += kTileBytes) {
-          if (fetch) FetchTiles(after + s * kTileRows, strip_bytes);
+          if (fetch) FetchTile<2>(after + s * kTileRows);
           _tile_loadd(4, x0 + s, x_bytes);
           _tile_loadd(6, left + s * kTileRows, kTileBytes);
           MS_DSV32_TILE_DOT(0, 4, 6)
+          if (fetch) FetchTile<2>(after + strip_bytes + s * kTileRows);
           _tile_loadd(7, right + s * kTileRows, kTileBytes);
           MS_DSV32_TILE_DOT(1, 4, 7)
         }
@@ -114,10 +115,11 @@ __attribute__((noinline)) void GemmTiles(const char* x, int64_t x_bytes, int64_t
           _tile_zero(3);
         }
         for (int64_t s = 0; s < depth; s += kTileBytes) {
-          if (fetch) FetchTiles(after + s * kTileRows, strip_bytes);
+          if (fetch) FetchTile<2>(after + s * kTileRows);
           _tile_loadd(4, x0 + s, x_bytes);
           _tile_loadd(6, left + s * kTileRows, kTileBytes);
           MS_DSV32_TILE_DOT(0, 4, 6)
+          if (fetch) FetchTile<2>(after + strip_bytes + s * kTileRows);
           _tile_loadd(7, right + s * kTileRows, kTileBytes);
           MS_DSV32_TILE_DOT(1, 4, 7)
           _tile_loadd(5, x1 + s, x_bytes);
@@ -131,6 +133,61 @@ __attribute__((noinline)) void GemmTiles(const char* x, int64_t x_bytes, int64_t
       _tile_stored(1, c0 + kTileRows, c_bytes);
       m += count;
     }
+  }
+  _tile_release();
+}
+
+// At most kTileRows rows, all of k: four strips at a time, whose sums are tiles 0 to 3, read in memory's order. Fetched
+// are the weights kFewAhead bytes of x further on, in these strips or in those that come next.
+template <typename T, typename Sum>
+__attribute__((noinline)) void GemmTilesFew(const char* x, int64_t x_bytes, int64_t rows, const char* w,
+                                            int64_t strip_bytes, int strips, int64_t depth, Sum* c, int64_t ldc,
+                                            bool load, const char* next) {
+  asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
+  const int64_t c_bytes = ldc * static_cast<int64_t>(sizeof(*c));
+  const int64_t distance = Min(kFewAhead, depth);
+  ConfigureTiles(rows, rows, Min<int64_t>(depth, kTileBytes));
+  for (int strip = 0; strip < strips; strip += 4) {
+    const char* s0 = w + strip * strip_bytes;
+    const char* s1 = s0 + strip_bytes;
+    const char* s2 = s1 + strip_bytes;
+    const char* s3 = s2 + strip_bytes;
+    const char* then = strip + 4 < strips ? s3 + strip_bytes : next;
+    Sum* sums = c + strip * kTileRows;
+    if (load) {
+      _tile_loadd(0, sums, c_bytes);
+      _tile_loadd(1, sums + kTileRows, c_bytes);
+      _tile_loadd(2, sums + 2 * kTileRows, c_bytes);
+      _tile_loadd(3, sums + 3 * kTileRows, c_bytes);
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    for (int64_t s = 0; s < depth; s += kTileBytes) {
+      const int64_t at = s * kTileRows;
+      const bool here = s + distance < depth;
+      const char* ahead = here ? s0 : then;
+      if (ahead != nullptr) ahead += (s + distance - (here ? 0 : depth)) * kTileRows;
+      _tile_loadd(4, x + s, x_bytes);
+      if (ahead != nullptr) FetchTile<3>(ahead);
+      _tile_loadd(6, s0 + at, kTileBytes);
+      MS_DSV32_TILE_DOT(0, 4, 6)
+      if (ahead != nullptr) FetchTile<3>(ahead + strip_bytes);
+      _tile_loadd(7, s1 + at, kTileBytes);
+      MS_DSV32_TILE_DOT(1, 4, 7)
+      if (ahead != nullptr) FetchTile<3>(ahead + 2 * strip_bytes);
+      _tile_loadd(6, s2 + at, kTileBytes);
+      MS_DSV32_TILE_DOT(2, 4, 6)
+      if (ahead != nullptr) FetchTile<3>(ahead + 3 * strip_bytes);
+      _tile_loadd(7, s3 + at, kTileBytes);
+      MS_DSV32_TILE_DOT(3, 4, 7)
+    }
+    _tile_stored(0, sums, c_bytes);
+    _tile_stored(1, sums + kTileRows, c_bytes);
+    _tile_stored(2, sums + 2 * kTileRows, c_bytes);
+    _tile_stored(3, sums + 3 * kTileRows, c_bytes);
   }
   _tile_release();
 }
@@ -157,8 +214,22 @@ inline void GemmAmx(const T* x, int64_t ldx, int64_t rows, const T* w, int64_t s
                     Sum* c, int64_t ldc, bool accumulate, const void* next) {
   constexpr int64_t kSize = sizeof(T);
   const int64_t x_bytes = ldx * kSize, strip_bytes = strip_stride * kSize, all = k * kSize;
+  if (rows <= kTileRows) {
+    const char* bytes = reinterpret_cast<const char*>(x);
+    const char* strips_w = reinterpret_cast<const char*>(w);
+    const int64_t whole = all / kTileBytes * kTileBytes;  // the rest is less than a tile
+    if (whole > 0) {
+      GemmTilesFew<T>(bytes, x_bytes, rows, strips_w, strip_bytes, strips, whole, c, ldc, accumulate,
+                      static_cast<const char*>(next));
+    }
+    if (whole < all) {
+      GemmTilesFew<T>(bytes + whole, x_bytes, rows, strips_w + whole * kTileRows, strip_bytes, strips, all - whole, c,
+                      ldc, accumulate || whole > 0, nullptr);
+    }
+    return;
+  }
   // Rows that are a large power of two apart share sets of the caches, and would be read from memory for each strip.
-  const bool copy = x_bytes % 4096 == 0 && rows > kTileRows / 2 && strips > 2;
+  const bool copy = x_bytes % 4096 == 0 && strips > 2;
   alignas(64) char copied[kCopyRows * (kTileDepth + kTileBytes)];
   for (int64_t m = 0; m < rows; m += copy ? kCopyRows : rows) {
     const int64_t count = copy ? Min(kCopyRows, rows - m) : rows;
