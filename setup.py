@@ -50,6 +50,7 @@ SIMDE = bool(os.environ.get("MS_DSV32_SIMDE"))
 ISAS: dict[str, dict[str, list[str]]] = json.loads((ROOT / CPU / "isas.json").read_text())
 if SIMDE:
     ISAS["x86_64"] |= dict.fromkeys(("avx512", "avx512_bf16"), ISAS["x86_64"]["avx2"])
+    del ISAS["x86_64"]["amx"]  # nothing stands in for it
 KERNELS = [
     "mla_prolog_quant",
     "lightning_indexer_prolog_quant",
@@ -80,6 +81,11 @@ class BuildLibrary(build_ext):
                 f"ms_dsv32: MS_DSV32_ISAS has {', '.join(sorted(unknown))}; {machine} has {', '.join(isas)}"
             )
         isas = {name: isa_flags for name, isa_flags in isas.items() if name in wanted}
+        if "amx" in isas and not _knows(compiler, isas["amx"]):
+            print(f"{compiler[0]} does not know {' '.join(isas['amx'])}: the kernels are built without amx", flush=True)
+            del isas["amx"]
+        if not isas:
+            raise SystemExit(f"ms_dsv32: {compiler[0]} compiles for none of MS_DSV32_ISAS={','.join(wanted)}")
         tables = " ".join(f"F({name})" for name in reversed(isas))
         flags = [*FLAGS, f"-I{ROOT}"]
         exports = f"-Wl,--version-script={ROOT / CPU / 'exports.map'}"
@@ -117,6 +123,12 @@ class BuildLibrary(build_ext):
         partial = library.with_suffix(".partial")
         subprocess.run([*compiler, *map(str, objects), *link, "-o", str(partial)], check=True)
         partial.replace(library)  # a new file: a process that has the old one mapped keeps it
+
+
+def _knows(compiler: list[str], flags: list[str]) -> bool:
+    """Whether the compiler takes the flags: g++ before 11 and clang before 12 have no AMX."""
+    command = [*compiler, *flags, "-fsyntax-only", "-x", "c++", "-"]
+    return subprocess.run(command, input=b"", check=False, capture_output=True).returncode == 0
 
 
 def _up_to_date(target: Path, command: list[str]) -> bool:

@@ -186,17 +186,16 @@ struct Int8 {
 };
 #endif
 
-// With AVX512_BF16 the kernels multiply int8 on AMX's tiles where the CPU has them.
-#if defined(__AVX512BF16__) && \
-    ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
-#define PROBE_AMX 1
+// The kernels of `amx` multiply on tiles.
+#if defined(__AMX_TILE__)
 struct AmxInt8 {
   static constexpr int kMacs = 8192;  // a round is six products of two tiles, 16 x 64 x 16 each
 };
+struct AmxBf16 {
+  static constexpr int kMacs = 4096;  // 16 x 32 x 16
+};
 
-bool HasAmxInt8() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx >> 24 & 3) != 3) return false;
+bool RequestAmx() {
   return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
 }
 #endif
@@ -217,9 +216,8 @@ __attribute__((noinline)) void Burst(int64_t rounds) {
   }
 }
 
-#if PROBE_AMX
-template <>
-__attribute__((target("amx-tile,amx-int8"), noinline)) void Burst<AmxInt8>(int64_t rounds) {
+#if defined(__AMX_TILE__)
+void ConfigureTiles() {
   struct alignas(64) {
     uint8_t palette, start_row, reserved[14];
     uint16_t row_bytes[16];
@@ -233,6 +231,11 @@ __attribute__((target("amx-tile,amx-int8"), noinline)) void Burst<AmxInt8>(int64
   // It makes all tiles zero. Not _tile_loadconfig: GCC believes that it reads eight bytes, and may leave out the
   // others.
   asm volatile("ldtilecfg %0" : : "m"(config));
+}
+
+template <>
+__attribute__((noinline)) void Burst<AmxInt8>(int64_t rounds) {
+  ConfigureTiles();
   for (int64_t r = 0; r < rounds; ++r) {
     _tile_dpbssd(0, 6, 7);
     _tile_dpbssd(1, 6, 7);
@@ -240,6 +243,20 @@ __attribute__((target("amx-tile,amx-int8"), noinline)) void Burst<AmxInt8>(int64
     _tile_dpbssd(3, 6, 7);
     _tile_dpbssd(4, 6, 7);
     _tile_dpbssd(5, 6, 7);
+  }
+  _tile_release();
+}
+
+template <>
+__attribute__((noinline)) void Burst<AmxBf16>(int64_t rounds) {
+  ConfigureTiles();
+  for (int64_t r = 0; r < rounds; ++r) {
+    _tile_dpbf16ps(0, 6, 7);
+    _tile_dpbf16ps(1, 6, 7);
+    _tile_dpbf16ps(2, 6, 7);
+    _tile_dpbf16ps(3, 6, 7);
+    _tile_dpbf16ps(4, 6, 7);
+    _tile_dpbf16ps(5, 6, 7);
   }
   _tile_release();
 }
@@ -270,10 +287,12 @@ extern "C" {
 
 // GMAC/s of products of type 0: bf16, 1: int8.
 double ProbeThroughput(int type, int threads, int repeats, double seconds) {
-  if (type == 0) return Throughput<Bf16>(threads, repeats, seconds);
-#if PROBE_AMX
-  if (HasAmxInt8()) return Throughput<AmxInt8>(threads, repeats, seconds);
+#if defined(__AMX_TILE__)
+  if (RequestAmx()) {
+    return type == 0 ? Throughput<AmxBf16>(threads, repeats, seconds) : Throughput<AmxInt8>(threads, repeats, seconds);
+  }
 #endif
+  if (type == 0) return Throughput<Bf16>(threads, repeats, seconds);
   return Throughput<Int8>(threads, repeats, seconds);
 }
 

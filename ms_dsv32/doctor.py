@@ -46,7 +46,10 @@ MODES = ("PyNative", "graph")
 _PROBE_SECONDS = 60  # a first import of MindSpore from a cold disk can take half a minute
 _NPU_SMI_SECONDS = 20
 _FEATURES = {
-    "x86_64": ("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"),
+    "x86_64": (
+        *("avx2", "fma", "f16c", "avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512_vnni", "avx512_bf16"),
+        *("amx_tile", "amx_int8", "amx_bf16"),
+    ),
     "aarch64": ("asimd", "asimdhp", "asimddp", "i8mm", "bf16"),
 }
 _INSTALL = "pip install --force-reinstall --no-deps . (needs g++ or clang)"

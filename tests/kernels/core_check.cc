@@ -14,6 +14,7 @@
 #include <thread>
 #include <vector>
 
+#include "ms_dsv32/kernel_impl/cpu/amx.h"
 #include "ms_dsv32/kernel_impl/cpu/cache_rows.h"
 #include "ms_dsv32/kernel_impl/cpu/gemm.h"
 #include "ms_dsv32/kernel_impl/cpu/quant.h"
@@ -179,8 +180,9 @@ void CheckProducts(int k, int panels, int all_rows = 23) {
     }
   }
   // The bits of a row depend neither on how many rows there are, nor on the cuts of k, nor on a NaN elsewhere.
-  const int cut = k / 8 * 4;  // 0 for the smallest k: one call then
-  for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, all_rows}) {
+  const int unit = Max(kBf16Cut, 4);
+  const int cut = k / 2 / unit * unit;  // 0 for the smallest k: one call then
+  for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 22, all_rows}) {
     const size_t first = static_cast<size_t>(all_rows - rows);
     GemmBf16(x.data() + first * k, k, rows, wp.data(), 16 * k, panels, cut, part.data(), n, false);
     GemmBf16(x.data() + first * k + cut, k, rows, wp.data() + 16 * cut, 16 * k, panels, k - cut, part.data(), n,
@@ -338,9 +340,10 @@ int Run() {
   for (int k : {4, 6, 12, 128, 258, 260, 576}) CheckProducts(k, 1);
   CheckProducts(132, 3);
   CheckProducts(64, 17);
-  CheckProducts(2052, 1);      // deeper than is converted at a time
-  CheckProducts(264, 1, 259);  // more rows than are, cut in k as well
-  CheckProducts(2176, 1, 49);  // AMX: each half is 1024 and 64 deep, and tiles have several heights
+  CheckProducts(2052, 1);       // deeper than is converted at a time
+  CheckProducts(264, 1, 259);   // more rows than are, cut in k as well
+  CheckProducts(2176, 1, 49);   // AMX: each half of int8 is 1024 and 64 deep, and tiles have several heights
+  CheckProducts(2048, 2, 131);  // AMX copies such rows, 128 at a time
   CheckCacheRows();
   CheckThreads();
   CheckQuotas();
@@ -351,4 +354,12 @@ int Run() {
 }  // namespace
 }  // namespace ms_dsv32::cpu::MS_DSV32_ISA
 
-int main() { return ms_dsv32::cpu::MS_DSV32_ISA::Run() == 0 ? 0 : 1; }
+int main() {
+#if MS_DSV32_IS_AMX
+  if (!ms_dsv32::cpu::HasAmx()) {
+    std::printf("the system gives no permission for AMX\n");
+    return 1;
+  }
+#endif
+  return ms_dsv32::cpu::MS_DSV32_ISA::Run() == 0 ? 0 : 1;
+}

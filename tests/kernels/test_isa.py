@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -76,6 +77,16 @@ def test_a_path_that_cannot_be_had_is_refused(isa: str) -> None:
 def test_a_path_that_cannot_be_compiled_is_refused(isas: str, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match="MS_DSV32_ISAS has sse9"):
         driver.build_library(tmp_path, MS_DSV32_ISAS=isas)
+
+
+@pytest.mark.isa
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="AMX is x86's")
+def test_a_compiler_without_amx_leaves_it_out(tmp_path: Path) -> None:
+    compiler = tmp_path / "old-g++"
+    compiler.write_text('#!/bin/sh\ncase "$*" in *-mamx*) exit 1;; esac\nexec g++ "$@"\n')
+    compiler.chmod(0o755)
+    with pytest.raises(AssertionError, match="compiles for none of MS_DSV32_ISAS=amx"):
+        driver.build_library(tmp_path, MS_DSV32_ISAS="amx", CXX=str(compiler))
 
 
 @pytest.mark.isa

@@ -47,17 +47,21 @@ def runtime(name: str) -> str:
     return path
 
 
+# Of amx and avx512_bf16, whose sources are the same but for products on tiles (gemm_amx.h), amx alone.
+ISAS = [isa for isa in kernel_impl.isas() if not (isa == "avx512_bf16" and "amx" in kernel_impl.isas())]
+
+
 @pytest.fixture(scope="module")
 def address_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runtime("libasan.so")
     runtime("libubsan.so")
     folder = tmp_path_factory.mktemp("address")
     flags = "-Og -g1 -w -fno-sanitize-recover=all"  # -O1 compiles for longer than its tests are then shorter
-    isas = ",".join(kernel_impl.isas())
+    isas = ",".join(ISAS)
     return driver.build_library(folder, MS_DSV32_SANITIZE="address,undefined", MS_DSV32_ISAS=isas, CXXFLAGS=flags)
 
 
-@pytest.mark.parametrize("isa", kernel_impl.isas())
+@pytest.mark.parametrize("isa", ISAS)
 def test_addresses_and_undefined_behaviour(isa: str, address_library: Path) -> None:
     folder = HERE.relative_to(driver.ROOT)
     result = driver.run(

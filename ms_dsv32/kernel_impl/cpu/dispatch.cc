@@ -7,6 +7,8 @@
 
 #if defined(__x86_64__)
 #include <cpuid.h>
+
+#include "ms_dsv32/kernel_impl/cpu/amx.h"
 #elif defined(__aarch64__)
 #include <sys/auxv.h>
 #endif
@@ -64,6 +66,7 @@ bool Has_avx512() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return Has_avx512() && __get_cpuid_count(7, 1, &eax, &ebx, &ecx, &edx) != 0 && (eax >> 5 & 1) != 0;
 }
+[[maybe_unused]] bool Has_amx() { return Has_avx512_bf16() && HasAmx(); }
 #endif
 #elif defined(__aarch64__)
 // Bits of <asm/hwcap.h>, written out because older kernel headers lack some of the names.

@@ -5,8 +5,8 @@
 //   PackStripsBf16, PackStripsInt8   columns of a row-major weight -> strips
 //
 // Bits: an element of c is one chain of additions over ascending k, whatever `rows`, `strips` or the other rows hold.
-// GemmBf16 with accumulate = true continues the chain that c holds, so that cutting k into several calls gives the bits
-// of one call. A row reads nothing of another row: NaN and Inf stay in theirs.
+// GemmBf16 with accumulate = true continues the chain that c holds, so that cutting k at multiples of kBf16Cut into
+// several calls gives the bits of one call. A row reads nothing of another row: NaN and Inf stay in theirs.
 //
 // A step is 64 bytes of a strip: 2 (bf16) or 4 (int8) neighbours in k of each of its 16 columns. Rows of x are
 // converted into the form that the instructions want, a block of steps at a time; sums stay in registers for a block.
@@ -30,6 +30,7 @@ constexpr int kPanel = 64;       // columns are multiples of this: four strips
 constexpr int kBf16PerStep = 2;  // neighbours in k, bf16
 constexpr int kInt8PerStep = 4;  // neighbours in k, int8
 constexpr int kStepBytes = 64;   // kStrip columns x 4 bytes
+constexpr int kBf16Cut = MS_DSV32_IS_AMX ? 32 : 2;  // AMX adds the products of a tile, 32 deep, before it adds to c
 constexpr int kMaxTileRows = MS_DSV32_IS_PORTABLE ? 4 : 6;
 // Steps of a block: 8 KiB of a strip, 16 KiB widened, which stay in an L1 of 32 KiB beside a tile's words (6 KiB).
 constexpr int kSteps = 128;
@@ -52,7 +53,7 @@ struct Bf16Dot {
   // x86 shifts beside its multipliers; Arm's cores have two pipes for both.
   static constexpr bool kKeepsWide = MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_dotprod;
 
-#if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512_bf16 || MS_DSV32_IS_NEON_BF16
+#if MS_DSV32_IS_AVX512_BF16 || MS_DSV32_IS_NEON_BF16
   static constexpr int kPhases = 1;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int /*phase*/) { return raw; }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int /*phase*/) { return raw; }
@@ -606,15 +607,19 @@ inline void Gemm(const typename Kernel::Element* x, int64_t ldx, int64_t rows, c
 // is even. Nothing needs to be aligned. `next`: strips that will be read after these, to be fetched meanwhile, or null.
 inline void GemmBf16(const uint16_t* x, int64_t ldx, int64_t rows, const uint16_t* w, int64_t strip_stride, int panels,
                      int64_t k, float* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
+#if MS_DSV32_IS_AMX
+  GemmAmx(x, ldx, rows, w, strip_stride, panels * kPanel / kStrip, k, c, ldc, accumulate, next);
+#else
   Gemm<Bf16Dot>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);
+#endif
 }
 
 // As GemmBf16 with strips [k/4][16][4]; k is a multiple of 4, below 65536.
 inline void GemmInt8(const int8_t* x, int64_t ldx, int64_t rows, const int8_t* w, int64_t strip_stride, int panels,
                      int64_t k, int32_t* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
-#if MS_DSV32_HAS_AMX
-  if (k % kTileBytes == 0 && rows >= kMinRowsAmx && HasAmxInt8()) {
-    return GemmInt8Amx(x, ldx, rows, w, strip_stride, panels * kPanel / kStrip, k, c, ldc, accumulate, next);
+#if MS_DSV32_IS_AMX
+  if (rows >= kMinRowsAmxInt8) {
+    return GemmAmx(x, ldx, rows, w, strip_stride, panels * kPanel / kStrip, k, c, ldc, accumulate, next);
   }
 #endif
   Gemm<Int8Dot>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);

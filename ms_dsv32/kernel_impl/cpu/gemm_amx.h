@@ -1,24 +1,28 @@
-// int8 products on AMX's tiles. The strips of pack.h are its layout of the second factor already: 16 steps of a strip
-// are a tile. Sums are exact, so the bits are those of every other way.
+// Products on AMX's tiles. The strips of pack.h are its layout of the second factor already: 16 steps of a strip are a
+// tile.
+//
+// An element of a product of bfloat16 is a chain as well (gemm.h), of longer links: of 32 values of k a tile sums the
+// even and the odd ones, each in order, and adds the sum of both to c. So the bits are those of no other instruction
+// set, and k may be cut at multiples of 32 alone. Sums of int8 are exact: any way gives their bits. AMX takes
+// denormals for zero and rounds to nearest, whatever MXCSR holds, as AVX512_BF16 does.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_AMX_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GEMM_AMX_H_
 
-#include "ms_dsv32/kernel_impl/cpu/amx.h"
 #include "ms_dsv32/kernel_impl/cpu/simd.h"
 
-// AMX comes with AVX512_BF16. The flags of that instruction set do not allow it, because Zen 4 lacks it.
-#if MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512_bf16 && !defined(MS_DSV32_SIMDE) && \
-    ((defined(__clang__) && __clang_major__ >= 12) || (!defined(__clang__) && __GNUC__ >= 11))
-#define MS_DSV32_HAS_AMX 1
+#if MS_DSV32_IS_AMX
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// With fewer rows the stream of weights bounds both ways, and AVX-512 reads it a little faster.
-constexpr int64_t kMinRowsAmx = 9;
+// With fewer rows the stream of weights bounds both ways, and AVX-512 reads it a little faster. Of int8 alone, whose
+// bits are the same.
+constexpr int64_t kMinRowsAmxInt8 = 9;
 constexpr int kTileRows = 16;
 constexpr int kTileBytes = 64;  // of a row
-// Values of k at a time: those of two strips, 32 KiB, stay in an L1 of 48 KiB for all rows.
+// Bytes of a row at a time: those of two strips, 32 KiB, stay in an L1 of 48 KiB for all rows.
 constexpr int64_t kTileDepth = 1024;
+constexpr int64_t kFewAhead = 256;  // bytes of a row that few rows fetch ahead: 4 KiB of each of four strips, in L1
+constexpr int64_t kCopyRows = 128;  // copied at a time where that is needed: 136 KiB
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
@@ -28,108 +32,221 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Lines of two strips, 16 steps of each, into L2.
-MS_DSV32_INLINE void FetchTiles(const int8_t* strip, int64_t stride) {
-#pragma GCC unroll 16
-  for (int line = 0; line < kTileRows; ++line) __builtin_prefetch(strip + line * kTileBytes, 0, 2);
-#pragma GCC unroll 16
-  for (int line = 0; line < kTileRows; ++line) __builtin_prefetch(strip + stride + line * kTileBytes, 0, 2);
+// Tiles 0 to 3 are sums, 4 and 5 x, 6 and 7 weights. `width` bytes of each row of x: the last of k may be less than a
+// tile.
+MS_DSV32_INLINE void ConfigureTiles(int64_t top, int64_t bottom, int64_t width) {
+  TileConfig config;
+  for (int tile = 0; tile < 8; ++tile) {
+    config.row_bytes[tile] = tile == 4 || tile == 5 ? static_cast<uint16_t>(width) : kTileBytes;
+    config.rows[tile] = static_cast<uint8_t>(width / 4);
+  }
+  config.rows[0] = config.rows[1] = config.rows[4] = static_cast<uint8_t>(top);
+  config.rows[2] = config.rows[3] = config.rows[5] = static_cast<uint8_t>(Max<int64_t>(bottom, 1));
+  // Not _tile_loadconfig: GCC believes that it reads eight bytes, and may leave out the others.
+  asm volatile("ldtilecfg %0" : : "m"(config));
 }
 
-// As GemmInt8; k is a multiple of 64. Two tiles of rows times two strips: tiles 0 to 3 are sums, 4
-// and 5 x, 6 and 7 weights. The first rows fetch the weights that come next: tiles are read faster than the hardware
+// A tile of weights into L1 (kLocality 3) or L2 (2).
+template <int kLocality>
+MS_DSV32_INLINE void FetchTile(const char* strip) {
+#pragma GCC unroll 16
+  for (int line = 0; line < kTileRows; ++line) __builtin_prefetch(strip + line * kTileBytes, 0, kLocality);
+}
+
+// The instructions take the numbers of tiles from their text.
+#define MS_DSV32_TILE_DOT(c, a, b) \
+  if constexpr (sizeof(T) == 1) {  \
+    _tile_dpbssd(c, a, b);         \
+  } else {                         \
+    _tile_dpbf16ps(c, a, b);       \
+  }
+
+// Rows [rows] of one block of k, at most kTileDepth bytes deep, times all strips. Two tiles of rows times two strips at
+// a time. The first rows fetch the weights that come after these, `ahead`: tiles are read faster than the hardware
 // fetches ahead.
-__attribute__((target("amx-tile,amx-int8"), noinline)) inline void GemmInt8Amx(const int8_t* x, int64_t ldx,
-                                                                               int64_t rows, const int8_t* w,
-                                                                               int64_t strip_stride, int strips,
-                                                                               int64_t k, int32_t* c, int64_t ldc,
-                                                                               bool accumulate, const void* next) {
+template <typename T, typename Sum>
+__attribute__((noinline)) void GemmTiles(const char* x, int64_t x_bytes, int64_t rows, const char* w,
+                                         int64_t strip_bytes, int strips, int64_t depth, Sum* c, int64_t ldc, bool load,
+                                         const char* ahead) {
   asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
   const int64_t pairs = CeilDiv(rows, 2 * kTileRows);
   const int64_t c_bytes = ldc * static_cast<int64_t>(sizeof(*c));
   int64_t top = 0, bottom = -1;  // rows of the two tiles, as they are configured
-  for (int64_t k0 = 0; k0 < k; k0 += kTileDepth) {
-    const int64_t depth = Min(kTileDepth, k - k0);
-    const bool load = accumulate || k0 > 0;
-    for (int strip = 0; strip < strips; strip += 2) {
-      const int8_t* left = w + strip * strip_stride + k0 * kTileRows;
-      const int8_t* right = left + strip_stride;
-      const int8_t* ahead = left + depth * kTileRows;
-      if (k0 + depth == k) {
-        ahead = strip + 2 < strips ? w + (strip + 2) * strip_stride : static_cast<const int8_t*>(next);
+  for (int strip = 0; strip < strips; strip += 2) {
+    const char* left = w + strip * strip_bytes;
+    const char* right = left + strip_bytes;
+    const char* after = ahead == nullptr ? nullptr : ahead + strip * strip_bytes;
+    int64_t m = 0;
+    for (int64_t pair = 0; pair < pairs; ++pair) {
+      const int64_t count = CeilDiv(rows - m, pairs - pair);  // nearly equal heights
+      if (top != CeilDiv(count, int64_t{2}) || bottom != count / 2) {
+        top = CeilDiv(count, int64_t{2});
+        bottom = count / 2;
+        ConfigureTiles(top, bottom, Min<int64_t>(depth, kTileBytes));
       }
-      int64_t m = 0;
-      for (int64_t pair = 0; pair < pairs; ++pair) {
-        const int64_t count = CeilDiv(rows - m, pairs - pair);  // nearly equal heights
-        if (top != CeilDiv(count, int64_t{2}) || bottom != count / 2) {
-          top = CeilDiv(count, int64_t{2});
-          bottom = count / 2;
-          TileConfig config;
-          for (int tile = 0; tile < 8; ++tile) {
-            config.row_bytes[tile] = kTileBytes;
-            config.rows[tile] = kTileRows;
-          }
-          config.rows[0] = config.rows[1] = config.rows[4] = static_cast<uint8_t>(top);
-          config.rows[2] = config.rows[3] = config.rows[5] = static_cast<uint8_t>(Max<int64_t>(bottom, 1));
-          // Not _tile_loadconfig: GCC believes that it reads eight bytes, and may leave out the others.
-          asm volatile("ldtilecfg %0" : : "m"(config));
+      const bool fetch = pair == 0 && ahead != nullptr;
+      const char* x0 = x + m * x_bytes;
+      Sum* c0 = c + m * ldc + strip * kTileRows;
+      Sum* c1 = c0 + top * ldc;
+      if (load) {
+        _tile_loadd(0, c0, c_bytes);
+        _tile_loadd(1, c0 + kTileRows, c_bytes);
+      } else {
+        _tile_zero(0);
+        _tile_zero(1);
+      }
+      if (bottom == 0) {
+        for (int64_t s = 0; s < depth; s += kTileBytes) {
+          if (fetch) FetchTile<2>(after + s * kTileRows);
+          _tile_loadd(4, x0 + s, x_bytes);
+          _tile_loadd(6, left + s * kTileRows, kTileBytes);
+          MS_DSV32_TILE_DOT(0, 4, 6)
+          if (fetch) FetchTile<2>(after + strip_bytes + s * kTileRows);
+          _tile_loadd(7, right + s * kTileRows, kTileBytes);
+          MS_DSV32_TILE_DOT(1, 4, 7)
         }
-        const bool fetch = pair == 0 && ahead != nullptr;
-        const int8_t* x0 = x + m * ldx + k0;
-        int32_t* c0 = c + m * ldc + strip * kTileRows;
-        int32_t* c1 = c0 + top * ldc;
+      } else {
+        const char* x1 = x0 + top * x_bytes;
         if (load) {
-          _tile_loadd(0, c0, c_bytes);
-          _tile_loadd(1, c0 + kTileRows, c_bytes);
+          _tile_loadd(2, c1, c_bytes);
+          _tile_loadd(3, c1 + kTileRows, c_bytes);
         } else {
-          _tile_zero(0);
-          _tile_zero(1);
+          _tile_zero(2);
+          _tile_zero(3);
         }
-        if (bottom == 0) {
-          for (int64_t s = 0; s < depth; s += kTileBytes) {
-            if (fetch) FetchTiles(ahead + s * kTileRows, strip_stride);
-            _tile_loadd(4, x0 + s, ldx);
-            _tile_loadd(6, left + s * kTileRows, kTileBytes);
-            _tile_dpbssd(0, 4, 6);
-            _tile_loadd(7, right + s * kTileRows, kTileBytes);
-            _tile_dpbssd(1, 4, 7);
-          }
-        } else {
-          const int8_t* x1 = x0 + top * ldx;
-          if (load) {
-            _tile_loadd(2, c1, c_bytes);
-            _tile_loadd(3, c1 + kTileRows, c_bytes);
-          } else {
-            _tile_zero(2);
-            _tile_zero(3);
-          }
-          for (int64_t s = 0; s < depth; s += kTileBytes) {
-            if (fetch) FetchTiles(ahead + s * kTileRows, strip_stride);
-            _tile_loadd(4, x0 + s, ldx);
-            _tile_loadd(6, left + s * kTileRows, kTileBytes);
-            _tile_dpbssd(0, 4, 6);
-            _tile_loadd(7, right + s * kTileRows, kTileBytes);
-            _tile_dpbssd(1, 4, 7);
-            _tile_loadd(5, x1 + s, ldx);
-            _tile_dpbssd(2, 5, 6);
-            _tile_dpbssd(3, 5, 7);
-          }
-          _tile_stored(2, c1, c_bytes);
-          _tile_stored(3, c1 + kTileRows, c_bytes);
+        for (int64_t s = 0; s < depth; s += kTileBytes) {
+          if (fetch) FetchTile<2>(after + s * kTileRows);
+          _tile_loadd(4, x0 + s, x_bytes);
+          _tile_loadd(6, left + s * kTileRows, kTileBytes);
+          MS_DSV32_TILE_DOT(0, 4, 6)
+          if (fetch) FetchTile<2>(after + strip_bytes + s * kTileRows);
+          _tile_loadd(7, right + s * kTileRows, kTileBytes);
+          MS_DSV32_TILE_DOT(1, 4, 7)
+          _tile_loadd(5, x1 + s, x_bytes);
+          MS_DSV32_TILE_DOT(2, 5, 6)
+          MS_DSV32_TILE_DOT(3, 5, 7)
         }
-        _tile_stored(0, c0, c_bytes);
-        _tile_stored(1, c0 + kTileRows, c_bytes);
-        m += count;
+        _tile_stored(2, c1, c_bytes);
+        _tile_stored(3, c1 + kTileRows, c_bytes);
       }
+      _tile_stored(0, c0, c_bytes);
+      _tile_stored(1, c0 + kTileRows, c_bytes);
+      m += count;
     }
   }
   _tile_release();
 }
 
+// At most kTileRows rows, all of k: four strips at a time, whose sums are tiles 0 to 3, read in memory's order. Fetched
+// are the weights kFewAhead bytes of x further on, in these strips or in those that come next.
+template <typename T, typename Sum>
+__attribute__((noinline)) void GemmTilesFew(const char* x, int64_t x_bytes, int64_t rows, const char* w,
+                                            int64_t strip_bytes, int strips, int64_t depth, Sum* c, int64_t ldc,
+                                            bool load, const char* next) {
+  asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
+  const int64_t c_bytes = ldc * static_cast<int64_t>(sizeof(*c));
+  const int64_t distance = Min(kFewAhead, depth);
+  ConfigureTiles(rows, rows, Min<int64_t>(depth, kTileBytes));
+  for (int strip = 0; strip < strips; strip += 4) {
+    const char* s0 = w + strip * strip_bytes;
+    const char* s1 = s0 + strip_bytes;
+    const char* s2 = s1 + strip_bytes;
+    const char* s3 = s2 + strip_bytes;
+    const char* then = strip + 4 < strips ? s3 + strip_bytes : next;
+    Sum* sums = c + strip * kTileRows;
+    if (load) {
+      _tile_loadd(0, sums, c_bytes);
+      _tile_loadd(1, sums + kTileRows, c_bytes);
+      _tile_loadd(2, sums + 2 * kTileRows, c_bytes);
+      _tile_loadd(3, sums + 3 * kTileRows, c_bytes);
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    for (int64_t s = 0; s < depth; s += kTileBytes) {
+      const int64_t at = s * kTileRows;
+      const bool here = s + distance < depth;
+      const char* ahead = here ? s0 : then;
+      if (ahead != nullptr) ahead += (s + distance - (here ? 0 : depth)) * kTileRows;
+      _tile_loadd(4, x + s, x_bytes);
+      if (ahead != nullptr) FetchTile<3>(ahead);
+      _tile_loadd(6, s0 + at, kTileBytes);
+      MS_DSV32_TILE_DOT(0, 4, 6)
+      if (ahead != nullptr) FetchTile<3>(ahead + strip_bytes);
+      _tile_loadd(7, s1 + at, kTileBytes);
+      MS_DSV32_TILE_DOT(1, 4, 7)
+      if (ahead != nullptr) FetchTile<3>(ahead + 2 * strip_bytes);
+      _tile_loadd(6, s2 + at, kTileBytes);
+      MS_DSV32_TILE_DOT(2, 4, 6)
+      if (ahead != nullptr) FetchTile<3>(ahead + 3 * strip_bytes);
+      _tile_loadd(7, s3 + at, kTileBytes);
+      MS_DSV32_TILE_DOT(3, 4, 7)
+    }
+    _tile_stored(0, sums, c_bytes);
+    _tile_stored(1, sums + kTileRows, c_bytes);
+    _tile_stored(2, sums + 2 * kTileRows, c_bytes);
+    _tile_stored(3, sums + 3 * kTileRows, c_bytes);
+  }
+  _tile_release();
+}
+
+#undef MS_DSV32_TILE_DOT
+
+// `depth` bytes of each row, to rows of kTileDepth and a line.
+inline void CopyRows(const char* x, int64_t x_bytes, int64_t rows, int64_t depth, char* out) {
+  constexpr int64_t kStride = kTileDepth + kTileBytes;
+  for (int64_t m = 0; m < rows; ++m) {
+    const char* row = x + m * x_bytes;
+    if (m + 1 < rows) {
+      for (int64_t byte = 0; byte < depth; byte += 64) Prefetch(row + x_bytes + byte);
+    }
+    int64_t byte = 0;
+    for (; byte + kVecBytes <= depth; byte += kVecBytes) StoreAs(out + m * kStride + byte, LoadAs<VecI>(row + byte));
+    for (; byte < depth; byte += 4) StoreAs(out + m * kStride + byte, LoadAs<int32_t>(row + byte));
+  }
+}
+
+// As GemmBf16 and GemmInt8.
+template <typename T, typename Sum>
+inline void GemmAmx(const T* x, int64_t ldx, int64_t rows, const T* w, int64_t strip_stride, int strips, int64_t k,
+                    Sum* c, int64_t ldc, bool accumulate, const void* next) {
+  constexpr int64_t kSize = sizeof(T);
+  const int64_t x_bytes = ldx * kSize, strip_bytes = strip_stride * kSize, all = k * kSize;
+  if (rows <= kTileRows) {
+    const char* bytes = reinterpret_cast<const char*>(x);
+    const char* strips_w = reinterpret_cast<const char*>(w);
+    const int64_t whole = all / kTileBytes * kTileBytes;  // the rest is less than a tile
+    if (whole > 0) {
+      GemmTilesFew<T>(bytes, x_bytes, rows, strips_w, strip_bytes, strips, whole, c, ldc, accumulate,
+                      static_cast<const char*>(next));
+    }
+    if (whole < all) {
+      GemmTilesFew<T>(bytes + whole, x_bytes, rows, strips_w + whole * kTileRows, strip_bytes, strips, all - whole, c,
+                      ldc, accumulate || whole > 0, nullptr);
+    }
+    return;
+  }
+  // Rows that are a large power of two apart share sets of the caches, and would be read from memory for each strip.
+  const bool copy = x_bytes % 4096 == 0 && strips > 2;
+  alignas(64) char copied[kCopyRows * (kTileDepth + kTileBytes)];
+  for (int64_t m = 0; m < rows; m += copy ? kCopyRows : rows) {
+    const int64_t count = copy ? Min(kCopyRows, rows - m) : rows;
+    for (int64_t k0 = 0, depth; k0 < all; k0 += depth) {
+      depth = all - k0 >= kTileBytes ? Min(kTileDepth, (all - k0) / kTileBytes * kTileBytes) : all - k0;
+      const char* block = reinterpret_cast<const char*>(w) + k0 * kTileRows;
+      const char* ahead = k0 + depth < all ? block + depth * kTileRows : static_cast<const char*>(next);
+      const char* block_x = reinterpret_cast<const char*>(x + m * ldx) + k0;
+      if (copy) CopyRows(block_x, x_bytes, count, depth, copied);
+      GemmTiles<T>(copy ? copied : block_x, copy ? kTileDepth + kTileBytes : x_bytes, count, block, strip_bytes, strips,
+                   depth, c + m * ldc, ldc, accumulate || k0 > 0, m == 0 ? ahead : nullptr);
+    }
+  }
+}
+
 }  // namespace ms_dsv32::cpu::MS_DSV32_ISA
 
-#else
-#define MS_DSV32_HAS_AMX 0
 #endif
 
 #endif  // MS_DSV32_KERNEL_IMPL_CPU_GEMM_AMX_H_

@@ -27,15 +27,18 @@
 #define MS_DSV32_ISA_ID_avx2 2
 #define MS_DSV32_ISA_ID_avx512 3
 #define MS_DSV32_ISA_ID_avx512_bf16 4
-#define MS_DSV32_ISA_ID_neon_dotprod 5
-#define MS_DSV32_ISA_ID_neon_bf16 6
+#define MS_DSV32_ISA_ID_amx 5
+#define MS_DSV32_ISA_ID_neon_dotprod 6
+#define MS_DSV32_ISA_ID_neon_bf16 7
 #define MS_DSV32_CAT_(a, b) a##b
 #define MS_DSV32_CAT(a, b) MS_DSV32_CAT_(a, b)
 #define MS_DSV32_ISA_ID MS_DSV32_CAT(MS_DSV32_ISA_ID_, MS_DSV32_ISA)
 #if MS_DSV32_ISA_ID < MS_DSV32_ISA_ID_portable || MS_DSV32_ISA_ID > MS_DSV32_ISA_ID_neon_bf16
-#error "MS_DSV32_ISA must be portable, avx2, avx512, avx512_bf16, neon_dotprod or neon_bf16"
+#error "MS_DSV32_ISA must be portable, avx2, avx512, avx512_bf16, amx, neon_dotprod or neon_bf16"
 #endif
-#define MS_DSV32_IS_AVX512 (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512 || MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512_bf16)
+#define MS_DSV32_IS_AMX (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_amx)  // AVX512_BF16 as well
+#define MS_DSV32_IS_AVX512_BF16 (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512_bf16 || MS_DSV32_IS_AMX)
+#define MS_DSV32_IS_AVX512 (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512 || MS_DSV32_IS_AVX512_BF16)
 #define MS_DSV32_IS_NEON \
   (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_dotprod || MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16)
 #define MS_DSV32_IS_NEON_BF16 (MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_bf16)  // FEAT_BF16 and FEAT_I8MM

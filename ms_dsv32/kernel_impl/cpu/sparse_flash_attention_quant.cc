@@ -27,6 +27,7 @@ constexpr int64_t kSoftmaxHeads = 8;
 // Columns of one item, in panels: with 64 KiB of sums for 128 heads, a block of the V strips and the heads' P stay
 // in L2.
 constexpr int64_t kOutPanels = 2;
+static_assert(kLatentDim % kBf16Cut == 0, "q . k is cut between a key's parts");
 constexpr int64_t kMinHeads = 4 * kMaxTileRows;  // fewer rows would not repay loading the strips
 
 struct Token {

@@ -18,6 +18,7 @@ constexpr int64_t kPrologTokens = 1024;
 constexpr int64_t kProjectionDepth = 1024;  // of one part: 128 KiB of a panel, a fraction of any L2
 constexpr int kProjectionParts = static_cast<int>(op_info::kH / kProjectionDepth);
 static_assert(op_info::kH % kProjectionDepth == 0, "the parts cover h");
+static_assert(kProjectionDepth % kBf16Cut == 0, "a part is whole links of a chain");
 constexpr int64_t kProjectionSplitTokens =
     64;                                  // up to here the parts are separate tasks: 64 tokens are 4 MiB of partial sums
 constexpr int64_t kProjectionRows = 96;  // rows of a task otherwise: 16 tiles
