@@ -195,9 +195,7 @@ struct AmxBf16 {
   static constexpr int kMacs = 4096;  // 16 x 32 x 16
 };
 
-bool RequestAmx() {
-  return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
-}
+bool RequestAmx() { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0; }
 #endif
 
 template <typename Product>

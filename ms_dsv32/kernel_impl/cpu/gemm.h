@@ -25,11 +25,11 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-constexpr int kStrip = 16;       // columns of a strip
-constexpr int kPanel = 64;       // columns are multiples of this: four strips
-constexpr int kBf16PerStep = 2;  // neighbours in k, bf16
-constexpr int kInt8PerStep = 4;  // neighbours in k, int8
-constexpr int kStepBytes = 64;   // kStrip columns x 4 bytes
+constexpr int kStrip = 16;                          // columns of a strip
+constexpr int kPanel = 64;                          // columns are multiples of this: four strips
+constexpr int kBf16PerStep = 2;                     // neighbours in k, bf16
+constexpr int kInt8PerStep = 4;                     // neighbours in k, int8
+constexpr int kStepBytes = 64;                      // kStrip columns x 4 bytes
 constexpr int kBf16Cut = MS_DSV32_IS_AMX ? 32 : 2;  // AMX adds the products of a tile, 32 deep, before it adds to c
 constexpr int kMaxTileRows = MS_DSV32_IS_PORTABLE ? 4 : 6;
 // Steps of a block: 8 KiB of a strip, 16 KiB widened, which stay in an L1 of 32 KiB beside a tile's words (6 KiB).
