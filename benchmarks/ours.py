@@ -173,8 +173,7 @@ def _weighted(kind: type[nn.Cell]) -> nn.Cell:
     # The rivals' epsilon, which is the operators' default; the cells' is the model's.
     with_mla = kind in (cells.MLAProlog, cells.MLAIndexerProlog)
     cell = kind(epsilon_cq=1e-5, epsilon_ckv=1e-5) if with_mla else kind()
-    names = [parameter.name.rpartition(".")[2] for parameter in cell.get_parameters()]
-    cell.set_weights({name: row_major()[name] for name in names})
+    cell.set_weights({name: row_major()[name] for name in cell.get_weights()})
     return cell
 
 

@@ -66,14 +66,16 @@ class _OwnPrecision:
     """Where MindSpore's own operators have the dtypes of their inputs.
 
     In PyNative mode the mixed precision of a cell around would count for them, and after an error in such a cell it
-    does so for ever. Every call of every cell comes here: a generator would take three times as long.
+    does so for ever. Every call of every cell comes here: a generator would take three times as long. After an error
+    nothing is taken back, as in `nn.Cell`: MindSpore may have cleared what it keeps, and ends the process then.
     """
 
     def __enter__(self) -> None:
         _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET)
 
-    def __exit__(self, *error: object) -> None:
-        _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
+    def __exit__(self, kind: object, *error: object) -> None:
+        if kind is None:
+            _pynative_executor.set_mixed_precision_type(MixedPrecisionType.NOTSET, False)
 
 
 _own_precision = _OwnPrecision()
