@@ -37,8 +37,14 @@ from ms_dsv32.weights.names import NAMES, OWN, ROTATIONS, Names, prefixes_of
 _CHUNK = 1024 * config.H  # values that are dequantised at a time, at most: 29 MB of float32
 _HEAD_ROWS = config.QK_NOPE_HEAD_DIM + config.V_HEAD_DIM  # of kv_b_proj: a head's keys, then its values
 _ALL_WEIGHTS = (*MLA_WEIGHTS, *INDEXER_WEIGHTS, *EPILOG_WEIGHTS)
-# Rows of one head in the weights whose first axis is that of the heads.
-_ROWS_OF_HEAD = {"dequant_scale": config.Q_HEAD_DIM, "w_uk": 1, "w_uv": 1, "w_o": config.V_HEAD_DIM}
+# Weights that belong to heads: the axis along which heads follow one another, and how much of it one head has.
+_HEAD_AXES = {
+    "w_uq_qr": (1, config.Q_HEAD_DIM),
+    "dequant_scale": (0, config.Q_HEAD_DIM),
+    "w_uk": (0, 1),
+    "w_uv": (0, 1),
+    "w_o": (0, config.V_HEAD_DIM),
+}
 _DTYPES = {"bf16": "BF16", "fp32": "F32", "int8": "I8"}  # of our own files, by op_info's names
 
 # The module of each weight that is a matrix, and its shape [out, in].
@@ -423,26 +429,15 @@ def of_heads(weights: Mapping[str, Array], heads: range) -> dict[str, Array]:
     Raises:
         TypeError, ValueError: heads is no range, or no part of the heads that the weights have.
     """
-    n_q = {name: len(weights[name]) // rows for name, rows in _ROWS_OF_HEAD.items() if name in weights}
-    if "w_uq_qr" in weights:
-        n_q["w_uq_qr"] = weights["w_uq_qr"].shape[1] // config.Q_HEAD_DIM
-    checked_heads(heads, min(n_q.values(), default=config.N_Q))
-    query = slice(heads.start * config.Q_HEAD_DIM, heads.stop * config.Q_HEAD_DIM)
-    value = slice(heads.start * config.V_HEAD_DIM, heads.stop * config.V_HEAD_DIM)
-    head = slice(heads.start, heads.stop)
-    cuts: dict[str, slice | tuple[slice, slice]] = {
-        "w_uq_qr": (slice(None), query),
-        "dequant_scale": query,
-        "w_uk": head,
-        "w_uv": head,
-        "w_o": value,
-    }
-
-    def cut(name: str, array: Array) -> Array:
-        part = array[cuts[name]] if name in cuts else array
-        return array if part.shape == array.shape else part.copy()
-
-    return {name: cut(name, array) for name, array in weights.items()}
+    cut = {name: _HEAD_AXES[name] for name in weights if name in _HEAD_AXES}
+    checked_heads(heads, min((weights[n].shape[axis] // size for n, (axis, size) in cut.items()), default=config.N_Q))
+    parts = dict(weights)
+    for name, (axis, size) in cut.items():
+        index = (slice(None),) * axis + (slice(heads.start * size, heads.stop * size),)
+        part = weights[name][index]
+        if part.shape != weights[name].shape:
+            parts[name] = part.copy()
+    return parts
 
 
 def _transposed(matrix: Array) -> Array:
