@@ -22,6 +22,8 @@ import virtual
 from device import environment
 
 HERE = Path(__file__).resolve().parent
+_MEMORY = 3 << 30
+"""Bytes from which on a process is replaced by a new one: MindSpore's graphs keep the tensors of their last call."""
 _workers: list[remote.Worker] = []
 
 
@@ -53,16 +55,25 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         reports = iter([remote.failed(item, f"there is no process that could run the test: {error}")])
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
+    last = nextitem is None or not nextitem.path.is_relative_to(HERE)
+    if last or sum(worker.memory for worker in _workers) > _MEMORY:
+        for text in _end_workers():
+            item.ihook.pytest_runtest_logreport(report=remote.failed(item, text, "teardown"))
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
     return True
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    for worker in _workers:
-        if text := worker.close():
-            print(f"tests/ascend: the process that ran the tests did not end well\n{text}", file=sys.stderr)
-            session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+    for text in _end_workers():
+        print(f"tests/ascend: {text}", file=sys.stderr)
+        session.exitstatus = pytest.ExitCode.INTERNAL_ERROR
+
+
+def _end_workers() -> list[str]:
+    """Ends the processes that ran the tests, and says which did not end well."""
+    texts = [worker.close() for worker in _workers]
     _workers.clear()
+    return [f"the process that ran the tests did not end well\n{text}" for text in texts if text]
 
 
 @functools.cache

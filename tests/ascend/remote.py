@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import selectors
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
 import pytest
 
@@ -71,6 +72,15 @@ class Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
+    @property
+    def memory(self) -> int:
+        """Bytes of this machine that the process holds, a virtual device's among them; 0 if it is dead."""
+        with contextlib.suppress(OSError):
+            status = Path(f"/proc/{self._process.pid}/status").read_text()
+            if found := re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE):
+                return 1024 * int(found[1])
+        return 0
+
     def close(self) -> str:
         """Lets the process end; what it printed last, if it did not end well."""
         os.close(self._tests)
@@ -115,9 +125,9 @@ class Worker:
             os.killpg(self._process.pid, signal.SIGKILL)
 
 
-def failed(item: pytest.Item, text: str) -> pytest.TestReport:
-    """The report of a test that did not run."""
-    return pytest.TestReport(item.nodeid, item.location, dict.fromkeys(item.keywords, 1), "failed", text, "call")
+def failed(item: pytest.Item, text: str, when: Literal["call", "teardown"] = "call") -> pytest.TestReport:
+    """The report of a test that did not run, or of one after which the process did not end well."""
+    return pytest.TestReport(item.nodeid, item.location, dict.fromkeys(item.keywords, 1), "failed", text, when)
 
 
 def serve(session: pytest.Session, pipes: str) -> None:
