@@ -45,6 +45,16 @@ def _scratch_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _graphs_end_with_their_file() -> Iterator[None]:
+    """A compiled graph keeps the tensors of its last call, weights among them: gigabytes in the end."""
+    yield
+    if "mindspore" in sys.modules:
+        import mindspore as ms
+
+        ms.ms_memory_recycle()
+
+
 @pytest.fixture(autouse=True)
 def _pynative_afterwards() -> Iterator[None]:
     """A test that chose graph mode leaves it again."""

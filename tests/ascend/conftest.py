@@ -22,8 +22,8 @@ import virtual
 from device import environment
 
 HERE = Path(__file__).resolve().parent
-_MEMORY = 3 << 30
-"""Bytes from which on a process is replaced by a new one: MindSpore's graphs keep the tensors of their last call."""
+_MEMORY = 1 << 30
+"""Bytes of the device from which on compiled graphs are given up: each keeps the tensors of its last call."""
 _workers: list[remote.Worker] = []
 
 
@@ -55,8 +55,7 @@ def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> 
         reports = iter([remote.failed(item, f"there is no process that could run the test: {error}")])
     for report in reports:
         item.ihook.pytest_runtest_logreport(report=report)
-    last = nextitem is None or not nextitem.path.is_relative_to(HERE)
-    if last or sum(worker.memory for worker in _workers) > _MEMORY:
+    if nextitem is None or not nextitem.path.is_relative_to(HERE):  # a virtual device holds gigabytes of this machine
         for text in _end_workers():
             item.ihook.pytest_runtest_logreport(report=remote.failed(item, text, "teardown"))
     item.ihook.pytest_runtest_logfinish(nodeid=item.nodeid, location=item.location)
@@ -105,5 +104,7 @@ def _device(request: pytest.FixtureRequest) -> Iterator[None]:
     # Reading a tensor raises what a kernel has left; mindspore.runtime.synchronize() only logs it.
     _probe().asnumpy()
     ms.runtime.synchronize()
+    if ms.runtime.memory_allocated() > _MEMORY:
+        ms.ms_memory_recycle()
     if virtual.running():
         assert virtual.get("FAILURES") == 0, "something failed on the device, see the output"

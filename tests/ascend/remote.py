@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import selectors
 import signal
 import subprocess
@@ -71,15 +70,6 @@ class Worker:
     @property
     def alive(self) -> bool:
         return self._process.poll() is None
-
-    @property
-    def memory(self) -> int:
-        """Bytes of this machine that the process holds, a virtual device's among them; 0 if it is dead."""
-        with contextlib.suppress(OSError):
-            status = Path(f"/proc/{self._process.pid}/status").read_text()
-            if found := re.search(r"^VmRSS:\s+(\d+) kB", status, re.MULTILINE):
-                return 1024 * int(found[1])
-        return 0
 
     def close(self) -> str:
         """Lets the process end; what it printed last, if it did not end well."""
