@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.shapes import Shape
 
 FAMILIES = {
-    "ours": ("kernel", "pynative", "graph"),
+    "ours": ("kernel", "pynative", "graph", "jit"),
     "rivals_torch": ("torch", "torch.compile"),
     "rivals_mindspore": ("mindspore",),
     "rivals_numpy": ("golden",),

@@ -67,7 +67,7 @@ def test_mindspores_own_operators_are_right(op: str) -> None:
 @pytest.mark.mindspore
 @pytest.mark.parametrize("op", OPS)
 def test_our_contenders_are_right(op: str) -> None:
-    _check_contenders("ours", SMALL[op], ["kernel", "pynative", "graph"])
+    _check_contenders("ours", SMALL[op], ["kernel", "pynative", "graph", "jit"])
 
 
 @pytest.mark.slow
@@ -76,7 +76,7 @@ def test_our_contenders_are_right(op: str) -> None:
 def test_overhead_times_the_operator_and_an_empty_one(op: str) -> None:
     overhead = importlib.import_module("benchmarks.overhead")
     times = overhead._interleaved(overhead._calls(SMALL[op]), repeats=3)
-    assert set(times) == {"kernel", "pynative", "graph", "empty pynative", "empty graph"}
+    assert set(times) == {"kernel", "pynative", "graph", "jit", "empty pynative", "empty graph"}
     for name, time_of in times.items():
         assert 0 < time_of["min"] <= time_of["median"], name
 
