@@ -6,14 +6,20 @@ import importlib
 import importlib.util
 import json
 import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # `import benchmarks`, which is not installed
 
-from benchmarks import checks, limits, report, shapes  # noqa: E402
+from benchmarks import checks, limits, report, shapes, worker  # noqa: E402
+from benchmarks.contender import Contender  # noqa: E402
 from benchmarks.shapes import (  # noqa: E402
     ATTENTION,
     EPILOG,
@@ -49,11 +55,57 @@ def _check_contenders(family: str, shape: Shape, names: list[str]) -> None:
     assert seen == names
 
 
+@pytest.fixture
+def rivals_torch() -> ModuleType:
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'ms_dsv32[bench]'")
+    return importlib.import_module("benchmarks.rivals_torch")
+
+
+COMPILED = (ATTENTION, EPILOG, STEP)
+"""Operators that hold every function that is compiled: the step has both prologs, the indexer and the attention."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
-def test_torch_is_right(op: str) -> None:
-    pytest.importorskip("torch", reason="torch is not installed: pip install 'ms_dsv32[bench]'")
-    _check_contenders("rivals_torch", SMALL[op], ["torch"])
+def test_torch_is_right(rivals_torch: ModuleType, op: str) -> None:
+    _check_contenders("rivals_torch", SMALL[op], ["torch", "torch.compile"] if op in COMPILED else ["torch"])
+
+
+@pytest.mark.slow
+def test_a_wrong_way_is_no_choice(rivals_torch: ModuleType) -> None:
+    def check(value: int) -> None:
+        assert value == 1, f"{value} is not 1"
+
+    def slow() -> int:
+        time.sleep(0.02)
+        return 1
+
+    tournament = rivals_torch.Tournament(lambda: None)
+    ways = {"wrong": lambda: 2, "slow": slow, "right": lambda: 1}
+    assert tournament.fastest("sum", 4, ways, check) == "right"
+    assert tournament.fastest("sum", 5, {"wrong": ways["wrong"], "slow": slow}, check) == "slow"
+    with pytest.raises(AssertionError, match=r"sum \(6 rows\): no way of torch is right: a: 2 is not 1; b: 3 is not 1"):
+        tournament.fastest("sum", 6, {"a": lambda: 2, "b": lambda: 3}, check)
+    assert tournament.note() == "sum (4 rows): right; sum (5 rows): slow"
+
+
+@pytest.mark.slow
+def test_scores_rounded_to_bf16_are_no_way_of_attention(
+    rivals_torch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = shapes.make_case(SMALL[ATTENTION])
+    args = tuple(rivals_torch.to_torch(v) for n, v in case.inputs.items() if n not in ("block_table", "kv_act_seqs"))
+    rounded = {"rounded": lambda a, b: rivals_torch.rounded_product(a, b).float()}
+    both = {**rounded, "fp32": rivals_torch.fp32_product}
+    monkeypatch.setattr(rivals_torch, "unrounded_products", lambda: both)
+    # What is fast does not count here: the wrong way would win by the clock.
+    monkeypatch.setattr(rivals_torch, "_seconds", lambda call, flush, runs: 0.0)
+    tournament = rivals_torch.Tournament(lambda: None)
+    rivals_torch._attention(case, tournament, False, args)
+    assert "attention products (2 rows): fp32, " in tournament.note()
+    monkeypatch.setattr(rivals_torch, "unrounded_products", lambda: rounded)
+    with pytest.raises(AssertionError, match="no way of torch is right: rounded, rounded: attention_out"):
+        rivals_torch._attention(case, rivals_torch.Tournament(lambda: None), False, args)
 
 
 @pytest.mark.slow
@@ -94,6 +146,30 @@ def test_a_wrong_rival_is_found_out(op: str) -> None:
     wrong[:] = wrong[:, ::-1].copy() if op != INDEXER else 0
     with pytest.raises(AssertionError, match=name):
         checks.check(SMALL[op], case, outputs, [1])
+
+
+@pytest.mark.parametrize("wrong", ["output", "making"])
+def test_a_contender_that_fails_is_reported_and_the_others_are_timed(wrong: str) -> None:
+    shape = SMALL[INDEXER]
+    case = shapes.make_case(shape)
+    (right,) = importlib.import_module("benchmarks.rivals_numpy").contenders(shape, case, lambda: None)
+
+    def contenders(*_: Any) -> Iterator[Contender]:
+        yield replace(right, name="first")
+        if wrong == "making":
+            raise RuntimeError("no compiler")
+        yield replace(right, name="second", arrays=lambda result: {"topk_indices": 0 * result[0]})
+        yield replace(right, name="third")
+
+    hall = worker.Hall("rivals_numpy", cold=False)
+    hall._contenders = contenders
+    report = hall.prepare(shape, ["first", "second", "third"])
+    assert list(report) == ["first", "second", "third"]
+    assert report["first"]["seconds"] > 0
+    assert ("AssertionError: topk_indices" if wrong == "output" else "RuntimeError: no compiler") in report["second"][
+        "error"
+    ]
+    assert ("seconds" in report["third"]) == (wrong == "output")
 
 
 def test_roofline_is_the_larger_of_memory_and_compute() -> None:
