@@ -5,9 +5,10 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +19,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # `import benchmarks`, which is not installed
 
-from benchmarks import checks, limits, report, shapes, worker  # noqa: E402
+from benchmarks import checks, limits, report, run, shapes, worker  # noqa: E402
 from benchmarks.contender import Contender  # noqa: E402
 from benchmarks.shapes import (  # noqa: E402
     ATTENTION,
@@ -34,6 +35,8 @@ from benchmarks.shapes import (  # noqa: E402
     Work,
 )
 
+RESULTS = ROOT / "benchmarks" / "results"
+COMMITTED = sorted(RESULTS.glob("*/benchmarks*.json"))
 SMALL = {
     **{op: Shape(op, 2, 1, 128) for op in PROJECTIONS},
     **{op: Shape(op, 1, 2, 4096) for op in (INDEXER, ATTENTION, STEP)},
@@ -172,6 +175,54 @@ def test_a_contender_that_fails_is_reported_and_the_others_are_timed(wrong: str)
     assert ("seconds" in report["third"]) == (wrong == "output")
 
 
+class _Machine:
+    """A probe and a worker whose cores are as far from each other as it is told, one time after the other."""
+
+    bytes = 1 << 20
+
+    def __init__(self, trips: Iterable[float | None]) -> None:
+        self.trips = iter(trips)
+
+    def flush(self, pages: str = "huge") -> float:
+        return 20.0
+
+    def throughput(self, repeats: int, seconds: float) -> dict[str, float]:
+        return {"bf16": 100.0, "int8": 200.0}
+
+    def round_trip(self) -> float | None:
+        return next(self.trips)
+
+    def request(self, method: str, *args: Any) -> Any:
+        return {"kernel": {"seconds": 1e-3, "note": ""}} if method == "prepare" else (1e-3, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("trips", "attempts", "quiet", "cell"),
+    [
+        ([50, 55], 1, True, "50, 55"),
+        ([50, 310, 300, 310], 2, True, "300, 310"),
+        ([50, 310, 310, 50, 100, 130], 3, False, "100, 130"),
+        ([None, None], 1, True, "one thread"),
+    ],
+    ids=["quiet", "quiet at last", "never quiet", "one thread"],
+)
+def test_a_shape_is_measured_until_the_machine_is_quiet(
+    trips: list[float | None], attempts: int, quiet: bool, cell: str
+) -> None:
+    settings, machine = run.Settings((INDEXER,), ("kernel",)), _Machine(trips)
+    peak = {"bf16": 100.0, "int8": 200.0}
+    result = run._shape(SMALL[INDEXER], settings, machine, peak, {"ours": machine}, {"ours": ["kernel"]}, {})
+    assert (result["attempts"], result["quiet"]) == (attempts, quiet)
+    run._set_bounds(result, peak, cold=True)
+    heading, line = report.rows([result])
+    column = heading.index("cores, ns")
+    assert line[column : column + 2] == [cell, "20.0, 20.0"]
+    assert line[0] == f"t=2 kv=4K{'' if quiet else ' *'}"
+    assert any("changed during each measurement" in note for note in report.notes([result])) != quiet
+    old = {name: value for name, value in result.items() if name not in ("before", "after", "quiet", "attempts")}
+    assert report.rows([old])[1][column : column + 2] == ["-", "-"]
+
+
 def test_roofline_is_the_larger_of_memory_and_compute() -> None:
     machine = limits.Limits(read_gbps=30.0, bf16_gmacs=200.0, int8_gmacs=400.0)
     work = Work(bytes=30_000_000, bf16_macs=20_000_000, int8_macs=40_000_000)
@@ -213,23 +264,33 @@ def test_work_counts_shared_keys_once_and_causal_keys_only() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["benchmarks", "benchmarks_hot"])
-def test_committed_tables_are_those_of_the_committed_results(page: str) -> None:
-    results = ROOT / "benchmarks" / "results"
-    found = json.loads((results / f"{page}.json").read_text())
-    assert (results / f"{page}.md").read_text() == report.markdown(found), "run `python -m benchmarks plot`"
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_committed_tables_are_those_of_the_committed_results(path: Path) -> None:
+    found = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text() == report.markdown(found), "run `python -m benchmarks plot`"
+    assert path.parent.name == found["machine"]["isa"]
 
 
 def test_the_page_of_the_accuracy_is_that_of_the_committed_results() -> None:
-    found = json.loads((ROOT / "benchmarks" / "results" / "accuracy.json").read_text())
+    paths = sorted(RESULTS.glob("*/accuracy.json"))
+    runs = [json.loads(path.read_text()) for path in paths]
+    assert [path.parent.name for path in paths] == [found["machine"]["isa"] for found in runs] != []
     page = report.ACCURACY_PAGE.read_text()
-    assert page == report.accuracy_page(page, found), "run `python -m benchmarks plot`"
-    assert [r["keys"] for r in found["results"]] == [300, 3000, 8192, 65536] * 4
-    changed = [{**r, "both": {**r["both"], "recall": 0.5}} for r in found["results"]]
-    assert page != report.accuracy_page(page, {**found, "results": changed})
+    assert page == report.accuracy_page(page, runs), "run `python -m benchmarks plot`"
+    for found in runs:
+        assert [r["keys"] for r in found["results"]] == [300, 3000, 8192, 65536] * 4
+        changed = {**found, "results": [{**r, "both": {**r["both"], "recall": 0.5}} for r in found["results"]]}
+        assert page != report.accuracy_page(page, [changed if other is found else other for other in runs])
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+def test_cores_are_apart() -> None:
+    # From one core's L1 to another's it takes tens of cycles; a microsecond is more than between two sockets.
+    assert 5 < limits.Probe(2).round_trip() < 2000
 
 
 def test_probe_measures_something() -> None:
     probe = limits.Probe(1)
+    assert probe.round_trip() is None
     rates = probe.throughput(2)
     assert all(rate > 0.1 for rate in (*rates.values(), probe.flush("huge"), probe.flush("4K")))
