@@ -27,8 +27,9 @@ def main() -> None:
     args = _arguments()
     set_environment(args.threads)  # before anything starts threads
     console = Console(width=args.width) if args.width else Console()
-    output = args.output or RESULTS / kernel_impl.isa()
-    output.mkdir(parents=True, exist_ok=True)
+    output = (args.output or RESULTS / kernel_impl.isa()).resolve()
+    if args.command != "plot":
+        output.mkdir(parents=True, exist_ok=True)
     suffix = "" if args.cold else "_hot"
     if args.command == "run":
         from benchmarks.run import Settings, run
