@@ -4,7 +4,7 @@ python -m benchmarks                  all contenders at all shapes: table, JSON,
 python -m benchmarks overhead         MindSpore's calls over the bare kernels
 python -m benchmarks scaling          cost against tokens, keys, sequences and threads
 python -m benchmarks accuracy         the layer beside the model in float32; also the table of docs/accuracy.md
-python -m benchmarks plot             plots and tables again, from the JSON files
+python -m benchmarks plot             plots and tables of all instruction sets again, from the JSON files
 """
 
 from __future__ import annotations
@@ -17,15 +17,19 @@ from typing import Any
 from rich.console import Console
 
 from benchmarks.worker import FAMILIES, set_environment
+from ms_dsv32 import kernel_impl
 
 RESULTS = Path(__file__).resolve().parent / "results"
+"""A folder for each instruction set whose kernels were measured."""
 
 
 def main() -> None:
     args = _arguments()
     set_environment(args.threads)  # before anything starts threads
     console = Console(width=args.width) if args.width else Console()
-    args.output.mkdir(parents=True, exist_ok=True)
+    output = (args.output or RESULTS / kernel_impl.isa()).resolve()
+    if args.command != "plot":
+        output.mkdir(parents=True, exist_ok=True)
     suffix = "" if args.cold else "_hot"
     if args.command == "run":
         from benchmarks.run import Settings, run
@@ -33,21 +37,25 @@ def main() -> None:
         settings = Settings(
             tuple(args.ops), tuple(args.contenders), args.quick, args.cold, args.repeats, args.seconds, args.limit
         )
-        run(settings, console, lambda found: _save(found, args.output / f"benchmarks{suffix}.json"))
+        run(settings, console, lambda found: _save(found, output / f"benchmarks{suffix}.json"))
     elif args.command == "overhead":
         from benchmarks.overhead import overhead
 
-        _save(overhead(console), args.output / "overhead.json")
+        _save(overhead(console), output / "overhead.json")
     elif args.command == "scaling":
         from benchmarks.scaling import scaling
 
-        _save(scaling(console, args.quick, args.repeats), args.output / "scaling.json")
+        _save(scaling(console, args.quick, args.repeats), output / "scaling.json")
     elif args.command == "accuracy":
         from benchmarks.accuracy import KEYS, accuracy
 
         found = accuracy(console, args.heads, KEYS[:2] if args.quick else KEYS)
-        _save(found, args.output / "accuracy.json")
-    _plot(args.output, console)
+        _save(found, output / "accuracy.json")
+    everywhere = args.command == "plot" and not args.output
+    for folder in sorted(p for p in RESULTS.iterdir() if p.is_dir()) if everywhere else [output]:
+        _plot(folder, console)
+    if output.parent == RESULTS:
+        _write_accuracy_page(console)
 
 
 def _arguments() -> argparse.Namespace:
@@ -75,7 +83,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--limit", type=float, default=3.0, help="leave out rivals that take longer for a call (3 s)")
     parser.add_argument("--threads", type=int, default=0, help="of all contenders (all CPUs of the process)")
     parser.add_argument("--width", type=int, default=0, help="columns of the tables")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="folder of the JSON and PNG files")
+    parser.add_argument(
+        "--output", type=Path, help="folder of the JSON and PNG files; by default results/ and the instruction set"
+    )
     return parser.parse_args()
 
 
@@ -103,10 +113,15 @@ def _plot(folder: Path, console: Console) -> None:
             page = (folder / source).with_suffix(".md")
             page.write_text(report.markdown(json.loads((folder / source).read_text())))
             console.print(page)
-    if folder == RESULTS and (folder / "accuracy.json").is_file():
-        found = json.loads((folder / "accuracy.json").read_text())
-        report.ACCURACY_PAGE.write_text(report.accuracy_page(report.ACCURACY_PAGE.read_text(), found))
-        console.print(report.ACCURACY_PAGE)
+
+
+def _write_accuracy_page(console: Console) -> None:
+    """Writes the runs of all instruction sets into the page."""
+    from benchmarks import report
+
+    runs = [json.loads(path.read_text()) for path in sorted(RESULTS.glob("*/accuracy.json"))]
+    report.ACCURACY_PAGE.write_text(report.accuracy_page(report.ACCURACY_PAGE.read_text(), runs))
+    console.print(report.ACCURACY_PAGE)
 
 
 if __name__ == "__main__":

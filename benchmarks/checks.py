@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 import cases
@@ -41,23 +41,32 @@ def check(shape: Shape, case: Case, got: Mapping[str, Array], tokens: Sequence[i
     """
     tokens = list(tokens)
     if shape.op not in (INDEXER, ATTENTION):
-        _check_projection(case, got, tokens)
+        check_projection(case, got, tokens)
     if shape.op == INDEXER:
-        _check_indexer(case, case.inputs, got["topk_indices"], tokens)
+        indexer_check(case, case.inputs, tokens)(got["topk_indices"][tokens])
     elif shape.op == ATTENTION:
-        _check_attention(case, case.inputs, case.inputs["topk_indices"], got["attention_out"], tokens)
+        attention_check(case, case.inputs, tokens)(_rows(case, got["attention_out"])[tokens])
     elif shape.op == STEP:
         # The indexer and the attention are compared on what the contender's own earlier stages gave them.
         indexer = {n: got[f"ip_{n}_out"] for n in ("q_int8", "q_scale", "weights")}
         indexer |= {"k_cache": got["ip_k_int8_out"], "k_cache_scale": got["ip_k_scale_out"]}
-        _check_indexer(case, indexer, got["topk_indices"], tokens)
-        attention = {n: got[f"mla_{n}_out"] for n in ("query_nope", "query_rope")}
+        indexer_check(case, indexer, tokens)(got["topk_indices"][tokens])
+        attention = {n: got[f"mla_{n}_out"] for n in ("query_nope", "query_rope")} | {
+            "topk_indices": got["topk_indices"]
+        }
         keys = {"key_nope_2d": "kv_cache", "key_rope_2d": "kr_cache", "k_nope_scales": "k_scale_cache"}
         attention |= {n: got[f"mla_{cache}_out"] for n, cache in keys.items()}
-        _check_attention(case, attention, got["topk_indices"], got["attention_out"], tokens)
+        attention_check(case, attention, tokens)(_rows(case, got["attention_out"])[tokens])
 
 
-def _check_projection(case: Case, got: Mapping[str, Array], tokens: list[int]) -> None:
+def _rows(case: Case, value: Array) -> Array:
+    """[t, heads, channels] of what may have axes for sequences and their tokens."""
+    return value.reshape(case.paging.t, -1, value.shape[-1])
+
+
+def check_projection(case: Case, got: Mapping[str, Array], tokens: Sequence[int]) -> None:
+    """Compares all outputs of a prolog or of the epilog at some tokens, as `check` does."""
+    tokens = list(tokens)
     in_place = cases.IN_PLACE[case.operator]
     inputs = {}
     for name, value in case.inputs.items():
@@ -87,24 +96,36 @@ def _paging(case: Case, tokens: list[int]) -> dict[str, Array]:
     }
 
 
-def _check_indexer(case: Case, inputs: Mapping[str, Array], got: Array, tokens: list[int]) -> None:
+def indexer_check(case: Case, inputs: Mapping[str, Array], tokens: Sequence[int]) -> Callable[[Array], None]:
+    """What compares rows of topk_indices, int32 [len(tokens), selected_count], with golden's for these tokens.
+
+    Args:
+        inputs: of the indexer, without block_table and kv_act_seqs, which `case` has.
+    """
+    tokens = list(tokens)
     some = {n: inputs[n][tokens] for n in ("q_int8", "q_scale", "weights")}
     some |= {n: inputs[n] for n in ("k_cache", "k_cache_scale")} | _paging(case, tokens)
     inputs = {arg.name: some[arg.name] for arg in op_info.load(INDEXER).inputs}
     scores, magnitudes = cases.indexer_scores(replace(case, operator=INDEXER, inputs=inputs))
-    want = np.stack([golden.select_topk(score, got.shape[1]) for score in scores])
-    tolerance.assert_topk(got[tokens], want, scores, magnitudes)
+
+    def compare(got: Array) -> None:
+        want = np.stack([golden.select_topk(score, got.shape[1]) for score in scores])
+        tolerance.assert_topk(got, want, scores, magnitudes)
+
+    return compare
 
 
-def _check_attention(case: Case, inputs: Mapping[str, Array], topk: Array, got: Array, tokens: list[int]) -> None:
-    def rows(name: str) -> Array:
-        value = inputs[name]
-        return value.reshape(case.paging.t, -1, value.shape[-1])[tokens]
+def attention_check(case: Case, inputs: Mapping[str, Array], tokens: Sequence[int]) -> Callable[[Array], None]:
+    """What compares rows of attention_out, bfloat16 [len(tokens), n_q, 512], with golden's for these tokens.
 
+    Args:
+        inputs: of the attention, without block_table and kv_act_seqs, which `case` has.
+    """
+    tokens = list(tokens)
     keys = ("key_nope_2d", "key_rope_2d", "k_nope_scales")
+    topk = inputs["topk_indices"]
     want = golden.sparse_flash_attention_quant(
-        rows("query_nope"),
-        rows("query_rope"),
+        *(_rows(case, inputs[n])[tokens] for n in ("query_nope", "query_rope")),
         *(inputs[n].reshape(-1, inputs[n].shape[-1]) for n in keys),
         topk_indices=topk[tokens],
         **_paging(case, tokens),
@@ -114,5 +135,5 @@ def _check_attention(case: Case, inputs: Mapping[str, Array], topk: Array, got: 
         topk=topk.shape[1],
         block_size=case.paging.block_size,
         max_blocknum_perbatch=case.paging.block_table.shape[1],
-    )
-    tolerance.assert_close_output("attention_out", got.reshape(case.paging.t, *want.shape[2:])[tokens], want[:, 0])
+    )[:, 0]
+    return lambda got: tolerance.assert_close_output("attention_out", got, want)

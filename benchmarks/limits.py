@@ -90,6 +90,14 @@ class Probe:
         kinds = enumerate(("bf16", "int8"))
         return {kind: rate(i, self.threads, repeats, ctypes.c_double(seconds)) for i, kind in kinds}
 
+    def round_trip(self) -> float | None:
+        """Nanoseconds of a round trip of a cache line between the first core and the one farthest from it.
+
+        None with one thread, or with one CPU for all threads: there is no other core.
+        """
+        cores = min(self.threads, len(os.sched_getaffinity(0)))
+        return max((self._library.ProbeRoundTrip(core) for core in range(1, cores)), default=None)
+
     def flush(self, pages: str = "huge") -> float:
         """Reads a buffer of four times the last-level cache, at least 128 MiB, and returns GB/s.
 
@@ -119,7 +127,8 @@ def _library(isa: str) -> ctypes.CDLL:
         except (FileNotFoundError, subprocess.CalledProcessError) as error:
             raise RuntimeError(f"probe: cannot compile {source.name}: {getattr(error, 'stderr', error)}") from error
         library = ctypes.CDLL(str(target))
-    library.ProbeThroughput.restype = library.ProbeRead.restype = ctypes.c_double
+    for name in ("ProbeThroughput", "ProbeRead", "ProbeRoundTrip"):
+        getattr(library, name).restype = ctypes.c_double
     library.ProbeBuffer.restype = ctypes.c_void_p
     return library
 

@@ -1,4 +1,4 @@
-"""Our operators: the bare kernel, and through MindSpore in both modes. Packed weights."""
+"""Our operators: the bare kernel, and through MindSpore in both modes and under `mindspore.jit`. Packed weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ms_dsv32 import cells, golden, kernel_impl, op_info, ops, weights
 
 
 def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterator[Contender]:
-    """The bare kernel, then the operator in PyNative and in graph mode."""
+    """The bare kernel, then the operator in PyNative mode, its cell in graph mode, and a jitted function around it."""
     step = shape.op == STEP
     yield (_kernel_step if step else _kernel)(shape, case)
     tensors = {name: weights.to_tensor(value) for name, value in _packed(case).items()}
@@ -39,7 +39,13 @@ def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterato
     pynative = functools.partial((_pynative_step if step else _pynative), shape, case, tensors)
     yield _mindspore("pynative", ms.PYNATIVE_MODE, shape, case, pynative)
     cell, names = _cell(shape, case)
-    yield _mindspore("graph", ms.GRAPH_MODE, shape, case, functools.partial(cell, *(tensors[n] for n in names)))
+    args = [tensors[n] for n in names]
+    yield _mindspore("graph", ms.GRAPH_MODE, shape, case, functools.partial(cell, *args))
+
+    def through(*args):
+        return cell(*args)
+
+    yield _mindspore("jit", ms.PYNATIVE_MODE, shape, case, functools.partial(ms.jit(through), *args))
 
 
 # The bare kernel: its C entry on NumPy arrays.

@@ -17,6 +17,7 @@ from benchmarks.report import TORCH, best
 COLOURS = {
     "kernel": "#1b6ca8",
     "graph": "#6aaed6",
+    "jit": "#92c0e0",
     "pynative": "#b5d4e9",
     "torch": "#d1495b",
     "mindspore": "#edae49",
@@ -60,19 +61,16 @@ def bars(found: Mapping[str, Any], path: Path) -> None:
     results = found["results"]
     ops = list(dict.fromkeys(r["op"] for r in results))
     figure, panels = plt.subplots(len(ops), 1, figsize=(9, 2.1 * len(ops) + 0.6), squeeze=False)
-    series = {
-        "kernel": ("kernel",),
-        "graph": ("graph",),
-        "pynative": ("pynative",),
-        "torch": TORCH,
-        "mindspore": ("mindspore",),
-    }
+    ours = ("kernel", "graph", "jit", "pynative")
+    series = {**{name: (name,) for name in ours}, "torch": TORCH, "mindspore": ("mindspore",)}
+    series = {name: of for name, of in series.items() if any(best(r["contenders"], of) for r in results)}
     width = 0.8 / len(series)
     for axes, op in zip(panels[:, 0], ops, strict=True):
         shapes = [r for r in results if r["op"] == op]
         for i, (name, contenders) in enumerate(series.items()):
             heights = [(best(r["contenders"], contenders) or 0) / r["roofline_ms"] for r in shapes]
-            axes.bar([x + (i - 2) * width for x in range(len(shapes))], heights, width, color=COLOURS[name], label=name)
+            places = [x + (i - (len(series) - 1) / 2) * width for x in range(len(shapes))]
+            axes.bar(places, heights, width, color=COLOURS[name], label=name)
         axes.axhline(1, color="black", lw=1)
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.5)

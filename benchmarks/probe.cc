@@ -1,4 +1,4 @@
-// What this machine can do: read bandwidth and multiply-accumulate throughput.
+// What this machine can do: read bandwidth, multiply-accumulate throughput, and how far its cores are from each other.
 //
 // Compiled at run time with the -m flags of the instruction set whose kernels run (limits.py), so that the loops below
 // use the same instructions: the best that the set has for each type of product.
@@ -324,5 +324,42 @@ double ProbeRead(const void* buffer, size_t bytes, int threads) {
     Line total = sum[0] + sum[1] + sum[2] + sum[3];
     asm volatile("" : : "m"(total) : "memory");
   });
+}
+
+// Nanoseconds of a round trip of a cache line between the first CPU of the process and its `other`th: the best of some
+// bursts of about 0.1 ms, so that one of them falls between the interruptions of a shared machine. Wants both CPUs.
+double ProbeRoundTrip(int other) {
+  constexpr int kBursts = 50, kTrips = 1000;
+  cpu_set_t cpus;
+  CPU_ZERO(&cpus);
+  sched_getaffinity(0, sizeof(cpus), &cpus);
+  // Lines are 64 bytes or 128, and the CPU may fetch them in pairs: nothing else may be near.
+  struct alignas(256) {
+    std::atomic<int> turn{0};
+  } line;
+  const auto wait_for = [&line](int turn) {
+    while (line.turn.load(std::memory_order_acquire) != turn) {
+    }
+  };
+  std::thread partner([&] {
+    StayOn(cpus, other);
+    for (int turn = 1; turn < 2 * kBursts * kTrips; turn += 2) {
+      wait_for(turn);
+      line.turn.store(turn + 1, std::memory_order_release);
+    }
+  });
+  StayOn(cpus, 0);
+  double best = 1e9;
+  for (int burst = 0, turn = 0; burst < kBursts; ++burst) {
+    const Clock::time_point start = Clock::now();
+    for (int trip = 0; trip < kTrips; ++trip, turn += 2) {
+      line.turn.store(turn + 1, std::memory_order_release);
+      wait_for(turn + 2);
+    }
+    best = std::min(best, Seconds(start, Clock::now()) / kTrips);
+  }
+  partner.join();
+  sched_setaffinity(0, sizeof(cpus), &cpus);
+  return 1e9 * best;
 }
 }

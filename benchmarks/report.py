@@ -32,14 +32,20 @@ def milliseconds(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}" if value < 1000 else f"{value:.0f}"
 
 
+CONDITIONS = ("cores, ns", "GB/s before, after")
+"""What the machine did before and after a shape: the round trip of a cache line between its cores, and bandwidth."""
+
 HEADINGS = ("kernel / roofline", "torch / graph", "mindspore / graph")
 """The ratios that matter: what the kernels leave of the machine, and what MindSpore's user gets beside the rivals."""
 
 
 def rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """The table of one operator, its heading first: minima in ms; ratios of minima, in brackets of medians."""
+    """The table of one operator, its heading first: minima in ms; ratios of minima, in brackets of medians.
+
+    Runs from before there were `CONDITIONS` have "-" there.
+    """
     names = list(dict.fromkeys(name for result in results for name in result["contenders"]))
-    found = [["shape", "GB/s", "roofline", *names, *HEADINGS]]
+    found = [["shape", *CONDITIONS, "GB/s", "roofline", *names, *HEADINGS]]
     for result in results:
         of = result["contenders"]
         bound = "memory" if result["memory_ms"] > result["compute_ms"] else "compute"
@@ -50,8 +56,22 @@ def rows(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
         ]
         times = [milliseconds(best(of, [n])) for n in names]
         limits = [f"{result['read_gbps']['huge']['max']:.1f}", f"{milliseconds(result['roofline_ms'])} {bound}"]
-        found.append([result["label"], *limits, *times, _over_roofline(result), *rivals])
+        label = result["label"] + _mark(result)
+        found.append([label, *_conditions(result), *limits, *times, _over_roofline(result), *rivals])
     return found
+
+
+def _conditions(result: Mapping[str, Any]) -> list[str]:
+    moments = [result[n] for n in ("before", "after") if n in result]
+    if not moments:
+        return ["-", "-"]
+    trips = [m["round_trip_ns"] for m in moments]
+    trip = "one thread" if None in trips else ", ".join(f"{ns:.0f}" for ns in trips)
+    return [trip, ", ".join(f"{m['read_gbps']:.1f}" for m in moments)]
+
+
+def _mark(result: Mapping[str, Any]) -> str:
+    return "" if result.get("quiet", True) else " *"
 
 
 def over_roofline(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
@@ -62,7 +82,7 @@ def over_roofline(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     for result in results:
         _, kv, keys = result["label"].partition(" kv=")
         name = f"{result['op']}, {keys} keys" if kv else result["op"]
-        lines.setdefault(name, {})[result["t"]] = _over_roofline(result)
+        lines.setdefault(name, {})[result["t"]] = _over_roofline(result) + _mark(result)
     found += [[name, *(line.get(t, "-") for t in tokens)] for name, line in lines.items()]
     return found
 
@@ -93,6 +113,15 @@ def beside_rivals(results: Sequence[Mapping[str, Any]]) -> list[list[str]]:
     return found
 
 
+def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
+    """What is to be known about some shapes: that the machine changed, and what was not timed."""
+    unquiet = [f"{r['op']} {r['label']}" for r in results if not r.get("quiet", True)]
+    changed = [
+        f"Marked *: the distance of the cores or the bandwidth changed during each measurement: {', '.join(unquiet)}."
+    ]
+    return [*(changed if unquiet else []), *left_out(results)]
+
+
 def left_out(results: Sequence[Mapping[str, Any]]) -> list[str]:
     """What was not timed, and why."""
     found = []
@@ -113,7 +142,7 @@ def table(op: str, results: Sequence[Mapping[str, Any]], console: Console) -> No
         out.add_column(column, justify="left" if column == "shape" else "right")
     for line in lines:
         out.add_row(*line)
-    console.print(out, *left_out(results), sep="\n")
+    console.print(out, *notes(results), sep="\n")
 
 
 def markdown(found: Mapping[str, Any]) -> str:
@@ -126,18 +155,19 @@ def markdown(found: Mapping[str, Any]) -> str:
         describe(found["machine"]),
         "",
     ]
-    out += ["Minima in ms; ratios of minima, in brackets of medians. What each column is: [README](../README.md).", ""]
+    explained = "What each column is: [README](../../README.md)."
+    out += [f"Minima in ms; ratios of minima, in brackets of medians. {explained}", ""]
     results = found["results"]
     out += [*_lines(beside_rivals(results)), *_lines(over_roofline(results))]
     for op in dict.fromkeys(r["op"] for r in results):
         out += [f"## {op}", "", *_lines(rows([r for r in results if r["op"] == op]))]
-    if missing := left_out(results):
-        out += ["Not timed:", "", *(f"- {line}" for line in missing), ""]
+    if told := notes(results):
+        out += ["Notes:", "", *(f"- {line}" for line in told), ""]
     return "\n".join(out)
 
 
-def accuracy_page(page: str, found: Mapping[str, Any]) -> str:
-    """The page with its generated part made anew from a run of `benchmarks.accuracy`.
+def accuracy_page(page: str, runs: Sequence[Mapping[str, Any]]) -> str:
+    """The page with its generated part made anew from runs of `benchmarks.accuracy`.
 
     Raises:
         ValueError: the page has no marks around that part.
@@ -146,7 +176,7 @@ def accuracy_page(page: str, found: Mapping[str, Any]) -> str:
     _, end, after = rest.partition(_END)
     if not begin or not end:
         raise ValueError(f"the page lacks the lines {_BEGIN!r} and {_END!r}")
-    return "".join([before, begin, "\n", accuracy(found), "\n", end, after])
+    return "".join([before, begin, "\n", *(accuracy(found) + "\n" for found in runs), end, after])
 
 
 def accuracy(found: Mapping[str, Any]) -> str:

@@ -3,16 +3,19 @@
 Weights are converted in advance, projections of one input are one product, prompts run in chunks. For each product
 torch has several ways (bf16 or fp32 weights, transposed, packed by oneDNN or MKL, three kinds of int8 product), and
 which one is fastest depends on the CPU and the number of rows. So a short tournament over cold weights picks the
-fastest that is right; the picks are in the contender's note. `scaled_dot_product_attention` is not among them: it was
-slower than two products, as it wants values as wide as the keys.
+fastest that is right; the picks are in the contender's note.
+
+Two ways of attention are wrong by the contract on every CPU: a product of bf16 matrices rounds the scores to bf16, and
+`scaled_dot_product_attention` rounds the numerators of the softmax to bf16 (in float32 nothing), where the contract
+rounds its results.
 """
 
 from __future__ import annotations
 
 import functools
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import cases
 import numpy as np
@@ -22,6 +25,7 @@ import torch.nn.functional as F  # noqa: N812
 from cases import OUTPUTS, Case
 from torch import Tensor
 
+from benchmarks import checks
 from benchmarks.contender import STEP_OUTPUTS, Contender, activations
 from benchmarks.contender import weights as row_major
 from benchmarks.shapes import (
@@ -39,8 +43,11 @@ from benchmarks.shapes import (
 from ms_dsv32 import golden, kernel_impl
 
 Way = Callable[[Tensor], Tensor]
+T = TypeVar("T")
+Product = Callable[[Tensor, Tensor], Tensor]
 RUNS = 3  # of each way in a tournament
 QUALIFYING_ROWS = (4, 64)  # bound by the reads of weights, and by arithmetic
+FEW_TOKENS = 8  # for which attention tries its ways: what it does for a token does not depend on the others
 
 
 def to_torch(array: Array) -> Tensor:
@@ -58,10 +65,54 @@ def to_array(tensor: Tensor) -> Array:
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-# Products with a fixed weight [K, N]: each way takes rows [t, K] and returns [t, N].
-
-# torch.compile takes packed weights as constants of a frozen graph only; here it compiles what is around the products.
+# torch.compile takes packed weights as constants of a frozen graph only, and cannot look into a change of a setting;
+# here it compiles what is around the products.
 opaque = torch.compiler.disable
+
+
+# Products of values that bf16 or int8 holds: [..., M, K] x [..., K, N] -> [..., M, N].
+
+
+def fp32_product(a: Tensor, b: Tensor) -> Tensor:
+    return a.float() @ b.float()
+
+
+@opaque
+def _matmul_of_bf16(a: Tensor, b: Tensor) -> Tensor:
+    matmul = torch.backends.mkldnn.matmul
+    before, matmul.fp32_precision = matmul.fp32_precision, "bf16"
+    try:
+        return a @ b
+    finally:
+        matmul.fp32_precision = before
+
+
+def bf16_product(a: Tensor, b: Tensor) -> Tensor:
+    """Float32 sums of bf16 products: oneDNN rounds the factors to bf16, which changes nothing in them.
+
+    It is the only way of torch to multiply bf16 without rounding the result: `torch.mm` and `torch.bmm` have no
+    `out_dtype` on a CPU.
+    """
+    return _matmul_of_bf16(a.float(), b.float())
+
+
+def rounded_product(a: Tensor, b: Tensor) -> Tensor:
+    """Rounds to bf16."""
+    return a @ b
+
+
+def int8_product(a: Tensor, b: Tensor) -> Tensor:
+    return torch._int_mm(a, b).float()
+
+
+def unrounded_products() -> dict[str, Product]:
+    """Ways to float32 results."""
+    return {"fp32": fp32_product} | (
+        {"bf16 to fp32": bf16_product} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {}
+    )
+
+
+# Products with a fixed weight [K, N]: each way takes rows [t, K] and returns [t, N].
 
 
 def _fp32_ways(w: Tensor, rows: int) -> dict[str, Callable[[], Way]]:
@@ -180,14 +231,28 @@ class Tournament:
                 times[name] = _seconds(lambda way=way: way(x), self._flush, 2)
         return [name for name, seconds in times.items() if seconds <= 4 * min(times.values())]
 
-    def fastest(self, name: str, rows: int, choices: Mapping[Any, Callable[[], Any]]) -> Any:
-        """The fastest of some calls that are equally right."""
+    def fastest(self, name: str, rows: int, choices: Mapping[str, Callable[[], T]], check: Callable[[T], None]) -> str:
+        """The fastest of some calls that are right. A call that is alone is left to the check of the contender.
+
+        Args:
+            check: compares what a call returned with the contract, and raises AssertionError.
+
+        Raises:
+            AssertionError: none of them is right.
+        """
         if len(choices) == 1:
             return next(iter(choices))
         if (name, rows) not in self._picks:
-            for call in choices.values():
-                call()
-            times = {k: _seconds(call, self._flush, 2) for k, call in choices.items()}
+            times, wrong = {}, []
+            for choice, call in choices.items():
+                try:
+                    check(call())
+                except AssertionError as error:
+                    wrong.append(f"{choice}: {str(error).splitlines()[0]}")
+                else:
+                    times[choice] = _seconds(call, self._flush, 2)
+            if not times:
+                raise AssertionError(f"{name} ({rows} rows): no way of torch is right: {'; '.join(wrong)}")
             self._picks[name, rows] = min(times, key=times.__getitem__)
         self.used[name, rows] = None
         return self._picks[name, rows]
@@ -313,10 +378,12 @@ class Epilog:
         return ((self.o(v8).float() * s * self.scale).bfloat16(),)
 
 
-def index_scores(q: Tensor, factor: Tensor, keys: Tensor, scales: Tensor, exact: bool) -> Tensor:
-    """Scores [s1, keys] of one sequence's keys int8 [keys, 128] for its queries [s1 * 64, 128], factors [s1, 64]."""
-    dot = torch._int_mm(keys, q.t()).float() if exact else keys.float() @ q.float().t()
-    dot = torch.relu(dot).view(keys.shape[0], *factor.shape)
+def index_scores(q: Tensor, factor: Tensor, keys: Tensor, scales: Tensor, product: Product) -> Tensor:
+    """Scores [s1, keys] of one sequence's keys int8 [keys, 128] for its queries [s1 * 64, 128], factors [s1, 64].
+
+    The product is exact in each way: its sums stay below 128 * 127^2 < 2^24.
+    """
+    dot = torch.relu(product(keys, q.t())).view(keys.shape[0], *factor.shape)
     return torch.stack([dot[:, j] @ factor[j] for j in range(factor.shape[0])]) * scales.float()
 
 
@@ -332,30 +399,46 @@ class Indexer:
         self.scores = scores
 
     def __call__(
-        self, q_int8: Tensor, q_scale: Tensor, weights: Tensor, k: Tensor, ks: Tensor, chunk: int, exact: bool
+        self,
+        q_int8: Tensor,
+        q_scale: Tensor,
+        weights: Tensor,
+        k: Tensor,
+        ks: Tensor,
+        chunk: int,
+        product: Product,
+        sequences: int | None = None,
     ) -> Tensor:
-        q = q_int8.view(-1, self.s1 * 64, 128)
+        """topk_indices [b * s1, count]; `sequences`: of the first few only."""
+        q = q_int8.view(-1, self.s1 * 64, 128)[:sequences]
         factor = (q_scale.view(-1, 64).float() * weights.float()).view(-1, self.s1, 64)
         out = torch.empty((q.shape[0], self.s1, self.count), dtype=torch.int32)
-        for b, blocks in enumerate(self.blocks):
+        for b, blocks in enumerate(self.blocks[:sequences]):
             keys, scales = k[blocks].view(-1, 128), ks[blocks].view(-1)
             parts = zip(keys.split(chunk), scales.split(chunk), strict=True)
-            score = torch.cat([self.scores(q[b], factor[b], *part, exact) for part in parts], 1)
+            score = torch.cat([self.scores(q[b], factor[b], *part, product) for part in parts], 1)
             for j in range(self.s1):
                 out[b, j] = score[j, : self.kv - self.s1 + 1 + j].topk(self.count, sorted=False).indices
         return out.view(-1, self.count)
 
 
 def attend(
-    q_nope: Tensor, q_rope: Tensor, kv: Tensor, kr: Tensor, ks: Tensor, rows: Tensor, scale: float, bf16: bool
+    q_nope: Tensor,
+    q_rope: Tensor,
+    kv: Tensor,
+    kr: Tensor,
+    ks: Tensor,
+    rows: Tensor,
+    scale: float,
+    scores: Product,
+    output: Product,
 ) -> Tensor:
-    """Attention of c tokens, each over its own cache rows [c, n]; caches as rows."""
+    """Attention of c tokens, each over its own cache rows [c, n]; caches as rows. `scores` must not round."""
     c, n = rows.shape
     k = (kv[rows].view(c, n, 4, 128).float() * ks[rows].unsqueeze(-1)).bfloat16().view(c, n, 512)
     q, key = torch.cat((q_nope, q_rope), -1), torch.cat((k, kr[rows]), -1)
-    score = (q @ key.mT).float() if bf16 else q.float() @ key.float().mT
-    p = torch.softmax(score * scale, -1).bfloat16()
-    return p @ k if bf16 else (p.float() @ k.float()).bfloat16()
+    p = torch.softmax(scores(q, key.mT) * scale, -1).bfloat16()
+    return output(p, k).bfloat16()
 
 
 class Attention:
@@ -367,19 +450,31 @@ class Attention:
             raise ValueError("the torch rival wants full rows of topk_indices")
         self.block_size = paging.block_size
         self.blocks = to_torch(np.repeat(paging.block_table.astype(np.int64), paging.s1, 0))
-        self.shape = (paging.b, paging.s1, case.n_q, 512)
+        self.n_q = case.n_q
         self.scale = golden.softmax_scale()
         self.attend = attend
 
     def __call__(
-        self, q_nope: Tensor, q_rope: Tensor, kv: Tensor, kr: Tensor, ks: Tensor, topk: Tensor, chunk: int, bf16: bool
+        self,
+        q_nope: Tensor,
+        q_rope: Tensor,
+        kv: Tensor,
+        kr: Tensor,
+        ks: Tensor,
+        topk: Tensor,
+        chunk: int,
+        scores: Product,
+        output: Product,
+        tokens: int | None = None,
     ) -> Tensor:
+        """attention_out [t, n_q, 512]; `tokens`: of the first few only."""
         caches = kv.view(-1, 512), kr.view(-1, 64), ks.view(-1, 4)
-        position = topk.long()
-        rows = self.blocks.gather(1, position // self.block_size) * self.block_size + position % self.block_size
-        q_nope, q_rope = q_nope.view(-1, self.shape[2], 512), q_rope.view(-1, self.shape[2], 64)
-        parts = zip(q_nope.split(chunk), q_rope.split(chunk), rows.split(chunk), strict=True)
-        return torch.cat([self.attend(*q, *caches, r, self.scale, bf16) for *q, r in parts]).view(self.shape)
+        position = topk[:tokens].long()
+        blocks = self.blocks[:tokens].gather(1, position // self.block_size)
+        rows = blocks * self.block_size + position % self.block_size
+        queries = q_nope.view(-1, self.n_q, 512)[:tokens], q_rope.view(-1, self.n_q, 64)[:tokens]
+        parts = zip(*(q.split(chunk) for q in queries), rows.split(chunk), strict=True)
+        return torch.cat([self.attend(*q, *caches, r, self.scale, scores, output) for *q, r in parts])
 
 
 def _int8_rows(rows: int, k: int = 1536) -> Tensor:
@@ -433,35 +528,64 @@ def _projection(case: Case, tournament: Tournament, compiled: bool) -> Callable[
         function = _compiled(kind(tournament, chunk, _weights()), compiled)
         return functools.partial(_chunked(function, per_token, chunk), *args)
 
+    def check(outputs: tuple[Tensor, ...]) -> None:
+        checks.check_projection(case, _arrays(case, OUTPUTS[case.operator], outputs), checks.sample(t))
+        checks.forget(case)  # the next one has to write its cache rows itself
+
     t = case.paging.t
-    calls = {chunk: make(chunk) for chunk in sorted({min(t, 128), t})}
-    return calls[tournament.fastest(f"{case.operator} chunk", t, calls)]
+    calls = {str(chunk): make(chunk) for chunk in sorted({min(t, 128), t})}
+    checks.forget(case)
+    return calls[tournament.fastest(f"{case.operator} chunk", t, calls, check)]
+
+
+# Products and the size of chunks are chosen one after the other, and products in eager mode alone: torch.compile calls
+# the same ones, and each way takes it some seconds to compile.
 
 
 def _indexer(case: Case, tournament: Tournament, compiled: bool, args: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-    """The indexer of a case, with the fastest choices for `args`."""
-    call = Indexer(case, _compiled(index_scores, compiled))
-    choices = [
-        {"chunk": chunk, "exact": exact}
-        for chunk in sorted({min(4096, call.kv), min(32768, call.kv)})
-        for exact in ((False, True) if torch.cpu._is_vnni_supported() else (False,))
-    ]
-    calls = {str(choice): functools.partial(call, *args, **choice) for choice in choices}
-    name = tournament.fastest(f"indexer s1={call.s1} kv={call.kv} compiled={compiled}", case.paging.t, calls)
-    return functools.partial(call, **calls[name].keywords)
+    """The indexer of a case, with the fastest choices for the first sequence of `args`."""
+    eager, call = (Indexer(case, _compiled(index_scores, c)) for c in (False, compiled))
+    names = ("q_int8", "q_scale", "weights", "k_cache", "k_cache_scale")
+    tokens = checks.sample(call.s1)
+    compare = checks.indexer_check(case, {n: to_array(a) for n, a in zip(names, args, strict=True)}, tokens)
+
+    def fastest(what: str, choices: Mapping[str, Callable[..., Tensor]]) -> str:
+        calls = {n: functools.partial(choice, *args, sequences=1) for n, choice in choices.items()}
+        return tournament.fastest(f"indexer {what}", call.s1, calls, lambda topk: compare(to_array(topk)[tokens]))
+
+    sizes = sorted({min(4096, call.kv), min(32768, call.kv)})
+    products = unrounded_products() | ({"_int_mm": int8_product} if torch.cpu._is_vnni_supported() else {})
+    pick = fastest(
+        f"product kv={call.kv}",
+        {n: functools.partial(eager, chunk=sizes[0], product=product) for n, product in products.items()},
+    )
+    chunks = {str(size): functools.partial(call, chunk=size, product=products[pick]) for size in sizes}
+    return chunks[fastest(f"chunk kv={call.kv} compiled={compiled}", chunks)]
 
 
 def _attention(case: Case, tournament: Tournament, compiled: bool, args: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-    """The attention of a case, with the fastest choices for `args`."""
-    call = Attention(case, _compiled(attend, compiled))
-    choices = [
-        {"chunk": chunk, "bf16": bf16}
-        for chunk in sorted({1, min(4, case.paging.t)})
-        for bf16 in ((False, True) if torch.ops.mkldnn._is_mkldnn_bf16_supported() else (False,))
-    ]
-    calls = {str(choice): functools.partial(call, *args, **choice) for choice in choices}
-    name = tournament.fastest(f"attention compiled={compiled}", case.paging.t, calls)
-    return functools.partial(call, **calls[name].keywords)
+    """The attention of a case, with the fastest choices for the first tokens of `args`."""
+    eager, call = (Attention(case, _compiled(attend, c)) for c in (False, compiled))
+    few = min(case.paging.t, FEW_TOKENS)
+    names = ("query_nope", "query_rope", "key_nope_2d", "key_rope_2d", "k_nope_scales", "topk_indices")
+    tokens = checks.sample(few)
+    compare = checks.attention_check(case, {n: to_array(a) for n, a in zip(names, args, strict=True)}, tokens)
+
+    def fastest(what: str, choices: Mapping[str, Callable[..., Tensor]]) -> str:
+        calls = {n: functools.partial(choice, *args, tokens=few) for n, choice in choices.items()}
+        return tournament.fastest(f"attention {what}", few, calls, lambda out: compare(to_array(out)[tokens]))
+
+    unrounded = unrounded_products()
+    rounded = {"bf16": rounded_product} if torch.ops.mkldnn._is_mkldnn_bf16_supported() else {}
+    products = {
+        f"{scores}, {output}": {"scores": unrounded[scores], "output": (unrounded | rounded)[output]}
+        for scores in unrounded
+        for output in unrounded | rounded
+    }
+    pick = fastest("products", {n: functools.partial(eager, chunk=1, **both) for n, both in products.items()})
+    sizes = sorted({1, min(4, few)})
+    chunks = {str(size): functools.partial(call, chunk=size, **products[pick]) for size in sizes}
+    return chunks[fastest(f"chunk compiled={compiled}", chunks)]
 
 
 def _outputs(shape: Shape, case: Case, tournament: Tournament, compiled: bool) -> Callable[[], tuple[Tensor, ...]]:
@@ -487,15 +611,18 @@ def _outputs(shape: Shape, case: Case, tournament: Tournament, compiled: bool) -
     return step
 
 
+def _arrays(case: Case, names: Sequence[str], outputs: tuple[Tensor, ...]) -> dict[str, Array]:
+    """Outputs by their names, without those of caches, and the caches."""
+    caches = {out: case.inputs[n] for n, out in cases.IN_PLACE[case.operator].items()}
+    rest = [n for n in names if n not in caches]
+    return {**caches, **{n: to_array(r) for n, r in zip(rest, outputs, strict=True)}}
+
+
 def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterator[Contender]:
     """torch in eager mode, then with torch.compile."""
     tournament = _tournament(flush)
-    caches = {out: case.inputs[n] for n, out in cases.IN_PLACE[case.operator].items()}
-    names = [n for n in (STEP_OUTPUTS if shape.op == STEP else OUTPUTS[shape.op]) if n not in caches]
-
-    def arrays(result: tuple[Tensor, ...]) -> dict[str, Array]:
-        return {**caches, **{n: to_array(r) for n, r in zip(names, result, strict=True)}}
-
+    names = STEP_OUTPUTS if shape.op == STEP else OUTPUTS[shape.op]
+    arrays = functools.partial(_arrays, case, names)
     torch.compiler.reset()  # what was compiled for other shapes would be tried at each call
     for name, compiled in (("torch", False), ("torch.compile", True)):
         tournament.used.clear()

@@ -14,7 +14,7 @@ from typing import Any
 from benchmarks.shapes import Shape
 
 FAMILIES = {
-    "ours": ("kernel", "pynative", "graph"),
+    "ours": ("kernel", "pynative", "graph", "jit"),
     "rivals_torch": ("torch", "torch.compile"),
     "rivals_mindspore": ("mindspore",),
     "rivals_numpy": ("golden",),
@@ -47,21 +47,24 @@ class Hall:
         report: dict[str, dict[str, Any]] = {}
         case = shapes.make_case(shape)
         contenders = self._contenders(shape, case, self._probe.flush)
-        name = next(iter(wanted))
-        try:
-            for contender in contenders:
-                name = contender.name
-                if name not in wanted:
-                    continue
+        # A rival that fails must not end the run, nor keep the next one from being timed; it is reported.
+        while missing := [name for name in wanted if name not in report]:
+            try:
+                contender = next(contenders)
+            except Exception as error:  # it cannot be made, nor can those after it
+                report |= dict.fromkeys(missing, _failure(error))
+                break
+            if contender.name not in missing:
+                continue
+            try:
                 checks.forget(case)
                 contender.before()
                 checks.check(shape, case, contender.arrays(contender.call()), checks.sample(shape.t))
-                self._ready[name] = contender
-                report[name] = {"seconds": self.measure(name)[0], "note": contender.note}
-        except Exception as error:  # a rival that fails must not end the run; it is reported
-            traceback.print_exc()
-            self._ready.pop(name, None)
-            report[name] = {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
+                self._ready[contender.name] = contender
+                report[contender.name] = {"seconds": self.measure(contender.name)[0], "note": contender.note}
+            except Exception as error:
+                self._ready.pop(contender.name, None)
+                report[contender.name] = _failure(error)
         return report
 
     def measure(self, name: str, pages: str = PAGES[0]) -> tuple[float, float]:
@@ -76,6 +79,12 @@ class Hall:
         start = time.perf_counter()
         contender.call()
         return time.perf_counter() - start, rate
+
+
+def _failure(error: Exception) -> dict[str, Any]:
+    """The report of a contender that cannot be timed."""
+    traceback.print_exception(error)
+    return {"error": f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"}
 
 
 def _serve(connection: Connection, family: str, cold: bool) -> None:

@@ -5,15 +5,22 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
+import os
 import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))  # `import benchmarks`, which is not installed
 
-from benchmarks import checks, limits, report, shapes  # noqa: E402
+from benchmarks import checks, limits, report, run, shapes, worker  # noqa: E402
+from benchmarks.contender import Contender  # noqa: E402
 from benchmarks.shapes import (  # noqa: E402
     ATTENTION,
     EPILOG,
@@ -28,6 +35,8 @@ from benchmarks.shapes import (  # noqa: E402
     Work,
 )
 
+RESULTS = ROOT / "benchmarks" / "results"
+COMMITTED = sorted(RESULTS.glob("*/benchmarks*.json"))
 SMALL = {
     **{op: Shape(op, 2, 1, 128) for op in PROJECTIONS},
     **{op: Shape(op, 1, 2, 4096) for op in (INDEXER, ATTENTION, STEP)},
@@ -49,11 +58,57 @@ def _check_contenders(family: str, shape: Shape, names: list[str]) -> None:
     assert seen == names
 
 
+@pytest.fixture
+def rivals_torch() -> ModuleType:
+    pytest.importorskip("torch", reason="torch is not installed: pip install 'ms_dsv32[bench]'")
+    return importlib.import_module("benchmarks.rivals_torch")
+
+
+COMPILED = (ATTENTION, EPILOG, STEP)
+"""Operators that hold every function that is compiled: the step has both prologs, the indexer and the attention."""
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("op", OPS)
-def test_torch_is_right(op: str) -> None:
-    pytest.importorskip("torch", reason="torch is not installed: pip install 'ms_dsv32[bench]'")
-    _check_contenders("rivals_torch", SMALL[op], ["torch"])
+def test_torch_is_right(rivals_torch: ModuleType, op: str) -> None:
+    _check_contenders("rivals_torch", SMALL[op], ["torch", "torch.compile"] if op in COMPILED else ["torch"])
+
+
+@pytest.mark.slow
+def test_a_wrong_way_is_no_choice(rivals_torch: ModuleType) -> None:
+    def check(value: int) -> None:
+        assert value == 1, f"{value} is not 1"
+
+    def slow() -> int:
+        time.sleep(0.02)
+        return 1
+
+    tournament = rivals_torch.Tournament(lambda: None)
+    ways = {"wrong": lambda: 2, "slow": slow, "right": lambda: 1}
+    assert tournament.fastest("sum", 4, ways, check) == "right"
+    assert tournament.fastest("sum", 5, {"wrong": ways["wrong"], "slow": slow}, check) == "slow"
+    with pytest.raises(AssertionError, match=r"sum \(6 rows\): no way of torch is right: a: 2 is not 1; b: 3 is not 1"):
+        tournament.fastest("sum", 6, {"a": lambda: 2, "b": lambda: 3}, check)
+    assert tournament.note() == "sum (4 rows): right; sum (5 rows): slow"
+
+
+@pytest.mark.slow
+def test_scores_rounded_to_bf16_are_no_way_of_attention(
+    rivals_torch: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    case = shapes.make_case(SMALL[ATTENTION])
+    args = tuple(rivals_torch.to_torch(v) for n, v in case.inputs.items() if n not in ("block_table", "kv_act_seqs"))
+    rounded = {"rounded": lambda a, b: rivals_torch.rounded_product(a, b).float()}
+    both = {**rounded, "fp32": rivals_torch.fp32_product}
+    monkeypatch.setattr(rivals_torch, "unrounded_products", lambda: both)
+    # What is fast does not count here: the wrong way would win by the clock.
+    monkeypatch.setattr(rivals_torch, "_seconds", lambda call, flush, runs: 0.0)
+    tournament = rivals_torch.Tournament(lambda: None)
+    rivals_torch._attention(case, tournament, False, args)
+    assert "attention products (2 rows): fp32, " in tournament.note()
+    monkeypatch.setattr(rivals_torch, "unrounded_products", lambda: rounded)
+    with pytest.raises(AssertionError, match="no way of torch is right: rounded, rounded: attention_out"):
+        rivals_torch._attention(case, rivals_torch.Tournament(lambda: None), False, args)
 
 
 @pytest.mark.slow
@@ -67,7 +122,7 @@ def test_mindspores_own_operators_are_right(op: str) -> None:
 @pytest.mark.mindspore
 @pytest.mark.parametrize("op", OPS)
 def test_our_contenders_are_right(op: str) -> None:
-    _check_contenders("ours", SMALL[op], ["kernel", "pynative", "graph"])
+    _check_contenders("ours", SMALL[op], ["kernel", "pynative", "graph", "jit"])
 
 
 @pytest.mark.slow
@@ -76,7 +131,7 @@ def test_our_contenders_are_right(op: str) -> None:
 def test_overhead_times_the_operator_and_an_empty_one(op: str) -> None:
     overhead = importlib.import_module("benchmarks.overhead")
     times = overhead._interleaved(overhead._calls(SMALL[op]), repeats=3)
-    assert set(times) == {"kernel", "pynative", "graph", "empty pynative", "empty graph"}
+    assert set(times) == {"kernel", "pynative", "graph", "jit", "empty pynative", "empty graph"}
     for name, time_of in times.items():
         assert 0 < time_of["min"] <= time_of["median"], name
 
@@ -94,6 +149,78 @@ def test_a_wrong_rival_is_found_out(op: str) -> None:
     wrong[:] = wrong[:, ::-1].copy() if op != INDEXER else 0
     with pytest.raises(AssertionError, match=name):
         checks.check(SMALL[op], case, outputs, [1])
+
+
+@pytest.mark.parametrize("wrong", ["output", "making"])
+def test_a_contender_that_fails_is_reported_and_the_others_are_timed(wrong: str) -> None:
+    shape = SMALL[INDEXER]
+    case = shapes.make_case(shape)
+    (right,) = importlib.import_module("benchmarks.rivals_numpy").contenders(shape, case, lambda: None)
+
+    def contenders(*_: Any) -> Iterator[Contender]:
+        yield replace(right, name="first")
+        if wrong == "making":
+            raise RuntimeError("no compiler")
+        yield replace(right, name="second", arrays=lambda result: {"topk_indices": 0 * result[0]})
+        yield replace(right, name="third")
+
+    hall = worker.Hall("rivals_numpy", cold=False)
+    hall._contenders = contenders
+    report = hall.prepare(shape, ["first", "second", "third"])
+    assert list(report) == ["first", "second", "third"]
+    assert report["first"]["seconds"] > 0
+    assert ("AssertionError: topk_indices" if wrong == "output" else "RuntimeError: no compiler") in report["second"][
+        "error"
+    ]
+    assert ("seconds" in report["third"]) == (wrong == "output")
+
+
+class _Machine:
+    """A probe and a worker whose cores are as far from each other as it is told, one time after the other."""
+
+    bytes = 1 << 20
+
+    def __init__(self, trips: Iterable[float | None]) -> None:
+        self.trips = iter(trips)
+
+    def flush(self, pages: str = "huge") -> float:
+        return 20.0
+
+    def throughput(self, repeats: int, seconds: float) -> dict[str, float]:
+        return {"bf16": 100.0, "int8": 200.0}
+
+    def round_trip(self) -> float | None:
+        return next(self.trips)
+
+    def request(self, method: str, *args: Any) -> Any:
+        return {"kernel": {"seconds": 1e-3, "note": ""}} if method == "prepare" else (1e-3, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("trips", "attempts", "quiet", "cell"),
+    [
+        ([50, 55], 1, True, "50, 55"),
+        ([50, 310, 300, 310], 2, True, "300, 310"),
+        ([50, 310, 310, 50, 100, 130], 3, False, "100, 130"),
+        ([None, None], 1, True, "one thread"),
+    ],
+    ids=["quiet", "quiet at last", "never quiet", "one thread"],
+)
+def test_a_shape_is_measured_until_the_machine_is_quiet(
+    trips: list[float | None], attempts: int, quiet: bool, cell: str
+) -> None:
+    settings, machine = run.Settings((INDEXER,), ("kernel",)), _Machine(trips)
+    peak = {"bf16": 100.0, "int8": 200.0}
+    result = run._shape(SMALL[INDEXER], settings, machine, peak, {"ours": machine}, {"ours": ["kernel"]}, {})
+    assert (result["attempts"], result["quiet"]) == (attempts, quiet)
+    run._set_bounds(result, peak, cold=True)
+    heading, line = report.rows([result])
+    column = heading.index("cores, ns")
+    assert line[column : column + 2] == [cell, "20.0, 20.0"]
+    assert line[0] == f"t=2 kv=4K{'' if quiet else ' *'}"
+    assert any("changed during each measurement" in note for note in report.notes([result])) != quiet
+    old = {name: value for name, value in result.items() if name not in ("before", "after", "quiet", "attempts")}
+    assert report.rows([old])[1][column : column + 2] == ["-", "-"]
 
 
 def test_roofline_is_the_larger_of_memory_and_compute() -> None:
@@ -137,23 +264,33 @@ def test_work_counts_shared_keys_once_and_causal_keys_only() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("page", ["benchmarks", "benchmarks_hot"])
-def test_committed_tables_are_those_of_the_committed_results(page: str) -> None:
-    results = ROOT / "benchmarks" / "results"
-    found = json.loads((results / f"{page}.json").read_text())
-    assert (results / f"{page}.md").read_text() == report.markdown(found), "run `python -m benchmarks plot`"
+@pytest.mark.parametrize("path", COMMITTED, ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_committed_tables_are_those_of_the_committed_results(path: Path) -> None:
+    found = json.loads(path.read_text())
+    assert path.with_suffix(".md").read_text() == report.markdown(found), "run `python -m benchmarks plot`"
+    assert path.parent.name == found["machine"]["isa"]
 
 
 def test_the_page_of_the_accuracy_is_that_of_the_committed_results() -> None:
-    found = json.loads((ROOT / "benchmarks" / "results" / "accuracy.json").read_text())
+    paths = sorted(RESULTS.glob("*/accuracy.json"))
+    runs = [json.loads(path.read_text()) for path in paths]
+    assert [path.parent.name for path in paths] == [found["machine"]["isa"] for found in runs] != []
     page = report.ACCURACY_PAGE.read_text()
-    assert page == report.accuracy_page(page, found), "run `python -m benchmarks plot`"
-    assert [r["keys"] for r in found["results"]] == [300, 3000, 8192, 65536] * 4
-    changed = [{**r, "both": {**r["both"], "recall": 0.5}} for r in found["results"]]
-    assert page != report.accuracy_page(page, {**found, "results": changed})
+    assert page == report.accuracy_page(page, runs), "run `python -m benchmarks plot`"
+    for found in runs:
+        assert [r["keys"] for r in found["results"]] == [300, 3000, 8192, 65536] * 4
+        changed = {**found, "results": [{**r, "both": {**r["both"], "recall": 0.5}} for r in found["results"]]}
+        assert page != report.accuracy_page(page, [changed if other is found else other for other in runs])
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
+def test_cores_are_apart() -> None:
+    # From one core's L1 to another's it takes tens of cycles; a microsecond is more than between two sockets.
+    assert 5 < limits.Probe(2).round_trip() < 2000
 
 
 def test_probe_measures_something() -> None:
     probe = limits.Probe(1)
+    assert probe.round_trip() is None
     rates = probe.throughput(2)
     assert all(rate > 0.1 for rate in (*rates.values(), probe.flush("huge"), probe.flush("4K")))
