@@ -10,6 +10,7 @@ import platform
 import shlex
 import subprocess
 import tempfile
+import weakref
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
@@ -67,7 +68,7 @@ def l3_bytes() -> int:
 
 
 class Probe:
-    """The compiled probe.cc with its buffers.
+    """The compiled probe.cc with its buffers, which live as long as the probe.
 
     Args:
         threads: how many threads read and multiply; the kernels' own count by default.
@@ -108,6 +109,7 @@ class Probe:
             if not buffer:
                 raise MemoryError(f"probe: no memory for a buffer of {self.bytes} bytes")
             self._buffers[pages] = buffer
+            weakref.finalize(self, self._library.ProbeFree, ctypes.c_void_p(buffer))
         buffer = ctypes.c_void_p(self._buffers[pages])
         return 1e-9 * self.bytes / float(self._library.ProbeRead(buffer, ctypes.c_size_t(self.bytes), self.threads))
 

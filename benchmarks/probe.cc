@@ -5,6 +5,7 @@
 #include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -295,16 +296,16 @@ double ProbeThroughput(int type, int threads, int repeats, double seconds) {
 }
 
 // A buffer of `bytes`, a multiple of 2 MiB, whose pages exist; on huge pages if `huge` (as far as the kernel has them),
-// else on pages of 4 KiB. Null without memory. It lives as long as the process.
+// else on pages of 4 KiB. Null without memory.
 void* ProbeBuffer(size_t bytes, int huge) {
-  constexpr size_t kHuge = size_t{2} << 20;
-  void* raw = mmap(nullptr, bytes + kHuge, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (raw == MAP_FAILED) return nullptr;
-  char* buffer = reinterpret_cast<char*>((reinterpret_cast<uintptr_t>(raw) + kHuge - 1) / kHuge * kHuge);
+  void* buffer = aligned_alloc(size_t{2} << 20, bytes);
+  if (buffer == nullptr) return nullptr;
   madvise(buffer, bytes, huge ? MADV_HUGEPAGE : MADV_NOHUGEPAGE);
   memset(buffer, 1, bytes);
   return buffer;
 }
+
+void ProbeFree(void* buffer) { free(buffer); }
 
 // Reads the buffer once and returns the seconds. Threads take chunks of 1 MiB, so one that is interrupted does not hold
 // up the others. Pushes everything else out of caches smaller than the buffer.
