@@ -54,12 +54,21 @@ def load() -> ctypes.CDLL:
 
     Raises:
         FileNotFoundError: the package was not built.
-        RuntimeError: ``MS_DSV32_CPU_ISA`` names a path that is unknown, or that this CPU lacks the instructions for.
+        RuntimeError: the library cannot be loaded or is another one; ``MS_DSV32_CPU_ISA`` names a path that is unknown,
+            or that this CPU lacks the instructions for.
     """
-    library = ctypes.CDLL(str(library_path()))
-    for name in ("ms_dsv32_isa", "ms_dsv32_isas"):
-        getattr(library, name).restype = ctypes.c_char_p
-    _checked(library.ms_dsv32_init)
+    path = library_path()
+    try:
+        library = ctypes.CDLL(str(path))
+        for name in ("ms_dsv32_isa", "ms_dsv32_isas"):
+            getattr(library, name).restype = ctypes.c_char_p
+        init = library.ms_dsv32_init
+    except (OSError, AttributeError) as error:
+        hint = (
+            "MS_DSV32_LIBRARY names it" if os.environ.get("MS_DSV32_LIBRARY") else "install the package again with pip"
+        )
+        raise RuntimeError(f"ms_dsv32: {path} is not the kernel library: {error}; {hint}") from None
+    _checked(init)
     return library
 
 
@@ -85,11 +94,14 @@ def set_thread_count(count: int) -> None:
     """Makes the kernels use ``count`` threads, 1..1024; 0 goes back to the default. Results do not depend on it.
 
     Raises:
+        TypeError: ``count`` is no integer.
         ValueError: ``count`` is outside 0..1024.
     """
+    if isinstance(count, bool) or not isinstance(count, (int, np.integer)):
+        raise TypeError(f"set_thread_count: count must be an int, got {type(count).__name__}")
     if not 0 <= count <= 1024:
         raise ValueError(f"set_thread_count: count must be in [0, 1024], got {count}")
-    load().ms_dsv32_set_thread_count(count)
+    load().ms_dsv32_set_thread_count(int(count))
 
 
 class BoundCall:
@@ -183,6 +195,8 @@ def call(op: str, inputs: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) 
         raise TypeError(f"{op}: " + (f"{missing[0]} is missing" if missing else f"there is no input {unknown[0]}"))
     arrays = [inputs[name] for name in names]
     for arg, array in zip(info.inputs, arrays, strict=True):
+        if not isinstance(array, np.ndarray):
+            raise TypeError(f"{op}: {arg.name} must be a NumPy array of {arg.ms_dtype}, got {type(array).__name__}")
         if not array.flags.c_contiguous:
             raise ValueError(f"{op}: {arg.name} must be contiguous")
         if not array.dtype.isnative:
@@ -212,6 +226,8 @@ def pack(weight: NDArray[Any]) -> NDArray[Any]:
         TypeError, ValueError: the weight is not one of those.
         RuntimeError: the threads cannot be started.
     """
+    if not isinstance(weight, np.ndarray):
+        raise TypeError(f"pack: weight must be a NumPy array, got {type(weight).__name__}")
     if weight.dtype not in (np.int8, np.uint16) or weight.ndim not in (2, 3):
         raise TypeError(
             f"pack: weight must be int8 or uint16 (bfloat16 bits) of rank 2 or 3, got {weight.dtype} {weight.shape}"
@@ -252,5 +268,8 @@ def _attr(op: str, name: str, value: Any) -> _Attr:
             raise ValueError(f"{op}: {name} = {value} does not fit 64 bits")
         return _Attr(name.encode(), 1, 0.0, int(value), None)
     if isinstance(value, str):
-        return _Attr(name.encode(), 2, 0.0, 0, value.encode())
+        text = value.encode(errors="backslashreplace")  # lone surrogates; no choice of the contract has a backslash
+        if b"\0" in text:  # where C would take it to end
+            raise ValueError(f"{op}: {name} must have no NUL, got {value!r}")
+        return _Attr(name.encode(), 2, 0.0, 0, text)
     raise TypeError(f"{op}: {name} must be float, int, str or bool, got {type(value).__name__}")

@@ -26,6 +26,7 @@ MindSpore has several ways to lose a write into an input tensor, none of which i
 from __future__ import annotations
 
 import functools
+import os
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -51,7 +52,13 @@ _UNKNOWN_RANK = -2
 _BYTECODE_CAPTURE = graph_api.PIJitCaptureContext.__call__.__code__.co_filename
 MIXED_PRECISION = ("fp16", "fp32", "bf16")
 """The flags that `nn.Cell.to_float` sets."""
-_LAUNCH = threading.Lock()  # MindSpore's PyNative executor does not take calls from several threads at a time
+_LAUNCH = threading.RLock()
+"""Held in a PyNative call: MindSpore's executor does not take calls from several threads at a time.
+
+A thread that holds it may take it again, for a signal handler runs between two statements of a call. fork() waits for
+it, so that a child inherits neither the lock of a thread that it does not have nor MindSpore in the middle of a call.
+"""
+os.register_at_fork(before=_LAUNCH.acquire, after_in_parent=_LAUNCH.release, after_in_child=_LAUNCH.release)
 
 
 def _ends_trace(function: _Function) -> _Function:

@@ -8,7 +8,10 @@
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <random>
 #include <string>
 #include <thread>
@@ -333,6 +336,58 @@ void CheckQuotas() {
   }
 }
 
+// Groups of version 1 and 2 below the root: the least quota of a group and of those above it holds.
+void CheckGroups() {
+  namespace fs = std::filesystem;
+  char folder[] = "/tmp/groups_XXXXXX";
+  if (mkdtemp(folder) == nullptr) return Expect(false, "mkdtemp fails");
+  const fs::path root = folder, membership = root / "membership";
+  const auto write = [](const fs::path& path, const std::string& text) {
+    fs::create_directories(path.parent_path());
+    std::ofstream(path) << text << "\n";
+  };
+  const auto cpus = [&](const std::string& lines) {
+    write(membership, lines);
+    return CpusOfCgroups(root.c_str(), membership.c_str());
+  };
+  constexpr int kNone = 1024;
+  Expect(CpusOfCgroups(root.c_str(), (root / "absent").c_str()) == kNone, "no groups, and yet a quota");
+  const auto v1 = [&](const fs::path& group, const std::string& quota) {
+    write(group / "cpu.cfs_quota_us", quota);
+    write(group / "cpu.cfs_period_us", "100000");
+  };
+  v1(root / "cpu/a", "700000");
+  v1(root / "cpu/a/b", "-1");
+  v1(root / "cpu/a/c", "500000");
+  v1(root / "memory/a/b", "100000");
+  write(root / "v/w/cpu.max", "max 100000");
+  write(root / "v/cpu.max", "300000 100000");
+  const struct {
+    const char* lines;
+    int cpus;
+  } cases[] = {
+      {"5:memory:/a/b\n4:cpu,cpuacct:/a/b", 7},
+      {"4:cpuacct,cpu:/a/c", 5},
+      {"4:cpu:/a/c/gone", 5},
+      {"4:cpuacct:/a/c", kNone},
+      {"0::/v/w", 3},
+      {"0::/v", 3},
+      {"0::/", kNone},
+      {"4:cpu:/a/c\n0::/v/w", 3},
+      {"", kNone},
+      {"nonsense", kNone},
+      {"4:cpu:/", kNone},
+  };
+  for (const auto& c : cases) {
+    Expect(cpus(c.lines) == c.cpus, "groups \"%s\" give %d CPUs, want %d", c.lines, cpus(c.lines), c.cpus);
+  }
+  v1(root / "cpu", "200000");
+  write(root / "cpu.max", "100000 100000");
+  Expect(cpus("4:cpu:/a/c") == 2, "the quota of version 1's root does not hold");
+  Expect(cpus("0::/v/w") == 1, "the quota of version 2's root does not hold");
+  fs::remove_all(root);
+}
+
 int Run() {
   CheckConversions();
   CheckVectors();
@@ -347,6 +402,7 @@ int Run() {
   CheckCacheRows();
   CheckThreads();
   CheckQuotas();
+  CheckGroups();
   CheckScratch();
   return failures;
 }

@@ -9,7 +9,7 @@ import cases
 import numpy as np
 import pytest
 
-from ms_dsv32 import kernel_impl
+from ms_dsv32 import kernel_impl, op_info
 
 Inputs = dict[str, Any]
 
@@ -32,6 +32,12 @@ def read_only(array: Any) -> Any:
     [
         (without("cos"), TypeError, "cos is missing"),
         (with_("bias", lambda _: np.zeros(1)), TypeError, "there is no input bias"),
+        (with_("w_uk", lambda _: None), TypeError, "w_uk must be a NumPy array of bfloat16, got NoneType"),
+        (with_("cache_index", lambda a: a.tolist()), TypeError, "cache_index must be a NumPy array of int64, got list"),
+        (with_("kv_cache", lambda _: "x"), TypeError, "kv_cache must be a NumPy array of int8, got str"),
+        (with_("token_x", lambda a: [[*row] for row in a]), TypeError, "token_x must be a NumPy array"),
+        (with_("cos", lambda a: a.astype("U1")), TypeError, "cos must be bfloat16, got str"),
+        (with_("sin", lambda a: a.astype(object)), TypeError, "sin must be bfloat16, got object"),
         (with_("cache_index", lambda a: a.astype(">i8")), TypeError, "cache_index must be int64 in the machine's byte"),
         (with_("kr_cache", read_only), ValueError, "kr_cache must be writeable"),
         (
@@ -55,3 +61,52 @@ def test_an_attribute_does_not_wrap(value: int) -> None:
     case = cases.indexer_case(1, 1, kv_lens=130)
     with pytest.raises(ValueError, match=rf"selected_count = {value} does not fit 64 bits"):
         kernel_impl.call("lightning_indexer_quant", case.inputs, {"selected_count": value})
+
+
+@pytest.mark.parametrize("text", ["PA_BSND\0x", "\0", "PA_BSND\0"])
+def test_a_text_does_not_end_at_nul(text: str) -> None:
+    case = cases.mla_prolog_case(1, 1, 1)
+    with pytest.raises(ValueError, match=r"mla_prolog_quant: cache_mode must have no NUL, got '.*\\x00"):
+        kernel_impl.call("mla_prolog_quant", case.inputs, {**case.attributes, "cache_mode": text})
+
+
+@pytest.mark.parametrize("text", ["\ud800", "PA_BSND\udcff", "\u4e2d"])
+def test_a_text_may_be_what_utf8_cannot_encode(text: str) -> None:
+    case = cases.mla_prolog_case(1, 1, 1)
+    with pytest.raises(ValueError, match=r"mla_prolog_quant: cache_mode must be 'PA_BSND', got '"):
+        kernel_impl.call("mla_prolog_quant", case.inputs, {**case.attributes, "cache_mode": text})
+
+
+@pytest.mark.parametrize("count", [True, 2.0, "2", None])
+def test_the_number_of_threads_is_an_integer(count: Any) -> None:
+    before = kernel_impl.thread_count()
+    with pytest.raises(TypeError, match="set_thread_count: count must be an int, got "):
+        kernel_impl.set_thread_count(count)
+    assert kernel_impl.thread_count() == before
+
+
+def test_a_weight_to_pack_is_an_array() -> None:
+    with pytest.raises(TypeError, match="pack: weight must be a NumPy array, got list"):
+        kernel_impl.pack([[1, 2], [3, 4]])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("axis", [2**32, 2**62, 2**63 - 1])
+def test_sizes_that_64_bits_do_not_hold(axis: int) -> None:
+    """Products of axes are not computed modulo 2^64: 2^32 sequences of 2^32 tokens are not none."""
+    info = op_info.load("lightning_indexer_quant")
+    shapes = {
+        "q_int8": (axis, axis, 64, 128),
+        "q_scale": (axis * axis % 2**64 % 2**63, 64, 1),
+        "weights": (axis, axis, 64),
+        "k_cache": (4, 128, 1, 128),
+        "k_cache_scale": (4, 128, 1, 1),
+        "block_table": (axis, 1),
+        "kv_act_seqs": (axis,),
+    }
+    with pytest.raises(ValueError, match="lightning_indexer_quant: q_scale has shape"):
+        kernel_impl.validate(
+            info.name,
+            [shapes[arg.name] for arg in info.inputs],
+            [arg.ms_dtype for arg in info.inputs],
+            op_info.bind_attrs(info, {}),
+        )

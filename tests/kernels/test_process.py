@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ctypes.util
 import os
+import re
 import subprocess
 import sys
+from pathlib import Path
 
 import driver
 import pytest
@@ -105,3 +108,85 @@ print(failed)
     result = run(code, MS_DSV32_NUM_THREADS="2")
     assert result.returncode == 0, result.stderr
     assert result.stdout == "0\n", result.stderr
+
+
+def test_a_new_number_of_threads_does_not_wait_for_calls_that_come_later() -> None:
+    code = """
+import threading, time
+case = cases.indexer_case(1, 1, 30000, selected_count=8)
+stop = False
+
+def work():
+    while not stop:
+        kernel_impl.call(case.operator, case.inputs, case.attributes)
+
+workers = [threading.Thread(target=work) for _ in range(8)]
+for worker in workers:
+    worker.start()
+time.sleep(0.2)
+changed = 0
+end = time.monotonic() + 30
+while changed < 20 and time.monotonic() < end:
+    kernel_impl.set_thread_count(1 + changed % 2)
+    changed += 1
+stop = True
+for worker in workers:
+    worker.join()
+print(changed)
+"""
+    result = run(code)
+    assert result.stdout == "20\n", result.stdout + result.stderr
+
+
+def test_memory_that_the_system_refuses() -> None:
+    """The error names the operator and the bytes, nothing is written, and with the memory the next call works."""
+    code = """
+import mindspore as ms
+sys.path.insert(0, os.path.join(sys.path[0], "ops"))
+from calls import Call, mode, tensors
+from ms_dsv32 import ops
+kernel_impl.set_thread_count(1)
+case = cases.mla_prolog_case(1024, 1, kv_lens=1, n_q=1)
+inputs = tensors(case)
+before = {name: inputs[name].asnumpy().copy() for name in ("kv_cache", "k_scale_cache")}
+call = Call(case.operator, case.attributes)
+small = tensors(cases.mla_prolog_case(1, 1, kv_lens=1, n_q=1))
+ops.mla_prolog_quant(*small.values(), **case.attributes)  # what a first call needs
+unlimited = resource.getrlimit(resource.RLIMIT_AS)
+size = int(open("/proc/self/statm").read().split()[0]) * os.sysconf("SC_PAGE_SIZE")
+own = case.copy().inputs
+for how in (lambda: kernel_impl.call(case.operator, own, case.attributes),
+            lambda: ops.mla_prolog_quant(*inputs.values(), **case.attributes)):
+    resource.setrlimit(resource.RLIMIT_AS, (size + (8 << 20), unlimited[1]))
+    try:
+        how()
+    except RuntimeError as error:
+        print(error)
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, unlimited)
+print(all(inputs[name].asnumpy().tobytes() == array.tobytes() for name, array in before.items()))
+ops.mla_prolog_quant(*inputs.values(), **case.attributes)[0].asnumpy()
+print((inputs["kv_cache"].asnumpy() != before["kv_cache"]).any())
+"""
+    pytest.importorskip("mindspore")
+    result = run(code)
+    assert result.returncode == 0, result.stdout + result.stderr
+    *errors, kept, works = result.stdout.splitlines()
+    assert len(errors) == 2, result.stdout + result.stderr
+    for error in errors:
+        assert re.fullmatch(r"mla_prolog_quant: the system refuses \d{7,} bytes of working memory", error), error
+    assert (kept, works) == ("True", "True")
+
+
+@pytest.mark.parametrize("what", ["text", "another library"])
+def test_a_file_that_is_not_the_library(what: str, tmp_path: Path) -> None:
+    path = tmp_path / "library.so"
+    if what == "text":
+        path.write_text("no library")
+    else:
+        path = Path(ctypes.util.find_library("m") or "libm.so.6")
+        path = next(p for p in (Path("/lib") / path, *Path("/").glob(f"*/*-linux-gnu/{path}")) if p.is_file())
+    result = run("kernel_impl.load()", MS_DSV32_LIBRARY=str(path))
+    last = result.stderr.splitlines()[-1]
+    assert last.startswith(f"RuntimeError: ms_dsv32: {path} is not the kernel library: "), result.stderr
+    assert last.endswith("; MS_DSV32_LIBRARY names it")

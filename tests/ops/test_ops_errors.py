@@ -160,6 +160,7 @@ BAD_ATTRIBUTES: list[tuple[str, dict[str, Any], type[Exception], str]] = [
     ("mla_prolog_quant", {"epsilon_ckv": -1.0}, ValueError, "epsilon_ckv must be "),
     ("mla_prolog_quant", {"epsilon_ckv": float("nan")}, ValueError, "epsilon_ckv must be "),
     ("mla_prolog_quant", {"weight_format": "NZ"}, ValueError, "weight_format must be "),
+    ("mla_prolog_quant", {"weight_format": "ND\0Z"}, ValueError, "weight_format must have no NUL"),
     (
         "mla_prolog_quant",
         {"tile_config": RopeTileShapeConfig()},

@@ -302,6 +302,59 @@ def test_calls_from_several_threads() -> None:
     assert not problems
 
 
+BUSY = """
+import os, signal, sys, threading, time
+sys.path[:0] = {path}
+from calls import tensors
+from test_ops_results import make
+from ms_dsv32 import ops
+case = make("lightning_indexer_quant", 1, 1)
+inputs = list(tensors(case).values())
+def call():
+    return ops.lightning_indexer_quant(*inputs, **case.attributes).asnumpy()
+want = call()
+"""
+FORK = """
+go = True
+def work():
+    while go:
+        call()
+threads = [threading.Thread(target=work) for _ in range(2)]
+for thread in threads:
+    thread.start()
+failed = 0
+for _ in range(20):
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)
+        os._exit(not (call() == want).all())
+    failed += os.waitpid(child, 0)[1] != 0
+go = False
+for thread in threads:
+    thread.join()
+print("failed", failed)
+"""
+SIGNAL = """
+handled = []
+signal.signal(signal.SIGALRM, lambda *_: handled.append((call() == want).all()))
+signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+end = time.monotonic() + 3
+while time.monotonic() < end:
+    assert (call() == want).all()
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("handled", len(handled) > 100 and all(handled))
+"""
+
+
+@pytest.mark.parametrize(("code", "told"), [(FORK, "failed 0"), (SIGNAL, "handled True")], ids=["fork", "signal"])
+def test_what_interrupts_a_call_may_call(code: str, told: str) -> None:
+    path = [str(folder) for folder in (Path(__file__).parents[1], Path(__file__).parent)]
+    process = subprocess.run(
+        [sys.executable, "-c", BUSY.format(path=path) + code], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert process.stdout.splitlines()[-1:] == [told], process.stdout + process.stderr
+
+
 def test_an_axis_count_that_is_unknown_is_refused() -> None:
     case = make("lightning_indexer_quant", 1, 1)
     call = Call("lightning_indexer_quant", case.attributes)

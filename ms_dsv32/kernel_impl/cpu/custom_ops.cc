@@ -210,19 +210,36 @@ class MindSporeAttrs : public AttrSource {
   AotExtra* extra_;
 };
 
-// A kernel sizes its scratch by the number of threads: that must not change until the kernel is done.
-std::shared_mutex thread_count_mutex;
+// A kernel sizes its scratch by the number of threads: that must not change until the kernel is done. Calls share the
+// lock. Whoever changes the number goes before calls that come later, unlike with std::shared_mutex, whose writers wait
+// for as long as calls overlap.
+class ThreadCountMutex {
+ public:
+  void lock() { pthread_rwlock_wrlock(&lock_); }
+  void unlock() { pthread_rwlock_unlock(&lock_); }
+  void lock_shared() { pthread_rwlock_rdlock(&lock_); }
+  void unlock_shared() { pthread_rwlock_unlock(&lock_); }
+
+ private:
+  pthread_rwlock_t lock_ = PTHREAD_RWLOCK_WRITER_NONRECURSIVE_INITIALIZER_NP;
+};
+
+ThreadCountMutex thread_count_mutex;
 
 // A child of fork() would inherit the mutex as held by calls whose threads it does not have. It cannot be unlocked
 // there either: glibc takes the caller's thread id, another one in the child, for that of the writer. So the child
 // makes a fresh one.
-const int at_fork = pthread_atfork(nullptr, nullptr, [] { new (&thread_count_mutex) std::shared_mutex; });
+const int at_fork = pthread_atfork(nullptr, nullptr, [] { new (&thread_count_mutex) ThreadCountMutex; });
 
 void Run(const Operator& op, const Call& call) {
   const std::shared_lock lock(thread_count_mutex);
   const cpu::DefaultFpEnv fp_env;
   op.check(call);
-  RunKernel(call);
+  try {
+    RunKernel(call);
+  } catch (const std::bad_alloc& e) {  // before the kernel has written anything
+    throw std::runtime_error(std::string(op.info.name) + ": " + e.what());
+  }
 }
 
 int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64_t** shapes, const char** dtypes,

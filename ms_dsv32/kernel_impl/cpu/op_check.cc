@@ -6,6 +6,7 @@
 #include <cstring>
 #include <deque>
 #include <functional>
+#include <limits>
 #include <sstream>
 
 #include "ms_dsv32/kernel_impl/generated/dims.h"
@@ -98,12 +99,22 @@ std::vector<Product> ParseProducts() {
   return products;
 }
 
+// Sizes above what 64 bits hold are the largest that they hold, which no tensor has.
+int64_t Plus(int64_t a, int64_t b) {
+  int64_t sum = 0;
+  return __builtin_add_overflow(a, b, &sum) ? std::numeric_limits<int64_t>::max() : sum;
+}
+int64_t Times(int64_t a, int64_t b) {
+  int64_t product = 0;
+  return __builtin_mul_overflow(a, b, &product) ? std::numeric_limits<int64_t>::max() : product;
+}
+
 int64_t Evaluate(const Axis& axis, const int64_t* values) {
   int64_t result = axis.sum ? 0 : 1;
   for (const Term& term : axis.terms) {
     const int64_t value = term.Value(values);
     if (value == kUnknown) return kUnknown;
-    result = axis.sum ? result + value : result * value;
+    result = axis.sum ? Plus(result, value) : Times(result, value);
   }
   return result;
 }
@@ -307,7 +318,7 @@ void Dims::BindInput(const ArgInfo& arg, const TensorView& tensor) {
         unknown = term.dim;
         ++unknown_count;
       } else {
-        known *= value;
+        known = Times(known, value);
       }
     }
     if (axis.sum || unknown_count != 1) continue;
@@ -329,9 +340,9 @@ void Dims::DeriveProducts(const ArgInfo& arg, const TensorView& tensor) {
     int64_t& first = values_[p.first];
     int64_t& second = values_[p.second];
     if (first == kUnknown || (product == kUnknown && second == kUnknown)) continue;
-    if (product == kUnknown) product = first * second;
+    if (product == kUnknown) product = Times(first, second);
     if (second == kUnknown && (first == 0 ? product == 0 : product % first == 0)) second = first ? product / first : 0;
-    if (second != kUnknown && product == first * second) continue;
+    if (second != kUnknown && product == Times(first, second)) continue;
     std::vector<std::string> got;
     for (int axis = 0; axis < tensor.rank; ++axis) got.push_back(std::to_string(tensor.shape[axis]));
     throw OpError(OpError::Kind::kValue,

@@ -6,12 +6,23 @@
 #include <cstdlib>
 #include <mutex>
 #include <new>
+#include <string>
 #include <vector>
 
 namespace ms_dsv32::cpu {
 namespace {
 
 constexpr size_t kHugePage = size_t{2} << 20;
+
+class NoScratch : public std::bad_alloc {
+ public:
+  explicit NoScratch(size_t bytes)
+      : text_("the system refuses " + std::to_string(bytes) + " bytes of working memory") {}
+  const char* what() const noexcept override { return text_.c_str(); }
+
+ private:
+  std::string text_;
+};
 
 struct Block {
   void* data;
@@ -72,7 +83,7 @@ void* AcquireScratch(size_t bytes) {
     const size_t align = bytes >= kHugePage ? kHugePage : kScratchAlign;
     const size_t rounded = (bytes + align) / align * align;
     void* data = std::aligned_alloc(align, rounded);
-    if (data == nullptr) throw std::bad_alloc();
+    if (data == nullptr) throw NoScratch(rounded);
     if (align == kHugePage) madvise(data, rounded, MADV_HUGEPAGE);  // advice only: fewer TLB misses where it is taken
     cache.blocks.push_back({data, rounded, false});
     best = &cache.blocks.back();

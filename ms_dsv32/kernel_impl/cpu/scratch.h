@@ -4,7 +4,7 @@
 // A kernel leases one block for a whole call (before its parallel regions, so that no thread of the pool ever
 // allocates) and cuts it with Take: shared buffers first, then one part for each thread. Blocks are uninitialised. At
 // most kScratchKeepBytes stay cached between calls; ReleaseScratch() frees what is cached. Thread-safe, and safe to
-// fork() around. Throws std::bad_alloc.
+// fork() around. Throws std::bad_alloc, whose text says how many bytes there are not.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_SCRATCH_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_SCRATCH_H_
 

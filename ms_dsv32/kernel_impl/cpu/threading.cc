@@ -62,30 +62,10 @@ std::string FirstLine(const std::string& path) {
   return line;
 }
 
-// The least quota of the process's control groups, see "CPU" in the kernel's cgroup-v2.rst.
-int CpusOfCgroups() {
-  const std::string root = "/sys/fs/cgroup";
-  int cpus = kMaxThreads;
-  const auto limit = [&](const std::string& cpu_max) {
-    if (const int quota = CpusOfQuota(cpu_max.c_str()); quota > 0) cpus = std::min(cpus, quota);
-  };
-  // Version 1, as a container sees it: its own group at the root.
-  limit(FirstLine(root + "/cpu/cpu.cfs_quota_us") + " " + FirstLine(root + "/cpu/cpu.cfs_period_us"));
-  // Version 2 names the group 0::/a/b; the quotas of /a/b, /a and / all hold.
-  std::ifstream file("/proc/self/cgroup");
-  for (std::string line; std::getline(file, line);) {
-    if (line.compare(0, 4, "0::/") != 0) continue;
-    for (std::string path = line.substr(3);; path.resize(path.rfind('/'))) {
-      limit(FirstLine(root + path + "/cpu.max"));
-      if (path.empty()) break;
-    }
-  }
-  return cpus;
-}
-
 int CountFromEnvironment() {
   const char* text = std::getenv("MS_DSV32_NUM_THREADS");
-  if (text == nullptr || *text == '\0') return std::min(CpusOfAffinity(), CpusOfCgroups());
+  if (text == nullptr || *text == '\0')
+    return std::min(CpusOfAffinity(), CpusOfCgroups("/sys/fs/cgroup", "/proc/self/cgroup"));
   char* end = nullptr;
   errno = 0;
   const long value = std::strtol(text, &end, 10);
@@ -293,6 +273,36 @@ int CpusOfQuota(const char* cpu_max) {
   if (end == cpu_max || quota <= 0) return 0;  // "max" (version 2), -1 (version 1), or no such file
   const long long period = std::strtoll(end, &end, 10);
   return period <= 0 ? 0 : static_cast<int>(std::min<long long>((quota - 1) / period + 1, kMaxThreads));
+}
+
+int CpusOfCgroups(const char* root, const char* membership) {
+  int cpus = kMaxThreads;
+  const auto limit = [&](const std::string& cpu_max) {
+    if (const int quota = CpusOfQuota(cpu_max.c_str()); quota > 0) cpus = std::min(cpus, quota);
+  };
+  const auto limit_v1 = [&](const std::string& group) {
+    limit(FirstLine(group + "/cpu.cfs_quota_us") + " " + FirstLine(group + "/cpu.cfs_period_us"));
+  };
+  const std::string mount_v1 = std::string(root) + "/cpu";
+  limit_v1(mount_v1);  // a container may see its own group there, and not the path that /proc has of it
+  std::ifstream file(membership);
+  for (std::string line; std::getline(file, line);) {
+    const size_t first = line.find(':'), second = line.find(':', first + 1);
+    if (second == std::string::npos) continue;
+    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    const bool v2 = controllers == ",,";
+    if (!v2 && controllers.find(",cpu,") == std::string::npos) continue;
+    // The quotas of /a/b, /a and / all hold.
+    for (std::string path = line.substr(second + 1); !path.empty(); path.resize(path.rfind('/'))) {
+      if (v2) {
+        limit(FirstLine(root + path + "/cpu.max"));
+      } else {
+        limit_v1(mount_v1 + path);
+      }
+    }
+    if (v2) limit(FirstLine(std::string(root) + "/cpu.max"));
+  }
+  return cpus;
 }
 
 int NumThreads() {

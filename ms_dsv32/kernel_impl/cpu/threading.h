@@ -28,6 +28,11 @@ __attribute__((visibility("hidden"))) void SetNumThreads(int count);
 // quota.
 __attribute__((visibility("hidden"))) int CpusOfQuota(const char* cpu_max);
 
+// The least quota, in CPUs, of the control groups of a process and of those above them, 1024 without one: version 1
+// (mounted at `root`/cpu) and version 2 (at `root`). membership: what is /proc/self/cgroup. See "CPU" in the kernel's
+// cgroup-v2.rst, and scheduler/sched-bwc.rst.
+__attribute__((visibility("hidden"))) int CpusOfCgroups(const char* root, const char* membership);
+
 using ParallelBody = void (*)(const void* body, int64_t index, int thread);
 __attribute__((visibility("hidden"))) void ParallelForErased(int64_t n, ParallelBody call, const void* body);
 
