@@ -3,7 +3,8 @@
 //
 // A token in flight keeps its query as columns (n_q x 1152 bytes) and its scores (n_q x 2048 float32, 1 MiB), because
 // the probabilities are rounded to bf16 only after the exact normalisation. Keys are dequantised twice, for q . k as
-// rows and for p . v as pairs, 64 dims of all keys at a time: keeping them would take 2 MiB more, which leave L2.
+// rows and for p . v as pairs, 64 dims of all keys at a time: keeping pairs would take 2 MiB, and the gathered keys as
+// they are take 1 MiB.
 //
 // While there are as many tokens as threads, each thread takes whole tokens, in memory of its own and without a
 // barrier. The tokens that are left are fewer than threads, and their stages are cut into items. Each element of a
@@ -21,7 +22,6 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-constexpr int kOutItems = kLatentDim / kOutDims;
 // Where a few tokens are cut into items, each thread has four, so that it seldom waits at the end of a stage. Items of
 // keys have up to eight blocks, because the first block of an item is dequantised before anything is multiplied.
 constexpr int64_t kThreadItems = 4;
@@ -75,6 +75,7 @@ class HeadsAttention {
   // Memory of a token in flight.
   struct Place {
     int64_t* rows;    // of the caches, [max_keys]
+    int8_t* nope;     // keys as they are, [kOutItems] nope_stride apart: [max_keys][kOutDims]
     float* scales;    // [max_keys][4]
     uint32_t* query;  // [strips][288][16]
     float* scores;    // [strips] score_stride apart: [max_keys][16], then probabilities [max_keys / 32][16][32]
@@ -96,17 +97,20 @@ class HeadsAttention {
         strips_(CeilDiv(p.n_q, kStrip)),
         // Strips are a line longer than a power of two, so that neighbours do not share cache sets.
         score_stride_(max_keys_ * kStrip + kStrip),
+        nope_stride_(max_keys_ * kOutDims + kCacheLine),
         v_stride_(Min(max_keys_, kOutKeys) / 2 * kStrip + kStrip) {}
 
   MS_DSV32_INLINE int64_t Strips() const { return strips_; }
 
   MS_DSV32_INLINE size_t PlaceBytes() const {
-    return ScratchSize<int64_t>(max_keys_) + ScratchSize<float>(max_keys_ * kScaleGroups) +
-           ScratchSize<uint32_t>(strips_ * kQueryStripWords) + ScratchSize<float>(strips_ * score_stride_);
+    return ScratchSize<int64_t>(max_keys_) + ScratchSize<int8_t>(kOutItems * nope_stride_) +
+           ScratchSize<float>(max_keys_ * kScaleGroups) + ScratchSize<uint32_t>(strips_ * kQueryStripWords) +
+           ScratchSize<float>(strips_ * score_stride_);
   }
   MS_DSV32_INLINE Place TakePlace(Scratch& scratch) const {
     Place place = {};
     place.rows = scratch.Take<int64_t>(max_keys_);
+    place.nope = scratch.Take<int8_t>(kOutItems * nope_stride_);
     place.scales = scratch.Take<float>(max_keys_ * kScaleGroups);
     place.query = scratch.Take<uint32_t>(strips_ * kQueryStripWords);
     place.scores = scratch.Take<float>(strips_ * score_stride_);
@@ -153,6 +157,8 @@ class HeadsAttention {
           key,
           Min(after, end),
           out,
+          place.nope + key * kOutDims,
+          nope_stride_,
           place.scales + key * kScaleGroups,
           CeilDiv(kBlockKeys * kScaleGroups, steps),
           Fetch(place, after < end ? after : next + after - end, CeilDiv(kBlockKeys * kKeyLines, steps))};
@@ -193,10 +199,13 @@ class HeadsAttention {
     }
     [[maybe_unused]] const AttentionTiles tiles;
     const auto dequant = [&](int64_t item, int64_t key, uint32_t * v, int64_t pairs) __attribute__((always_inline)) {
-      const int64_t dim = item * kOutDims;
-      const int64_t until = item < end ? Min(key + kOutKeys, place.padded) : 0;
-      return DequantValues{cache_.nope + dim, place.rows, place.scales + dim / kGroupDim, place.count, key, until, v,
-                           v_stride_,         pairs};
+      return DequantValues{place.nope + item * nope_stride_,
+                           place.scales + item * kOutDims / kGroupDim,
+                           key,
+                           item < end ? Min(key + kOutKeys, place.padded) : 0,
+                           v,
+                           v_stride_,
+                           pairs};
     };
     const auto* p = reinterpret_cast<const uint32_t*>(place.scores + first * score_stride_);
     uint32_t* v = buffers.v;
@@ -238,6 +247,7 @@ class HeadsAttention {
   const int64_t max_keys_;
   const int64_t strips_;
   const int64_t score_stride_;
+  const int64_t nope_stride_;
   const int64_t v_stride_;
 };
 

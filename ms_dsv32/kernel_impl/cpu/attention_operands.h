@@ -11,7 +11,9 @@ namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
 constexpr int kOutDims = kOutStrips * kStrip;
 constexpr int kCacheLine = 64;
+constexpr int kOutItems = kLatentDim / kOutDims;
 static_assert(kGroupDim % kOutDims == 0, "dims of one scale are multiplied together");
+static_assert(kOutDims == kVecBytes, "which are one vector of a key");
 
 // Lines of a key in the caches: its 512 latent dims, its rope part, its scales.
 constexpr int kNopeLines = kLatentDim / kCacheLine;
@@ -101,16 +103,18 @@ struct FetchKeys {
   }
 };
 
-// Dequantises keys [key, end) to rows of bf16, some scale groups with each call, and keeps their scales together. Keys
-// from `count` on are zeros.
+// Dequantises keys [key, end) to rows of bf16, some scale groups with each call, and copies them as they are for
+// DequantValues: the same dims of all keys together, and their scales. Keys from `count` on are zeros.
 struct DequantKeys {
   const LatentCache& cache;
   const int64_t* rows;  // [count]
   int64_t count;
   int64_t key;
   int64_t end;
-  uint16_t* out;    // the row of the first key
-  float* scales;    // its scales
+  uint16_t* out;  // the row of the first key
+  int8_t* nope;   // [kOutItems] nope_stride apart: [..][kOutDims] from the first key on
+  int64_t nope_stride;
+  float* scales;    // [..][4] from the first key on
   int64_t groups;   // of a call
   FetchKeys fetch;  // is called as well
   int group = 0;
@@ -123,12 +127,16 @@ struct DequantKeys {
     for (int64_t i = 0; i < groups && key < end; ++i) {
       const LatentKey here = key < count ? cache.Key(rows[key]) : LatentKey{kZeroNope, kZeroRope, kZeroScales};
       DequantGroup(here.nope + group * kGroupDim, Set1(here.scales[group]), out + group * kGroupDim);
+      for (int c = group * kGroupDim; c < (group + 1) * kGroupDim; c += kOutDims) {
+        StoreAs(nope + c / kOutDims * nope_stride, LoadAs<VecI>(here.nope + c));
+      }
       if (++group < kScaleGroups) continue;
       memcpy(out + kLatentDim, here.rope, kRopeKeyDim * sizeof(uint16_t));
       memcpy(scales, here.scales, kScaleGroups * sizeof(float));
       group = 0;
       ++key;
       out += kKeyRow;
+      nope += kOutDims;
       scales += kScaleGroups;
     }
   }
@@ -137,13 +145,10 @@ struct DequantKeys {
   }
 };
 
-// Dequantises kOutDims dims of keys [key, end), an even number of them, as pairs, some with each call. Keys from
-// `count` on are zeros.
+// Dequantises kOutDims dims of keys [key, end), an even number of them, as pairs, some with each call.
 struct DequantValues {
-  const int8_t* nope;   // these dims of the cache's first row
-  const int64_t* rows;  // [count]
-  const float* scales;  // of the group of these dims and the first key of all, kScaleGroups apart
-  int64_t count;
+  const int8_t* nope;   // [..][kOutDims], of all keys
+  const float* scales;  // of the group of these dims, kScaleGroups apart, of all keys
   int64_t key;
   int64_t end;
   uint32_t* v;
@@ -151,11 +156,10 @@ struct DequantValues {
   int64_t pairs;  // of a call
 
   MS_DSV32_INLINE void operator()() {
-    alignas(64) static const int8_t kZero[kOutDims] = {};
     for (int64_t i = 0; i < pairs && key < end; ++i, key += 2, v += kStrip) {
-      const int8_t* even = key < count ? nope + rows[key] * kLatentDim : kZero;
-      const int8_t* odd = key + 1 < count ? nope + rows[key + 1] * kLatentDim : kZero;
-      DequantPairs(even, Set1(scales[key * kScaleGroups]), odd, Set1(scales[(key + 1) * kScaleGroups]), v, v_stride);
+      const int8_t* even = nope + key * kOutDims;
+      DequantPairs(even, Set1(scales[key * kScaleGroups]), even + kOutDims, Set1(scales[(key + 1) * kScaleGroups]), v,
+                   v_stride);
     }
   }
   MS_DSV32_INLINE void Finish() {
