@@ -36,6 +36,31 @@ def test_any_width_and_heads(topk: int, n_q: int) -> None:
     check(attention(2, 2, n_q, [1500, 70], topk=topk))
 
 
+@pytest.mark.parametrize("n_q", [1, 15, 16, 17, 31, 33, 64, 65])
+@pytest.mark.parametrize("counts", [(0, 1, 15), (16, 17, 31), (32, 33, 65), (511, 513, 1025)])
+def test_counts_and_heads_around_a_tile(counts: tuple[int, ...], n_q: int) -> None:
+    """Tokens of one call with different counts, beside tiles of 16 rows, links of 32 keys and 512 or 1024 keys of V."""
+    check(attention(len(counts), 1, n_q, list(counts)))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3, 5])
+@pytest.mark.parametrize("t", [1, 2, 4, 7])
+def test_threads_and_batch_mates_change_no_bit(t: int, threads: int) -> None:
+    """Whether a thread takes a token alone, or all threads share it, as they do with the last `t % threads`."""
+    case = attention(1, 7, 40, 1100, topk=700)
+    everything = run(case)
+    part = {n: case.inputs[n].reshape(7, -1)[7 - t :] for n in ("query_nope", "query_rope", "topk_indices")}
+    part = {n: np.ascontiguousarray(v).reshape(-1, case.inputs[n].shape[-1]) for n, v in part.items()}
+    # The last t of 7 tokens see the same keys when they are all tokens of the sequence.
+    kernel_impl.set_thread_count(threads)
+    try:
+        outputs = run(cases.with_lse(case.copy(**part)))
+    finally:
+        kernel_impl.set_thread_count(0)
+    for name, value in outputs.items():
+        tolerance.assert_same_bits(name, value[0], np.ascontiguousarray(everything[name][0, 7 - t :]))
+
+
 @pytest.mark.parametrize("topk", [7, 64, 200])
 def test_a_hole_is_as_if_it_were_not_there(topk: int) -> None:
     """Bit for bit, wherever the hole stands."""

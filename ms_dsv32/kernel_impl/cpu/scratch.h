@@ -14,8 +14,8 @@
 namespace ms_dsv32::cpu {
 
 constexpr size_t kScratchAlign = 64;  // a cache line, and the widest vector
-constexpr size_t kScratchKeepBytes =
-    size_t{128} << 20;  // more than any kernel needs for its largest chunk of tokens with 64 threads
+// The most that a kernel needs with 64 threads: attention on AMX, 2.4 MiB for each thread.
+constexpr size_t kScratchKeepBytes = size_t{160} << 20;
 
 __attribute__((visibility("hidden"))) void* AcquireScratch(size_t bytes);
 __attribute__((visibility("hidden"))) void ReturnScratch(void* block) noexcept;

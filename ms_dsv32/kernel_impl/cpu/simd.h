@@ -58,6 +58,7 @@
 #if !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12 blames its own _mm512_undefined_*: GCC PR 105593
+#pragma GCC diagnostic ignored "-Wuninitialized"        // likewise, where they are inlined into a loop
 #endif
 #include <immintrin.h>
 #if !defined(__clang__)
