@@ -241,8 +241,17 @@ MS_DSV32_INLINE VecF Fma(VecF a, VecF b, VecF c) {  // a * b + c
 }
 
 MS_DSV32_INLINE VecF Abs(VecF v) { return (VecF)((VecU)v & 0x7fffffffu); }
-// Lanes where a comparison with NaN is false keep `a`.
-MS_DSV32_INLINE VecF Max(VecF a, VecF b) { return Select((VecI)(b > a), b, a); }
+// Lanes where a comparison with NaN is false keep `a`, and so do those where both are zeros: what x86's instruction does
+// with its second operand. With a mask as in LoadInt8.
+MS_DSV32_INLINE VecF Max(VecF a, VecF b) {
+#if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)  // which lacks it
+  return (VecF)_mm512_maskz_max_ps(0xffff, (__m512)b, (__m512)a);
+#elif MS_DSV32_IS_AVX2
+  return (VecF)_mm256_max_ps((__m256)b, (__m256)a);
+#else
+  return Select((VecI)(b > a), b, a);
+#endif
+}
 MS_DSV32_INLINE VecI NanMask(VecF v) { return (VecI)(v != v); }
 
 // Sum of the lanes by halving: lane i + lane i + n/2, for n = kLanes, kLanes/2, .., 2. A fixed order.
