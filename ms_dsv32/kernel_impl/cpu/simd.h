@@ -7,7 +7,8 @@
 //
 //   VecF, VecI, VecU   kLanes x float32 / int32 / uint32 in one vector of kVecBytes (64, 32 or 16 by ISA)
 //   LoadF/StoreF, LoadBf16/StoreBf16 (round to nearest even), LoadInt8/StoreInt8, LoadFp16     all unaligned
-//   Set1, Fma (explicit; fused on every ISA but portable), Select, Abs, Max, ReduceAdd, ReduceMax, AnySet, Rint
+//   Set1, Fma (explicit; fused on every ISA but portable), Select, Abs, Max, ReduceAdd, ReduceAddI, ReduceMax, AnySet,
+//   Rint
 //   Bf16ToF32, F32ToBf16, Fp16ToF32, F32ToFp16   scalar, any ISA, same bits everywhere
 //
 // bf16 and fp16 are uint16_t bit patterns. No function here contracts a*b+c unless it says Fma.
@@ -264,6 +265,14 @@ MS_DSV32_INLINE float ReduceAdd(VecF v) {
     for (int i = 0; i < n; ++i) lane[i] += lane[i + n];
   }
   return lane[0];
+}
+MS_DSV32_INLINE int32_t ReduceAddI(VecI v) {
+  int32_t lane[kLanes];
+  StoreI(lane, v);
+  int32_t sum = 0;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) sum += lane[i];
+  return sum;
 }
 MS_DSV32_INLINE float ReduceMax(VecF v) {  // ignores NaN lanes unless lane 0 is NaN
   float lane[kLanes];
