@@ -163,8 +163,8 @@ void CheckProducts(int k, int panels, int all_rows = 23) {
 
   std::vector<float> c(static_cast<size_t>(all_rows * n)), part(c.size());
   std::vector<int32_t> c8(c.size()), part8(c.size());
-  GemmBf16(x.data(), k, all_rows, wp.data(), 16 * k, panels, k, c.data(), n, false);
-  GemmInt8(x8.data(), k, all_rows, w8p.data(), 16 * k8, panels, k8, c8.data(), n, false);
+  GemmBf16({x.data(), k, all_rows}, {wp.data(), 16 * k, panels}, k, {c.data(), n, false});
+  GemmInt8({x8.data(), k, all_rows}, {w8p.data(), 16 * k8, panels}, k8, {c8.data(), n, false});
   for (int m = 0; m < all_rows; ++m) {
     for (int j = 0; j < n; ++j) {
       double want = 0, size = 0;
@@ -187,19 +187,19 @@ void CheckProducts(int k, int panels, int all_rows = 23) {
   const int cut = k / 2 / unit * unit;  // 0 for the smallest k: one call then
   for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 22, all_rows}) {
     const size_t first = static_cast<size_t>(all_rows - rows);
-    GemmBf16(x.data() + first * k, k, rows, wp.data(), 16 * k, panels, cut, part.data(), n, false);
-    GemmBf16(x.data() + first * k + cut, k, rows, wp.data() + 16 * cut, 16 * k, panels, k - cut, part.data(), n,
-             cut > 0);
+    GemmBf16({x.data() + first * k, k, rows}, {wp.data(), 16 * k, panels}, cut, {part.data(), n, false});
+    GemmBf16({x.data() + first * k + cut, k, rows}, {wp.data() + 16 * cut, 16 * k, panels}, k - cut,
+             {part.data(), n, cut > 0});
     Expect(!memcmp(part.data(), c.data() + first * n, static_cast<size_t>(rows * n) * 4), "bits of %d rows, k = %d",
            rows, k);
-    GemmInt8(x8.data() + first * k, k, rows, w8p.data(), 16 * k8, panels, cut, part8.data(), n, false);
-    GemmInt8(x8.data() + first * k + cut, k, rows, w8p.data() + 16 * cut, 16 * k8, panels, k8 - cut, part8.data(), n,
-             cut > 0);
+    GemmInt8({x8.data() + first * k, k, rows}, {w8p.data(), 16 * k8, panels}, cut, {part8.data(), n, false});
+    GemmInt8({x8.data() + first * k + cut, k, rows}, {w8p.data() + 16 * cut, 16 * k8, panels}, k8 - cut,
+             {part8.data(), n, cut > 0});
     Expect(!memcmp(part8.data(), c8.data() + first * n, static_cast<size_t>(rows * n) * 4), "int8 of %d rows, k = %d",
            rows, k8);
   }
   x[static_cast<size_t>(3 * k)] = 0x7fc0;
-  GemmBf16(x.data(), k, all_rows, wp.data(), 16 * k, panels, k, part.data(), n, false);
+  GemmBf16({x.data(), k, all_rows}, {wp.data(), 16 * k, panels}, k, {part.data(), n, false});
   Expect(!memcmp(part.data(), c.data(), static_cast<size_t>(3 * n) * 4), "NaN reaches the rows before, k = %d", k);
   Expect(!memcmp(part.data() + 4 * n, c.data() + 4 * n, static_cast<size_t>((all_rows - 4) * n) * 4),
          "NaN reaches the rows after, k = %d", k);

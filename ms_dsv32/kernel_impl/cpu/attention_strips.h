@@ -93,10 +93,10 @@ inline void AttentionByStrips(const SparseFlashAttentionQuantParams& p, int64_t 
       const int64_t query = (first + w) * p.n_q;
       const int panels = static_cast<int>(keys / kPanel);
       float* s = scores + w * p.n_q * score_stride + begin;
-      GemmBf16(p.query_nope + query * kLatentDim, kLatentDim, p.n_q, k, kStrip * kKeyDim, panels, kLatentDim, s,
-               score_stride, false);
-      GemmBf16(p.query_rope + query * kRopeKeyDim, kRopeKeyDim, p.n_q, k + kLatentDim * kStrip, kStrip * kKeyDim,
-               panels, kRopeKeyDim, s, score_stride, true);
+      GemmBf16({p.query_nope + query * kLatentDim, kLatentDim, p.n_q}, {k, kStrip * kKeyDim, panels}, kLatentDim,
+               {s, score_stride, false});
+      GemmBf16({p.query_rope + query * kRopeKeyDim, kRopeKeyDim, p.n_q},
+               {k + kLatentDim * kStrip, kStrip * kKeyDim, panels}, kRopeKeyDim, {s, score_stride, true});
     });
 
     // (4) softmax, bf16(p)
@@ -128,9 +128,9 @@ inline void AttentionByStrips(const SparseFlashAttentionQuantParams& p, int64_t 
       }
       float* out = outs + thread * head_step * kOutPanels * kPanel;
       const float* probabilities = scores + (w * p.n_q + head) * score_stride;  // bf16, in the first half of each row
-      GemmBf16(reinterpret_cast<const uint16_t*>(probabilities), 2 * score_stride, heads,
-               v_strips + w * v_size + panel * (kPanel / kStrip) * v_strip_stride, v_strip_stride, kOutPanels,
-               token.padded, out, kOutPanels * kPanel, false);
+      const uint16_t* v = v_strips + w * v_size + panel * (kPanel / kStrip) * v_strip_stride;
+      GemmBf16({reinterpret_cast<const uint16_t*>(probabilities), 2 * score_stride, heads},
+               {v, v_strip_stride, kOutPanels}, token.padded, {out, kOutPanels * kPanel, false});
       for (int64_t h = 0; h < heads; ++h) {
         for (int64_t c = 0; c < kOutPanels * kPanel; c += kLanes) {
           StoreBf16(attention_out + h * kLatentDim + c, LoadF(out + h * kOutPanels * kPanel + c));

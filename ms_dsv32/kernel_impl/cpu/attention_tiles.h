@@ -235,7 +235,7 @@ template <typename Work>
 inline void MultiplyKeys(const uint16_t* keys, int count, const uint32_t* query, int64_t strips, float* scores,
                          int64_t score_stride, Work& /*work*/) {
   const auto* words = reinterpret_cast<const uint32_t*>(keys);
-  WithRowCount(count, [&](auto rows) {
+  WithRowCount<1, kMaxTileRows>(count, [&](auto rows) {
     for (int64_t strip = 0; strip < strips; strip += 4, query += 4 * kQueryStripWords, scores += 4 * score_stride) {
       switch (Min<int64_t>(strips - strip, 4)) {
         case 1:
@@ -261,7 +261,7 @@ inline void MultiplyValues(const uint32_t* p, int64_t p_stride, int64_t heads, c
     const int64_t rows = Min<int64_t>(heads - first, kStrip), tiles = CeilDiv(rows, kMaxTileRows);
     for (int64_t tile = 0, m = 0; tile < tiles; ++tile) {
       const int64_t tile_rows = CeilDiv(rows - m, tiles - tile);  // nearly equal heights
-      WithRowCount(static_cast<int>(tile_rows), [&](auto count) {
+      WithRowCount<1, kMaxTileRows>(static_cast<int>(tile_rows), [&](auto count) {
         ValueTile<count.value>(p + m * kLinkWords, v, v_stride, links, sums + m * kStrip, load);
       });
       m += tile_rows;

@@ -1,55 +1,67 @@
 // Matrix products of few to many rows with weights in strips of 16 columns (pack.h).
 //
-//   GemmBf16   c[rows, 16 * strips] = x[rows, k] @ w, or c += ..; bf16 factors, float32 sums
+//   GemmBf16   c[rows, 64 * panels] = x[rows, k] @ w, or c += ..; bf16 factors, float32 sums
 //   GemmInt8   the same with int8 factors, exact int32 sums (any values, -128 included)
 //   PackStripsBf16, PackStripsInt8   columns of a row-major weight -> strips
 //
-// Bits: an element of c is one chain of additions over ascending k, whatever `rows`, `strips` or the other rows hold.
+// Bits: an element of c is one chain of additions over ascending k, whatever `rows`, `panels` or the other rows hold.
 // GemmBf16 with accumulate = true continues the chain that c holds, so that cutting k at multiples of kBf16Cut into
 // several calls gives the bits of one call. A row reads nothing of another row: NaN and Inf stay in theirs.
 //
-// A step is 64 bytes of a strip: 2 (bf16) or 4 (int8) neighbours in k of each of its 16 columns. Rows of x are
-// converted into the form that the instructions want, a block of steps at a time; sums stay in registers for a block.
+// A step is 64 bytes of a strip: 2 (bf16) or 4 (int8) neighbours in k of each of its 16 columns. AVX-512's dot products
+// take x as it lies in memory; for the others rows of x are converted into the form that the instructions want, a block
+// of steps at a time. Sums stay in registers for a block, and for all of k where x as it is meets a single tile.
 //
-//   GemmFew       one tile of rows: the speed is that of the stream of weights, read strip by strip in memory's order,
-//                 which is what hardware prefetchers follow
-//   GemmMany      the speed is that of the multipliers: a converted tile of rows takes the block of all strips
-//   GemmManyWide  the same where weights must be widened first: the block of a strip, widened, takes all tiles
+//   GemmFew     one tile of rows: the speed is that of the stream of weights, read strip by strip in memory's order,
+//               which is what hardware prefetchers follow
+//   GemmMany    the speed is that of the multipliers: a converted tile of rows takes the block of all strips
+//   GemmPanels  the same where x is not converted, or weights must be: the block of a few strips takes all tiles
 //
-// Of the block that comes next every tile fetches its part: prefetches that come too close together are dropped.
+// Each tile fetches its part of the block that comes next, because the CPU drops prefetches that come too close
+// together.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GEMM_H_
 
 #include "ms_dsv32/kernel_impl/cpu/gemm_amx.h"
+#include "ms_dsv32/kernel_impl/cpu/gemm_views.h"
 #include "ms_dsv32/kernel_impl/cpu/simd.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-constexpr int kStrip = 16;                          // columns of a strip
-constexpr int kPanel = 64;                          // columns are multiples of this: four strips
 constexpr int kBf16PerStep = 2;                     // neighbours in k, bf16
 constexpr int kInt8PerStep = 4;                     // neighbours in k, int8
-constexpr int kStepBytes = 64;                      // kStrip columns x 4 bytes
 constexpr int kBf16Cut = MS_DSV32_IS_AMX ? 32 : 2;  // AMX adds the products of a tile, 32 deep, before it adds to c
-constexpr int kMaxTileRows = MS_DSV32_IS_PORTABLE ? 4 : 6;
-// Steps of a block: 8 KiB of a strip, 16 KiB widened, which stay in an L1 of 32 KiB beside a tile's words (6 KiB).
+constexpr int kMaxTileRows = MS_DSV32_IS_PORTABLE ? 4 : 6;  // of most kernels
+// Steps of a block of converted rows: 8 KiB of a strip, 16 KiB widened, which stay in an L1 of 32 KiB beside a tile's
+// words (6 KiB).
 constexpr int kSteps = 128;
-constexpr int kFewSteps = 512;  // converted at a time for one tile: 24 KiB of words
-constexpr int kManyRows = 128;  // converted at a time for all strips: 136 KiB of words, which stay in L2
+// Steps of a block of rows as they are: 128 KiB of a panel, as much of the one that is fetched, and 192 KiB of 96 rows
+// stay in an L2 of 1 MiB. The token projections, 1024 deep, are one block.
+constexpr int kDirectSteps = 512;
+constexpr int kFewSteps = 512;    // converted at a time for one tile: 24 KiB of words
+constexpr int kManyRows = 128;    // of a block of strips: 136 KiB of words where they are converted, which stay in L2
+constexpr int kAheadSteps = 128;  // between a step of a stream and the one that it fetches: 8 KiB of each strip
+// Three rows and fewer read weights as fast as memory gives them. The CPU drops prefetches then; a second one, so many
+// steps before the use, fetches what the first one did not.
+constexpr int kStreamRows = 3;
+constexpr int kAgainSteps = 32;
 
 // ---- one instruction set's multiply-add steps
 //
 // A step has kPhases phases, each with one vector of weights made from a raw vector of a strip, and one 32-bit word
-// of x for a row: word [phase][step]. Dot adds their product to an accumulator of kLanes columns. With kKeepsWide the
-// first of many tiles leaves the weights as it has made them for the others: worth its stores where making them takes
-// the units that the products take.
+// of x for a row; a tile has at most kTileRows rows. Dot adds their product to an accumulator of kLanes columns. With
+// kConverts the words of x are made by Operand, [phase][step]; otherwise they are those of x itself. With kKeepsWide
+// the first of many tiles leaves the weights as it has made them for the others: worth its stores where making them
+// takes the units that the products take. With kRowOffset a row's product is too large by RowOffset.
 
 struct Bf16Dot {
   using Element = uint16_t;
   using Sum = float;
   using Acc = VecF;
   static constexpr int kPerStep = kBf16PerStep;
-  static constexpr bool kVirtualRow = false;
+  static constexpr int kTileRows = kMaxTileRows;
+  static constexpr bool kConverts = !MS_DSV32_IS_AVX512_BF16;
+  static constexpr bool kRowOffset = false;
   // x86 shifts beside its multipliers; Arm's cores have two pipes for both.
   static constexpr bool kKeepsWide = MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_dotprod;
 
@@ -102,26 +114,47 @@ struct Int8Dot {
   static constexpr int kPerStep = kInt8PerStep;
 
 #if MS_DSV32_IS_AVX512
-  // vpdpbusd multiplies unsigned with signed bytes: x + 128 is unsigned, and 128 * (column sum), the product with a
-  // virtual row of 128s, is subtracted again. Exact: k * 255 * 128 < 2^31 for k < 65793. The first tile has that row
-  // beside its own: alone it would be a tile of four sums, each of which waits for itself.
+  // vpdpbusd multiplies unsigned with signed bytes: w + 128 is unsigned, and 128 * (sum of the row of x) is subtracted
+  // again. Exact: k * 255 * 128 < 2^31 for k < 65793. Intel's cores multiply in the two ports that also do the
+  // exclusive or: a step of 6 rows and 4 vectors takes 14 cycles instead of 12, one of 12 rows and 2 vectors 13.
+  static constexpr int kTileRows = MS_DSV32_IS_AMX ? 8 : 12;
   static constexpr int kPhases = 1;
-  static constexpr bool kVirtualRow = true;
+  static constexpr bool kConverts = false;
+  static constexpr bool kRowOffset = true;
   static constexpr bool kKeepsWide = false;
-  static MS_DSV32_INLINE VecI Weights(VecI raw, int /*phase*/) { return raw; }
-  static MS_DSV32_INLINE VecI Operand(VecI raw, int /*phase*/) { return raw ^ static_cast<int32_t>(0x80808080u); }
+  static MS_DSV32_INLINE VecI Weights(VecI raw, int /*phase*/) { return raw ^ static_cast<int32_t>(0x80808080u); }
   static MS_DSV32_INLINE VecI Dot(VecI acc, VecI w, VecI x) {
 #if defined(MS_DSV32_SIMDE)
-    return (VecI)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)x, (__m512i)w);
+    return (VecI)_mm512_dpbusd_epi32((__m512i)acc, (__m512i)w, (__m512i)x);
 #else
     // GCC 12 copies the accumulator around the intrinsic, which spills at 24 accumulators and halves the speed.
-    asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
+    asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(w), "v"(x));
     return acc;
 #endif
   }
+  // 128 * (sum of k elements of x); k is a multiple of 4.
+  static MS_DSV32_INLINE int32_t RowOffset(const int8_t* x, int64_t k) {
+    constexpr int kUnroll = 4;                                     // sums that do not wait for each other
+    const VecI factor = Set1I(static_cast<int32_t>(0x80808080u));  // 128, unsigned
+    VecI acc[kUnroll] = {};
+    int64_t i = 0;
+    for (; i + kUnroll * kVecBytes <= k; i += kUnroll * kVecBytes) {
+#pragma GCC unroll 4
+      for (int u = 0; u < kUnroll; ++u) acc[u] = Dot(acc[u], factor, LoadAs<VecI>(x + i + u * kVecBytes));
+    }
+    for (; i + kVecBytes <= k; i += kVecBytes) acc[0] = Dot(acc[0], factor, LoadAs<VecI>(x + i));
+    if (i < k) {
+      VecI rest{};
+      memcpy(&rest, x + i, static_cast<size_t>(k - i));
+      acc[0] = Dot(acc[0], factor, rest);
+    }
+    return ReduceAddI((acc[0] + acc[1]) + (acc[2] + acc[3]));
+  }
 #elif MS_DSV32_IS_NEON
+  static constexpr int kTileRows = kMaxTileRows;
   static constexpr int kPhases = 1;
-  static constexpr bool kVirtualRow = false;
+  static constexpr bool kConverts = true;
+  static constexpr bool kRowOffset = false;
   static constexpr bool kKeepsWide = false;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int /*phase*/) { return raw; }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int /*phase*/) { return raw; }
@@ -137,8 +170,10 @@ struct Int8Dot {
 #else
   // Sign-extended to 16 bits, two products of a column in one lane: k, k + 2 in phase 0 (even bytes), k + 1, k + 3 in
   // phase 1. Unlike a multiplication of unsigned with signed bytes, which saturates its 16-bit sums, this is exact.
+  static constexpr int kTileRows = kMaxTileRows;
   static constexpr int kPhases = 2;
-  static constexpr bool kVirtualRow = false;
+  static constexpr bool kConverts = true;
+  static constexpr bool kRowOffset = false;
   static constexpr bool kKeepsWide = true;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int phase) {
     return phase == 0 ? (VecI)(((VecI16Full)raw << 8) >> 8) : (VecI)((VecI16Full)raw >> 8);
@@ -163,7 +198,7 @@ struct Int8Dot {
 // of x.
 constexpr int TileVectors(int rows) {
 #if MS_DSV32_IS_AVX512
-  return rows > 0 ? 4 : 0;  // 32 registers: up to 24 accumulators
+  return rows <= 6 ? 4 : 2;  // 32 registers: up to 24 accumulators
 #elif MS_DSV32_IS_AVX2
   return rows == 1 ? 8 : (rows == 2 ? 4 : 2);  // 16 registers: up to 12 accumulators
 #elif MS_DSV32_IS_NEON
@@ -173,7 +208,7 @@ constexpr int TileVectors(int rows) {
 #endif
 }
 
-// Words between the rows of x: a line more than a power of two, so that rows do not share cache sets.
+// Words between converted rows of x: a line more than a power of two, so that rows do not share cache sets.
 template <typename Kernel>
 constexpr int OperandStride(int steps) {
   return Kernel::kPhases * steps + 16;
@@ -187,23 +222,43 @@ struct Block {
   int64_t strip_bytes;  // to the next strip
   int steps;
   int32_t* wide;  // kRawToWide: where the widened weights are left
-  // The memory to fetch meanwhile, a line of each strip in a step, and how far it moves on in a step.
+  // The memory to fetch meanwhile, a line of each strip in a step, and how far it moves on in a step. After `turn`
+  // steps, an even number or all, it goes on at `then`.
   const char* ahead;
   int64_t ahead_step;
+  const char* then;
+  int turn;
 };
+
+// A block of weights that are read once: fetched are the steps kAheadSteps further on, and those at `then` if it is not
+// null.
+MS_DSV32_INLINE Block StreamBlock(const char* w, int64_t strip_bytes, int steps, const char* then) {
+  const int turn = Max(steps - kAheadSteps, 0) / 2 * 2;
+  const char* ahead = w + kAheadSteps * kStepBytes;
+  return {w, strip_bytes, steps, nullptr, ahead, kStepBytes, then == nullptr ? w : then, turn};
+}
+
+// A block of weights that many tiles read: `share` bytes of each line of the next block's strips, at `ahead`, are
+// fetched by this one, or nothing if it is null.
+MS_DSV32_INLINE Block SharedBlock(const char* w, int64_t strip_bytes, int steps, const char* ahead, int64_t share) {
+  if (ahead == nullptr) return {w, strip_bytes, steps, nullptr, w, 0, nullptr, steps};
+  return {w, strip_bytes, steps, nullptr, ahead, share, nullptr, steps};
+}
 
 #if MS_DSV32_IS_NEON_BF16
 // Two rows or more by the matrix instructions, which multiply two rows of x in two steps with two columns: twice what
 // a dot product multiplies. An accumulator holds two columns of a pair of rows, the first row in its first half.
 template <typename Kernel, int kRows, int kStrips, int kDepth>
-MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, typename Kernel::Sum* c, int64_t ldc, bool load) {
+MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, const Sums<typename Kernel::Sum>& sums) {
   using Acc = typename Kernel::Acc;
   constexpr int kStride = OperandStride<Kernel>(kDepth);
   constexpr int kPairs = (kRows + 1) / 2;  // the last row of an odd number is paired with itself
   constexpr int kQuads = kStrip / 4;       // of columns
   const auto second = [](int pair) { return Min(2 * pair + 1, kRows - 1); };
   const int steps = block.steps;
-  const int64_t ahead_step = block.ahead_step;
+  const int64_t ahead_step = block.ahead_step, ldc = sums.ld;
+  typename Kernel::Sum* c = sums.c;
+  const bool load = sums.accumulate;
   for (int strip = 0; strip < kStrips; ++strip, c += kStrip) {
     const char* w = block.w + strip * block.strip_bytes;
     const char* ahead = block.ahead + strip * block.strip_bytes;
@@ -237,13 +292,17 @@ MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, typename Ker
     };
     const auto raw = [&](int q) { return LoadAs<VecI>(w + 16 * q); };
     int s = 0;
-    for (; s + 1 < steps; s += 2) {
-      const auto rows = [&](int p) {
-        return (VecI)vcombine_s32(vld1_s32(x + 2 * p * kStride + s), vld1_s32(x + second(p) * kStride + s));
-      };
-      multiply(rows, raw, [&](int q) { return LoadAs<VecI>(w + kStepBytes + 16 * q); });
-      w += 2 * kStepBytes;
-      for (int i = 0; i < 2; ++i, ahead += ahead_step) __builtin_prefetch(ahead, 0, 2);  // into L2
+    for (int part = 0; part < 2; ++part) {
+      const int end = part == 0 ? block.turn : steps;
+      for (; s + 1 < end; s += 2) {
+        const auto rows = [&](int p) {
+          return (VecI)vcombine_s32(vld1_s32(x + 2 * p * kStride + s), vld1_s32(x + second(p) * kStride + s));
+        };
+        multiply(rows, raw, [&](int q) { return LoadAs<VecI>(w + kStepBytes + 16 * q); });
+        w += 2 * kStepBytes;
+        for (int i = 0; i < 2; ++i, ahead += ahead_step) __builtin_prefetch(ahead, 0, 2);  // into L2
+      }
+      ahead = block.then + strip * block.strip_bytes;
     }
     if (s < steps) {
       const auto rows = [&](int p) { return VecI{x[2 * p * kStride + s], 0, x[second(p) * kStride + s], 0}; };
@@ -262,115 +321,118 @@ MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, typename Ker
 }
 #endif
 
-// c[kRows, kLanes * kVectors] += x @ w; with `load` false from 0. x: words [kRows][phase][kDepth]. `compensation`, the
-// product with the virtual row of a kernel that has one, is subtracted; with kVirtual it is computed and left there.
-template <typename Kernel, int kRows, int kVectors, int kDepth, Weights kWeights, bool kVirtual>
-__attribute__((noinline)) void GemmTile(const int32_t* x, const Block& block, typename Kernel::Sum* c, int64_t ldc,
-                                        bool load, typename Kernel::Sum* compensation) {
+// sums[kRows, kLanes * kVectors] of x @ w. The words of a row of x are `row_bytes` after those of the row before it, or
+// with kConverts [phase][kDepth] and a constant distance. `offsets` of the rows are subtracted where a kernel has them.
+template <typename Kernel, int kRows, int kVectors, int kDepth, Weights kWeights>
+__attribute__((noinline)) void GemmTile(const char* x, int64_t row_bytes, const Block& block,
+                                        const Sums<typename Kernel::Sum>& sums, const int32_t* offsets) {
   using Acc = typename Kernel::Acc;
-  constexpr int kStride = OperandStride<Kernel>(kDepth);
   constexpr int kStrips = Max(1, kVectors * kLanes / kStrip);
   constexpr int kStripVectors = kStrip / kLanes;
   static_assert(kStrips == 1 || kWeights == Weights::kRaw, "widened numbers are those of one strip");
-  static_assert(!kVirtual || (Kernel::kPhases == 1 && kRows < kMaxTileRows), "the virtual row is a row of the tile");
 #if MS_DSV32_IS_NEON_BF16
-  if constexpr (kRows > 1) return PairTile<Kernel, kRows, kStrips, kDepth>(x, block, c, ldc, load);
+  if constexpr (kRows > 1) {
+    return PairTile<Kernel, kRows, kStrips, kDepth>(reinterpret_cast<const int32_t*>(x), block, sums);
+  }
 #endif
+  // The address of six rows takes three registers beside that of the first one, for 1, 3 and 5 times the distance. More
+  // rows have an address of their own, or GCC would run out of registers.
+  constexpr int kAddressed = 6;
+  const int64_t x_stride = Kernel::kConverts ? 4 * OperandStride<Kernel>(kDepth) : row_bytes;
+  const char* lower_x = x + kAddressed * x_stride;
+  if (kRows > kAddressed && !Kernel::kConverts) asm("" : "+r"(lower_x));  // hide that they are related
   const char* w = block.w;
   const char* ahead = block.ahead;
   int32_t* wide = block.wide;
-  const int steps = block.steps;
   const int64_t strip_bytes = block.strip_bytes, ahead_step = block.ahead_step;
+  typename Kernel::Sum* c = sums.c;
+  const int64_t ldc = sums.ld;
   Acc acc[kRows][kVectors];
-  if (load) {
-#pragma GCC unroll 8
+  if (sums.accumulate) {
+#pragma GCC unroll 12
     for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) acc[m][v] = LoadAs<Acc>(c + m * ldc + v * kLanes);
     }
   } else {
-#pragma GCC unroll 8
+#pragma GCC unroll 12
     for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 16
       for (int v = 0; v < kVectors; ++v) acc[m][v] = Acc{};
     }
   }
-  Acc virtual_acc[kVectors];
-  const VecI virtual_x = Kernel::Operand(VecI{}, 0);  // zeros of x are 128s
-  if (kVirtual) {
-#pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) virtual_acc[v] = Acc{};
-  }
-  for (int s = 0; s < steps; ++s) {
+  int left = block.turn;
+  for (int part = 0; part < 2; ++part) {
+    for (; left > 0; --left) {
 #pragma GCC unroll 2
-    for (int phase = 0; phase < Kernel::kPhases; ++phase) {
-      const auto weights = [&](int v) {
-        if (kWeights == Weights::kWide) return LoadAs<VecI>(w + phase * kStepBytes + v * kVecBytes);
-        const char* strip = w + v / kStripVectors * strip_bytes;
-        const VecI value = Kernel::Weights(LoadAs<VecI>(strip + v % kStripVectors * kVecBytes), phase);
-        if (kWeights == Weights::kRawToWide) StoreAs(wide + phase * kStrip + v * kLanes, value);
-        return value;
-      };
-      // Loading the raw weights a second time is cheaper than keeping them: hide that it is the same address.
-      if (phase == 1 && kWeights != Weights::kWide) asm("" : "+r"(w));
-      if (kRows < kVectors) {
-        VecI xs[kRows];
-#pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m) xs[m] = Set1I(x[m * kStride + phase * kDepth]);
+      for (int phase = 0; phase < Kernel::kPhases; ++phase) {
+        const auto weights = [&](int v) {
+          if (kWeights == Weights::kWide) return LoadAs<VecI>(w + phase * kStepBytes + v * kVecBytes);
+          const char* strip = w + v / kStripVectors * strip_bytes;
+          const VecI value = Kernel::Weights(LoadAs<VecI>(strip + v % kStripVectors * kVecBytes), phase);
+          if (kWeights == Weights::kRawToWide) StoreAs(wide + phase * kStrip + v * kLanes, value);
+          return value;
+        };
+        const auto word = [&](int m) {
+          const char* row = m < kAddressed ? x + m * x_stride : lower_x + (m - kAddressed) * x_stride;
+          return Set1I(LoadAs<int32_t>(row + 4 * phase * kDepth));
+        };
+        // Loading the raw weights a second time is cheaper than keeping them: hide that it is the same address.
+        if (phase == 1 && kWeights != Weights::kWide) asm("" : "+r"(w));
+        if (kRows < kVectors) {
+          VecI xs[kRows];
+#pragma GCC unroll 12
+          for (int m = 0; m < kRows; ++m) xs[m] = word(m);
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) {
-          const VecI ws = weights(v);
-#pragma GCC unroll 8
-          for (int m = 0; m < kRows; ++m) acc[m][v] = Kernel::Dot(acc[m][v], ws, xs[m]);
-          if (kVirtual) virtual_acc[v] = Kernel::Dot(virtual_acc[v], ws, virtual_x);
-          KeepLoadsInOrder();
-        }
-      } else {
-        VecI ws[kVectors];
+          for (int v = 0; v < kVectors; ++v) {
+            const VecI ws = weights(v);
+#pragma GCC unroll 12
+            for (int m = 0; m < kRows; ++m) acc[m][v] = Kernel::Dot(acc[m][v], ws, xs[m]);
+            KeepLoadsInOrder();
+          }
+        } else {
+          VecI ws[kVectors];
 #pragma GCC unroll 16
-        for (int v = 0; v < kVectors; ++v) {
-          ws[v] = weights(v);
-          if (kWeights == Weights::kWide) KeepInRegister(ws[v]);
-        }
-#pragma GCC unroll 8
-        for (int m = 0; m < kRows; ++m) {
-          const VecI xs = Set1I(x[m * kStride + phase * kDepth]);
+          for (int v = 0; v < kVectors; ++v) {
+            ws[v] = weights(v);
+            if (kWeights == Weights::kWide || !Kernel::kConverts) KeepInRegister(ws[v]);
+          }
+#pragma GCC unroll 12
+          for (int m = 0; m < kRows; ++m) {
+            const VecI xs = word(m);
 #pragma GCC unroll 16
-          for (int v = 0; v < kVectors; ++v) acc[m][v] = Kernel::Dot(acc[m][v], ws[v], xs);
-          KeepLoadsInOrder();
-        }
-        if (kVirtual) {
-#pragma GCC unroll 16
-          for (int v = 0; v < kVectors; ++v) virtual_acc[v] = Kernel::Dot(virtual_acc[v], ws[v], virtual_x);
+            for (int v = 0; v < kVectors; ++v) acc[m][v] = Kernel::Dot(acc[m][v], ws[v], xs);
+            KeepLoadsInOrder();
+          }
         }
       }
-    }
 #pragma GCC unroll 4
-    for (int i = 0; i < kStrips; ++i) __builtin_prefetch(ahead + i * strip_bytes, 0, 2);  // into L2
-    ahead += ahead_step;
-    w += (kWeights == Weights::kWide ? Kernel::kPhases : 1) * kStepBytes;
-    if (kWeights == Weights::kRawToWide) wide += Kernel::kPhases * kStrip;
-    ++x;
+      for (int i = 0; i < kStrips; ++i) __builtin_prefetch(ahead + i * strip_bytes, 0, 2);  // into L2
+      if (kRows <= kStreamRows && !Kernel::kConverts && kWeights == Weights::kRaw) {
+#pragma GCC unroll 4
+        for (int i = 0; i < kStrips; ++i) __builtin_prefetch(w + kAgainSteps * kStepBytes + i * strip_bytes, 0, 2);
+      }
+      ahead += ahead_step;
+      w += (kWeights == Weights::kWide ? Kernel::kPhases : 1) * kStepBytes;
+      if (kWeights == Weights::kRawToWide) wide += Kernel::kPhases * kStrip;
+      x += 4;
+      lower_x += 4;
+    }
+    left = block.steps - block.turn;
+    ahead = block.then;
   }
-  if (kVirtual) {
-#pragma GCC unroll 16
-    for (int v = 0; v < kVectors; ++v) StoreAs(compensation + v * kLanes, virtual_acc[v]);
-  }
-#pragma GCC unroll 8
+#pragma GCC unroll 12
   for (int m = 0; m < kRows; ++m) {
 #pragma GCC unroll 16
     for (int v = 0; v < kVectors; ++v) {
-      if (kVirtual) {
-        acc[m][v] -= virtual_acc[v];
-      } else if (Kernel::kVirtualRow) {
-        acc[m][v] -= LoadAs<Acc>(compensation + v * kLanes);
-      }
+      if constexpr (Kernel::kRowOffset) acc[m][v] -= offsets[m];
       StoreAs(c + m * ldc + v * kLanes, acc[m][v]);
     }
   }
+  static_cast<void>(offsets);
 }
 
-// One row's `steps` steps as words [phase][kDepth].
+// `steps` steps of a row as words [phase][kDepth].
 template <typename Kernel, int kDepth>
 MS_DSV32_INLINE void ConvertOperand(const typename Kernel::Element* x, int steps, int32_t* words) {
   for (int s = 0; s < steps; s += kLanes) {
@@ -392,56 +454,59 @@ struct RowCount {
   static constexpr int value = kRows;
 };
 
-// body(RowCount<rows>{}), 0 < rows <= kMaxTileRows.
-template <typename Body>
+// body(RowCount<rows>{}), kLeast <= rows <= kMost.
+template <int kLeast, int kMost, typename Body>
 MS_DSV32_INLINE void WithRowCount(int rows, const Body& body) {
-  switch (rows) {
-    case 1:
-      return body(RowCount<1>{});
-    case 2:
-      return body(RowCount<2>{});
-    case 3:
-      return body(RowCount<3>{});
-    case 4:
-      return body(RowCount<4>{});
-    case 5:
-      return body(RowCount<Min(5, kMaxTileRows)>{});
-    default:
-      return body(RowCount<kMaxTileRows>{});
+  if constexpr (kLeast < kMost) {
+    if (rows < kMost) return WithRowCount<kLeast, kMost - 1>(rows, body);
+  }
+  body(RowCount<kMost>{});
+}
+
+// body(RowCount<height>{}, tile, first row) of each tile. The heights of the fewest tiles for more rows than one tile
+// has are nearly equal, and none is less than half of the most.
+template <typename Kernel, typename Body>
+MS_DSV32_INLINE void WithTileRows(int64_t rows, int64_t tiles, const Body& body) {
+  int64_t m = 0;
+  for (int64_t tile = 0; tile < tiles; ++tile) {
+    const int count = static_cast<int>(CeilDiv(rows - m, tiles - tile));
+    WithRowCount<Kernel::kTileRows / 2, Kernel::kTileRows>(count, [&](auto row_count) { body(row_count, tile, m); });
+    m += count;
   }
 }
 
 // kRows rows as one tile; for the arguments see GemmBf16.
 template <typename Kernel, int kRows>
-inline void GemmFew(const typename Kernel::Element* x, int64_t ldx, const typename Kernel::Element* w,
-                    int64_t strip_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc, bool accumulate,
-                    const void* next) {
+inline void GemmFew(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
+                    const Sums<typename Kernel::Sum>& c) {
   constexpr int kVectors = TileVectors(kRows);
   constexpr int kColumns = kVectors * kLanes;
   static_assert(kPanel % kColumns == 0, "tiles cover a panel");
   constexpr int kStride = OperandStride<Kernel>(kFewSteps);
-  constexpr int64_t kDepth = kFewSteps * Kernel::kPerStep;
-  alignas(64) int32_t words[kRows * kStride];
-  const int64_t strip_bytes = strip_stride * static_cast<int64_t>(sizeof(*w));
-  for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
-    const int steps = static_cast<int>(Min(kDepth, k - k0) / Kernel::kPerStep);
-    for (int m = 0; m < kRows; ++m) ConvertOperand<Kernel, kFewSteps>(x + m * ldx + k0, steps, words + m * kStride);
-    const char* column = reinterpret_cast<const char*>(w + k0 * kStrip);
-    for (int j = 0; j < panels * kPanel; j += kColumns) {
-      // After a strip comes the next one, and after the last what the caller says.
-      const bool last_columns = j + kColumns == panels * kPanel;
-      const char* then = column + (j + kColumns) / kStrip * strip_bytes + (j + kColumns) % kStrip * 4;
-      if (last_columns && k0 + kDepth >= k && next != nullptr) then = static_cast<const char*>(next);
-      for (int s = 0; s < steps; s += kSteps) {
-        const char* block_w = column + j / kStrip * strip_bytes + j % kStrip * 4 + s * kStepBytes;
-        const bool last = s + kSteps >= steps;
-        const Block block = {
-            block_w,   strip_bytes, Min(kSteps, steps - s), nullptr, last ? then : block_w + kSteps * kStepBytes,
-            kStepBytes};
-        alignas(64) typename Kernel::Sum compensation[Kernel::kVirtualRow ? kColumns : 1];
-        GemmTile<Kernel, kRows, kVectors, kFewSteps, Weights::kRaw, Kernel::kVirtualRow>(
-            words + s, block, c + j, ldc, accumulate || k0 > 0 || s > 0, compensation);
+  alignas(64) int32_t words[Kernel::kConverts ? kRows * kStride : 1];
+  int32_t offsets[Kernel::kRowOffset ? kRows : 1] = {};
+  if constexpr (Kernel::kRowOffset) {
+    for (int m = 0; m < kRows; ++m) offsets[m] = Kernel::RowOffset(x.x + m * x.ld, k);
+  }
+  const int64_t depth = Kernel::kConverts ? kFewSteps * Kernel::kPerStep : k;
+  const int64_t strip_bytes = w.StrideBytes();
+  for (int64_t k0 = 0; k0 < k; k0 += depth) {
+    const int steps = static_cast<int>(Min(depth, k - k0) / Kernel::kPerStep);
+    const char* rows = x.Bytes();
+    if constexpr (Kernel::kConverts) {
+      for (int m = 0; m < kRows; ++m) {
+        ConvertOperand<Kernel, kFewSteps>(x.x + m * x.ld + k0, steps, words + m * kStride);
       }
+      rows = reinterpret_cast<const char*>(words);
+    }
+    const char* column = reinterpret_cast<const char*>(w.w + k0 * kStrip);
+    for (int j = 0; j < w.panels * kPanel; j += kColumns) {
+      const auto at = [&](int first) { return column + first / kStrip * strip_bytes + first % kStrip * 4; };
+      // After the last columns come the first ones further down, then what the caller says.
+      const char* then = at(j + kColumns);
+      if (j + kColumns == w.panels * kPanel) then = k0 + depth < k ? column + steps * kStepBytes : w.Next();
+      GemmTile<Kernel, kRows, kVectors, kFewSteps, Weights::kRaw>(
+          rows, x.StrideBytes(), StreamBlock(at(j), strip_bytes, steps, then), c.From(0, j, k0 > 0), offsets);
     }
   }
 }
@@ -458,171 +523,150 @@ MS_DSV32_INLINE void PrefetchRows(const typename Kernel::Element* x, int64_t ldx
 
 // More rows, see above.
 template <typename Kernel>
-inline void GemmMany(const typename Kernel::Element* x, int64_t ldx, int64_t rows, const typename Kernel::Element* w,
-                     int64_t strip_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc, bool accumulate,
-                     const void* next) {
+inline void GemmMany(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
+                     const Sums<typename Kernel::Sum>& c) {
   constexpr int64_t kDepth = kSteps * Kernel::kPerStep;
   constexpr int kStride = OperandStride<Kernel>(kSteps);
-  constexpr int kVectors = TileVectors(kMaxTileRows);
+  constexpr int kVectors = TileVectors(Kernel::kTileRows);
   constexpr int kColumns = kVectors * kLanes;
-  // All columns at a time would need more sums of a virtual row than the stack should hold, and of blocks than L2.
-  constexpr int kGroup = 8 * kPanel;
-  alignas(64) int32_t words[kMaxTileRows * kStride];
-  alignas(64) typename Kernel::Sum compensation[Kernel::kVirtualRow ? kGroup : 1];
-  constexpr int kVirtualRows = Kernel::kVirtualRow ? 1 : 0;
-  const int64_t tiles = CeilDiv(rows + kVirtualRows, kMaxTileRows);
-  const int64_t strip_bytes = strip_stride * static_cast<int64_t>(sizeof(*w));
-  const int64_t ahead_step = CeilDiv(kStepBytes, tiles);
-  for (int begin = 0; begin < panels * kPanel; begin += kGroup) {
-    const int end = Min(begin + kGroup, panels * kPanel);
+  constexpr int kGroup = 8 * kPanel;  // blocks of more columns would not stay in L2
+  alignas(64) int32_t words[Kernel::kTileRows * kStride];
+  const int64_t tiles = CeilDiv(x.count, Kernel::kTileRows);
+  const int64_t strip_bytes = w.StrideBytes();
+  const int64_t share = CeilDiv(kStepBytes, tiles);
+  for (int begin = 0; begin < w.panels * kPanel; begin += kGroup) {
+    const int end = Min(begin + kGroup, w.panels * kPanel);
     for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
       const int steps = static_cast<int>(Min(kDepth, k - k0) / Kernel::kPerStep);
       const bool last = k0 + kDepth >= k;
       const auto block = [&](int j, int64_t tile) {
-        const char* here = reinterpret_cast<const char*>(w + k0 * kStrip) + j / kStrip * strip_bytes + j % kStrip * 4;
-        if (last && (next == nullptr || end < panels * kPanel)) {
-          return Block{here, strip_bytes, steps, nullptr, here, 0};
-        }
-        const char* ahead =
-            last ? static_cast<const char*>(next) + j / kStrip * strip_bytes : here + steps * kStepBytes;
-        return Block{here, strip_bytes, steps, nullptr, ahead + tile * steps * ahead_step, ahead_step};
+        const char* here = reinterpret_cast<const char*>(w.w + k0 * kStrip) + j / kStrip * strip_bytes + j % kStrip * 4;
+        const char* ahead = here + steps * kStepBytes;
+        if (last) ahead = end < w.panels * kPanel || w.next == nullptr ? nullptr : w.Next() + j / kStrip * strip_bytes;
+        if (ahead != nullptr) ahead += tile * steps * share;
+        return SharedBlock(here, strip_bytes, steps, ahead, share);
       };
-      int64_t m = 0;
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        // Nearly equal heights; the virtual row is one of the first tile's.
-        const int virtual_rows = tile == 0 ? kVirtualRows : 0;
-        const int tile_rows = static_cast<int>(CeilDiv(rows - m + virtual_rows, tiles - tile)) - virtual_rows;
-        for (int i = 0; i < tile_rows; ++i) {
-          ConvertOperand<Kernel, kSteps>(x + (m + i) * ldx + k0, steps, words + i * kStride);
+      WithTileRows<Kernel>(x.count, tiles, [&](auto count, int64_t tile, int64_t m) {
+        constexpr int kRows = decltype(count)::value;
+        for (int i = 0; i < kRows; ++i) {
+          ConvertOperand<Kernel, kSteps>(x.x + (m + i) * x.ld + k0, steps, words + i * kStride);
         }
-        PrefetchRows<Kernel>(x + k0, ldx, m + tile_rows, Min(m + 2 * tile_rows, rows), steps);
-        WithRowCount(tile_rows, [&](auto count) {
-          constexpr bool kMayBeFirst = Kernel::kVirtualRow && count.value < kMaxTileRows;
-          for (int j = begin; j < end; j += kColumns) {
-            typename Kernel::Sum* sums = c + m * ldc + j;
-            typename Kernel::Sum* product = compensation + (Kernel::kVirtualRow ? j - begin : 0);
-            const bool load = accumulate || k0 > 0;
-            if (kMayBeFirst && tile == 0) {
-              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRaw, kMayBeFirst>(words, block(j, tile), sums,
-                                                                                          ldc, load, product);
-            } else {
-              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRaw, false>(words, block(j, tile), sums, ldc,
-                                                                                    load, product);
-            }
-          }
-        });
-        m += tile_rows;
-      }
+        PrefetchRows<Kernel>(x.x + k0, x.ld, m + kRows, Min(m + 2 * kRows, x.count), steps);
+        for (int j = begin; j < end; j += kColumns) {
+          GemmTile<Kernel, kRows, kVectors, kSteps, Weights::kRaw>(reinterpret_cast<const char*>(words), 0,
+                                                                   block(j, tile), c.From(m, j, k0 > 0), nullptr);
+        }
+      });
     }
   }
 }
 
-// At most kManyRows rows; the first tile leaves the weights widened for the others.
+// At most kManyRows rows. With kKeepsWide the first tile leaves the weights widened for the others.
 template <typename Kernel>
-inline void GemmManyWide(const typename Kernel::Element* x, int64_t ldx, int64_t rows,
-                         const typename Kernel::Element* w, int64_t strip_stride, int panels, int64_t k,
-                         typename Kernel::Sum* c, int64_t ldc, bool accumulate, const void* next) {
-  constexpr int64_t kDepth = kSteps * Kernel::kPerStep;
-  constexpr int kStride = OperandStride<Kernel>(kSteps);
-  constexpr int kVectors = TileVectors(kMaxTileRows);
+inline void GemmPanels(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
+                       const Sums<typename Kernel::Sum>& c) {
+  constexpr int kBlock = Kernel::kConverts ? kSteps : kDirectSteps;
+  constexpr int64_t kDepth = kBlock * Kernel::kPerStep;
+  constexpr int kStride = OperandStride<Kernel>(kBlock);
+  constexpr int kVectors = TileVectors(Kernel::kTileRows);
   constexpr int kColumns = kVectors * kLanes;
-  static_assert(!Kernel::kKeepsWide || kStrip % kColumns == 0, "a strip is whole tiles");
-  alignas(64) int32_t words[kManyRows * kStride];
-  alignas(64) int32_t wide[kSteps * Kernel::kPhases * kStrip];
-  const int64_t tiles = CeilDiv(rows, kMaxTileRows);
-  const int64_t strip_bytes = strip_stride * static_cast<int64_t>(sizeof(*w));
+  constexpr int kGroup = Max(kStrip, kColumns);  // columns of a block
+  static_assert(kGroup % kColumns == 0, "a block is whole tiles");
+  alignas(64) int32_t words[Kernel::kConverts ? kManyRows * kStride : 1];
+  alignas(64) int32_t wide[Kernel::kKeepsWide ? kBlock * Kernel::kPhases * kStrip : 1];
+  int32_t offsets[Kernel::kRowOffset ? kManyRows : 1] = {};
+  const int64_t tiles = CeilDiv(x.count, Kernel::kTileRows);
+  const int64_t strip_bytes = w.StrideBytes();
+  const int64_t row_bytes = Kernel::kConverts ? 4 * kStride : x.StrideBytes();
+  const int64_t share = CeilDiv(kStepBytes, tiles * (kGroup / kColumns));
   for (int64_t k0 = 0; k0 < k; k0 += kDepth) {
     const int steps = static_cast<int>(Min(kDepth, k - k0) / Kernel::kPerStep);
-    const char* column = reinterpret_cast<const char*>(w + k0 * kStrip);
-    for (int64_t m = 0; m < rows; ++m) {
-      ConvertOperand<Kernel, kSteps>(x + m * ldx + k0, steps, words + m * kStride);
-      PrefetchRows<Kernel>(x + k0, ldx, m + kMaxTileRows, Min(m + kMaxTileRows + 1, rows), steps);
+    const char* rows = reinterpret_cast<const char*>(x.x + k0);
+    if constexpr (Kernel::kConverts) {
+      for (int64_t m = 0; m < x.count; ++m) {
+        ConvertOperand<Kernel, kBlock>(x.x + m * x.ld + k0, steps, words + m * kStride);
+        PrefetchRows<Kernel>(x.x + k0, x.ld, m + Kernel::kTileRows, Min(m + Kernel::kTileRows + 1, x.count), steps);
+      }
+      rows = reinterpret_cast<const char*>(words);
     }
-    for (int j = 0; j < panels * kPanel; j += kStrip) {
-      Block block = {column + j / kStrip * strip_bytes,
-                     strip_bytes,
-                     steps,
-                     wide,
-                     nullptr,
-                     CeilDiv(kStepBytes, tiles * (kStrip / kColumns))};
-      block.ahead = block.w + strip_bytes;  // each tile fetches its part of the next strip
-      if (j + kStrip == panels * kPanel) {
-        block.ahead = k0 + kDepth < k ? column + steps * kStepBytes : static_cast<const char*>(next);
+    if constexpr (Kernel::kRowOffset) {
+      for (int64_t m = 0; m < x.count; ++m) {
+        offsets[m] = Kernel::RowOffset(x.x + m * x.ld + k0, steps * Kernel::kPerStep);
       }
-      if (block.ahead == nullptr) {
-        block.ahead = block.w;
-        block.ahead_step = 0;
-      }
-      int64_t m = 0;
-      for (int64_t tile = 0; tile < tiles; ++tile) {
-        const int tile_rows = static_cast<int>(CeilDiv(rows - m, tiles - tile));  // nearly equal heights
-        WithRowCount(tile_rows, [&](auto count) {
-          for (int part = 0; part < kStrip; part += kColumns) {
-            Block own = block;
-            own.w += 4 * part;
-            own.wide += part;
-            typename Kernel::Sum* sums = c + m * ldc + j + part;
-            const int32_t* tile_words = words + m * kStride;
-            const bool load = accumulate || k0 > 0;
-            if (tile == 0) {
-              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kRawToWide, false>(tile_words, own, sums, ldc,
-                                                                                          load, nullptr);
-            } else {
-              GemmTile<Kernel, count.value, kVectors, kSteps, Weights::kWide, false>(tile_words, own, sums, ldc, load,
-                                                                                     nullptr);
-            }
-            block.ahead += steps * block.ahead_step;
+    }
+    const char* column = reinterpret_cast<const char*>(w.w + k0 * kStrip);
+    for (int j = 0; j < w.panels * kPanel; j += kGroup) {
+      const char* here = column + j / kStrip * strip_bytes;
+      const char* ahead = here + kGroup / kStrip * strip_bytes;  // each tile fetches its part of the next block
+      if (j + kGroup == w.panels * kPanel) ahead = k0 + kDepth < k ? column + steps * kStepBytes : w.Next();
+      WithTileRows<Kernel>(x.count, tiles, [&](auto count, int64_t tile, int64_t m) {
+        constexpr int kRows = decltype(count)::value;
+        const char* tile_x = rows + m * row_bytes;
+        const int32_t* tile_offsets = offsets + (Kernel::kRowOffset ? m : 0);
+        for (int part = 0; part < kGroup; part += kColumns) {
+          Block block = SharedBlock(here + 4 * part, strip_bytes, steps, ahead, share);
+          if (ahead != nullptr) ahead += steps * share;
+          const Sums<typename Kernel::Sum> sums = c.From(m, j + part, k0 > 0);
+          if constexpr (!Kernel::kKeepsWide) {
+            GemmTile<Kernel, kRows, kVectors, kBlock, Weights::kRaw>(tile_x, row_bytes, block, sums, tile_offsets);
+          } else if (tile == 0) {
+            block.wide = wide + part;
+            GemmTile<Kernel, kRows, kVectors, kBlock, Weights::kRawToWide>(tile_x, row_bytes, block, sums,
+                                                                           tile_offsets);
+          } else {
+            block.w = reinterpret_cast<const char*>(wide + part);
+            GemmTile<Kernel, kRows, kVectors, kBlock, Weights::kWide>(tile_x, row_bytes, block, sums, tile_offsets);
           }
-        });
-        m += tile_rows;
-        block.w = reinterpret_cast<const char*>(wide);
-      }
+        }
+      });
     }
   }
 }
 
 template <typename Kernel>
-inline void Gemm(const typename Kernel::Element* x, int64_t ldx, int64_t rows, const typename Kernel::Element* w,
-                 int64_t strip_stride, int panels, int64_t k, typename Kernel::Sum* c, int64_t ldc, bool accumulate,
-                 const void* next) {
-  constexpr int kFewRows = kMaxTileRows - (Kernel::kVirtualRow ? 1 : 0);
-  if (rows <= kFewRows) {
-    WithRowCount(static_cast<int>(rows), [&](auto count) {
-      GemmFew<Kernel, Min(count.value, kFewRows)>(x, ldx, w, strip_stride, panels, k, c, ldc, accumulate, next);
-    });
-  } else if constexpr (Kernel::kKeepsWide) {
-    const int64_t parts = CeilDiv(rows, kManyRows);
-    for (int64_t part = 0; part < parts; ++part) {
-      const int64_t first = part * rows / parts, count = (part + 1) * rows / parts - first;
-      GemmManyWide<Kernel>(x + first * ldx, ldx, count, w, strip_stride, panels, k, c + first * ldc, ldc, accumulate,
-                           next);
-    }
-  } else {
-    GemmMany<Kernel>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);
-  }
+inline void GemmOneTile(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
+                        const Sums<typename Kernel::Sum>& c) {
+  WithRowCount<1, Kernel::kTileRows>(static_cast<int>(x.count),
+                                     [&](auto count) { GemmFew<Kernel, count.value>(x, w, k, c); });
 }
 
-// c[rows, 64 * panels] (leading dimension ldc) = x[rows, k] (leading dimension ldx) @ w; with `accumulate` added to c,
-// see above. Strip s of w, columns 16 s to 16 s + 15, starts at w + s * strip_stride elements and holds [k/2][16][2]; k
-// is even. Nothing needs to be aligned. `next`: strips that will be read after these, to be fetched meanwhile, or null.
-inline void GemmBf16(const uint16_t* x, int64_t ldx, int64_t rows, const uint16_t* w, int64_t strip_stride, int panels,
-                     int64_t k, float* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
+#if !MS_DSV32_IS_AMX
+template <typename Kernel>
+inline void Gemm(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
+                 const Sums<typename Kernel::Sum>& c) {
+  if (x.count <= Kernel::kTileRows) {
+    GemmOneTile<Kernel>(x, w, k, c);
+  } else if constexpr (Kernel::kKeepsWide || !Kernel::kConverts) {
+    const int64_t parts = CeilDiv(x.count, kManyRows);
+    for (int64_t part = 0; part < parts; ++part) {
+      const int64_t first = part * x.count / parts, count = (part + 1) * x.count / parts - first;
+      GemmPanels<Kernel>({x.x + first * x.ld, x.ld, count}, w, k, c.From(first, 0, false));
+    }
+  } else {
+    GemmMany<Kernel>(x, w, k, c);
+  }
+}
+#endif
+
+// c = x @ w, or c += x @ w. Strips of w hold [k/2][16][2]; k is even. Nothing needs to be aligned.
+inline void GemmBf16(const Rows<uint16_t>& x, const Strips<uint16_t>& w, int64_t k, const Sums<float>& c) {
 #if MS_DSV32_IS_AMX
-  GemmAmx(x, ldx, rows, w, strip_stride, panels * kPanel / kStrip, k, c, ldc, accumulate, next);
+  GemmAmx(x, w, k, c);
 #else
-  Gemm<Bf16Dot>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);
+  Gemm<Bf16Dot>(x, w, k, c);
 #endif
 }
 
 // As GemmBf16 with strips [k/4][16][4]; k is a multiple of 4, below 65536.
-inline void GemmInt8(const int8_t* x, int64_t ldx, int64_t rows, const int8_t* w, int64_t strip_stride, int panels,
-                     int64_t k, int32_t* c, int64_t ldc, bool accumulate, const void* next = nullptr) {
+inline void GemmInt8(const Rows<int8_t>& x, const Strips<int8_t>& w, int64_t k, const Sums<int32_t>& c) {
 #if MS_DSV32_IS_AMX
-  if (rows >= kMinRowsAmxInt8) {
-    return GemmAmx(x, ldx, rows, w, strip_stride, panels * kPanel / kStrip, k, c, ldc, accumulate, next);
-  }
+  // With fewer rows the stream of weights bounds both ways, and AVX-512 reads it a little faster. The bits are the
+  // same.
+  if (x.count > Int8Dot::kTileRows) return GemmAmx(x, w, k, c);
+  GemmOneTile<Int8Dot>(x, w, k, c);
+#else
+  Gemm<Int8Dot>(x, w, k, c);
 #endif
-  Gemm<Int8Dot>(x, ldx, rows, w, strip_stride, panels, k, c, ldc, accumulate, next);
 }
 
 // Columns of a row-major weight [k, ..] with ldw elements a row -> strips [4 * panels][k/2][16][2] or [..][k/4][16][4].

@@ -8,15 +8,13 @@
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_AMX_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GEMM_AMX_H_
 
+#include "ms_dsv32/kernel_impl/cpu/gemm_views.h"
 #include "ms_dsv32/kernel_impl/cpu/simd.h"
 
 #if MS_DSV32_IS_AMX
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// With fewer rows the stream of weights bounds both ways, and AVX-512 reads it a little faster. Of int8 alone, whose
-// bits are the same.
-constexpr int64_t kMinRowsAmxInt8 = 9;
 constexpr int kTileRows = 16;
 constexpr int kTileBytes = 64;  // of a row
 // Bytes of a row at a time: those of two strips, 32 KiB, stay in an L1 of 48 KiB for all rows.
@@ -61,21 +59,20 @@ MS_DSV32_INLINE void FetchTile(const char* strip) {
     _tile_dpbf16ps(c, a, b);       \
   }
 
-// Rows [rows] of one block of k, at most kTileDepth bytes deep, times all strips. Two tiles of rows times two strips at
-// a time. The first rows fetch the weights that come after these, `ahead`: tiles are read faster than the hardware
-// fetches ahead.
+// One block of k, at most kTileDepth bytes deep: whole tiles, or less than one. Two tiles of rows times two strips at a
+// time. The first rows fetch the weights that come next: tiles are read faster than the hardware fetches ahead.
 template <typename T, typename Sum>
-__attribute__((noinline)) void GemmTiles(const char* x, int64_t x_bytes, int64_t rows, const char* w,
-                                         int64_t strip_bytes, int strips, int64_t depth, Sum* c, int64_t ldc, bool load,
-                                         const char* ahead) {
+__attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<Sum>& c) {
   asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
-  const int64_t pairs = CeilDiv(rows, 2 * kTileRows);
-  const int64_t c_bytes = ldc * static_cast<int64_t>(sizeof(*c));
+  const int64_t rows = x.count, x_bytes = x.StrideBytes(), strip_bytes = w.StrideBytes(), c_bytes = c.StrideBytes();
+  const int64_t pairs = CeilDiv(rows, 2 * kTileRows), depth = k * static_cast<int64_t>(sizeof(T));
+  const int strips = w.panels * (kPanel / kStrip);
+  const bool load = c.accumulate;
   int64_t top = 0, bottom = -1;  // rows of the two tiles, as they are configured
   for (int strip = 0; strip < strips; strip += 2) {
-    const char* left = w + strip * strip_bytes;
+    const char* left = w.Bytes() + strip * strip_bytes;
     const char* right = left + strip_bytes;
-    const char* after = ahead == nullptr ? nullptr : ahead + strip * strip_bytes;
+    const char* after = w.next == nullptr ? nullptr : w.Next() + strip * strip_bytes;
     int64_t m = 0;
     for (int64_t pair = 0; pair < pairs; ++pair) {
       const int64_t count = CeilDiv(rows - m, pairs - pair);  // nearly equal heights
@@ -84,10 +81,10 @@ __attribute__((noinline)) void GemmTiles(const char* x, int64_t x_bytes, int64_t
         bottom = count / 2;
         ConfigureTiles(top, bottom, Min<int64_t>(depth, kTileBytes));
       }
-      const bool fetch = pair == 0 && ahead != nullptr;
-      const char* x0 = x + m * x_bytes;
-      Sum* c0 = c + m * ldc + strip * kTileRows;
-      Sum* c1 = c0 + top * ldc;
+      const bool fetch = pair == 0 && after != nullptr;
+      const char* x0 = x.Bytes() + m * x_bytes;
+      Sum* c0 = c.At(m, strip * kStrip);
+      Sum* c1 = c0 + top * c.ld;
       if (load) {
         _tile_loadd(0, c0, c_bytes);
         _tile_loadd(1, c0 + kTileRows, c_bytes);
@@ -137,24 +134,23 @@ __attribute__((noinline)) void GemmTiles(const char* x, int64_t x_bytes, int64_t
   _tile_release();
 }
 
-// At most kTileRows rows, all of k: four strips at a time, whose sums are tiles 0 to 3, read in memory's order. Fetched
-// are the weights kFewAhead bytes of x further on, in these strips or in those that come next.
+// At most kTileRows rows, whole tiles of k or less than one: four strips at a time, whose sums are tiles 0 to 3, read
+// in memory's order. Fetched are the weights kFewAhead bytes of x further on, in these strips or in those that come
+// next.
 template <typename T, typename Sum>
-__attribute__((noinline)) void GemmTilesFew(const char* x, int64_t x_bytes, int64_t rows, const char* w,
-                                            int64_t strip_bytes, int strips, int64_t depth, Sum* c, int64_t ldc,
-                                            bool load, const char* next) {
+__attribute__((noinline)) void GemmTilesFew(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<Sum>& c) {
   asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
-  const int64_t c_bytes = ldc * static_cast<int64_t>(sizeof(*c));
-  const int64_t distance = Min(kFewAhead, depth);
-  ConfigureTiles(rows, rows, Min<int64_t>(depth, kTileBytes));
-  for (int strip = 0; strip < strips; strip += 4) {
-    const char* s0 = w + strip * strip_bytes;
+  const int64_t x_bytes = x.StrideBytes(), strip_bytes = w.StrideBytes(), c_bytes = c.StrideBytes();
+  const int64_t depth = k * static_cast<int64_t>(sizeof(T)), distance = Min(kFewAhead, depth);
+  ConfigureTiles(x.count, x.count, Min<int64_t>(depth, kTileBytes));
+  for (int panel = 0; panel < w.panels; ++panel) {
+    const char* s0 = w.Bytes() + panel * (kPanel / kStrip) * strip_bytes;
     const char* s1 = s0 + strip_bytes;
     const char* s2 = s1 + strip_bytes;
     const char* s3 = s2 + strip_bytes;
-    const char* then = strip + 4 < strips ? s3 + strip_bytes : next;
-    Sum* sums = c + strip * kTileRows;
-    if (load) {
+    const char* then = panel + 1 < w.panels ? s3 + strip_bytes : w.Next();
+    Sum* sums = c.At(0, panel * kPanel);
+    if (c.accumulate) {
       _tile_loadd(0, sums, c_bytes);
       _tile_loadd(1, sums + kTileRows, c_bytes);
       _tile_loadd(2, sums + 2 * kTileRows, c_bytes);
@@ -170,7 +166,7 @@ __attribute__((noinline)) void GemmTilesFew(const char* x, int64_t x_bytes, int6
       const bool here = s + distance < depth;
       const char* ahead = here ? s0 : then;
       if (ahead != nullptr) ahead += (s + distance - (here ? 0 : depth)) * kTileRows;
-      _tile_loadd(4, x + s, x_bytes);
+      _tile_loadd(4, x.Bytes() + s, x_bytes);
       if (ahead != nullptr) FetchTile<3>(ahead);
       _tile_loadd(6, s0 + at, kTileBytes);
       MS_DSV32_TILE_DOT(0, 4, 6)
@@ -195,12 +191,13 @@ __attribute__((noinline)) void GemmTilesFew(const char* x, int64_t x_bytes, int6
 #undef MS_DSV32_TILE_DOT
 
 // `depth` bytes of each row, to rows of kTileDepth and a line.
-inline void CopyRows(const char* x, int64_t x_bytes, int64_t rows, int64_t depth, char* out) {
+template <typename T>
+inline void CopyRows(const Rows<T>& x, int64_t depth, char* out) {
   constexpr int64_t kStride = kTileDepth + kTileBytes;
-  for (int64_t m = 0; m < rows; ++m) {
-    const char* row = x + m * x_bytes;
-    if (m + 1 < rows) {
-      for (int64_t byte = 0; byte < depth; byte += 64) Prefetch(row + x_bytes + byte);
+  for (int64_t m = 0; m < x.count; ++m) {
+    const char* row = x.Bytes() + m * x.StrideBytes();
+    if (m + 1 < x.count) {
+      for (int64_t byte = 0; byte < depth; byte += 64) Prefetch(row + x.StrideBytes() + byte);
     }
     int64_t byte = 0;
     for (; byte + kVecBytes <= depth; byte += kVecBytes) StoreAs(out + m * kStride + byte, LoadAs<VecI>(row + byte));
@@ -210,37 +207,36 @@ inline void CopyRows(const char* x, int64_t x_bytes, int64_t rows, int64_t depth
 
 // As GemmBf16 and GemmInt8.
 template <typename T, typename Sum>
-inline void GemmAmx(const T* x, int64_t ldx, int64_t rows, const T* w, int64_t strip_stride, int strips, int64_t k,
-                    Sum* c, int64_t ldc, bool accumulate, const void* next) {
-  constexpr int64_t kSize = sizeof(T);
-  const int64_t x_bytes = ldx * kSize, strip_bytes = strip_stride * kSize, all = k * kSize;
-  if (rows <= kTileRows) {
-    const char* bytes = reinterpret_cast<const char*>(x);
-    const char* strips_w = reinterpret_cast<const char*>(w);
-    const int64_t whole = all / kTileBytes * kTileBytes;  // the rest is less than a tile
-    if (whole > 0) {
-      GemmTilesFew<T>(bytes, x_bytes, rows, strips_w, strip_bytes, strips, whole, c, ldc, accumulate,
-                      static_cast<const char*>(next));
-    }
-    if (whole < all) {
-      GemmTilesFew<T>(bytes + whole, x_bytes, rows, strips_w + whole * kTileRows, strip_bytes, strips, all - whole, c,
-                      ldc, accumulate || whole > 0, nullptr);
+inline void GemmAmx(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<Sum>& c) {
+  constexpr int64_t kTileK = kTileBytes / sizeof(T);
+  const int64_t whole = k / kTileK * kTileK;  // the rest is less than a tile
+  // The part of k from k0 on, and what comes after it.
+  const auto strips = [&](int64_t k0, const void* next) {
+    return Strips<T>{w.w + k0 * kStrip, w.stride, w.panels, next};
+  };
+  if (x.count <= kTileRows) {
+    if (whole > 0) GemmTilesFew(x, strips(0, w.next), whole, c);
+    if (whole < k) {
+      GemmTilesFew(Rows<T>{x.x + whole, x.ld, x.count}, strips(whole, nullptr), k - whole, c.From(0, 0, whole > 0));
     }
     return;
   }
   // Rows that are a large power of two apart share sets of the caches, and would be read from memory for each strip.
-  const bool copy = x_bytes % 4096 == 0 && strips > 2;
-  alignas(64) char copied[kCopyRows * (kTileDepth + kTileBytes)];
-  for (int64_t m = 0; m < rows; m += copy ? kCopyRows : rows) {
-    const int64_t count = copy ? Min(kCopyRows, rows - m) : rows;
-    for (int64_t k0 = 0, depth; k0 < all; k0 += depth) {
-      depth = all - k0 >= kTileBytes ? Min(kTileDepth, (all - k0) / kTileBytes * kTileBytes) : all - k0;
-      const char* block = reinterpret_cast<const char*>(w) + k0 * kTileRows;
-      const char* ahead = k0 + depth < all ? block + depth * kTileRows : static_cast<const char*>(next);
-      const char* block_x = reinterpret_cast<const char*>(x + m * ldx) + k0;
-      if (copy) CopyRows(block_x, x_bytes, count, depth, copied);
-      GemmTiles<T>(copy ? copied : block_x, copy ? kTileDepth + kTileBytes : x_bytes, count, block, strip_bytes, strips,
-                   depth, c + m * ldc, ldc, accumulate || k0 > 0, m == 0 ? ahead : nullptr);
+  const bool copy = x.StrideBytes() % 4096 == 0;
+  constexpr int64_t kCopyStride = kTileDepth + kTileBytes;
+  alignas(64) char copied[kCopyRows * kCopyStride];
+  for (int64_t m = 0; m < x.count; m += copy ? kCopyRows : x.count) {
+    const int64_t count = copy ? Min(kCopyRows, x.count - m) : x.count;
+    for (int64_t k0 = 0, depth; k0 < k; k0 += depth) {
+      depth = k0 < whole ? Min(kTileDepth / static_cast<int64_t>(sizeof(T)), whole - k0) : k - k0;
+      const T* after = w.w + (k0 + depth) * kStrip;
+      const void* next = k0 + depth < k ? static_cast<const void*>(after) : w.next;
+      Rows<T> rows = {x.x + m * x.ld + k0, x.ld, count};
+      if (copy) {
+        CopyRows(rows, depth * static_cast<int64_t>(sizeof(T)), copied);
+        rows = {reinterpret_cast<const T*>(copied), kCopyStride / static_cast<int64_t>(sizeof(T)), count};
+      }
+      GemmTiles(rows, strips(k0, m == 0 ? next : nullptr), depth, c.From(m, 0, k0 > 0));
     }
   }
 }

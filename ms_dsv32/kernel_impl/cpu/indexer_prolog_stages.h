@@ -43,7 +43,7 @@ inline void PackHadamard(const uint16_t* matrix, uint16_t* strips) {
 // x [rows, idx_head_dim] -> bf16(x @ hadamard), in place; `sums` holds as many floats.
 inline void HadamardRows(const uint16_t* strips, int64_t rows, uint16_t* x, float* sums) {
   constexpr int64_t kDim = op_info::kIdxHeadDim;
-  GemmBf16(x, kDim, rows, strips, kDim * kStrip, kDim / kPanel, kDim, sums, kDim, false);
+  GemmBf16({x, kDim, rows}, {strips, kDim * kStrip, kDim / kPanel}, kDim, {sums, kDim, false});
   RoundRow(sums, rows * kDim, x);
 }
 
@@ -121,8 +121,8 @@ class IndexerHeads {
     const int64_t end = (block + 1) * p_.t / blocks_;
     for (int64_t i = block * p_.t / blocks_; i < end; i += kIndexerRows) {
       const int64_t rows = Min(kIndexerRows, end - i);
-      GemmInt8(p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows, up, op_info::kQLoraRank * kStrip,
-               kDim / kPanel, op_info::kQLoraRank, sums, kDim, false, next_up);
+      GemmInt8({p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows},
+               {up, op_info::kQLoraRank * kStrip, kDim / kPanel, next_up}, op_info::kQLoraRank, {sums, kDim, false});
       for (int64_t m = 0; m < rows; ++m) {
         uint16_t* q = query + m * kDim;
         DequantRow(sums + m * kDim, p_.q_norm_scale[i + m], p_.w_qb_scale + n * kDim, kDim, q);

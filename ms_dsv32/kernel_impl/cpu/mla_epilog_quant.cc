@@ -47,8 +47,8 @@ class EpilogHeads {
     for (int64_t i = block * p_.t / blocks_; i < end; i += kEpilogRows) {
       const int64_t rows = Min(kEpilogRows, end - i);
       const uint16_t* x = p_.attention_out + (i * p_.n_q + n) * op_info::kKvLoraRank;
-      GemmBf16(x, p_.n_q * op_info::kKvLoraRank, rows, uv, op_info::kKvLoraRank * kStrip, kDim / kPanel,
-               op_info::kKvLoraRank, sums, kDim, false, next);
+      GemmBf16({x, p_.n_q * op_info::kKvLoraRank, rows}, {uv, op_info::kKvLoraRank * kStrip, kDim / kPanel, next},
+               op_info::kKvLoraRank, {sums, kDim, false});
       for (int64_t m = 0; m < rows; ++m) RoundRow(sums + m * kDim, kDim, v_ + ((i + m) * p_.n_q + n) * kDim);
     }
   }
@@ -99,14 +99,14 @@ class EpilogOutput {
     if (p_.packed) {
       // Where this thread likely goes on: threads advance at nearly the same speed.
       const int64_t next = (task + threads_) / blocks_ * columns;
-      GemmInt8(x, ldx, rows, p_.w_o + first * k_, k_ * kStrip, group_, k_, sums, columns, false,
-               next != first && next < op_info::kH ? p_.w_o + next * k_ : nullptr);
+      const int8_t* next_w = next != first && next < op_info::kH ? p_.w_o + next * k_ : nullptr;
+      GemmInt8({x, ldx, rows}, {p_.w_o + first * k_, k_ * kStrip, group_, next_w}, k_, {sums, columns, false});
     } else {
       int8_t* strips = reinterpret_cast<int8_t*>(scratch + ScratchSize<int32_t>(kEpilogRowsNd * kMaxGroup * kPanel));
       for (int64_t k0 = 0; k0 < k_; k0 += kDepthNd) {  // int32 sums are exact, however k is cut
         const int64_t depth = Min(kDepthNd, k_ - k0);
         PackStripsInt8(p_.w_o + k0 * op_info::kH + first, op_info::kH, depth, group_, strips);
-        GemmInt8(x + k0, ldx, rows, strips, depth * kStrip, group_, depth, sums, columns, k0 > 0);
+        GemmInt8({x + k0, ldx, rows}, {strips, depth * kStrip, group_}, depth, {sums, columns, k0 > 0});
       }
     }
     for (int64_t m = 0; m < rows; ++m) {

@@ -113,8 +113,9 @@ class MlaHeads {
     for (int64_t i = block * p_.t / blocks_; i < end; i += kHeadRows) {
       const int64_t rows = Min(kHeadRows, end - i);
       // (2) query up-projection, dequantised
-      GemmInt8(p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows, up, kUpStride,
-               op_info::kQHeadDim / kPanel, op_info::kQLoraRank, sums, op_info::kQHeadDim, false, uk);
+      GemmInt8({p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows},
+               {up, kUpStride, op_info::kQHeadDim / kPanel, uk}, op_info::kQLoraRank,
+               {sums, op_info::kQHeadDim, false});
       for (int64_t m = 0; m < rows; ++m) {
         DequantRow(sums + m * op_info::kQHeadDim, p_.q_norm_scale[i + m], p_.dequant_scale + n * op_info::kQHeadDim,
                    op_info::kQHeadDim, query + m * op_info::kQHeadDim);
@@ -124,8 +125,8 @@ class MlaHeads {
         const uint16_t* columns = uk + j * op_info::kQkNopeHeadDim;
         const bool last = j + kUkColumns == op_info::kKvLoraRank;
         const void* next = last ? static_cast<const void*>(next_up) : columns + kUkColumns * op_info::kQkNopeHeadDim;
-        GemmBf16(query, op_info::kQHeadDim, rows, columns, kUkStride, kUkColumns / kPanel, op_info::kQkNopeHeadDim,
-                 absorbed, kUkColumns, false, next);
+        GemmBf16({query, op_info::kQHeadDim, rows}, {columns, kUkStride, kUkColumns / kPanel, next},
+                 op_info::kQkNopeHeadDim, {absorbed, kUkColumns, false});
         for (int64_t m = 0; m < rows; ++m) {
           RoundRow(absorbed + m * kUkColumns, kUkColumns,
                    p_.q_nope + ((i + m) * p_.n_q + n) * op_info::kKvLoraRank + j);

@@ -7,7 +7,8 @@
 //
 //   VecF, VecI, VecU   kLanes x float32 / int32 / uint32 in one vector of kVecBytes (64, 32 or 16 by ISA)
 //   LoadF/StoreF, LoadBf16/StoreBf16 (round to nearest even), LoadInt8/StoreInt8, LoadFp16     all unaligned
-//   Set1, Fma (explicit; fused on every ISA but portable), Select, Abs, Max, ReduceAdd, ReduceMax, AnySet, Rint
+//   Set1, Fma (explicit; fused on every ISA but portable), Select, Abs, Max, ReduceAdd, ReduceAddI, ReduceMax, AnySet,
+//   Rint
 //   Bf16ToF32, F32ToBf16, Fp16ToF32, F32ToFp16   scalar, any ISA, same bits everywhere
 //
 // bf16 and fp16 are uint16_t bit patterns. No function here contracts a*b+c unless it says Fma.
@@ -242,8 +243,17 @@ MS_DSV32_INLINE VecF Fma(VecF a, VecF b, VecF c) {  // a * b + c
 }
 
 MS_DSV32_INLINE VecF Abs(VecF v) { return (VecF)((VecU)v & 0x7fffffffu); }
-// Lanes where a comparison with NaN is false keep `a`.
-MS_DSV32_INLINE VecF Max(VecF a, VecF b) { return Select((VecI)(b > a), b, a); }
+// Lanes where a comparison with NaN is false keep `a`, and so do those where both are zeros: what x86's instruction
+// does with its second operand. With a mask as in LoadInt8.
+MS_DSV32_INLINE VecF Max(VecF a, VecF b) {
+#if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)  // which lacks it
+  return (VecF)_mm512_maskz_max_ps(0xffff, (__m512)b, (__m512)a);
+#elif MS_DSV32_IS_AVX2
+  return (VecF)_mm256_max_ps((__m256)b, (__m256)a);
+#else
+  return Select((VecI)(b > a), b, a);
+#endif
+}
 MS_DSV32_INLINE VecI NanMask(VecF v) { return (VecI)(v != v); }
 
 // Sum of the lanes by halving: lane i + lane i + n/2, for n = kLanes, kLanes/2, .., 2. A fixed order.
@@ -256,6 +266,14 @@ MS_DSV32_INLINE float ReduceAdd(VecF v) {
     for (int i = 0; i < n; ++i) lane[i] += lane[i + n];
   }
   return lane[0];
+}
+MS_DSV32_INLINE int32_t ReduceAddI(VecI v) {
+  int32_t lane[kLanes];
+  StoreI(lane, v);
+  int32_t sum = 0;
+#pragma GCC unroll 16
+  for (int i = 0; i < kLanes; ++i) sum += lane[i];
+  return sum;
 }
 MS_DSV32_INLINE float ReduceMax(VecF v) {  // ignores NaN lanes unless lane 0 is NaN
   float lane[kLanes];

@@ -126,7 +126,7 @@ class TokenProjection {
   // null.
   void Multiply(int first, int panels, int part, int64_t row0, int64_t row1, uint16_t* block, float* out, int64_t ldo,
                 const uint16_t* next) const {
-    const uint16_t* x = x_ + row0 * op_info::kH + part * kProjectionDepth;
+    const Rows<uint16_t> x = {x_ + row0 * op_info::kH + part * kProjectionDepth, op_info::kH, row1 - row0};
     for (int i = 0; i < count_; ++i) {
       const Weight& weight = weights_[i];
       int begin = Max(first, weight.first) - weight.first;
@@ -135,14 +135,13 @@ class TokenProjection {
       float* o = out + (weight.first + begin - first) * kPanel;
       if (packed_) {
         constexpr int64_t kStride = op_info::kH * kStrip;
-        GemmBf16(x, op_info::kH, row1 - row0, Block(weight.first + begin, part), kStride, end - begin, kProjectionDepth,
-                 o, ldo, false, next);
+        GemmBf16(x, {Block(weight.first + begin, part), kStride, end - begin, next}, kProjectionDepth, {o, ldo, false});
         continue;
       }
       const int64_t ldw = weight.panels * kPanel;
       for (; begin < end; ++begin, o += kPanel) {
         PackStripsBf16(weight.data + part * kProjectionDepth * ldw + begin * kPanel, ldw, kProjectionDepth, 1, block);
-        GemmBf16(x, op_info::kH, row1 - row0, block, kProjectionDepth * kStrip, 1, kProjectionDepth, o, ldo, false);
+        GemmBf16(x, {block, kProjectionDepth * kStrip, 1}, kProjectionDepth, {o, ldo, false});
       }
     }
   }
