@@ -7,7 +7,7 @@ each a step (s1 > 1 is multi-token prediction). The hidden states that go in are
 some tokens of the prompts are computed again by the golden reference in NumPy, layer by layer, and the exit status says
 whether the two agree and no other row of a cache has changed.
 
-    python examples/decode.py                                   4 sequences of up to 4096 keys, graph mode
+    python examples/decode.py                                   4 sequences of up to 4096 keys, mindspore.jit
     python examples/decode.py --layers 4 --heads 32             four layers of a tensor-parallel rank
     python examples/decode.py --checkpoint DeepSeek-V3.2-Exp --layer 10 --layers 2
     python examples/decode.py --mode pynative --kv-len 131072 --batch 1
@@ -64,7 +64,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=1, help="layers, 1 to 64")
     parser.add_argument("--checkpoint", type=Path, help="a directory or file of weights; its config.json counts")
     parser.add_argument("--layer", type=int, default=0, help="the first layer of the checkpoint")
-    parser.add_argument("--mode", choices=("graph", "pynative"), default="graph")
+    parser.add_argument("--mode", choices=("jit", "graph", "pynative"), default="jit")
     parser.add_argument("--device", choices=("CPU", "Ascend"), default="CPU")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
@@ -162,8 +162,8 @@ def timed(function: Callable[[], Any]) -> tuple[Any, float]:
     return result, time.perf_counter() - start
 
 
-def run(decoder: Decoder, call: dict[str, Array], caches: list[cells.Caches]) -> tuple[list[Array], float]:
-    """One step: the hidden_out of each layer, and the seconds that it took."""
+def run(decoder: Callable[..., Any], call: dict[str, Array], caches: list[cells.Caches]) -> tuple[list[Array], float]:
+    """One step of a `Decoder`: the hidden_out of each layer, and the seconds that it took."""
     inputs = on_device(call)
     flat = [cache for own in caches for cache in own]
     results, seconds = timed(lambda: decoder(*inputs, *flat))
@@ -336,7 +336,8 @@ def main() -> int:
     ms.set_context(mode=ms.GRAPH_MODE if args.mode == "graph" else ms.PYNATIVE_MODE)
     rng = np.random.default_rng(args.seed)
     kernels = f"{kernel_impl.isa()}, {kernel_impl.thread_count()} threads" if args.device == "CPU" else "AscendC"
-    console.print(f"device: {args.device}; kernels: {kernels}; {args.mode} mode")
+    mode = "mindspore.jit" if args.mode == "jit" else f"{args.mode} mode"
+    console.print(f"device: {args.device}; kernels: {kernels}; {mode}")
 
     start = time.perf_counter()
     has_config = args.checkpoint is not None and (args.checkpoint / "config.json").is_file()
@@ -344,10 +345,11 @@ def main() -> int:
     batch = Batch.make(args, config)
     decoder = make_layers(args, config, batch.block_table.shape[1])
     layers = list(decoder.layers)
-    if args.mode == "graph":
+    if args.mode != "pynative":
         block_num = batch.caches[0].kv_cache.shape[0]
         inputs = layers[0].dynamic_inputs(block_num)
         decoder.set_inputs(*inputs, *inputs[-5:] * (args.layers - 1))
+    step = ms.jit(decoder) if args.mode == "jit" else decoder
     console.print(
         f"weights laid out in {time.perf_counter() - start:.1f} s; sequences hold {batch.lengths.tolist()} keys"
     )
@@ -365,7 +367,7 @@ def main() -> int:
                 call = batch.call(rng, slice(n, n + 1), np.array([end]), end - begin)
                 if args.steps == 0 and n == args.batch - 1 and end == prompt:
                     before = copies(batch.caches)
-                hidden, seconds = run(decoder, call, batch.caches)
+                hidden, seconds = run(step, call, batch.caches)
                 prefill_seconds += seconds
                 token = rng.integers(end - begin, size=1)
                 sample = tokens_of(call, token)
@@ -380,7 +382,7 @@ def main() -> int:
                 before = copies(batch.caches)
             elif i == 0:
                 forget_peak_memory(args.device)
-            hidden, seconds = run(decoder, call, batch.caches)
+            hidden, seconds = run(step, call, batch.caches)
             if i < max(args.steps - 1, 1):  # the copies are not the step's
                 decode_peak = peak_memory(args.device)
             decode_seconds.append(seconds)

@@ -33,10 +33,10 @@ def test_the_readmes_program() -> None:
     assert run("program.py").splitlines()[-2:] == [f"(2, 7168) {devices}", str([True] * 6)]
 
 
-@pytest.mark.parametrize("mode", ["graph", "pynative"])
+@pytest.mark.parametrize("mode", ["jit", "graph", "pynative"])
 def test_decodes_and_checks(mode: str) -> None:
     small = ("--heads", "1", "--batch", "2", "--kv-len", "9", "--steps", "2", "--chunk", "4", "--s1", "2")
     output = run(str(ROOT / "examples" / "decode.py"), "--device", "Ascend", "--mode", mode, "--layers", "2", *small)
-    assert f"device: Ascend; kernels: AscendC; {mode} mode" in output
+    assert f"device: Ascend; kernels: AscendC; {'mindspore.jit' if mode == 'jit' else f'{mode} mode'}" in output
     assert "device memory: peak" in output
     assert "check passed" in output

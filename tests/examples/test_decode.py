@@ -1,4 +1,4 @@
-"""The decode example: its check passes in both modes, and fails when it should."""
+"""The decode example: its check passes in each mode, and fails when it should."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SMALL = ("--heads", "4", "--kv-len", "300", "--steps", "2", "--chunk", "200")
     [
         ("--s1", "2", "--layers", "3"),
         ("--mode", "pynative", "--batch", "2", "--s1", "4", "--layers", "2"),
-        ("--s1", "1"),
+        ("--mode", "graph", "--s1", "1"),
     ],
 )
 def test_decodes_and_checks(options: tuple[str, ...]) -> None:
