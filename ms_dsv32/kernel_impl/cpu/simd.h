@@ -242,8 +242,8 @@ MS_DSV32_INLINE VecF Fma(VecF a, VecF b, VecF c) {  // a * b + c
 }
 
 MS_DSV32_INLINE VecF Abs(VecF v) { return (VecF)((VecU)v & 0x7fffffffu); }
-// Lanes where a comparison with NaN is false keep `a`, and so do those where both are zeros: what x86's instruction does
-// with its second operand. With a mask as in LoadInt8.
+// Lanes where a comparison with NaN is false keep `a`, and so do those where both are zeros: what x86's instruction
+// does with its second operand. With a mask as in LoadInt8.
 MS_DSV32_INLINE VecF Max(VecF a, VecF b) {
 #if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)  // which lacks it
   return (VecF)_mm512_maskz_max_ps(0xffff, (__m512)b, (__m512)a);
