@@ -37,7 +37,9 @@ def main() -> None:
         settings = Settings(
             tuple(args.ops), tuple(args.contenders), args.quick, args.cold, args.repeats, args.seconds, args.limit
         )
-        run(settings, console, lambda found: _save(found, output / f"benchmarks{suffix}.json"))
+        path = output / f"benchmarks{suffix}.json"
+        interrupted = json.loads(path.read_text()) if args.resume else None
+        run(settings, console, lambda found: _save(found, path), interrupted)
     elif args.command == "overhead":
         from benchmarks.overhead import overhead
 
@@ -76,6 +78,7 @@ def _arguments() -> argparse.Namespace:
         help=f"of {', '.join(names)}; all but golden by default",
     )
     parser.add_argument("--quick", action="store_true", help="few, small shapes")
+    parser.add_argument("--resume", action="store_true", help="go on with a run that was interrupted")
     parser.add_argument("--hot", dest="cold", action="store_false", help="do not flush the caches before each call")
     parser.add_argument("--heads", type=int, default=128, help="query heads of the layer whose accuracy is told (128)")
     parser.add_argument("--repeats", type=int, default=15, help="timed calls of each contender at most (15)")

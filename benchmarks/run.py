@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import random
 import statistics
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -56,14 +57,31 @@ class Settings:
     timeout: float = 240.0
 
 
-def run(settings: Settings, console: Console, save: Callable[[dict[str, Any]], None]) -> None:
-    """Saves all results whenever a shape is done, and prints a table whenever an operator is."""
+def run(
+    settings: Settings,
+    console: Console,
+    save: Callable[[dict[str, Any]], None],
+    interrupted: Mapping[str, Any] | None = None,
+) -> None:
+    """Saves all results whenever a shape is done, and prints a table whenever an operator is.
+
+    Args:
+        settings: which shapes, and how. console: for the tables. save: is called with all results so far.
+        interrupted: results of a run that ended early, whose shapes are not measured again.
+
+    Raises:
+        ValueError: the interrupted run was of another machine, or had other settings.
+    """
     probe = Probe()
     wanted = {f: [n for n in names if n in settings.contenders] for f, names in FAMILIES.items()}
     workers = {f: Worker(f, settings.cold, settings.timeout) for f, names in wanted.items() if names}
     peak = probe.throughput(20)
     found: dict[str, Any] = {"machine": machine(), "settings": asdict(settings), "results": []}
     console.print(found["machine"])
+    done = {}
+    if interrupted is not None:
+        done = _done(found, interrupted)
+        peak = {kind: max(rate, interrupted["peak_gmacs"][kind]) for kind, rate in peak.items()}
     todo = {op: shapes(op, settings.quick) for op in settings.ops}
     try:
         with Progress(console=console, transient=True) as progress:
@@ -74,7 +92,11 @@ def run(settings: Settings, console: Console, save: Callable[[dict[str, Any]], N
                 for shape in op_shapes:
                     progress.update(bar, description=f"{op} {shape.label}")
                     peak = {kind: max(rate, peak[kind]) for kind, rate in probe.throughput().items()}
-                    results.append(_shape(shape, settings, probe, peak, workers, wanted, slowness))
+                    known = done.get((op, shape.label))
+                    if known is not None:
+                        times = {n: c["min_ms"] for n, c in known["contenders"].items() if "min_ms" in c}
+                        slowness |= {name: time / known["roofline_ms"] for name, time in times.items()}
+                    results.append(known or _shape(shape, settings, probe, peak, workers, wanted, slowness))
                     found["results"].append(results[-1])
                     found["peak_gmacs"] = peak
                     for result in found["results"]:
@@ -85,6 +107,20 @@ def run(settings: Settings, console: Console, save: Callable[[dict[str, Any]], N
     finally:
         for worker in workers.values():
             worker.close()
+
+
+def _done(found: Mapping[str, Any], interrupted: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
+    """The results of an interrupted run by operator and shape, if it was a run as this one."""
+    mine, theirs = json.loads(json.dumps(found)), dict(interrupted)
+    for name in ("cpu", "isa", "threads", "versions"):
+        if mine["machine"][name] != theirs["machine"][name]:
+            raise ValueError(f"benchmarks: the interrupted run had {name} {theirs['machine'][name]}")
+    for name, value in mine["settings"].items():
+        if name != "ops" and theirs["settings"].get(name) != value:
+            raise ValueError(
+                f"benchmarks: the interrupted run had {name} = {theirs['settings'].get(name)}, not {value}"
+            )
+    return {(result["op"], result["label"]): result for result in theirs["results"]}
 
 
 def _shape(

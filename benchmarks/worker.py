@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import importlib
 import multiprocessing
 import os
+import sys
 import time
 import traceback
 from collections.abc import Sequence
@@ -44,6 +46,10 @@ class Hall:
         from benchmarks import checks, shapes
 
         self._ready.clear()
+        shapes.make_case.cache_clear()
+        gc.collect()
+        if "mindspore" in sys.modules:  # whose graphs keep the tensors of their last call: gigabytes of caches
+            sys.modules["mindspore"].ms_memory_recycle()
         report: dict[str, dict[str, Any]] = {}
         case = shapes.make_case(shape)
         contenders = self._contenders(shape, case, self._probe.flush)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import importlib.util
 import json
@@ -221,6 +222,20 @@ def test_a_shape_is_measured_until_the_machine_is_quiet(
     assert any("changed during each measurement" in note for note in report.notes([result])) != quiet
     old = {name: value for name, value in result.items() if name not in ("before", "after", "quiet", "attempts")}
     assert report.rows([old])[1][column : column + 2] == ["-", "-"]
+
+
+def test_an_interrupted_run_is_gone_on_with_if_it_was_a_run_as_this_one() -> None:
+    settings = {**dataclasses.asdict(run.Settings((INDEXER,), ("kernel",))), "ops": [MLA]}
+    machine = {"cpu": "a CPU", "isa": "avx2", "threads": 2, "versions": {"numpy": "1"}, "load": [0.1]}
+    result = {"op": MLA, "label": "t=1"}
+    before = {"machine": machine, "settings": json.loads(json.dumps(settings)), "results": [result]}
+    mine = {"machine": {**machine, "load": [0.2]}, "settings": {**settings, "ops": (INDEXER,)}, "results": []}
+    assert run._done(mine, before) == {(MLA, "t=1"): result}
+    for name, value in (("cpu", "another"), ("isa", "amx"), ("threads", 1), ("versions", {"numpy": "2"})):
+        with pytest.raises(ValueError, match=f"the interrupted run had {name} "):
+            run._done({**mine, "machine": {**mine["machine"], name: value}}, before)
+    with pytest.raises(ValueError, match="the interrupted run had repeats = 15, not 3"):
+        run._done({**mine, "settings": {**mine["settings"], "repeats": 3}}, before)
 
 
 def test_roofline_is_the_larger_of_memory_and_compute() -> None:
