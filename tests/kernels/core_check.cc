@@ -339,8 +339,8 @@ void CheckQuotas() {
 // Groups of version 1 and 2 below the root: the least quota of a group and of those above it holds.
 void CheckGroups() {
   namespace fs = std::filesystem;
-  char folder[] = "/tmp/groups_XXXXXX";
-  if (mkdtemp(folder) == nullptr) return Expect(false, "mkdtemp fails");
+  std::string folder = fs::temp_directory_path() / "groups_XXXXXX";
+  if (mkdtemp(folder.data()) == nullptr) return Expect(false, "mkdtemp fails");
   const fs::path root = folder, membership = root / "membership";
   const auto write = [](const fs::path& path, const std::string& text) {
     fs::create_directories(path.parent_path());

@@ -78,31 +78,21 @@ print(os.sched_getaffinity(worker) == set(others), os.sched_getaffinity(0) == {f
 def test_fork_while_kernels_run_on_another_thread() -> None:
     """A child gets working kernels, whatever the other thread was in the middle of."""
     code = """
-import signal, threading
+import signal
+import busy
 case = cases.indexer_case(1, 1, 3000, selected_count=8)
 (want,) = kernel_impl.call(case.operator, case.copy().inputs, case.attributes)
-stop = False
-
-def work():
-    while not stop:
-        kernel_impl.call(case.operator, case.inputs, case.attributes)
-
-workers = [threading.Thread(target=work) for _ in range(2)]
-for worker in workers:
-    worker.start()
 failed = 0
-for _ in range(40):
-    child = os.fork()
-    if child == 0:
-        signal.alarm(60)
-        (got,) = kernel_impl.call(case.operator, case.inputs, case.attributes)
-        kernel_impl.set_thread_count(3)  # waits for every call that runs
-        (again,) = kernel_impl.call(case.operator, case.inputs, case.attributes)
-        os._exit(not (np.array_equal(got, want) and np.array_equal(again, want)))
-    failed += os.waitpid(child, 0)[1] != 0
-stop = True
-for worker in workers:
-    worker.join()
+with busy.calling(lambda: kernel_impl.call(case.operator, case.inputs, case.attributes), threads=2):
+    for _ in range(40):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            (got,) = kernel_impl.call(case.operator, case.inputs, case.attributes)
+            kernel_impl.set_thread_count(3)  # waits for every call that runs
+            (again,) = kernel_impl.call(case.operator, case.inputs, case.attributes)
+            os._exit(not (np.array_equal(got, want) and np.array_equal(again, want)))
+        failed += os.waitpid(child, 0)[1] != 0
 print(failed)
 """
     result = run(code, MS_DSV32_NUM_THREADS="2")
@@ -112,26 +102,16 @@ print(failed)
 
 def test_a_new_number_of_threads_does_not_wait_for_calls_that_come_later() -> None:
     code = """
-import threading, time
+import time
+import busy
 case = cases.indexer_case(1, 1, 30000, selected_count=8)
-stop = False
-
-def work():
-    while not stop:
-        kernel_impl.call(case.operator, case.inputs, case.attributes)
-
-workers = [threading.Thread(target=work) for _ in range(8)]
-for worker in workers:
-    worker.start()
-time.sleep(0.2)
 changed = 0
-end = time.monotonic() + 30
-while changed < 20 and time.monotonic() < end:
-    kernel_impl.set_thread_count(1 + changed % 2)
-    changed += 1
-stop = True
-for worker in workers:
-    worker.join()
+with busy.calling(lambda: kernel_impl.call(case.operator, case.inputs, case.attributes), threads=8):
+    time.sleep(0.2)
+    end = time.monotonic() + 30
+    while changed < 20 and time.monotonic() < end:
+        kernel_impl.set_thread_count(1 + changed % 2)
+        changed += 1
 print(changed)
 """
     result = run(code)

@@ -303,8 +303,9 @@ def test_calls_from_several_threads() -> None:
 
 
 BUSY = """
-import os, signal, sys, threading, time
+import os, signal, sys, time
 sys.path[:0] = {path}
+import busy
 from calls import tensors
 from test_ops_results import make
 from ms_dsv32 import ops
@@ -315,23 +316,14 @@ def call():
 want = call()
 """
 FORK = """
-go = True
-def work():
-    while go:
-        call()
-threads = [threading.Thread(target=work) for _ in range(2)]
-for thread in threads:
-    thread.start()
 failed = 0
-for _ in range(20):
-    child = os.fork()
-    if child == 0:
-        signal.alarm(60)
-        os._exit(not (call() == want).all())
-    failed += os.waitpid(child, 0)[1] != 0
-go = False
-for thread in threads:
-    thread.join()
+with busy.calling(call, threads=2):
+    for _ in range(20):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            os._exit(not (call() == want).all())
+        failed += os.waitpid(child, 0)[1] != 0
 print("failed", failed)
 """
 SIGNAL = """
