@@ -91,16 +91,18 @@ def run(
                 results = []
                 for shape in op_shapes:
                     progress.update(bar, description=f"{op} {shape.label}")
-                    peak = {kind: max(rate, peak[kind]) for kind, rate in probe.throughput().items()}
-                    known = done.get((op, shape.label))
-                    if known is not None:
-                        times = {n: c["min_ms"] for n, c in known["contenders"].items() if "min_ms" in c}
-                        slowness |= {name: time / known["roofline_ms"] for name, time in times.items()}
-                    results.append(known or _shape(shape, settings, probe, peak, workers, wanted, slowness))
-                    found["results"].append(results[-1])
+                    result = done.get((op, shape.label))
+                    if result is None:
+                        peak = {kind: max(rate, peak[kind]) for kind, rate in probe.throughput().items()}
+                        result = _shape(shape, settings, probe, peak, workers, wanted, slowness)
+                    else:
+                        times = {n: c["min_ms"] for n, c in result["contenders"].items() if "min_ms" in c}
+                        slowness |= {name: time / result["roofline_ms"] for name, time in times.items()}
+                    results.append(result)
+                    found["results"].append(result)
                     found["peak_gmacs"] = peak
-                    for result in found["results"]:
-                        _set_bounds(result, peak, settings.cold)
+                    for one in found["results"]:
+                        _set_bounds(one, peak, settings.cold)
                     save(found)
                     progress.advance(bar)
                 report.table(op, results, console)
