@@ -128,6 +128,7 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
       }
       tokens[count++] = next;
     }
+    if (count == 0) return;  // the last tokens see too few keys to be scored
     const int64_t range = Min(RoundUp(CeilDiv(wave_keys, threads * kRangesPerThread), kKeyRun), kMaxRange);
     const int64_t row_ranges = CeilDiv(row_size, range);
 
