@@ -135,6 +135,18 @@ class Case:
     def __post_init__(self) -> None:
         object.__setattr__(self, "outputs", self.outputs or OUTPUTS[self.operator])
 
+    @property
+    def ragged(self) -> bool:
+        """Whether query_act_seqs tells the tokens of each sequence."""
+        return "query_act_seqs" in self.inputs
+
+    @property
+    def t(self) -> int:
+        """Tokens, padding included."""
+        if not self.ragged:
+            return self.paging.t
+        return self.inputs["weights" if "weights" in self.inputs else "topk_indices"].shape[0]
+
     def copy(self, **changed: Array) -> Case:
         """The same case with its own copies of the caches that are updated in place, and with the inputs `changed`."""
         unknown = set(changed) - set(self.inputs)

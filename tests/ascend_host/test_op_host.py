@@ -23,11 +23,13 @@ OPERATORS = op_info.names()
 
 
 def _shapes(name: str, alternative: int = 0, **sizes: int) -> list[tuple[int, ...]]:
+    """Shapes of a call's inputs, without the optional one unless `t` is given."""
     values = {d.name: d.value for d in op_info.dims().values()} | {
         "b": 3, "s1": 2, "t": 6, "n_q": 16, "block_num": 10, "max_blocknum_perbatch": 5, "selected_count": 2048, **sizes
     }  # fmt: skip
-    values["t"] = values["b"] * values["s1"]
-    shapes = [a.shapes[min(alternative, len(a.shapes) - 1)] for a in op_info.load(name).inputs]
+    values["t"] = sizes.get("t", values["b"] * values["s1"])
+    inputs = [a for a in op_info.load(name).inputs if "t" in sizes or not a.optional]
+    shapes = [a.shapes[min(alternative, len(a.shapes) - 1)] for a in inputs]
     return [tuple(eval(axis, {}, values) for axis in shape) for shape in shapes]
 
 
@@ -56,7 +58,8 @@ def test_definition(name: str) -> None:
     info = op_info.load(name)
     lines = definition(info.cann_type)
     nd = f"{FORMAT_ND},"
-    want = [["input", a.name, REQUIRED, f"{DTYPES[a.dtype]},", nd, "1"] for a in info.inputs]
+    need = {"query_act_seqs": OPTIONAL}
+    want = [["input", a.name, need.get(a.name, REQUIRED), f"{DTYPES[a.dtype]},", nd, "1"] for a in info.inputs]
     want += [["output", a.in_place_of or a.name, REQUIRED, f"{DTYPES[a.dtype]},", nd, "0"] for a in info.outputs]
     assert [line for line in lines if line[0] in ("input", "output")] == want
     attrs = [line for line in lines if line[0] == "attr"]
@@ -181,13 +184,13 @@ _ARGUMENTS = {
         "lightning_indexer_quant",
         "MakeTiling",
         "LightningIndexerTiling",
-        "t b selected_count block_num block_size max_blocknum",
+        "t b selected_count block_num block_size max_blocknum ragged",
     ),
     "sparse_flash_attention_quant": (
         "sparse_flash_attention_quant",
         "MakeTiling",
         "SparseFlashAttentionTiling",
-        "t b n_q topk block_num block_size max_blocknum softmax_scale",
+        "t b n_q topk block_num block_size max_blocknum softmax_scale ragged",
     ),
     "mla_epilog_quant": ("epilog", "MakeMlaEpilogQuantTiling", "EpilogTiling", "t n_q"),
 }
@@ -203,7 +206,7 @@ def _reference(name: str, cores: int, **values: float | int) -> tuple[bytes, int
         )  # fmt: skip
     header, maker, struct, words = _ARGUMENTS[name]
     names = words.split()
-    kinds = ["float" if n == "softmax_scale" else "uint32_t" for n in names]
+    kinds = [{"softmax_scale": "float", "ragged": "bool"}.get(n, "uint32_t") for n in names]
     parameters = ", ".join(f"{k} {n}" for k, n in zip(kinds, names, strict=True))
     source = _REFERENCE.format(
         header=header, function=maker, parameters=parameters, tiling=struct, arguments=", ".join(names)
@@ -213,7 +216,8 @@ def _reference(name: str, cores: int, **values: float | int) -> tuple[bytes, int
     data = ctypes.create_string_buffer(4096)
     facts = (ctypes.c_uint64 * 2)()
     given = [
-        (ctypes.c_float if k == "float" else ctypes.c_uint32)(values[n]) for k, n in zip(kinds, names, strict=True)
+        {"float": ctypes.c_float, "bool": ctypes.c_bool, "uint32_t": ctypes.c_uint32}[k](values[n])
+        for k, n in zip(kinds, names, strict=True)
     ]
     assert function(*given, ctypes.c_uint32(cores), data, facts) is None
     return data.raw, facts[0], facts[1]
@@ -234,12 +238,21 @@ def test_tiling(name: str, b: int, s1: int, cores: int, alternative: int) -> Non
     """The launch is what the kernel's own tiling function says for the dims of the call."""
     if name == "sparse_flash_attention_quant" and b == 0:
         alternative = 2  # (t * n_q, 512) does not tell n_q of an empty call; nq does
-    launch = tile(
-        op_info.load(name).cann_type, _shapes(name, alternative, b=b, s1=s1), _attrs(name), Device(cores, 2 * cores)
-    )
+    _check_tiling(name, _shapes(name, alternative, b=b, s1=s1), cores, t=b * s1, b=b, ragged=False)
+
+
+@pytest.mark.parametrize("name", ["lightning_indexer_quant", "sparse_flash_attention_quant"])
+@pytest.mark.parametrize(("t", "b", "cores"), [(7, 3, 24), (2, 5, 20), (300, 128, 1), (4, 0, 24)])
+def test_tiling_with_query_act_seqs(name: str, t: int, b: int, cores: int) -> None:
+    """Any number of tokens and of sequences."""
+    _check_tiling(name, _shapes(name, b=b, t=t), cores, t=t, b=b, ragged=True)
+
+
+def _check_tiling(name: str, shapes: list[tuple[int, ...]], cores: int, **values: int) -> None:
+    launch = tile(op_info.load(name).cann_type, shapes, _attrs(name), Device(cores, 2 * cores))
     assert launch is not None
     data, blocks, workspace = _reference(
-        name, cores, t=b * s1, b=b, n_q=0 if name == "lightning_indexer_prolog_quant" else 16, selected_count=2048,
+        name, cores, **values, n_q=0 if name == "lightning_indexer_prolog_quant" else 16, selected_count=2048,
         topk=2048, block_num=10, block_size=128, max_blocknum=5, softmax_scale=0.375, **EPSILONS.get(name, {}),
     )  # fmt: skip
     assert launch.tiling == data[: len(launch.tiling)]
@@ -325,11 +338,23 @@ def test_refusals_name_the_argument(capfd: pytest.CaptureFixture[str]) -> None:
 )
 def test_inference(name: str, alternative: int, sizes: dict[str, int]) -> None:
     """Shapes as the CPU's inference gives them; a cache's output is the cache."""
-    info = op_info.load(name)
-    shapes, attrs = _shapes(name, alternative, **sizes), _attrs(name)
+    _check_inference(name, _shapes(name, alternative, **sizes))
+
+
+@pytest.mark.parametrize("t", [7, 2, 0])
+def test_inference_with_query_act_seqs(t: int) -> None:
+    """t need not be a multiple of b, and the token axis of the outputs is merged."""
+    name = "lightning_indexer_quant"
+    assert _check_inference(name, _shapes(name, b=3, t=t)) == [(t, 2048)]
+    name = "sparse_flash_attention_quant"
+    assert _check_inference(name, _shapes(name, b=3, t=t)) == [(t, 16, 512), (t, 16)]
+
+
+def _check_inference(name: str, shapes: list[tuple[int, ...]]) -> list[tuple[int, ...]]:
+    info, attrs = op_info.load(name), _attrs(name)
     got = infer_shapes(info.cann_type, len(info.outputs), shapes, attrs)
     assert got is not None
-    dtypes = [a.ms_dtype for a in info.inputs]
+    dtypes = [a.ms_dtype for a in info.inputs[: len(shapes)]]
     inferred = dict(
         zip((o.name for o in info.kernel_outputs),
             kernel_impl.validate(name, shapes, dtypes, _cpu_attrs(name, attrs)), strict=True)
@@ -337,18 +362,20 @@ def test_inference(name: str, alternative: int, sizes: dict[str, int]) -> None:
     index = {a.name: i for i, a in enumerate(info.inputs)}
     assert got == [shapes[index[o.in_place_of]] if o.in_place_of else inferred[o.name] for o in info.outputs]
     assert infer_dtypes(info.cann_type, len(info.outputs)) == [DTYPES[o.dtype] for o in info.outputs]
+    return got
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 @pytest.mark.parametrize("unknown", ["axis", "rank"])
-def test_inference_of_what_is_not_known_yet(name: str, unknown: str) -> None:
+@pytest.mark.parametrize("sizes", [{}, {"t": 7}])  # with the optional input, where an operator has one
+def test_inference_of_what_is_not_known_yet(name: str, unknown: str, sizes: dict[str, int]) -> None:
     info = op_info.load(name)
-    shapes = [(-2,) if unknown == "rank" else (-1, *s[1:]) for s in _shapes(name)]
+    shapes = [(-2,) if unknown == "rank" else (-1, *s[1:]) for s in _shapes(name, **sizes)]
     got = infer_shapes(info.cann_type, len(info.outputs), shapes, _attrs(name))
     assert got is not None
     for output, shape in zip(info.outputs, got, strict=True):
         if output.in_place_of is None:
-            assert len(shape) == len(output.shapes[0])
+            assert len(shape) == len(output.shapes[-1 if sizes else 0])
             assert shape[0] == -1  # t or b
             assert all(size == -1 or size > 0 for size in shape)
 

@@ -14,6 +14,8 @@
 #include "ms_dsv32/kernel_impl/cpu/call.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 #include "ms_dsv32/kernel_impl/generated/dims.h"
+#include "ms_dsv32/kernel_impl/generated/lightning_indexer_quant.h"
+#include "ms_dsv32/kernel_impl/generated/sparse_flash_attention_quant.h"
 
 ASCENDC_EMULATOR_DECLARE(mla_prolog_quant);
 ASCENDC_EMULATOR_DECLARE(lightning_indexer_prolog_quant);
@@ -99,6 +101,10 @@ void Run(const Call& call, const std::vector<Argument>& arguments, const Prepare
   std::vector<AscendcEmulatorBuffer> buffers;
   for (const Argument& argument : arguments) {
     const bool output = argument.index >= static_cast<int>(op.input_count);
+    if (!output && !call.Given(argument.index)) {
+      buffers.push_back({op.inputs[argument.index].name, nullptr, 0, kIn, 0});
+      continue;
+    }
     const op_info::ArgInfo& arg = output ? op.outputs[argument.index - op.input_count] : op.inputs[argument.index];
     const std::vector<int64_t> shape = call.Shape(arg);
     const size_t element = ElementSize(arg.dtype);
@@ -160,13 +166,16 @@ void RunKernel(const Call& call) {
   MS_DSV32_RUN(
       sparse_flash_attention_quant,
       Prepare<SparseFlashAttentionTiling>(call, [&](const Platform& platform, SparseFlashAttentionTiling& tiling) {
-        return MakeTiling({t, b, Dim32(call, "n_q"), selected_count, block_num, op_info::kBlockSize, columns,
-                           call.Float("softmax_scale")},
-                          platform, tiling);
+        return MakeTiling(
+            {t, b, Dim32(call, "n_q"), selected_count, block_num, op_info::kBlockSize, columns,
+             call.Float("softmax_scale"), call.Given(op_info::sparse_flash_attention_quant::kQueryActSeqs)},
+            platform, tiling);
       }))
   MS_DSV32_RUN(lightning_indexer_quant,
                Prepare<LightningIndexerTiling>(call, [&](const Platform& platform, LightningIndexerTiling& tiling) {
-                 return MakeTiling({t, b, selected_count, block_num, op_info::kBlockSize, columns}, platform, tiling);
+                 return MakeTiling({t, b, selected_count, block_num, op_info::kBlockSize, columns,
+                                    call.Given(op_info::lightning_indexer_quant::kQueryActSeqs)},
+                                   platform, tiling);
                }))
   throw std::logic_error(std::string(name) + " has no kernel");
 }

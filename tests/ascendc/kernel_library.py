@@ -29,7 +29,7 @@ ROOT = HERE.parents[1]
 CPU = ROOT / "ms_dsv32" / "kernel_impl" / "cpu"
 OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
 OP_HOST = OP_KERNEL.with_name("op_host")
-SHARED = ("custom_ops", "graph_guard", "op_check", "pack", "threading")
+SHARED = ("custom_ops", "graph_guard", "op_check", "pack", "query_tokens", "threading")
 """Sources of the CPU library that stay as they are."""
 FLAGS = (
     *("-std=c++17", "-O1", "-fPIC", "-pthread", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),

@@ -105,6 +105,8 @@ INDEXER: dict[str, Callable[[], Case]] = {
     # 24 cores make 40 lists of it, which are merged in groups.
     "many_lists": lambda: cases.indexer_case(1, 1, 20000),
     "nan": lambda: _with_nan(cases.indexer_case(1, 4, 4500)),
+    # A chunk of a prompt beside single tokens, a sequence without a token, and padding.
+    "ragged": lambda: cases.ragged(cases.indexer_case(4, 7, [2500, 2300, 90, 3000]), [7, 1, 0, 1], 3),
 }
 
 
@@ -144,6 +146,9 @@ ATTENTION: dict[str, Callable[[], Case]] = {
     "in_turn": lambda: _wide_table(cases.attention_case(5, 1, 16, [150, 20, 300, 90, 0], topk=150, holes=0.2)),
     "nothing_valid": lambda: cases.attention_case(2, 2, 20, [0, 70], topk=64, holes=1.0),
     "without_blocks": lambda: cases.attention_case(4, 1, 8, [300, 280, 400, 130], topk=200),
+    "ragged": lambda: cases.ragged(
+        cases.attention_case(4, 4, 17, [300, 77, 2, 90], topk=96, holes=0.3), [4, 0, 1, 2], 9
+    ),
 }
 
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 from typing import Any
 
 import cases
 import numpy as np
 import pytest
-from emulator import In, Library, Out, Report, Tiling, Workspace, build
+from emulator import Absent, In, Library, Out, Report, Tiling, Workspace, build
 from tiling import OP_KERNEL
 from tiling import library as tiling_library
 from tolerance import assert_same_bits, assert_topk
@@ -22,20 +23,22 @@ extern "C" const char* make_tiling(const ms_dsv32::ascendc::LightningIndexerShap
   return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
 }
 """
+IMPOSSIBLE = [[-1, 2, 2], [2, 2, -1], [5, 4, 4], [0, 0, 13], [2**31 - 1] * 3, [2**31 - 1, 1, -5], [-(2**31), 0, 0]]
+"""Numbers of tokens of three sequences that 12 tokens cannot be divided into."""
 SHAPE = ("selected_count", "block_num", "block_size", "max_blocknum")
 
 
 class Shape(ctypes.Structure):
     """LightningIndexerShape."""
 
-    _fields_ = tuple((name, ctypes.c_uint32) for name in ("t", "b", *SHAPE))
+    _fields_ = (*((name, ctypes.c_uint32) for name in ("t", "b", *SHAPE)), ("ragged", ctypes.c_bool))
 
 
 class TilingData(ctypes.Structure):
     """LightningIndexerTiling."""
 
     _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("cores", "t", "s1", *SHAPE, "sequence_units", "unit_tokens")),
+        *((name, ctypes.c_uint32) for name in ("cores", "t", "b", "s1", *SHAPE, "ragged", "unit_tokens")),
         *((name, ctypes.c_uint32) for name in ("rounds", "shared", "sharers", "lists", "list_records")),
         *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "workspace_bytes")),
     )
@@ -61,27 +64,44 @@ def shape_tiling(case: cases.Case, cores: int) -> TilingData:
     paging = case.paging
     return make_tiling(
         cores,
-        t=paging.t,
+        t=case.t,
         b=paging.b,
         selected_count=case.attributes["selected_count"],
         block_num=paging.block_num,
         block_size=paging.block_size,
         max_blocknum=case.inputs["block_table"].shape[1],
+        ragged=case.ragged,
     )
 
 
-def run(case: cases.Case, cores: int = 1, **options: Any) -> tuple[np.ndarray, Report]:
-    """topk_indices of the kernel, and the launch's report, which must be clean."""
+def run(case: cases.Case, cores: int = 1, misalign: int = 0, **options: Any) -> tuple[np.ndarray, Report]:
+    """topk_indices of the kernel, and the launch's report, which must be clean. `misalign`: of query_act_seqs."""
     tiling = shape_tiling(case, cores)
-    out = Out("topk_indices", (case.paging.t, case.attributes["selected_count"]), np.int32)
+    out = Out("topk_indices", (case.t, case.attributes["selected_count"]), np.int32)
     args = [
-        *(In(name, value) for name, value in case.inputs.items()),
+        *(In(name, value, misalign * (name == "query_act_seqs")) for name, value in case.inputs.items()),
+        *([] if case.ragged else [Absent("query_act_seqs")]),
         out,
         Workspace(tiling.workspace_bytes),
         Tiling(bytes(tiling)),
     ]
     report = library().launch(OPERATOR, args, blocks=tiling.cores, **options).check()
     return out.array, report
+
+
+def own_call(case: cases.Case, sequence: int, count: int) -> cases.Case:
+    """The last `count` tokens of a sequence of `case` in a call without query_act_seqs."""
+    alone = cases.ragged(case, [count * (n == sequence) for n in range(case.paging.b)])
+    inputs = {name: array for name, array in alone.inputs.items() if name != "query_act_seqs"}
+    inputs |= {name: inputs[name][[sequence]] for name in ("block_table", "kv_act_seqs")}
+    return dataclasses.replace(alone, inputs=inputs, paging=dataclasses.replace(case.paging, b=1, s1=count))
+
+
+def no_sequence(case: cases.Case) -> cases.Case:
+    """Five tokens of padding, and no sequence; `case` has one."""
+    padding = cases.ragged(case, [0], padding=5)
+    none = {name: padding.inputs[name][:0] for name in ("block_table", "kv_act_seqs", "query_act_seqs")}
+    return dataclasses.replace(padding.copy(**none), paging=dataclasses.replace(case.paging, b=0))
 
 
 def check(case: cases.Case, **options: Any) -> Report:
@@ -281,8 +301,105 @@ def test_selection_does_not_depend_on_cores_and_order() -> None:
         assert_same_bits("topk_indices", got, want)
 
 
+RAGGED_COUNTS = [
+    [1, 1, 1, 1],
+    [0, 4, 5, 1],  # a sequence without a token at the begin,
+    [8, 0, 0, 3],  # in the middle,
+    [3, 7, 2, 0],  # and at the end
+    [0, 0, 8, 0],
+    [0, 0, 0, 0],
+]
+
+
+@functools.cache
+def _ragged_want() -> tuple[cases.Case, np.ndarray]:
+    """Eight tokens of each of four sequences, which see no key, few keys, and more than are selected."""
+    case = cases.indexer_case(4, 8, [700, 4500, 2, 300], selected_count=256)
+    return case, run(case)[0]
+
+
+@pytest.mark.parametrize(("cores", "seed"), [(1, 0), (2, 1), (5, 2), (24, 3)])
+@pytest.mark.parametrize("padding", [0, 1, 50])
+@pytest.mark.parametrize("counts", RAGGED_COUNTS, ids=str)
+def test_sequences_of_different_numbers_of_tokens(counts: list[int], padding: int, cores: int, seed: int) -> None:
+    """Each token has the bits that it has in a call where all sequences have as many tokens."""
+    if sum(counts) + padding == 0:
+        return
+    case, want = _ragged_want()
+    got, _ = run(cases.ragged(case, counts, padding), cores=cores, seed=seed)
+    rows = np.full((padding, 256), -1, np.int32)
+    assert_same_bits("topk_indices", got, np.concatenate([want[cases.ragged_rows(case, counts)], rows]))
+
+
+def test_ragged_against_golden() -> None:
+    case = cases.ragged(_ragged_want()[0], [2, 5, 0, 3], padding=3)
+    check(case, cores=3, seed=1)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 5], [1, 6, 2]])
+def test_a_call_of_its_own_gives_the_same_bits(counts: list[int]) -> None:
+    """A chunk of a prompt beside decode tokens, and each sequence alone."""
+    case = cases.indexer_case(3, 6, [4200, 2500, 300], selected_count=512)
+    got, _ = run(cases.ragged(case, counts), cores=24, seed=1)
+    begin = 0
+    for sequence, count in enumerate(counts):
+        if count == 0:
+            continue
+        want, _ = run(own_call(case, sequence, count), cores=24)
+        assert_same_bits("topk_indices", got[begin : begin + count], want)
+        begin += count
+
+
+@pytest.mark.parametrize(("b", "cores"), [(1, 24), (15, 3), (16, 24), (17, 24), (129, 7), (300, 24)])
+def test_many_sequences(b: int, cores: int) -> None:
+    """query_act_seqs is read in pairs, and looked up from one unit to another."""
+    counts = [(3 * n + 1) % 4 for n in range(b)]
+    case = cases.indexer_case(b, 3, [40 + n % 60 for n in range(b)], selected_count=32)
+    got, _ = run(cases.ragged(case, counts, 1), cores=cores, seed=b % 2)
+    want, _ = run(case)
+    assert_same_bits("topk_indices", got[:-1], want[cases.ragged_rows(case, counts)])
+    assert (got[-1] == -1).all()
+
+
+def test_query_act_seqs_anywhere() -> None:
+    """On 4 bytes, but not on 8."""
+    case = cases.ragged(_ragged_want()[0], [2, 5, 1, 3])
+    want, _ = run(case)
+    got, _ = run(case, misalign=4)
+    assert_same_bits("topk_indices", got, want)
+
+
+@pytest.mark.parametrize("cores", [1, 24])
+@pytest.mark.parametrize("counts", IMPOSSIBLE, ids=str)
+def test_impossible_numbers_of_tokens(counts: list[int], cores: int) -> None:
+    """No token is of a sequence then, and nothing else is read."""
+    case = cases.ragged(cases.indexer_case(3, 4, [700, 4500, 300], selected_count=256), [4, 4, 4])
+    got, _ = run(case.copy(query_act_seqs=np.array(counts, np.int32)), cores=cores, seed=cores % 2)
+    assert (got == -1).all()
+
+
+def test_no_sequence() -> None:
+    case = no_sequence(cases.indexer_case(selected_count=64))
+    assert (run(case, cores=24)[0] == -1).all()
+
+
+def test_the_workspace_holds_all_lists() -> None:
+    """Whatever the numbers of tokens, a launch needs no more than the tiling function has reckoned with."""
+    for cores in (1, 3, 23, 24, 32):
+        for units in range(1, 2 * cores):
+            shape = {"selected_count": 2048, "block_num": 9, "block_size": 128, "max_blocknum": 2000}
+            ragged = make_tiling(cores, t=4 * units, b=units, ragged=True, **shape)
+            for tokens in (1, 2, 4):
+                plain = make_tiling(cores, t=tokens * units, b=units, ragged=False, **shape)
+                if plain.cores == ragged.cores:
+                    assert plain.workspace_bytes <= ragged.workspace_bytes
+
+
 def test_no_token() -> None:
     got, report = run(cases.indexer_case(b=0, s1=1, selected_count=64))
+    assert got.size == 0
+    assert sum(report.instructions.values()) == 0
+    got, report = run(cases.ragged(cases.indexer_case(b=2, s1=1, selected_count=64), [0, 0]))
     assert got.size == 0
     assert sum(report.instructions.values()) == 0
 

@@ -9,7 +9,8 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from emulator import In, Library, Out, Report, Tiling, Workspace, build
+from emulator import Absent, In, Library, Out, Report, Tiling, Workspace, build
+from test_lightning_indexer_quant import IMPOSSIBLE, no_sequence, own_call
 from tiling import OP_KERNEL
 from tiling import library as tiling_library
 from tolerance import assert_close_output, assert_same_bits
@@ -34,6 +35,7 @@ class Shape(ctypes.Structure):
     _fields_ = (
         *((name, ctypes.c_uint32) for name in ("t", "b", "n_q", "topk", "block_num", "block_size", "max_blocknum")),
         ("softmax_scale", ctypes.c_float),
+        ("ragged", ctypes.c_bool),
     )
 
 
@@ -44,8 +46,8 @@ class TilingData(ctypes.Structure):
         *(
             (name, ctypes.c_uint32)
             for name in (
-                "cores", "t", "s1", "n_q", "topk", "block_num", "block_size", "max_blocknum", "team", "slots",
-                "head_parts", "column_parts", "key_rows", "key_chunk", "list_rows", "softmax_offset",
+                "cores", "t", "b", "s1", "n_q", "topk", "block_num", "block_size", "max_blocknum", "ragged", "team",
+                "slots", "head_parts", "column_parts", "key_rows", "key_chunk", "list_rows", "softmax_offset",
                 "sort_offset", "stage_rows", "score_tile",
             )
         ),
@@ -87,7 +89,7 @@ def shape_tiling(case: cases.Case, cores: int, team: int = 0) -> TilingData:
     return make_tiling(
         cores,
         team,
-        t=paging.t,
+        t=case.t,
         b=paging.b,
         n_q=case.n_q,
         topk=attributes["topk"],
@@ -95,6 +97,7 @@ def shape_tiling(case: cases.Case, cores: int, team: int = 0) -> TilingData:
         block_size=paging.block_size,
         max_blocknum=attributes["max_blocknum_perbatch"],
         softmax_scale=attributes["softmax_scale"],
+        ragged=case.ragged,
     )
 
 
@@ -102,12 +105,14 @@ def run(case: cases.Case, cores: int = 1, team: int = 0, **options: Any) -> tupl
     """attention_out and lse of the kernel, and the launch's report, which must be clean."""
     paging = case.paging
     tiling = shape_tiling(case, cores, team)
+    tokens = (case.t,) if case.ragged else (paging.b, paging.s1)
     outputs = {
-        "attention_out": Out("attention_out", (paging.b, paging.s1, case.n_q, 512), np.uint16),
-        "lse": Out("lse", (paging.b, paging.s1, case.n_q), np.float32),
+        "attention_out": Out("attention_out", (*tokens, case.n_q, 512), np.uint16),
+        "lse": Out("lse", (*tokens, case.n_q), np.float32),
     }
     args = [
         *(In(name, value) for name, value in case.inputs.items()),
+        *([] if case.ragged else [Absent("query_act_seqs")]),
         *outputs.values(),
         Workspace(tiling.workspace_bytes),
         Tiling(bytes(tiling)),
@@ -277,6 +282,98 @@ def test_nan_stays_in_its_token() -> None:
     assert_same_bits("attention_out", got["attention_out"][1], want["attention_out"][1])
     assert (got["attention_out"][0, 0, 3] & 0x7FFF > 0x7F80).all()
     assert np.isnan(got["lse"][0, 0, 3])
+
+
+RAGGED_COUNTS = [[1, 1, 1], [0, 4, 1], [5, 0, 2], [2, 4, 0], [0, 0, 0]]
+
+
+@functools.cache
+def _ragged_want(topk: int) -> tuple[cases.Case, dict[str, np.ndarray]]:
+    """Five tokens of each of three sequences, some of which see no key."""
+    case = cases.with_lse(cases.attention_case(3, 5, 17, [77, 2, 900], topk=topk, holes=0.3))
+    return case, {name: array.reshape(15, 17, *array.shape[3:]) for name, array in run(case, team=1)[0].items()}
+
+
+def _padded(want: dict[str, np.ndarray], rows: np.ndarray, padding: int) -> dict[str, np.ndarray]:
+    """Those tokens' results, and those of padding."""
+    empty = {"attention_out": 0, "lse": -np.inf}
+    return {
+        name: np.concatenate([array[rows], np.full((padding, *array.shape[1:]), empty[name], array.dtype)])
+        for name, array in want.items()
+    }
+
+
+@pytest.mark.parametrize(("team", "cores", "seed"), [(0, 1, 0), (0, 4, 1), (3, 7, 2), (0, 24, 3)])
+@pytest.mark.parametrize("padding", [0, 1, 9])
+@pytest.mark.parametrize("counts", RAGGED_COUNTS, ids=str)
+def test_sequences_of_different_numbers_of_tokens(
+    counts: list[int], padding: int, team: int, cores: int, seed: int
+) -> None:
+    """Each token has the bits that it has in a call where all sequences have as many tokens."""
+    if sum(counts) + padding == 0:
+        return
+    case, want = _ragged_want(96)
+    got, _ = run(cases.ragged(case, counts, padding), cores, team, seed=seed)
+    for name, value in _padded(want, cases.ragged_rows(case, counts), padding).items():
+        assert_same_bits(name, got[name], value)
+
+
+@pytest.mark.parametrize("counts", [[3, 0, 5], [1, 5, 2]])
+def test_a_call_of_its_own_gives_the_same_bits(counts: list[int]) -> None:
+    """Sorted entries too, as long as a core has a token to itself in either call."""
+    case, _ = _ragged_want(520)
+    assert shape_tiling(cases.ragged(case, counts), 1).sort_offset > 0
+    got, _ = run(cases.ragged(case, counts), 1, seed=1)
+    begin = 0
+    for sequence, count in enumerate(counts):
+        if count < 2:  # the entries of a call's only token are not all sorted
+            begin += count
+            continue
+        want, _ = run(own_call(case, sequence, count), 1)
+        for name, array in want.items():
+            assert_same_bits(name, got[name][begin : begin + count], array[0])
+        begin += count
+
+
+@pytest.mark.parametrize("cores", [1, 24])
+def test_ragged_against_golden(cores: int) -> None:
+    check(cases.ragged(_ragged_want(520)[0], [2, 5, 3], padding=3), cores=cores, seed=1)
+
+
+def test_padding_beside_few_tokens() -> None:
+    """So few tokens that a team has one task of the many that its tiling is made for."""
+    case, want = _ragged_want(96)
+    assert shape_tiling(cases.ragged(case, [1, 0, 0], 60), 24).softmax_offset > 0
+    got, _ = run(cases.ragged(case, [1, 0, 0], 60), 24, seed=1)
+    for name, value in _padded(want, cases.ragged_rows(case, [1, 0, 0]), 60).items():
+        assert_same_bits(name, got[name], value)
+
+
+@pytest.mark.parametrize("b", [1, 16, 129])
+def test_many_sequences(b: int) -> None:
+    counts = [(2 * n + 1) % 3 for n in range(b)]
+    case = cases.with_lse(cases.attention_case(b, 2, 2, [30 + n % 60 for n in range(b)], topk=40))
+    got, _ = run(cases.ragged(case, counts, 1), 24, 1, seed=b % 2)
+    want = {name: array.reshape(2 * b, 2, *array.shape[3:]) for name, array in run(case, 24, 1)[0].items()}
+    for name, value in _padded(want, cases.ragged_rows(case, counts), 1).items():
+        assert_same_bits(name, got[name], value)
+
+
+@pytest.mark.parametrize("cores", [1, 24])
+@pytest.mark.parametrize("counts", IMPOSSIBLE, ids=str)
+def test_impossible_numbers_of_tokens(counts: list[int], cores: int) -> None:
+    """No token is of a sequence then, and nothing else is read."""
+    case = cases.ragged(cases.with_lse(cases.attention_case(3, 4, 17, [77, 20, 300], topk=96)), [4, 4, 4])
+    got, _ = run(case.copy(query_act_seqs=np.array(counts, np.int32)), cores, seed=cores % 2)
+    assert not got["attention_out"].any()
+    assert np.isneginf(got["lse"]).all()
+
+
+def test_no_sequence() -> None:
+    case = no_sequence(cases.with_lse(cases.attention_case(n_q=16, topk=64)))
+    got, _ = run(case, cores=24)
+    assert not got["attention_out"].any()
+    assert np.isneginf(got["lse"]).all()
 
 
 def test_no_token() -> None:

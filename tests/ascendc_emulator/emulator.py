@@ -37,7 +37,7 @@ FLAGS = (
 SANITIZE = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")  # compiling takes longest
 KERNEL_TYPES = {"AIV_ONLY": 0, "AIC_ONLY": 1, "MIX_AIV_1_0": 2, "MIX_AIC_1_0": 3, "MIX_AIC_1_1": 4, "MIX_AIC_1_2": 5}
 FLAG_MODES = {"bits": 0, "counts": 1}
-_ROLES = {"in": 0, "out": 1, "inout": 2, "workspace": 3, "tiling": 4}
+_ROLES = {"in": 0, "absent": 0, "out": 1, "inout": 2, "workspace": 3, "tiling": 4}
 
 
 class EmulatorError(AssertionError):
@@ -60,6 +60,11 @@ class Arg:
 def In(name: str, array: np.ndarray, misalign: int = 0) -> Arg:  # noqa: N802 - reads like a type in a launch
     """An input: a write to it is an error."""
     return Arg(name, np.ascontiguousarray(array), "in", misalign)
+
+
+def Absent(name: str) -> Arg:  # noqa: N802
+    """An optional input that is left out: the kernel gets a null pointer."""
+    return Arg(name, np.empty(0, np.uint8), "absent")
 
 
 def Out(name: str, shape: int | Sequence[int], dtype: Any, misalign: int = 0) -> Arg:  # noqa: N802
@@ -287,7 +292,7 @@ class Library:
         buffers = (_Buffer * len(args))()
         for buffer, arg in zip(buffers, args, strict=True):
             buffer.name = arg.name.encode()
-            buffer.data = arg.array.ctypes.data
+            buffer.data = arg.array.ctypes.data if arg.role != "absent" else None
             buffer.size = arg.array.nbytes
             buffer.role = _ROLES[arg.role]
             buffer.misalign = arg.misalign

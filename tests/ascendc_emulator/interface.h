@@ -8,7 +8,7 @@ extern "C" {
 // One argument of the kernel, in its order.
 struct AscendcEmulatorBuffer {
   const char* name;
-  void* data;  // copied in and, for outputs, out
+  void* data;  // copied in and, for outputs, out; null for an optional input that is left out
   uint64_t size;
   int role;           // ascendc_emulator::Role
   uint64_t misalign;  // bytes behind a multiple of 512

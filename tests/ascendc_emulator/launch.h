@@ -39,6 +39,11 @@ inline char* Launch(void (*kernel)(A...), AscendcEmulatorBuffer* buffers, int co
     auto buffer = std::make_unique<GmBuffer>(buffers[i].name, buffers[i].size, static_cast<Role>(buffers[i].role),
                                              buffers[i].misalign);
     const Role role = buffer->role;
+    if (buffers[i].data == nullptr) {  // what CANN gives a kernel for an optional input that is left out
+      arguments.push_back(nullptr);
+      gm.push_back(std::move(buffer));
+      continue;
+    }
     if (role == Role::kIn || role == Role::kInOut || role == Role::kTiling)
       std::memcpy(buffer->base, buffers[i].data, buffers[i].size);
     // The reserved part of the workspace has no memory: GetUserWorkspace leads to the user's part.

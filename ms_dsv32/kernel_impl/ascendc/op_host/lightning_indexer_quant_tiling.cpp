@@ -6,14 +6,18 @@
 namespace ms_dsv32::ascendc {
 
 ge::graphStatus TileLightningIndexerQuant(gert::TilingContext* context) {
-  return Tile<LightningIndexerTiling>(
-      op_info::lightning_indexer_quant::kOp, context,
-      [](const Call& call, const Platform& platform, LightningIndexerTiling& tiling) {
-        const LightningIndexerShape shape{
-            Dim(call, "t"),         Dim(call, "b"),          Dim(call, "selected_count"),
-            Dim(call, "block_num"), Dim(call, "block_size"), Dim(call, "max_blocknum_perbatch")};
-        return MakeTiling(shape, platform, tiling);
-      });
+  return Tile<LightningIndexerTiling>(op_info::lightning_indexer_quant::kOp, context,
+                                      [](const Call& call, const Platform& platform, LightningIndexerTiling& tiling) {
+                                        const LightningIndexerShape shape{
+                                            Dim(call, "t"),
+                                            Dim(call, "b"),
+                                            Dim(call, "selected_count"),
+                                            Dim(call, "block_num"),
+                                            Dim(call, "block_size"),
+                                            Dim(call, "max_blocknum_perbatch"),
+                                            call.Given(op_info::lightning_indexer_quant::kQueryActSeqs)};
+                                        return MakeTiling(shape, platform, tiling);
+                                      });
 }
 
 }  // namespace ms_dsv32::ascendc

@@ -62,6 +62,12 @@ class Attributes final : public AttrSource {
   const gert::RuntimeAttrs* attrs_;
 };
 
+// Whether the optional input of this shape is left out. MindSpore's Custom cannot pass a null tensor: an empty one of
+// two axes, which the contract has not, stands for it (ms_dsv32/ops/_ascend.py).
+inline bool LeftOut(const gert::Shape* shape) {
+  return shape == nullptr || (shape->GetDimNum() == 2 && shape->GetDim(0) == 0 && shape->GetDim(1) == 0);
+}
+
 // Checks a call, whose input i has the shape `shape_of(i)`. CANN has compared dtypes and formats with the OpDef. Throws
 // OpError.
 template <typename ShapeOf>
@@ -70,6 +76,10 @@ Call CheckedCall(const op_info::OpInfo& op, const Attributes& attrs, const Shape
   std::vector<TensorView> inputs(op.input_count);
   for (size_t i = 0; i < op.input_count; ++i) {
     const gert::Shape* shape = shape_of(i);
+    if (op.inputs[i].optional && LeftOut(shape)) {
+      inputs[i].rank = TensorView::kAbsent;
+      continue;
+    }
     if (shape == nullptr) throw std::runtime_error(std::string(op.name) + ": " + op.inputs[i].name + " is missing");
     for (size_t axis = 0; axis < shape->GetDimNum(); ++axis) shapes[i].push_back(shape->GetDim(axis));
     inputs[i] = {nullptr, static_cast<int>(shapes[i].size()), shapes[i].data()};
@@ -94,7 +104,9 @@ template <const op_info::OpInfo& kOp, const auto& kOutputs>
 ge::graphStatus InferShape(gert::InferShapeContext* context) {
   return Guarded([&] {
     const Attributes attrs(kOp, context->GetAttrs());
-    const Call call = CheckedCall(kOp, attrs, [&](size_t i) { return context->GetInputShape(i); });
+    const Call call = CheckedCall(kOp, attrs, [&](size_t i) {
+      return kOp.inputs[i].optional ? context->GetOptionalInputShape(i) : context->GetInputShape(i);
+    });
     const op_info::ArgInfo* kernel_output = kOp.outputs;
     for (size_t i = 0; i < std::size(kOutputs); ++i) {
       gert::Shape* shape = context->GetOutputShape(i);
@@ -170,7 +182,8 @@ ge::graphStatus Tile(const op_info::OpInfo& op, gert::TilingContext* context, co
   return Guarded([&] {
     const Attributes attrs(op, context->GetAttrs());
     const Call call = CheckedCall(op, attrs, [&](size_t i) {
-      const gert::StorageShape* shape = context->GetInputShape(i);
+      const bool optional = op.inputs[i].optional;
+      const gert::StorageShape* shape = optional ? context->GetOptionalInputShape(i) : context->GetInputShape(i);
       return shape == nullptr ? nullptr : &shape->GetOriginShape();  // the logical one
     });
     const platform_ascendc::PlatformAscendC device(context->GetPlatformInfo());

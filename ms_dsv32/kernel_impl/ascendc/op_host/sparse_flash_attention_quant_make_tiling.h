@@ -10,6 +10,7 @@ namespace ms_dsv32::ascendc {
 struct SparseFlashAttentionShape {
   uint32_t t, b, n_q, topk, block_num, block_size, max_blocknum_perbatch;
   float softmax_scale;
+  bool ragged;  // with query_act_seqs
 };
 
 // The part of a token's output that the busiest core of a team computes, in fractals, and what it costs a fractal of
@@ -72,7 +73,9 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
                                      SparseFlashAttentionTiling& out) {
   out = SparseFlashAttentionTiling{};
   out.t = shape.t;
-  out.s1 = shape.b == 0 ? 0 : shape.t / shape.b;
+  out.b = shape.b;
+  out.s1 = shape.ragged || shape.b == 0 ? 0 : shape.t / shape.b;
+  out.ragged = shape.ragged ? 1 : 0;
   out.n_q = shape.n_q;
   out.topk = shape.topk;
   out.block_num = shape.block_num;
@@ -134,7 +137,7 @@ constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const P
                                  SparseFlashAttentionTiling& out) {
   if (const char* refusal = Refusal(platform)) return refusal;
   if (shape.n_q < 1 || shape.n_q > 128) return "n_q must be in [1, 128]";
-  if (shape.b == 0 ? shape.t != 0 : shape.t % shape.b != 0) return "t must be a multiple of b";
+  if (!shape.ragged && (shape.b == 0 ? shape.t != 0 : shape.t % shape.b != 0)) return "t must be a multiple of b";
   if (shape.topk < 1 || shape.topk > kMaxTopk) return "topk must be in [1, 4096]: a row of scores is held in UB";
   if (shape.block_size < 1) return "block_size must be at least 1";
   if (shape.max_blocknum_perbatch > kMaxTableColumns) {

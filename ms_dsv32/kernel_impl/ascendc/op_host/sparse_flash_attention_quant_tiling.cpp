@@ -16,7 +16,8 @@ ge::graphStatus TileSparseFlashAttentionQuant(gert::TilingContext* context) {
                                               Dim(call, "block_num"),
                                               Dim(call, "block_size"),
                                               Dim(call, "max_blocknum_perbatch"),
-                                              call.Float("softmax_scale")};
+                                              call.Float("softmax_scale"),
+                                              call.Given(op_info::sparse_flash_attention_quant::kQueryActSeqs)};
         return MakeTiling(shape, platform, tiling);
       });
 }

@@ -11,6 +11,7 @@
 #include "cube_tile.h"
 #include "kernel_operator.h"
 #include "lightning_indexer_quant_tiling.h"
+#include "sequences.h"
 #include "sync.h"
 #include "topk.h"
 
@@ -46,10 +47,11 @@ struct IndexerTask {
   // Tiles of keys [begin[0], begin[2]); the second half begins at begin[1].
   uint32_t begin[3];
   bool shared;     // with other cores: a token's list is one of several
+  bool halves;     // the AIVs share the keys of the only token
   uint32_t part;   // of the shared unit
   uint32_t round;  // of a whole unit
 
-  __aicore__ inline bool Halves() const { return shared && tokens == 1; }
+  __aicore__ inline bool Halves() const { return halves; }
   __aicore__ inline uint32_t Rows() const { return Halves() ? 2 : tokens; }
   // Rows of an AIV are [RowBegin, RowEnd). It has more and fewer in turn.
   __aicore__ inline uint32_t RowBegin(uint32_t sub) const { return (sub ^ (round & 1)) == 0 ? 0 : DivUp(Rows(), 2); }
@@ -92,41 +94,64 @@ struct IndexerTask {
 class IndexerPlan {
  public:
   __aicore__ inline IndexerPlan(const LightningIndexerTiling& tiling, uint32_t core, GM_ADDR block_table,
-                                GM_ADDR kv_act_seqs, GM_ADDR workspace)
-      : tiling_(tiling), core_(core), workspace_(workspace) {
-    const uint32_t b = tiling.t / tiling.s1;
-    lengths_ = Global<int32_t>(kv_act_seqs, b);
-    block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(b) * tiling.max_blocknum_perbatch);
+                                GM_ADDR kv_act_seqs, GM_ADDR query_act_seqs, GM_ADDR workspace)
+      : tiling_(tiling),
+        core_(core),
+        workspace_(workspace),
+        sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, kv_act_seqs, query_act_seqs),
+        rounds_(tiling.rounds),
+        shared_(tiling.shared),
+        sharers_(tiling.sharers),
+        lists_(tiling.lists),
+        unit_tokens_(tiling.unit_tokens) {
+    block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(tiling.b) * tiling.max_blocknum_perbatch);
+    if (tiling.ragged != 0) Deal();
+    halves_ = sequences_.Singles() >= shared_;
     // A core's share of the shared units, in `sharers` parts of a unit: [core * shared, (core + 1) * shared).
-    if (core < tiling.sharers) {
-      first_shared_ = core * tiling.shared / tiling.sharers;
-      shared_tasks_ = DivUp((core + 1) * tiling.shared, tiling.sharers) - first_shared_;
+    if (core < sharers_) {
+      first_shared_ = core * shared_ / sharers_;
+      shared_tasks_ = DivUp((core + 1) * shared_, sharers_) - first_shared_;
     }
   }
 
-  // Tasks of this core: its parts of shared units, then whole units.
+  // Tokens that are of a sequence.
+  __aicore__ inline uint32_t Tokens() const { return sequences_.Tokens(); }
+  __aicore__ inline uint32_t Rounds() const { return rounds_; }
+  __aicore__ inline uint32_t Shared() const { return shared_; }
+  __aicore__ inline uint32_t Lists() const { return lists_; }
+  // Places of tokens of shared units, those of a unit one after the other. Some units of a ragged call may have fewer
+  // tokens than others: there the units' first tokens come first, so that AIVs next to each other have one each.
+  __aicore__ inline uint32_t Slots() const { return shared_ * unit_tokens_; }
+  __aicore__ inline uint32_t SlotUnit(uint32_t slot) const {
+    return tiling_.ragged != 0 ? slot % shared_ : slot / unit_tokens_;
+  }
+  __aicore__ inline uint32_t SlotToken(uint32_t slot) const {
+    return tiling_.ragged != 0 ? slot / shared_ : slot % unit_tokens_;
+  }
+
+  // Tasks of this core: its parts of shared units, which are the last ones, then whole units. Those of a ragged call
+  // come from the last one on, as each is looked up from the one before.
   __aicore__ inline uint32_t SharedTasks() const { return shared_tasks_; }
-  __aicore__ inline uint32_t Tasks() const { return shared_tasks_ + tiling_.rounds; }
+  __aicore__ inline uint32_t Tasks() const { return shared_tasks_ + rounds_; }
   __aicore__ MS_DSV32_NOINLINE IndexerTask Task(uint32_t index) const {
-    if (index >= shared_tasks_) return Unit(index - shared_tasks_, core_);
+    if (index >= shared_tasks_) {
+      const uint32_t round = index - shared_tasks_;
+      return Unit(tiling_.ragged != 0 ? rounds_ - 1 - round : round, core_);
+    }
     const uint32_t shared = first_shared_ + index;
     return Part(shared, core_ - FirstSharer(shared));
   }
 
   // All keys of the `index`th unit of a round.
   __aicore__ MS_DSV32_NOINLINE IndexerTask Unit(uint32_t round, uint32_t index) const {
-    const uint32_t unit = round * tiling_.cores + index;
+    const TokenGroup unit = sequences_.Group(round * tiling_.cores + index);
     IndexerTask task;
-    task.sequence = unit / tiling_.sequence_units;
-    const uint32_t within = unit % tiling_.sequence_units;
-    const uint32_t begin = ShareBegin(tiling_.s1, within, tiling_.sequence_units);
-    task.token = task.sequence * tiling_.s1 + begin;
-    task.tokens = ShareBegin(tiling_.s1, within + 1, tiling_.sequence_units) - begin;
-    // The last token of a sequence sees all its keys.
-    const int32_t length = lengths_.GetValue(task.sequence);
-    const int32_t visible = length - static_cast<int32_t>(tiling_.s1 - begin - task.tokens);
-    task.visible = visible > 0 ? static_cast<uint32_t>(visible) : 0;
+    task.sequence = unit.sequence;
+    task.token = unit.token;
+    task.tokens = unit.tokens;
+    task.visible = unit.visible;
     task.shared = false;
+    task.halves = false;
     task.part = 0;
     task.round = round;
     Take(task, 0, 1, 1);
@@ -134,20 +159,20 @@ class IndexerPlan {
   }
   // The part of a shared unit that the `part`th of its cores has.
   __aicore__ inline IndexerTask Part(uint32_t shared, uint32_t part) const {
-    IndexerTask task = Unit(tiling_.rounds, shared);
+    IndexerTask task = Unit(rounds_, shared);
     TakePart(task, shared, part);
     return task;
   }
   __aicore__ MS_DSV32_NOINLINE void TakePart(IndexerTask& task, uint32_t shared, uint32_t part) const {
-    const uint32_t begin = (FirstSharer(shared) + part) * tiling_.shared, unit = shared * tiling_.sharers;
-    Take(task, begin > unit ? begin - unit : 0, Smaller(begin + tiling_.shared - unit, tiling_.sharers),
-         tiling_.sharers);
+    const uint32_t begin = (FirstSharer(shared) + part) * shared_, unit = shared * sharers_;
+    Take(task, begin > unit ? begin - unit : 0, Smaller(begin + shared_ - unit, sharers_), sharers_);
     task.shared = true;
+    task.halves = halves_;
     task.part = part;
     task.round = 0;
   }
   __aicore__ inline uint32_t Parts(uint32_t shared) const {
-    return DivUp((shared + 1) * tiling_.sharers, tiling_.shared) - FirstSharer(shared);
+    return DivUp((shared + 1) * sharers_, shared_) - FirstSharer(shared);
   }
 
   // Entries of block_table from `column` on.
@@ -169,11 +194,11 @@ class IndexerPlan {
   // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, each behind
   // its samples, ListStride records one after the other.
   __aicore__ inline uint32_t ListStride() const { return kMaxSamples + tiling_.list_records; }
-  __aicore__ inline uint32_t SampleStride() const { return tiling_.lists > kMergeWidth ? kDenseStride : kSampleStride; }
+  __aicore__ inline uint32_t SampleStride() const { return lists_ > kMergeWidth ? kDenseStride : kSampleStride; }
   __aicore__ MS_DSV32_NOINLINE GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
-    const uint64_t index = (static_cast<uint64_t>(shared) * tiling_.unit_tokens + token) * tiling_.lists + list;
+    const uint64_t index = (static_cast<uint64_t>(shared) * unit_tokens_ + token) * lists_ + list;
     return Global<float>(workspace_ + tiling_.list_offset + index * ListStride() * 8,
-                         static_cast<uint64_t>(tiling_.lists - list) * ListStride() * 2);
+                         static_cast<uint64_t>(lists_ - list) * ListStride() * 2);
   }
   __aicore__ inline GlobalTensor<float> List(uint32_t shared, uint32_t token, uint32_t list) const {
     return Samples(shared, token, list)[kMaxSamples * 2];
@@ -185,7 +210,7 @@ class IndexerPlan {
 
  private:
   __aicore__ inline GM_ADDR Own() const { return workspace_ + core_ * tiling_.core_bytes; }
-  __aicore__ inline uint32_t FirstSharer(uint32_t shared) const { return shared * tiling_.sharers / tiling_.shared; }
+  __aicore__ inline uint32_t FirstSharer(uint32_t shared) const { return shared * sharers_ / shared_; }
   // Tiles of the keys from share `from` to share `to` of `shares`. A unit that sees no more keys than it may select
   // needs no scores: it has no tiles.
   __aicore__ inline void Take(IndexerTask& task, uint32_t from, uint32_t to, uint32_t shares) const {
@@ -195,8 +220,28 @@ class IndexerPlan {
     task.begin[1] = task.begin[0] + DivUp(task.begin[2] - task.begin[0], 2);
   }
 
+  // Deals the units of a ragged call as the tiling function does those of others.
+  __aicore__ MS_DSV32_NOINLINE void Deal() {
+    const uint32_t units = sequences_.Groups();
+    const uint64_t capacity = static_cast<uint64_t>(tiling_.max_blocknum_perbatch) * tiling_.block_size;
+    const uint64_t most = units * (capacity / kSharedKeys + 1);
+    rounds_ = units / tiling_.cores;
+    shared_ = units % tiling_.cores;
+    sharers_ = most < tiling_.cores ? static_cast<uint32_t>(most) : tiling_.cores;
+    uint32_t parts = 0;
+    for (uint32_t shared = 0; shared < shared_; ++shared) parts = Larger(parts, Parts(shared));
+    sequences_.SeekLast();
+    const bool single = sequences_.Singles() >= shared_;
+    unit_tokens_ = single ? 1 : sequences_.MostTokens();
+    lists_ = parts * (single ? kVectorsPerCore : 1);
+  }
+
   GM_ADDR workspace_;
-  GlobalTensor<int32_t> lengths_, block_table_;
+  Sequences<kUnitTokens> sequences_;
+  GlobalTensor<int32_t> block_table_;
+  // Of the tiling, or of a ragged call.
+  uint32_t rounds_, shared_, sharers_, lists_, unit_tokens_;
+  bool halves_;  // every shared unit is a single token, of whose keys each AIV has a half
   uint32_t first_shared_ = 0, shared_tasks_ = 0;
 };
 
@@ -314,8 +359,9 @@ class IndexerVector {
     SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
     uint32_t next = NextTask(0);
     if (next < plan_.Tasks()) MakeWeights(plan_.Task(next), 0);
+    if (plan_.Tokens() < tiling_.t) WritePadding(vector, vectors);
     // Lists of shared units are merged behind the first whole unit, when those of other cores are there, too.
-    const uint32_t merge_behind = tiling_.rounds > 0 ? plan_.SharedTasks() : ~0u;
+    const uint32_t merge_behind = plan_.Rounds() > 0 ? plan_.SharedTasks() : ~0u;
     for (uint32_t index = 0; index < plan_.Tasks(); ++index) {
       if (index == plan_.SharedTasks()) TellLists();
       const IndexerTask task = plan_.Task(index);
@@ -332,7 +378,7 @@ class IndexerVector {
       }
       if (index == merge_behind) MergeShared(vector, vectors);
     }
-    if (tiling_.rounds == 0) {
+    if (plan_.Rounds() == 0) {
       TellLists();
       MergeShared(vector, vectors);
     }
@@ -557,21 +603,32 @@ class IndexerVector {
     WriteIndices(task.Token(row));
   }
 
+  // The rows of tokens that are of no sequence, dealt to all AIVs: -1 throughout.
+  __aicore__ MS_DSV32_NOINLINE void WritePadding(uint32_t vector, uint32_t vectors) {
+    AwaitOut();
+    Duplicate(positions_, -1, static_cast<int32_t>(tiling_.selected_count));
+    BeginOut();
+    for (uint32_t token = plan_.Tokens() + vector; token < tiling_.t; token += vectors) {
+      CopyOut(topk_indices_[static_cast<uint64_t>(token) * tiling_.selected_count], positions_, tiling_.selected_count);
+    }
+    EndOut();
+  }
+
   // ------------------------------------------------------------ lists of shared units
 
   __aicore__ inline void TellLists() {
-    if (tiling_.shared > 0) CrossCoreSetFlag<0, PIPE_MTE3>(kListsReady);
+    if (plan_.Shared() > 0) CrossCoreSetFlag<0, PIPE_MTE3>(kListsReady);
   }
 
   // The tokens of shared units, dealt to all AIVs: a token with few lists to one, one with many in groups.
   __aicore__ MS_DSV32_NOINLINE void MergeShared(uint32_t vector, uint32_t vectors) {
-    if (tiling_.shared == 0) return;
+    if (plan_.Shared() == 0) return;
     CrossCoreWaitFlag(kListsReady);
     // Nothing of the scores is in use: their UB holds the lists.
     arena_.Reset(common_bytes_);
     merger_.Place(arena_, 3 * kMergedRecords);
-    const uint32_t groups = tiling_.lists > kMergeWidth ? kMergeGroups : 1;
-    const uint32_t tokens = tiling_.shared * tiling_.unit_tokens;
+    const uint32_t groups = plan_.Lists() > kMergeWidth ? kMergeGroups : 1;
+    const uint32_t tokens = plan_.Slots();
     for (uint32_t index = vector; index < tokens * groups; index += vectors) {
       MergeGroup(index / groups, index % groups, groups);
     }
@@ -580,18 +637,18 @@ class IndexerVector {
       AwaitAllVectors(kGroupsReady);
       if (vector < tokens * groups && vector % groups == 0) MergeGroups(vector / groups, groups);
     }
-    if (tiling_.rounds == 0) return;
+    if (plan_.Rounds() == 0) return;
     PipeBarrier<PIPE_ALL>();
     arena_.Reset(common_bytes_);
     topk_.Place(arena_, tiling_.list_records);
   }
 
   __aicore__ inline uint32_t FirstList(uint32_t group, uint32_t groups) const {
-    return group * DivUp(tiling_.lists, groups);
+    return group * DivUp(plan_.Lists(), groups);
   }
 
   __aicore__ MS_DSV32_NOINLINE void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
-    const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
+    const uint32_t shared = plan_.SlotUnit(index), token = plan_.SlotToken(index);
     const IndexerTask unit = plan_.Part(shared, 0);
     if (token >= unit.tokens) return;
     if (unit.Visible(token) <= tiling_.selected_count) {
@@ -604,7 +661,7 @@ class IndexerVector {
     // lists are alike.
     const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
     const uint32_t stride = plan_.SampleStride(), enough = DivUp(tiling_.selected_count, stride);
-    const uint32_t head = Smaller((DivUp(3 * enough, 2 * tiling_.lists) + 2) * stride, tiling_.list_records);
+    const uint32_t head = Smaller((DivUp(3 * enough, 2 * plan_.Lists()) + 2) * stride, tiling_.list_records);
     const DataCopyParams samples(static_cast<uint16_t>(lists_), kMaxSamples / 4,
                                  static_cast<uint16_t>(tiling_.list_records / 4), 0);
     DataCopy(merger_.At(kMergedRecords), plan_.Samples(shared, token, 0), samples);
@@ -639,7 +696,7 @@ class IndexerVector {
 
   // The groups of a token, each merged to its first list.
   __aicore__ MS_DSV32_NOINLINE void MergeGroups(uint32_t index, uint32_t groups) {
-    const uint32_t shared = index / tiling_.unit_tokens, token = index % tiling_.unit_tokens;
+    const uint32_t shared = plan_.SlotUnit(index), token = plan_.SlotToken(index);
     const IndexerTask unit = plan_.Part(shared, 0);
     if (token >= unit.tokens || unit.Visible(token) <= tiling_.selected_count) return;
     PipeBarrier<PIPE_ALL>();
@@ -1124,7 +1181,8 @@ class IndexerCube {
 extern "C" __global__ __aicore__ void lightning_indexer_quant(GM_ADDR q_int8, GM_ADDR q_scale, GM_ADDR weights,
                                                               GM_ADDR k_cache, GM_ADDR k_cache_scale,
                                                               GM_ADDR block_table, GM_ADDR kv_act_seqs,
-                                                              GM_ADDR topk_indices, GM_ADDR workspace, GM_ADDR tiling) {
+                                                              GM_ADDR query_act_seqs, GM_ADDR topk_indices,
+                                                              GM_ADDR workspace, GM_ADDR tiling) {
   using namespace AscendC;
   using namespace ms_dsv32::ascendc;
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
@@ -1134,13 +1192,13 @@ extern "C" __global__ __aicore__ void lightning_indexer_quant(GM_ADDR q_int8, GM
   TPipe pipe;
   GM_ADDR user = GetUserWorkspace(workspace);
   if ASCEND_IS_AIC {
-    const IndexerPlan plan(data, static_cast<uint32_t>(GetBlockIdx()), block_table, kv_act_seqs, user);
+    const IndexerPlan plan(data, static_cast<uint32_t>(GetBlockIdx()), block_table, kv_act_seqs, query_act_seqs, user);
     IndexerCube cube(pipe, plan, q_int8, k_cache);
     cube.Run();
   }
   if ASCEND_IS_AIV {
     const uint32_t vector = static_cast<uint32_t>(GetBlockIdx());
-    const IndexerPlan plan(data, vector / kVectorsPerCore, block_table, kv_act_seqs, user);
+    const IndexerPlan plan(data, vector / kVectorsPerCore, block_table, kv_act_seqs, query_act_seqs, user);
     IndexerVector indexer(pipe, plan, static_cast<uint32_t>(GetSubBlockIdx()), q_scale, weights, k_cache_scale,
                           topk_indices);
     indexer.Run(vector, data.cores * kVectorsPerCore);

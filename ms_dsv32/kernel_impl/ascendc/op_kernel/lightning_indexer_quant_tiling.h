@@ -35,9 +35,9 @@ constexpr uint32_t kMaxLists = kMergeGroups * kMergeWidth;
 
 struct LightningIndexerTiling {
   uint32_t cores;  // AI cores of the launch
-  uint32_t t, s1, selected_count, block_num, block_size, max_blocknum_perbatch;
-  uint32_t sequence_units;  // units of a sequence
-  uint32_t unit_tokens;     // tokens of a unit, or one less
+  uint32_t t, b, s1, selected_count, block_num, block_size, max_blocknum_perbatch;
+  uint32_t ragged;  // 1: query_act_seqs tells the tokens of each sequence, and the kernel what s1 to lists here are
+  uint32_t unit_tokens;  // tokens of a unit, or one less
   // Units in rounds of one for each core; the `shared` units that are left are dealt to `sharers` cores in equal shares
   // of their keys.
   uint32_t rounds, shared, sharers;

@@ -10,6 +10,7 @@
 #include "gather.h"
 #include "kernel_operator.h"
 #include "records.h"
+#include "sequences.h"
 #include "softmax.h"
 #include "sparse_flash_attention_quant_tiling.h"
 #include "sync.h"
@@ -30,44 +31,52 @@ static_assert(kFractal == kFractalRows);
 
 struct AttentionTask {
   uint32_t token, sequence, heads;
-  uint32_t length;              // positions of the sequence
-  uint32_t count;               // entries of topk_indices that are read
-  uint32_t keys;                // the same in whole fractals: rows of keys in the workspace, zeros from count on
-  uint32_t key_begin, key_end;  // the part of them that this core gathers and scores
-  uint32_t early;               // entries that each AIV takes as they come, while the others are sorted
+  uint32_t offset, sequence_tokens;  // of the token in its sequence, and how many that has
+  uint32_t length;                   // positions of the sequence
+  uint32_t count;                    // entries of topk_indices that are read
+  uint32_t keys;                     // the same in whole fractals: rows of keys in the workspace, zeros from count on
+  uint32_t key_begin, key_end;       // the part of them that this core gathers and scores
+  uint32_t early;                    // entries that each AIV takes as they come, while the others are sorted
 };
 
 // What AIC and AIVs share: the tasks of this core and the workspace.
 class AttentionPlan {
  public:
   __aicore__ inline AttentionPlan(const SparseFlashAttentionTiling& tiling, uint32_t core, GM_ADDR kv_act_seqs,
-                                  GM_ADDR workspace)
-      : tiling_(tiling), team_(core / tiling.team), member_(core % tiling.team), workspace_(workspace) {
-    lengths_ = Global<int32_t>(kv_act_seqs, tiling.s1 == 0 ? 1 : tiling.t / tiling.s1);
+                                  GM_ADDR query_act_seqs, GM_ADDR workspace)
+      : tiling_(tiling),
+        team_(core / tiling.team),
+        member_(core % tiling.team),
+        workspace_(workspace),
+        sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, kv_act_seqs, query_act_seqs) {
+    tasks_ = Larger(DivUp(sequences_.Tokens(), tiling.cores / tiling.team), 1);
   }
+  // Tokens that are of a sequence.
+  __aicore__ inline uint32_t Tokens() const { return sequences_.Tokens(); }
   // Every core takes part in as many tasks.
-  __aicore__ inline uint32_t Tasks() const { return DivUp(tiling_.t, tiling_.cores / tiling_.team); }
+  __aicore__ inline uint32_t Tasks() const { return tasks_; }
 
   // Task `index` of this team. One behind the last token has neither heads nor keys.
   __aicore__ inline AttentionTask Task(uint32_t index) const {
     AttentionTask task{};
     task.token = index * (tiling_.cores / tiling_.team) + team_;
-    if (task.token >= tiling_.t) return task;
+    if (task.token >= sequences_.Tokens()) return task;
+    const TokenGroup token = sequences_.Group(task.token);
     task.heads = tiling_.n_q;
-    task.sequence = task.token / tiling_.s1;
-    const int32_t length = lengths_.GetValue(task.sequence);
-    task.length = static_cast<uint32_t>(length > 0 ? length : 0);
-    const int32_t visible =
-        length - static_cast<int32_t>(tiling_.s1) + 1 + static_cast<int32_t>(task.token % tiling_.s1);
-    task.count = visible > 0 ? Smaller(static_cast<uint32_t>(visible), tiling_.topk) : 0;
+    task.sequence = token.sequence;
+    task.offset = token.offset;
+    task.sequence_tokens = token.sequence_tokens;
+    task.length = token.length;
+    task.count = Smaller(token.visible, tiling_.topk);
     const uint32_t fractals = DivUp(task.count, kFractal);
     task.keys = fractals * kFractal;
     task.key_begin = ShareBegin(fractals, member_, tiling_.team) * kFractal;
     task.key_end = ShareBegin(fractals, member_ + 1, tiling_.team) * kFractal;
     // While the entries of the only task are sorted, an AIV has nothing else to do. Its share of the first chunk must
-    // hold as many.
+    // hold as many. How much padding a call has must not decide on the order of sums.
     const bool enough = task.count / kFractal / tiling_.team * kFractal >= tiling_.key_chunk;
-    if (tiling_.sort_offset > 0 && Tasks() == 1 && enough) task.early = kEarlyEntries;
+    const bool only = tiling_.t <= tiling_.cores / tiling_.team;
+    if (tiling_.sort_offset > 0 && only && enough) task.early = kEarlyEntries;
     return task;
   }
 
@@ -99,7 +108,8 @@ class AttentionPlan {
 
  private:
   GM_ADDR workspace_;
-  GlobalTensor<int32_t> lengths_;
+  Sequences<1> sequences_;
+  uint32_t tasks_ = 0;
 };
 
 // ---------------------------------------------------------------- AIV
@@ -114,8 +124,7 @@ class AttentionVector {
     keys_.Init(Global<int8_t>(key_nope_2d, rows * kKvLoraRank), Global<bfloat16_t>(key_rope_2d, rows * kRopeDim),
                Global<float>(k_nope_scales, rows * kKScaleGroups));
     topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.topk);
-    block_table_ =
-        Global<int32_t>(block_table, static_cast<uint64_t>(tiling_.t / tiling_.s1) * tiling_.max_blocknum_perbatch);
+    block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(tiling_.b) * tiling_.max_blocknum_perbatch);
     attention_out_ = Global<bfloat16_t>(attention_out, static_cast<uint64_t>(tiling_.t) * tiling_.n_q * kKvLoraRank);
     lse_ = Global<float>(lse, static_cast<uint64_t>(tiling_.t) * tiling_.n_q);
     arena_.Init(pipe, kUbBytes);
@@ -163,6 +172,7 @@ class AttentionVector {
     // A team of cores is told of a task's slot with the next task, one core at the end of each.
     const uint32_t told = tiling_.team > 1 ? tasks - 1 : tasks;
     for (uint32_t i = tasks > tiling_.slots ? tasks - tiling_.slots : 0; i < told; ++i) AwaitCore(kSlotFree);
+    if (plan_.Tokens() < tiling_.t) WritePadding();
   }
 
  private:
@@ -177,6 +187,7 @@ class AttentionVector {
   static constexpr uint32_t kSoftmaxLag = 8;
   // Rows of an AIV's softmax that are one batch: the instructions of a second one take longer than its copy.
   static constexpr uint32_t kFewHeads = 4;
+  static constexpr uint32_t kPaddingRows = 64;  // rows of results of padding that are copied at once: 64 KiB of UB
   static_assert(kEarlyEntries % KeyGather::kBatch == 0);
   static_assert(KeyGather::kBytes == kKeyGatherBytes && KeyGather::kStageBytes == kKeyStageBytes);
   static_assert(KeyGather::kFewestStageRows == kFewestStageRows && RowSoftmax::kBytes == kRowSoftmaxBytes);
@@ -295,7 +306,7 @@ class AttentionVector {
   __aicore__ inline void TakeSorted(const LocalTensor<int32_t>& dst, const LocalTensor<int32_t>& records,
                                     const AttentionTask& task, uint32_t begin, uint32_t end, uint32_t count) {
     const uint32_t round = count / kFractal * kFractal;
-    const uint32_t first = ShareBegin(count / tiling_.team / kFractal, task.token % tiling_.s1, tiling_.s1) * kFractal;
+    const uint32_t first = ShareBegin(count / tiling_.team / kFractal, task.offset, task.sequence_tokens) * kFractal;
     for (uint32_t at = begin; at < end;) {
       uint32_t from = at, to = end;
       if (at < round) {
@@ -487,6 +498,28 @@ class AttentionVector {
     }
     results_.Release();
     EndSoftmax();
+  }
+
+  // Results of tokens that are of no sequence, as of tokens without a key. All AIVs share their rows.
+  __aicore__ MS_DSV32_NOINLINE void WritePadding() {
+    PipeBarrier<PIPE_ALL>();
+    arena_.Reset();
+    const LocalTensor<bfloat16_t> zeros = arena_.Take<bfloat16_t>(kPaddingRows * kKvLoraRank);
+    const LocalTensor<float> log_sum = arena_.Take<float>(kPaddingRows);
+    Duplicate(zeros.ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+              static_cast<int32_t>(kPaddingRows * kKvLoraRank));
+    Duplicate(log_sum.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(kPaddingRows));
+    WaitPipe<HardEvent::V_MTE3>(kFlag);
+    const uint32_t vectors = tiling_.cores * kVectorsPerCore;
+    const uint32_t vector = (plan_.team_ * tiling_.team + plan_.member_) * kVectorsPerCore + sub_;
+    const uint64_t first = static_cast<uint64_t>(plan_.Tokens()) * tiling_.n_q;
+    const uint64_t rows = static_cast<uint64_t>(tiling_.t) * tiling_.n_q - first;
+    const uint64_t end = first + rows * (vector + 1) / vectors;
+    for (uint64_t row = first + rows * vector / vectors; row < end; row += kPaddingRows) {
+      const uint32_t count = end - row < kPaddingRows ? static_cast<uint32_t>(end - row) : kPaddingRows;
+      CopyOut(attention_out_[row * kKvLoraRank], zeros, count * kKvLoraRank);
+      CopyOut(lse_[row], log_sum, count);
+    }
   }
 
   // Copies the next batch of scores, if there is one. Two are on their way or worked on. Beside a gather, a third slot
@@ -864,8 +897,8 @@ extern "C" __global__ __aicore__ void sparse_flash_attention_quant(GM_ADDR query
                                                                    GM_ADDR key_nope_2d, GM_ADDR key_rope_2d,
                                                                    GM_ADDR k_nope_scales, GM_ADDR topk_indices,
                                                                    GM_ADDR block_table, GM_ADDR kv_act_seqs,
-                                                                   GM_ADDR attention_out, GM_ADDR lse,
-                                                                   GM_ADDR workspace, GM_ADDR tiling) {
+                                                                   GM_ADDR query_act_seqs, GM_ADDR attention_out,
+                                                                   GM_ADDR lse, GM_ADDR workspace, GM_ADDR tiling) {
   using namespace AscendC;
   using namespace ms_dsv32::ascendc;
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
@@ -875,12 +908,13 @@ extern "C" __global__ __aicore__ void sparse_flash_attention_quant(GM_ADDR query
   TPipe pipe;
   GM_ADDR user = GetUserWorkspace(workspace);
   if ASCEND_IS_AIC {
-    const AttentionPlan plan(data, static_cast<uint32_t>(GetBlockIdx()), kv_act_seqs, user);
+    const AttentionPlan plan(data, static_cast<uint32_t>(GetBlockIdx()), kv_act_seqs, query_act_seqs, user);
     AttentionCube cube(pipe, plan, query_nope, query_rope, attention_out);
     cube.Run();
   }
   if ASCEND_IS_AIV {
-    const AttentionPlan plan(data, static_cast<uint32_t>(GetBlockIdx()) / kVectorsPerCore, kv_act_seqs, user);
+    const AttentionPlan plan(data, static_cast<uint32_t>(GetBlockIdx()) / kVectorsPerCore, kv_act_seqs, query_act_seqs,
+                             user);
     AttentionVector vector(pipe, plan, static_cast<uint32_t>(GetSubBlockIdx()), key_nope_2d, key_rope_2d, k_nope_scales,
                            topk_indices, block_table, attention_out, lse);
     vector.Run();

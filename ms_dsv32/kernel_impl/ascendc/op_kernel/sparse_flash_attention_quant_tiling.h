@@ -34,7 +34,8 @@ constexpr uint32_t kMaxTableColumns = 8192;
 
 struct SparseFlashAttentionTiling {
   uint32_t cores;  // AI cores of the launch: whole teams
-  uint32_t t, s1, n_q, topk, block_num, block_size, max_blocknum_perbatch;
+  uint32_t t, b, s1, n_q, topk, block_num, block_size, max_blocknum_perbatch;
+  uint32_t ragged;          // 1: not s1 but query_act_seqs tells the tokens of each sequence
   uint32_t team;            // AI cores that work on one token
   uint32_t slots;           // tasks whose keys, scores and probabilities are in the workspace at one time
   uint32_t head_parts;      // A core of the team computes one of head_parts x column_parts parts of a token's output:

@@ -91,7 +91,10 @@ class TilingContext {
   uint32_t block_dim = 0, schedule_mode = 0;
   uint64_t tiling_key = ~uint64_t{0};
 
+  // The inputs that are there are in a row. CANN's second index counts those of the definition; they are the same where
+  // the optional ones come last.
   const StorageShape* GetInputShape(size_t index) const { return index < inputs.size() ? &inputs[index] : nullptr; }
+  const StorageShape* GetOptionalInputShape(size_t index) const { return GetInputShape(index); }
   const RuntimeAttrs* GetAttrs() const { return &attrs; }
   fe::PlatFormInfos* GetPlatformInfo() { return &platform; }
   template <typename T>
@@ -115,6 +118,7 @@ class InferShapeContext {
   RuntimeAttrs attrs;
 
   const Shape* GetInputShape(size_t index) const { return index < inputs.size() ? &inputs[index] : nullptr; }
+  const Shape* GetOptionalInputShape(size_t index) const { return GetInputShape(index); }
   Shape* GetOutputShape(size_t index) { return index < outputs.size() ? &outputs[index] : nullptr; }
   const RuntimeAttrs* GetAttrs() const { return &attrs; }
 };
