@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import mindspore as ms
+import numpy as np
 from mindspore import Parameter, Tensor, ops
 from mindspore.ops.operations._custom_ops_utils import CustomInfoGenerator
 from mindspore.runtime.stream import function_stream_status
@@ -28,6 +29,9 @@ _SEARCH_PATH = "ASCEND_CUSTOM_OPP_PATH"
 _REG_TYPES = {"float": "double", "int": "int"}
 """The C types of an operator's attributes, in the words of ``CustomRegOp``."""
 _PLUGIN = Path(ms.__file__).parent / "lib" / "plugin" / "libmindspore_ops_ascend.so"
+LEFT_OUT = Tensor(np.empty((0, 0), np.int32))
+"""Stands for an optional tensor that is left out: MindSpore's aclnn calls of a Custom fail on a null pointer (2.10.0,
+"The pointer[acl_tensor] is null"). The host side of the operators knows it by its two axes."""
 _GET_FUNCTION = "_ZN9mindspore6device6ascend12GetOpApiFuncEPKc"
 """``void* mindspore::device::ascend::GetOpApiFunc(const char*)`` in `_PLUGIN`: what MindSpore gets a function with."""
 
@@ -220,7 +224,7 @@ def reg_info(info: op_info.OpInfo, target: str = "Ascend") -> dict[str, Any]:
     """
     registration = ops.CustomRegOp(f"aclnn{info.cann_type}")
     for i, arg in enumerate(info.inputs):
-        registration.input(i, arg.name, "required")
+        registration.input(i, arg.name, "optional" if arg.optional else "required")
     for i, arg in enumerate(info.kernel_outputs):
         registration.output(i, arg.name, "required")
     for attr in info.ascend_attrs:
@@ -241,13 +245,13 @@ class Launch:
     The call returns when the kernel is launched, as MindSpore's operators on Ascend do.
     """
 
-    def __init__(self, info: op_info.OpInfo, custom: ops.Custom, attrs: dict[str, Any]) -> None:
+    def __init__(self, info: op_info.OpInfo, custom: ops.Custom, constants: tuple[Any, ...]) -> None:
         self._info = info
-        self._make_graph = functools.partial(_graph, custom, constants(info, attrs))
+        self._make_graph = functools.partial(_graph, custom, constants)
         self._graph = self._make_graph()
 
     def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:
-        for arg, tensor in zip(self._info.inputs, tensors, strict=True):
+        for arg, tensor in zip(self._info.inputs, tensors, strict=False):  # without the optional one, perhaps
             if arg.in_place:
                 require_cache(self._info, arg.name, tensor)
         try:

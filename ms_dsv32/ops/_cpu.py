@@ -22,6 +22,9 @@ _NUMPY: dict[Any, np.dtype[Any]] = {
     for name, *_, np_name in op_info.DTYPES.values()
 }
 
+LEFT_OUT = None
+"""Stands for an optional tensor that is left out."""
+
 
 def require(info: op_info.OpInfo, attrs: dict[str, Any]) -> None:
     """Every contract value of every attribute has a kernel here."""
@@ -74,16 +77,15 @@ class Launch:
     called by the addresses of its tensors. A trace (``mindspore.jit(capture_mode="trace")``) needs the primitive.
     """
 
-    def __init__(self, info: op_info.OpInfo, custom: ops.Custom, attrs: dict[str, Any]) -> None:
+    def __init__(self, info: op_info.OpInfo, custom: ops.Custom, constants: tuple[Any, ...]) -> None:
         self._info = info
         self._custom = custom
+        self._constants = constants
         self._outputs = [_NUMPY[getattr(ms, o.ms_dtype)] for o in info.kernel_outputs]
 
     def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:
         if jit_context() is not None:
-            return self._custom(*tensors)
-        if tensors[-1] is None:  # the optional one
-            tensors = tensors[:-1]
+            return self._custom(*tensors, *self._constants)
         if graph_api._pynative_executor.requires_grad():
             return _NoGradient.apply(functools.partial(self._run, call), self._info.name, *tensors)
         return self._run(call, *tensors)

@@ -80,7 +80,8 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
     """Chooses the kernel of a call.
 
     ``operator(*attributes, *tensors)`` returns a callable and the constants that it takes behind the tensors; with both
-    it returns the kernel's outputs. An optional tensor that is left out is None. In Python the callable is an object
+    it returns the kernel's outputs. An optional tensor that is left out is None here, and not among those that the
+    callable takes. In Python the callable is an object
     which calls the kernel; where a graph is being compiled it is a constant, the ``Custom`` primitive. So a public
     function has one path for both, and attributes and dtypes are checked when a graph is compiled.
 
@@ -113,7 +114,9 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             for arg, tensor in zip(self._info.inputs, given, strict=len(given) == len(tensors)):
                 _require_tensor(self._info.name, arg.name, tensor)
             bound = self._bind(attrs, [t.shape for t in given], [_dtype_name(t.dtype) for t in given])
-            launch = _target(self._info).Launch(self._info, self._custom(bound, len(given)), bound)
+            target = _target(self._info)
+            constants = (*_left_out(self._info, len(given)), *target.constants(self._info, bound))
+            launch = target.Launch(self._info, self._custom(bound, len(given)), constants)
             kernel = self._kernels[key] = _Kernel(self._info, bound, launch)
         return kernel, ()
 
@@ -151,7 +154,8 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         for cache, candidate in arguments:
             target.require_cache(self._info, cache, candidate)
         custom = self._custom(bound, len(shapes), ", ".join(plain_caches))
-        return {"shape": None, "dtype": None, "value": (custom, target.constants(self._info, bound))}
+        constants = (*_left_out(self._info, len(shapes)), *target.constants(self._info, bound))
+        return {"shape": None, "dtype": None, "value": (custom, constants)}
 
     def _by_value(self, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The attributes with a copy of each configuration, which the caller may change after the call."""
@@ -232,11 +236,10 @@ class _Kernel:
         op = self._info.name
         if self._writes:
             _refuse_capture(op)
-        given = _given(self._info, tensors)
-        for i, tensor in enumerate(given):
+        for i, tensor in enumerate(tensors):
             if not isinstance(tensor, Tensor) or tensor.init is not None:
                 _require_data(op, self._info.inputs[i].name, tensor)
-        call = self._bind(*[t.shape for t in given], *[t.dtype for t in given])
+        call = self._bind(*[t.shape for t in tensors], *[t.dtype for t in tensors])
         with _LAUNCH:
             return self._launch(tensors, call)
 
@@ -244,6 +247,11 @@ class _Kernel:
 def _given(info: op_info.OpInfo, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
     """The tensors without the optional one, if that is None."""
     return tensors[:-1] if info.inputs[-1].optional and tensors[-1] is None else tensors
+
+
+def _left_out(info: op_info.OpInfo, given: int) -> tuple[Any, ...]:
+    """What the primitive gets in the place of the optional tensor, if that is not among the `given` ones."""
+    return () if given == len(info.inputs) else (_target(info).LEFT_OUT,)
 
 
 def _bind_call(op: str, attrs: dict[str, Any], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:

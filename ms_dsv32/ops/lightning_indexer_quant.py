@@ -58,4 +58,5 @@ def lightning_indexer_quant(
     """
     tensors = (q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, query_act_seqs)
     kernel, constants = _operator(selected_count, *tensors)
-    return kernel(*tensors, *constants)
+    given = tensors if query_act_seqs is not None else tensors[:-1]
+    return kernel(*given, *constants)

@@ -94,7 +94,8 @@ def sparse_flash_attention_quant(
     )
     attrs = (nq, n_kv, softmax_scale, topk, block_size, max_blocknum_perbatch, tile_config, return_lse)
     kernel, constants = _operator(*attrs, *tensors)
-    attention_out, lse = kernel(*tensors, *constants)
+    given = tensors if query_act_seqs is not None else tensors[:-1]
+    attention_out, lse = kernel(*given, *constants)
     if return_lse:
         return attention_out, lse
     return attention_out

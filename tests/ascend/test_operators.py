@@ -298,3 +298,33 @@ def test_gradients_are_refused(mode_name: str) -> None:
 
 def test_every_operator_is_tested() -> None:
     assert set(MAKERS) == set(op_info.names())
+
+
+RAGGED: dict[str, Callable[[], cases.Case]] = {
+    "lightning_indexer_quant": lambda: cases.indexer_case(4, 3, [700, 5, 90, 300], selected_count=64),
+    "sparse_flash_attention_quant": lambda: cases.with_lse(
+        cases.attention_case(4, 3, 3, [130, 5, 90, 300], topk=64, holes=0.1)
+    ),
+}
+
+
+@pytest.mark.parametrize("mode_name", ["pynative", "graph"])
+@pytest.mark.parametrize("operator", RAGGED)
+def test_sequences_of_different_numbers_of_tokens(operator: str, mode_name: str) -> None:
+    """Golden results, and padding that is told as such; a call without query_act_seqs works before and after."""
+    plain = RAGGED[operator]()
+    before = run(plain, mode_name)
+    case = cases.ragged(plain, [1, 0, 3, 2], padding=2)
+    assert_golden(case, run(case, mode_name))
+    assert_same(run(plain, mode_name), before)
+
+
+@pytest.mark.parametrize("counts", [[-1, 1, 1, 1], [3, 3, 3, 3], [2**31 - 1, 2**31 - 1, 3, 0]])
+@pytest.mark.parametrize("operator", RAGGED)
+def test_tokens_that_cannot_be_are_padding(operator: str, counts: list[int]) -> None:
+    """Negative numbers, and more than there are: no token is of a sequence."""
+    case = cases.ragged(RAGGED[operator](), [1, 0, 3, 2], padding=2)
+    got = run(case.copy(query_act_seqs=np.array(counts, np.int32)), "graph")
+    want = {"topk_indices": -1, "attention_out": 0, "lse": -np.inf}
+    for name, array in got.items():
+        assert (array == want[name]).all()

@@ -2,8 +2,9 @@
 
 The functions ``aclnn<Type>`` and their headers are made from the definitions that ``op_host`` registers, by the rules
 of CANN's build: inputs, attributes, outputs; a tensor that is both input and output comes once, among the inputs, and
-is called ``<name>Ref``; a Float attribute is a ``double``. Behind them run ``op_host``'s tiling functions and then the
-AscendC kernels in the emulator, or the CPU kernels.
+is called ``<name>Ref``; an optional input, which may be null, is called ``<name>Optional``; a Float attribute is a
+``double``. Behind them run ``op_host``'s tiling functions and then the AscendC kernels in the emulator, or the CPU
+kernels.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ SOURCES = HERE / "package"
 ROOT = HERE.parents[1]
 OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
 VENDOR = "ms_dsv32"
+_OPTIONAL = "1"
+"""OPTIONAL of CANN's ``Option``."""
 _CPU_TYPES = {"float": 0, "int": 1, "str": 2, "bool": 3}
 
 
@@ -48,12 +51,13 @@ class Parameter:
 class Definition:
     """What an OpDef says: names and CANN's dtypes of inputs and outputs, names and types of attributes, the kernel.
 
-    ``contiguous`` are the inputs of which CANN makes a contiguous copy if need be.
+    ``contiguous`` are the inputs of which CANN makes a contiguous copy if need be, ``optional`` those that may be null.
     """
 
     type: str
     kernel: str
     contiguous: frozenset[str]
+    optional: frozenset[str]
     inputs: dict[str, int]
     outputs: dict[str, int]
     attrs: dict[str, str]
@@ -61,17 +65,21 @@ class Definition:
     @classmethod
     def read(cls, op_type: str) -> Definition:
         tensors: dict[str, dict[str, int]] = {"input": {}, "output": {}}
-        attrs, kernel, contiguous = {}, "", set()
+        attrs, kernel, contiguous, optional = {}, "", set(), set()
         for kind, name, *rest in op_host.definition(op_type):
             if kind in tensors:
                 tensors[kind][name] = int(rest[1].rstrip(",").split(",")[0])
                 if kind == "input" and rest[-1] == "1":
                     contiguous.add(name)
+                if rest[0] == _OPTIONAL:
+                    optional.add(name)
             elif kind == "attr":
                 attrs[name] = rest[1]
             elif kind == "unit":
                 kernel = dict(entry.split("=") for entry in rest)["opInterface.value"]
-        return cls(op_type, kernel, frozenset(contiguous), tensors["input"], tensors["output"], attrs)
+        return cls(
+            op_type, kernel, frozenset(contiguous), frozenset(optional), tensors["input"], tensors["output"], attrs
+        )
 
     @property
     def results(self) -> list[str]:
@@ -84,7 +92,8 @@ class Definition:
         for name in self.inputs:
             written = name in self.outputs
             kind = "aclTensor *" if written else "const aclTensor *"
-            found.append(Parameter(kind, f"{_mixed(name)}{'Ref' if written else ''}"))
+            suffix = "Ref" if written else "Optional" if name in self.optional else ""
+            found.append(Parameter(kind, f"{_mixed(name)}{suffix}"))
         types = {"float": "double", "int": "int64_t"}
         found += [Parameter(types[kind], _mixed(name)) for name, kind in self.attrs.items()]
         several = len(self.results) > 1
@@ -197,9 +206,10 @@ def _operator(info: op_info.OpInfo, definition: Definition, kernels: Mapping[str
     nz = {arg.name: arg.format == "NZ" for arg in info.inputs}
     copied = definition.contiguous - set(definition.outputs)  # what is written must be the caller's memory
     inputs = [
-        f'{{"{name}", {dtype}, {int(nz[name])}, {int(name in copied)}}}' for name, dtype in definition.inputs.items()
+        f'{{"{name}", {dtype}, {int(nz[name])}, {int(name in copied)}, {int(name in definition.optional)}}}'
+        for name, dtype in definition.inputs.items()
     ]
-    outputs = [f'{{"{name}", {definition.outputs[name]}, 0, 0}}' for name in definition.results]
+    outputs = [f'{{"{name}", {definition.outputs[name]}, 0, 0, 0}}' for name in definition.results]
     attributes = [f'{{"{name}", {int(kind == "float")}}}' for name, kind in definition.attrs.items()]
     order = [*definition.inputs, *definition.results]
     arguments = [str(order.index(name)) for name in (*definition.inputs, *definition.outputs)]

@@ -1,5 +1,6 @@
 // The quick way: the CPU kernels in the place of the AscendC ones, for large shapes and whole models. What the contract
 // asks of each backend differs where a value is bad: the CPU reports it, Ascend skips it. So values are cleaned here.
+#include <algorithm>
 #include <cstring>
 #include <string>
 #include <vector>
@@ -62,24 +63,27 @@ std::vector<char> RowMajor(const aclTensor& weight, const char* from) {
 // The inputs of a call by name, and the copies in which values were changed.
 class Inputs {
  public:
-  Inputs(const Operator& op, const std::vector<aclTensor>& tensors) : op_(op), tensors_(tensors) {
-    for (const aclTensor& tensor : tensors) data.push_back(Memory::Get().Alias(tensor.Begin()));
+  Inputs(const Operator& op, const Operands& tensors) : op_(op), tensors_(tensors) {
+    for (const aclTensor* tensor : tensors) {
+      data.push_back(tensor != nullptr ? Memory::Get().Alias(tensor->Begin()) : nullptr);
+    }
   }
 
+  // Of an input that is there, or -1.
   int Find(const std::string& name) const {
     for (size_t i = 0; i < op_.inputs.size(); ++i) {
-      if (op_.inputs[i].name == name) return static_cast<int>(i);
+      if (op_.inputs[i].name == name && tensors_[i] != nullptr) return static_cast<int>(i);
     }
     return -1;
   }
-  const std::vector<int64_t>& Shape(int index) const { return tensors_[static_cast<size_t>(index)].view; }
+  const std::vector<int64_t>& Shape(int index) const { return tensors_[static_cast<size_t>(index)]->view; }
   template <typename T>
   const T* Values(int index) const {
     return static_cast<const T*>(data[static_cast<size_t>(index)]);
   }
   template <typename T>
   T* Copy(int index) {
-    const aclTensor& tensor = tensors_[static_cast<size_t>(index)];
+    const aclTensor& tensor = *tensors_[static_cast<size_t>(index)];
     const auto* from = static_cast<const char*>(data[static_cast<size_t>(index)]);
     return reinterpret_cast<T*>(Replace(index, std::vector<char>(from, from + tensor.Bytes())));
   }
@@ -93,7 +97,7 @@ class Inputs {
 
  private:
   const Operator& op_;
-  const std::vector<aclTensor>& tensors_;
+  const Operands& tensors_;
   std::vector<std::vector<char>> kept_;
 };
 
@@ -108,19 +112,44 @@ void CleanRows(Inputs& inputs, const char* index_name, const char* cache_name) {
   for (int64_t i = 0; i < count; ++i) values[i] = values[i] >= 0 && values[i] < rows ? values[i] : -1;
 }
 
+// The sequence of each token, -1 for padding. Where the tokens are no possible ones, no sequence has any.
+std::vector<int64_t> Sequences(Inputs& inputs, int64_t t, int64_t b) {
+  const int counts = inputs.Find("query_act_seqs");
+  std::vector<int64_t> sequences;
+  if (counts < 0) {
+    for (int64_t i = 0; i < t; ++i) sequences.push_back(i / (t / b));
+    return sequences;
+  }
+  auto* values = inputs.Copy<int32_t>(counts);
+  int64_t sum = 0;
+  bool valid = true;
+  for (int64_t i = 0; i < b; ++i) {
+    sum += values[i];
+    valid = valid && values[i] >= 0;
+  }
+  if (!valid || sum > t) std::fill(values, values + b, 0);
+  for (int64_t i = 0; i < b; ++i) sequences.insert(sequences.end(), static_cast<size_t>(values[i]), i);
+  sequences.resize(static_cast<size_t>(t), -1);
+  return sequences;
+}
+
 // A position outside its sequence, or in a block outside the cache, is skipped.
 void CleanPositions(Inputs& inputs) {
   constexpr int64_t kBlockSize = 128;
-  const int topk = inputs.Find("topk_indices");
-  if (topk < 0) return;
-  const int table = inputs.Find("block_table"), lengths = inputs.Find("kv_act_seqs");
-  const std::vector<int64_t>&cache = inputs.Shape(inputs.Find("key_nope_2d")), &shape = inputs.Shape(topk);
-  const int64_t blocks = cache.size() == 2 ? cache[0] / kBlockSize : cache[0];
+  const int table = inputs.Find("block_table"), lengths = inputs.Find("kv_act_seqs"),
+            topk = inputs.Find("topk_indices");
+  if (table < 0) return;
+  const std::vector<int64_t>& shape = inputs.Shape(topk < 0 ? inputs.Find("weights") : topk);
   const int64_t b = inputs.Shape(table)[0], columns = inputs.Shape(table)[1], selected = shape.back();
   const int64_t rows = shape.size() == 3 ? shape[0] * shape[1] : shape[0];
+  const std::vector<int64_t> sequences = Sequences(inputs, rows, b);
+  if (topk < 0) return;
+  const std::vector<int64_t>& cache = inputs.Shape(inputs.Find("key_nope_2d"));
+  const int64_t blocks = cache.size() == 2 ? cache[0] / kBlockSize : cache[0];
   auto* positions = inputs.Copy<int32_t>(topk);
   for (int64_t i = 0; i < rows * selected; ++i) {
-    const int64_t sequence = i / selected / (rows / b), position = positions[i];
+    const int64_t sequence = sequences[static_cast<size_t>(i / selected)], position = positions[i];
+    if (sequence < 0) continue;
     const int64_t column = position / kBlockSize;
     const bool inside = position >= 0 && position < inputs.Values<int32_t>(lengths)[sequence] && column < columns;
     const int64_t block = inside ? inputs.Values<int32_t>(table)[sequence * columns + column] : -1;
@@ -130,18 +159,24 @@ void CleanPositions(Inputs& inputs) {
 
 }  // namespace
 
-std::string RunOnCpu(const Operator& op, const std::vector<aclTensor>& tensors, const std::vector<double>& attributes) {
+std::string RunOnCpu(const Operator& op, const Operands& tensors, const std::vector<double>& attributes) {
   Inputs inputs(op, tensors);
   std::vector<int> ranks;
   std::vector<const int64_t*> shapes;
   std::vector<const char*> dtypes;
   for (size_t i = 0; i < op.inputs.size(); ++i) {
-    ranks.push_back(static_cast<int>(tensors[i].view.size()));
-    shapes.push_back(tensors[i].view.data());
-    dtypes.push_back(DtypeName(tensors[i].dtype));
+    if (tensors[i] == nullptr) {
+      ranks.push_back(0);
+      shapes.push_back(nullptr);
+      dtypes.push_back("none");
+      continue;
+    }
+    ranks.push_back(static_cast<int>(tensors[i]->view.size()));
+    shapes.push_back(tensors[i]->view.data());
+    dtypes.push_back(DtypeName(tensors[i]->dtype));
     if (op.inputs[i].nz) {
       const int index = static_cast<int>(i);
-      inputs.Replace(index, RowMajor(tensors[i], inputs.Values<char>(index)));
+      inputs.Replace(index, RowMajor(*tensors[i], inputs.Values<char>(index)));
     }
   }
   CleanRows(inputs, "cache_index", "kv_cache");

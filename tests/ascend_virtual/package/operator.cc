@@ -28,13 +28,14 @@ constexpr int kIn = 0, kOut = 1, kInOut = 2, kWorkspace = 3, kTiling = 4;  // as
 constexpr int kMixAic12 = 5;                                               // KERNEL_TYPE_MIX_AIC_1_2
 constexpr double kTimeoutSeconds = 300;
 
-// What op_host takes of a call.
+// What op_host takes of a call: only what is there, as an optional input that may be left out comes last.
 struct HostCall {
   std::vector<HostShape> shapes;
   std::vector<int> is_float;
 
-  HostCall(const Operator& op, const std::vector<const aclTensor*>& tensors) {
+  HostCall(const Operator& op, const Operands& tensors) {
     for (size_t i = 0; i < op.inputs.size(); ++i) {
+      if (tensors[i] == nullptr) continue;
       shapes.push_back({static_cast<int>(tensors[i]->view.size()), tensors[i]->view.data()});
     }
     for (const Attribute& attribute : op.attributes) is_float.push_back(attribute.is_float);
@@ -52,12 +53,12 @@ std::string OperandRefusal(const Operand& operand, const aclTensor& tensor) {
 }
 
 // Shapes of the outputs, against what op_host infers for the definition's outputs.
-std::string OutputRefusal(const Operator& op, const std::vector<const aclTensor*>& tensors, const HostCall& call,
+std::string OutputRefusal(const Operator& op, const Operands& tensors, const HostCall& call,
                           const std::vector<double>& attributes) {
   const size_t inputs = op.inputs.size(), count = op.arguments.size() - inputs;
   std::vector<int64_t> inferred(count * (kMaxRank + 1));
   const auto infer = reinterpret_cast<InferShape>(Function(kLibraries.op_host, "host_infer_shape"));
-  if (infer(op.type, static_cast<int>(inputs), call.shapes.data(), static_cast<int>(attributes.size()),
+  if (infer(op.type, static_cast<int>(call.shapes.size()), call.shapes.data(), static_cast<int>(attributes.size()),
             call.is_float.data(), attributes.data(), inferred.data()) != 0) {
     return "the shapes of the outputs cannot be inferred";
   }
@@ -98,11 +99,12 @@ void* Function(const char* library, const std::string& name) {
   return found;
 }
 
-int GetWorkspaceSize(const Operator& op, std::vector<const aclTensor*> tensors, const std::vector<double>& attributes,
+int GetWorkspaceSize(const Operator& op, const Operands& tensors, const std::vector<double>& attributes,
                      uint64_t* workspace_size, aclOpExecutor** executor) {
   const size_t inputs = op.inputs.size();
   for (size_t i = 0; i < tensors.size(); ++i) {
     const Operand& operand = i < inputs ? op.inputs[i] : op.outputs[i - inputs];
+    if (tensors[i] == nullptr && operand.optional) continue;
     if (tensors[i] == nullptr) {
       return Fail(ACLNN_ERR_PARAM_NULLPTR, std::string(op.type) + ": " + operand.name + " is null");
     }
@@ -119,7 +121,7 @@ int GetWorkspaceSize(const Operator& op, std::vector<const aclTensor*> tensors, 
   std::vector<unsigned char> data(kTilingCapacity);
   uint64_t launch[5];  // blocks, tiling key, schedule mode, workspace, bytes of the tiling data
   const auto tile = reinterpret_cast<Tile>(Function(kLibraries.op_host, "host_tile"));
-  if (tile(op.type, static_cast<int>(inputs), call.shapes.data(), static_cast<int>(attributes.size()),
+  if (tile(op.type, static_cast<int>(call.shapes.size()), call.shapes.data(), static_cast<int>(attributes.size()),
            call.is_float.data(), attributes.data(), platform, kTilingCapacity, data.data(), launch) != 0) {
     return Fail(ACLNN_ERR_INNER_TILING_ERROR, std::string(op.type) + ": the tiling function has refused the call");
   }
@@ -134,26 +136,39 @@ int GetWorkspaceSize(const Operator& op, std::vector<const aclTensor*> tensors, 
 
   auto made = std::make_unique<aclOpExecutor>();
   made->name = op.type;
-  for (size_t i = inputs; i < tensors.size(); ++i) made->written.push_back(i);
-  made->tensors = std::move(tensors);
+  for (size_t i = 0; i < tensors.size(); ++i) {
+    made->first.push_back(made->tensors.size());
+    if (tensors[i] == nullptr) continue;
+    if (i >= inputs) made->written.push_back(made->tensors.size());
+    made->tensors.push_back(tensors[i]);
+  }
   made->workspace = tiling.workspace;
-  made->run = [&op, attributes, tiling](const std::vector<aclTensor>& given, char* workspace) {
+  std::vector<bool> there;
+  for (const aclTensor* tensor : tensors) there.push_back(tensor != nullptr);
+  made->run = [&op, attributes, tiling, there](const std::vector<aclTensor>& given, char* workspace) {
     std::vector<std::vector<char>> copies;
     const std::vector<aclTensor> ready = MakeContiguous(given, copies);
-    return Option("KERNELS") == 0 ? RunInEmulator(op, ready, tiling, workspace) : RunOnCpu(op, ready, attributes);
+    Operands operands;
+    auto next = ready.begin();
+    for (const bool is : there) operands.push_back(is ? &*next++ : nullptr);
+    return Option("KERNELS") == 0 ? RunInEmulator(op, operands, tiling, workspace) : RunOnCpu(op, operands, attributes);
   };
   return Prepare(std::move(made), workspace_size, executor);
 }
 
-std::string RunInEmulator(const Operator& op, const std::vector<aclTensor>& tensors, Tiling tiling, char* workspace) {
+std::string RunInEmulator(const Operator& op, const Operands& tensors, Tiling tiling, char* workspace) {
   std::vector<AscendcEmulatorBuffer> buffers;
   for (size_t i = 0; i < op.arguments.size(); ++i) {
     const auto index = static_cast<size_t>(op.arguments[i]);
-    const aclTensor& tensor = tensors[index];
+    const aclTensor* tensor = tensors[index];
     const Operand& operand = index < op.inputs.size() ? op.inputs[index] : op.outputs[index - op.inputs.size()];
     // A cache comes as an input, then as an output: CANN gives both the same memory.
     const int role = i < op.inputs.size() ? kIn : index < op.inputs.size() ? kInOut : kOut;
-    buffers.push_back({operand.name, Memory::Get().Alias(tensor.Begin()), tensor.Bytes(), role, 0});
+    if (tensor == nullptr) {
+      buffers.push_back({operand.name, nullptr, 0, role, 0});
+    } else {
+      buffers.push_back({operand.name, Memory::Get().Alias(tensor->Begin()), tensor->Bytes(), role, 0});
+    }
   }
   buffers.push_back({"workspace", workspace + kSystemWorkspace, tiling.workspace - kSystemWorkspace, kWorkspace, 0});
   buffers.push_back({"tiling", tiling.data.data(), tiling.data.size(), kTiling, 0});

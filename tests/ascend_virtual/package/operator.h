@@ -17,6 +17,7 @@ struct Operand {
   int dtype;
   bool nz;               // a weight whose bytes are in the order of FRACTAL_NZ, declared as ND to CANN
   bool auto_contiguous;  // an input of which CANN makes a contiguous copy if need be
+  bool optional;         // an input that may be left out: a null pointer
 };
 
 struct Attribute {
@@ -52,8 +53,9 @@ struct Libraries {
 };
 extern const Libraries kLibraries;
 
-// tensors: inputs, then outputs.
-int GetWorkspaceSize(const Operator& op, std::vector<const aclTensor*> tensors, const std::vector<double>& attributes,
+// tensors: inputs, then outputs; null for an optional input that is left out.
+using Operands = std::vector<const aclTensor*>;
+int GetWorkspaceSize(const Operator& op, const Operands& tensors, const std::vector<double>& attributes,
                      uint64_t* workspace_size, aclOpExecutor** executor);
 
 // What runs on the device; both return what went wrong, or nothing.
@@ -61,8 +63,8 @@ struct Tiling {
   std::vector<unsigned char> data;
   uint64_t blocks, key, workspace;
 };
-std::string RunInEmulator(const Operator& op, const std::vector<aclTensor>& tensors, Tiling tiling, char* workspace);
-std::string RunOnCpu(const Operator& op, const std::vector<aclTensor>& tensors, const std::vector<double>& attributes);
+std::string RunInEmulator(const Operator& op, const Operands& tensors, Tiling tiling, char* workspace);
+std::string RunOnCpu(const Operator& op, const Operands& tensors, const std::vector<double>& attributes);
 
 // A function of a library, which is loaded once.
 void* Function(const char* library, const std::string& name);
