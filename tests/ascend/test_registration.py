@@ -42,9 +42,10 @@ def test_mindspore_calls_by_the_types_of_the_header() -> None:
     """Why `require` compares them: MindSpore ignores what was registered, and notices a wrong number only."""
     info = op_info.load("sparse_flash_attention_quant")
     wrong = opp.parameters(info)
-    wrong[9], wrong[10] = wrong[10], wrong[9]  # n_kv and softmax_scale
+    n_kv = len(info.inputs) + 1
+    wrong[n_kv], wrong[n_kv + 1] = wrong[n_kv + 1], wrong[n_kv]  # n_kv and softmax_scale
     generated = CustomCodeGenerator().generate_callback_by_types("X", _ascend.reg_info(info), wrong)
-    assert "double* input9 = static_cast<double*>" in generated
+    assert f"double* input{n_kv} = static_cast<double*>" in generated
 
 
 @pytest.mark.parametrize(

@@ -344,7 +344,8 @@ def test_a_call_is_checked_against_the_definition(memory: Memory, what: str) -> 
     *inputs, result = (given.get(operand) for operand in INDEXER)
     size, executor = ctypes.c_uint64(), ctypes.c_void_p()
     call_of = package.aclnnMsDsaLightningIndexerQuantGetWorkspaceSize
-    assert call_of(*inputs, ctypes.c_int64(2048), result, ctypes.byref(size), ctypes.byref(executor)) == status
+    absent = None  # query_act_seqs
+    assert call_of(*inputs, absent, ctypes.c_int64(2048), result, ctypes.byref(size), ctypes.byref(executor)) == status
     told = (acl().aclGetRecentErrMsg() or b"").decode()
     assert re.search(text, told), told
     if status == 0:
