@@ -29,9 +29,6 @@ _SEARCH_PATH = "ASCEND_CUSTOM_OPP_PATH"
 _REG_TYPES = {"float": "double", "int": "int"}
 """The C types of an operator's attributes, in the words of ``CustomRegOp``."""
 _PLUGIN = Path(ms.__file__).parent / "lib" / "plugin" / "libmindspore_ops_ascend.so"
-LEFT_OUT = Tensor(np.empty((0, 0), np.int32))
-"""Stands for an optional tensor that is left out: MindSpore's aclnn calls of a Custom fail on a null pointer (2.10.0,
-"The pointer[acl_tensor] is null"). The host side of the operators knows it by its two axes."""
 _GET_FUNCTION = "_ZN9mindspore6device6ascend12GetOpApiFuncEPKc"
 """``void* mindspore::device::ascend::GetOpApiFunc(const char*)`` in `_PLUGIN`: what MindSpore gets a function with."""
 
@@ -231,6 +228,15 @@ def reg_info(info: op_info.OpInfo, target: str = "Ascend") -> dict[str, Any]:
         registration.attr(attr.name, "required", _REG_TYPES[attr.type])
     registration.dtype_format(*((a.ms_dtype, "DefaultFormat") for a in (*info.inputs, *info.kernel_outputs)))
     return dict(registration.target(target).get_op_info())
+
+
+def left_out() -> Tensor:
+    """Stands for an optional tensor that is left out; one for each primitive, as a graph owns its constants.
+
+    MindSpore's aclnn calls of a Custom fail on a null pointer (2.10.0, "The pointer[acl_tensor] is null"). The host
+    side of the operators knows this tensor by its two axes.
+    """
+    return Tensor(np.empty((0, 0), np.int32))
 
 
 def constants(info: op_info.OpInfo, attrs: dict[str, Any]) -> tuple[Any, ...]:

@@ -22,9 +22,6 @@ _NUMPY: dict[Any, np.dtype[Any]] = {
     for name, *_, np_name in op_info.DTYPES.values()
 }
 
-LEFT_OUT = None
-"""Stands for an optional tensor that is left out."""
-
 
 def require(info: op_info.OpInfo, attrs: dict[str, Any]) -> None:
     """Every contract value of every attribute has a kernel here."""
@@ -62,6 +59,10 @@ def type_name(info: op_info.OpInfo) -> str:
 
 def reg_info(info: op_info.OpInfo) -> None:
     """None: dtypes are checked by the kernel library, and attributes travel as those of the primitive."""
+
+
+def left_out() -> None:
+    """Stands for an optional tensor that is left out."""
 
 
 def constants(info: op_info.OpInfo, attrs: dict[str, Any]) -> tuple[Any, ...]:

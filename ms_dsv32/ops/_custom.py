@@ -251,7 +251,7 @@ def _given(info: op_info.OpInfo, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _left_out(info: op_info.OpInfo, given: int) -> tuple[Any, ...]:
     """What the primitive gets in the place of the optional tensor, if that is not among the `given` ones."""
-    return () if given == len(info.inputs) else (_target(info).LEFT_OUT,)
+    return () if given == len(info.inputs) else (_target(info).left_out(),)
 
 
 def _bind_call(op: str, attrs: dict[str, Any], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:
