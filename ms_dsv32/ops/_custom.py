@@ -34,6 +34,7 @@ from types import FrameType
 from typing import Any, TypeVar, cast
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
 from mindspore._c_expression import MSContext, ms_ctx_param
 from mindspore.common import dtype as mstype
@@ -44,11 +45,15 @@ from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_dsv32 import kernel_impl, op_info
 from ms_dsv32.config import Configuration
-from ms_dsv32.ops import _ascend, _cpu
+from ms_dsv32.ops import _ascend, _cpu, _graphs
 
 _TARGETS = {"CPU": _cpu, "Ascend": _ascend}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _UNKNOWN_RANK = -2
+_MAX_CALLS = 1024
+"""Calls of an operator whose checks are kept: every number of tokens is one, as many as a server is likely to meet."""
+_MAX_KERNELS = 64
+"""Sets of attributes of an operator that are kept: those of a model's layers, and some that change at each call."""
 _BYTECODE_CAPTURE = graph_api.PIJitCaptureContext.__call__.__code__.co_filename
 MIXED_PRECISION = ("fp16", "fp32", "bf16")
 """The flags that `nn.Cell.to_float` sets."""
@@ -95,8 +100,10 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         self._info = op_info.load(name)
         self._configs = tuple(i for i, attr in enumerate(self._info.attrs) if attr.type == "config")
         self._bprop = bprop
-        self._customs: dict[tuple[Any, ...], ops.Custom] = {}
-        self._kernels: dict[tuple[Any, ...], _Kernel] = {}
+        self._graph = ""
+        self._customs: dict[tuple[Any, ...], ops.Custom] = {}  # of that graph, the last that was compiled
+        self._kernels: dict[tuple[Any, ...], _Kernel] = {}  # the oldest first
+        self._calls = functools.lru_cache(maxsize=_MAX_CALLS)(functools.partial(_bind_call, name))
 
     @_ends_trace
     def __call__(self, *args: Any) -> tuple[_Kernel, tuple[()]]:
@@ -112,8 +119,13 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             for arg, tensor in zip(self._info.inputs, tensors, strict=True):
                 _require_tensor(self._info.name, arg.name, tensor)
             bound = self._bind(attrs, [t.shape for t in tensors], [_dtype_name(t.dtype) for t in tensors])
-            launch = _target(self._info).Launch(self._info, self._custom(bound), bound)
-            kernel = self._kernels[key] = _Kernel(self._info, bound, launch)
+            make_custom = functools.partial(self._custom, bound)
+            launch = _target(self._info).Launch(self._info, make_custom, bound)
+            kernel = _Kernel(self._info, bound, launch, self._calls)
+            with _LAUNCH:
+                if len(self._kernels) >= _MAX_KERNELS:
+                    del self._kernels[next(iter(self._kernels))]
+                self._kernels[key] = kernel
         return kernel, ()
 
     @_ends_trace
@@ -121,7 +133,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         name, count = self._info.name, len(self._info.attrs)
         if _writes(self._info):
             _refuse_capture(name)
-        compilation = _compilation()
+        compilation = _graphs.compilation()
         target = _target(self._info)
         target.require_graph(self._info, compilation.get("jit_config_dict") or {})
         for attr, value in zip(self._info.attrs, args[:count], strict=True):
@@ -147,7 +159,13 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
         for cache, candidate in arguments:
             target.require_cache(self._info, cache, candidate)
-        custom = self._custom(bound, ", ".join(plain_caches))
+        graph = _graphs.name()
+        if graph != self._graph:
+            self._graph, self._customs = graph, {}
+        key = (*bound.items(), *map(type, bound.values()), *plain_caches)
+        custom = self._customs.get(key)
+        if custom is None:  # one for equal calls, so that MindSpore compiles a function once that makes them
+            custom = self._customs[key] = self._custom(bound, ", ".join(plain_caches), graph)
         return {"shape": None, "dtype": None, "value": (custom, target.constants(self._info, bound))}
 
     def _by_value(self, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -166,44 +184,42 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         _target(self._info).require(self._info, bound)
         return bound
 
-    def _custom(self, attrs: dict[str, Any], plain_caches: str = "") -> ops.Custom:
-        """The primitive for these attributes; a compiled graph would not see a later change of them."""
+    def _custom(self, attrs: dict[str, Any], plain_caches: str = "", graph: str = "") -> ops.Custom:
+        """A primitive for these attributes, in a graph of this name; a compiled graph does not see later changes."""
         info, target = self._info, _target(self._info)
-        key = (target.__name__, *attrs.items(), plain_caches)
-        custom = self._customs.get(key)
-        if custom is None:
-            kernel_impl.load()  # a bad MS_DSV32_CPU_ISA is told here; and the library stays when a primitive goes
-            path = str(kernel_impl.library_path())
-            if ":" in path:
-                raise RuntimeError(f"ms_dsv32: MindSpore cannot load a library whose path has a colon: {path}")
-            dtypes = tuple(getattr(ms, o.ms_dtype) for o in info.kernel_outputs)
-            several = len(dtypes) > 1
-            constants, registration = target.constants(info, attrs), target.reg_info(info)
-            # MindSpore wants a bprop with a parameter for each argument; without one it refuses a gradient itself.
-            bprop = None if constants else self._bprop
-            with target.building(info):
-                custom = ops.Custom(
-                    f"{path}:{target.type_name(info)}",
-                    None,
-                    dtypes if several else dtypes[0],
-                    "aot",
-                    bprop=bprop,
-                    reg_info=registration,
-                )
-            prim_attrs = {"multi_output": several, "side_effect_mem": True, **attrs}
-            # On every target the shapes come from the library's <entry>InferShape.
-            prim_attrs["func_name"] = f"{path}:{info.entry}"
-            if registration is None:  # else it tells the name
-                prim_attrs["reg_op_name"] = info.entry
-            if plain_caches:
-                prim_attrs["plain_caches"] = plain_caches
-            for name, value in prim_attrs.items():
-                custom.add_prim_attr(name, value)
-            write, read = signature.sig_rw.RW_WRITE, signature.sig_rw.RW_READ
-            signatures = [signature.make_sig(a.name, write if a.in_place else read) for a in info.inputs]
-            signatures += [signature.make_sig(f"constant{i}") for i in range(len(constants))]
-            custom.set_signatures(tuple(signatures))
-            self._customs[key] = custom
+        kernel_impl.load()  # a bad MS_DSV32_CPU_ISA is told here; and the library stays when a primitive goes
+        path = str(kernel_impl.library_path())
+        if ":" in path:
+            raise RuntimeError(f"ms_dsv32: MindSpore cannot load a library whose path has a colon: {path}")
+        dtypes = tuple(getattr(ms, o.ms_dtype) for o in info.kernel_outputs)
+        several = len(dtypes) > 1
+        constants, registration = target.constants(info, attrs), target.reg_info(info)
+        # MindSpore wants a bprop with a parameter for each argument; without one it refuses a gradient itself.
+        bprop = None if constants else self._bprop
+        with target.building(info):
+            custom = ops.Custom(
+                f"{path}:{target.type_name(info)}",
+                None,
+                dtypes if several else dtypes[0],
+                "aot",
+                bprop=bprop,
+                reg_info=registration,
+            )
+        prim_attrs = {"multi_output": several, "side_effect_mem": True, **attrs}
+        # On every target the shapes come from the library's <entry>InferShape.
+        prim_attrs["func_name"] = f"{path}:{info.entry}"
+        if registration is None:  # else it tells the name
+            prim_attrs["reg_op_name"] = info.entry
+        if plain_caches:
+            prim_attrs["plain_caches"] = plain_caches
+        if graph:
+            prim_attrs["graph"] = graph
+        for name, value in prim_attrs.items():
+            custom.add_prim_attr(name, value)
+        write, read = signature.sig_rw.RW_WRITE, signature.sig_rw.RW_READ
+        signatures = [signature.make_sig(a.name, write if a.in_place else read) for a in info.inputs]
+        signatures += [signature.make_sig(f"constant{i}") for i in range(len(constants))]
+        custom.set_signatures(tuple(signatures))
         return custom
 
 
@@ -215,12 +231,14 @@ class _Kernel:
         info: op_info.OpInfo,
         attrs: dict[str, Any],
         launch: Callable[[tuple[Tensor, ...], kernel_impl.BoundCall], Any],
+        calls: Callable[..., kernel_impl.BoundCall],
     ) -> None:
         self._info = info
         self._launch = launch
         self._writes = _writes(info)
-        # Every number of tokens is a call of its own; as many as a server is likely to meet.
-        self._bind = functools.lru_cache(maxsize=1024)(functools.partial(_bind_call, info.name, attrs))
+        self._calls = calls
+        # Types count, as in `Operator`. Numbers do not: the launch passes its own.
+        self._key = tuple((n, float, 0.0) if _is_float(v) else (n, type(v), v) for n, v in attrs.items())
 
     @_ends_trace
     def __call__(self, *tensors: Tensor) -> Any:
@@ -230,14 +248,19 @@ class _Kernel:
         for i, tensor in enumerate(tensors):
             if not isinstance(tensor, Tensor) or tensor.init is not None:
                 _require_data(op, self._info.inputs[i].name, tensor)
-        call = self._bind(*[t.shape for t in tensors], *[t.dtype for t in tensors])
+        call = self._calls(self._key, *[t.shape for t in tensors], *[t.dtype for t in tensors])
         with _LAUNCH:
             return self._launch(tensors, call)
 
 
-def _bind_call(op: str, attrs: dict[str, Any], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:
+def _is_float(value: Any) -> bool:
+    return isinstance(value, (float, np.floating))
+
+
+def _bind_call(op: str, attrs: tuple[tuple[str, type, Any], ...], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:
     count = len(shapes_and_dtypes) // 2
-    return kernel_impl.BoundCall(op, shapes_and_dtypes[:count], [*map(_dtype_name, shapes_and_dtypes[count:])], attrs)
+    dtypes = [*map(_dtype_name, shapes_and_dtypes[count:])]
+    return kernel_impl.BoundCall(op, shapes_and_dtypes[:count], dtypes, {name: value for name, _, value in attrs})
 
 
 class CacheCheck:
@@ -315,16 +338,6 @@ def _refuse_capture(op: str) -> None:
     if lossy:
         text = f"mindspore.jit(capture_mode='{lossy}') loses writes into caches; use capture_mode='ast'"
         raise RuntimeError(f"{op}: {text}")
-
-
-def _compilation() -> dict[str, Any]:
-    """The variables of MindSpore's function that compiles the graph; none in a branch, which has its own thread."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "compile" and frame.f_code.co_filename == graph_api.__file__:
-            return frame.f_locals
-        frame = frame.f_back
-    return {}
 
 
 def _arguments(compilation: dict[str, Any], dtype: str, shape: Sequence[int]) -> list[Tensor]:

@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -242,29 +243,48 @@ void Run(const Operator& op, const Call& call) {
   }
 }
 
+// Python's, which has a failed graph compiled again (ops/_graphs.py); null while there is nobody to tell.
+std::atomic<void (*)(const char* graph)> failure_handler{nullptr};
+
+// Runs `body` for a node of a graph. A node without the attribute is in no graph, or Python does not know which.
+template <typename Body>
+auto InGraph(AotExtra* extra, const Body& body) {
+  try {
+    return body();
+  } catch (...) {
+    auto* const tell = failure_handler.load();
+    if (tell != nullptr && extra->HasAttr("graph")) tell(extra->GetAttrStr("graph").c_str());
+    throw;
+  }
+}
+
 int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64_t** shapes, const char** dtypes,
                      void* extra) {
-  const Operator& op = FindOperator(name);
-  const int expected = static_cast<int>(op.info.input_count + op.info.output_count);
-  if (count != expected) {
-    throw OpError(OpError::Kind::kType, std::string(name) + ": got " + std::to_string(count) + " tensors, expected " +
-                                            std::to_string(expected));
-  }
-  const MindSporeAttrs attrs(extra);
-  Run(op, Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), attrs));
-  return 0;
+  return InGraph(static_cast<AotExtra*>(extra), [&] {
+    const Operator& op = FindOperator(name);
+    const int expected = static_cast<int>(op.info.input_count + op.info.output_count);
+    if (count != expected) {
+      throw OpError(OpError::Kind::kType, std::string(name) + ": got " + std::to_string(count) + " tensors, expected " +
+                                              std::to_string(expected));
+    }
+    const MindSporeAttrs attrs(extra);
+    Run(op, Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), attrs));
+    return 0;
+  });
 }
 
 std::vector<std::vector<int64_t>> InferFromMindSpore(const char* name, int* ranks, int64_t** shapes, AotExtra* extra) {
-  const OpInfo& op = FindOperator(name).info;
-  // Set by ops/_custom.py: the names of in-place arguments that are no Parameters.
-  if (extra->HasAttr("plain_caches") && InRunTimeBranch()) {
-    throw OpError(OpError::Kind::kValue,
-                  std::string(name) + ": " + extra->GetAttrStr("plain_caches") +
-                      " must be a Parameter inside a branch or loop whose condition is known only at "
-                      "run time: MindSpore copies a plain tensor there, and the write would be lost");
-  }
-  return OutputShapes(op, CheckCall(op, Inputs(op, ranks, shapes, nullptr).data(), MindSporeAttrs(extra)));
+  return InGraph(extra, [&] {
+    const OpInfo& op = FindOperator(name).info;
+    // Set by ops/_custom.py: the names of in-place arguments that are no Parameters.
+    if (extra->HasAttr("plain_caches") && InRunTimeBranch()) {
+      throw OpError(OpError::Kind::kValue,
+                    std::string(name) + ": " + extra->GetAttrStr("plain_caches") +
+                        " must be a Parameter inside a branch or loop whose condition is known only at "
+                        "run time: MindSpore copies a plain tensor there, and the write would be lost");
+    }
+    return OutputShapes(op, CheckCall(op, Inputs(op, ranks, shapes, nullptr).data(), MindSporeAttrs(extra)));
+  });
 }
 
 // An attribute through the C interface; mirrored by _Attr of kernel_impl/__init__.py.
@@ -368,6 +388,12 @@ MS_DSV32_EXPORT int ms_dsv32_thread_count() { return ms_dsv32::cpu::NumThreads()
 MS_DSV32_EXPORT void ms_dsv32_set_thread_count(int count) {
   const std::unique_lock lock(ms_dsv32::thread_count_mutex);
   ms_dsv32::cpu::SetNumThreads(count);
+}
+
+// Has `handler` told the attribute "graph" of each node of a MindSpore graph that fails; null: nobody. It is called on
+// the thread that the node runs on, before the error goes on.
+MS_DSV32_EXPORT void ms_dsv32_set_failure_handler(void (*handler)(const char* graph)) {
+  ms_dsv32::failure_handler = handler;
 }
 
 // Checks the inputs of a call and writes the output shapes, each to a row of `out_shapes` (8 wide), and their ranks.
