@@ -118,11 +118,11 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         if kernel is None:
             given = _given(self._info, tensors)
             for arg, tensor in zip(self._info.inputs, given, strict=len(given) == len(tensors)):
-                _require_tensor(self._info.name, arg.name, tensor)
+                _require_tensor(self._owner(arg.name), arg.name, tensor)
             bound = self._bind(attrs, [t.shape for t in given], [_dtype_name(t.dtype) for t in given])
             make_custom = functools.partial(self._custom, bound, len(given))
             launch = _target(self._info).Launch(self._info, make_custom, bound)
-            kernel = _Kernel(self._info, bound, launch, self._calls)
+            kernel = _Kernel(self._info, bound, launch, self._calls, self._owner)
             with _LAUNCH:
                 if len(self._kernels) >= _MAX_KERNELS:
                     del self._kernels[next(iter(self._kernels))]
@@ -146,9 +146,10 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             if arg.optional and tensor["dtype"] is None:
                 continue
             if not isinstance(tensor["dtype"], (mstype.TensorType, mstype.RefType)):
-                raise TypeError(f"{name}: {arg.name} must be a Tensor, got {tensor['dtype']}")
+                raise TypeError(f"{self._owner(arg.name)}: {arg.name} must be a Tensor, got {tensor['dtype']}")
             if _UNKNOWN_RANK in tensor["shape"]:
-                raise ValueError(f"{name}: {arg.name} has an unknown rank, expected {len(arg.shapes[0])} axes")
+                text = f"{arg.name} has an unknown rank, expected {len(arg.shapes[0])} axes"
+                raise ValueError(f"{self._owner(arg.name)}: {text}")
             shapes.append(tensor["shape"])
             dtypes.append(_dtype_name(tensor["dtype"].element_type()))
             if arg.in_place and not isinstance(tensor["dtype"], mstype.RefType):
@@ -170,6 +171,10 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         if custom is None:  # one for equal calls, so that MindSpore compiles a function once that makes them
             custom = self._customs[key] = self._custom(bound, len(shapes), ", ".join(plain_caches), graph)
         return {"shape": None, "dtype": None, "value": (custom, target.constants(self._info, bound))}
+
+    def _owner(self, argument: str) -> str:
+        """The operator that errors about an argument name."""
+        return self._info.name
 
     def _by_value(self, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The attributes with a copy of each configuration, which the caller may change after the call."""
@@ -237,23 +242,25 @@ class _Kernel:
         attrs: dict[str, Any],
         launch: Callable[[tuple[Tensor, ...], kernel_impl.BoundCall], Any],
         calls: Callable[..., kernel_impl.BoundCall],
+        owner: Callable[[str], str],
     ) -> None:
         self._info = info
         self._launch = launch
         self._writes = _writes(info)
         self._calls = calls
+        self._owner = owner
         # Types count, as in `Operator`. Numbers do not: the launch passes its own.
         self._key = tuple((n, float, 0.0) if _is_float(v) else (n, type(v), v) for n, v in attrs.items())
 
     @_ends_trace
     def __call__(self, *tensors: Tensor) -> Any:
-        op = self._info.name
         if self._writes:
-            _refuse_capture(op)
+            _refuse_capture(self._info.name)
         given = _given(self._info, tensors)
         for i, tensor in enumerate(given):
             if not isinstance(tensor, Tensor) or tensor.init is not None:
-                _require_data(op, self._info.inputs[i].name, tensor)
+                argument = self._info.inputs[i].name
+                _require_data(self._owner(argument), argument, tensor)
         call = self._calls(self._key, *[t.shape for t in given], *[t.dtype for t in given])
         with _LAUNCH:
             return self._launch(tensors, call)

@@ -338,7 +338,9 @@ def test_an_error_of_an_earlier_operator_is_raised_by_the_next_call_and_not_agai
     case = small("mla_prolog_quant")
     want = bare(case)
     inputs = tensors(case)
-    custom = ops.mla_prolog_quant.__globals__["_operator"]._custom(op_info.bind_attrs(op_info.load(case.operator), {}), 14)
+    custom = ops.mla_prolog_quant.__globals__["_operator"]._custom(
+        op_info.bind_attrs(op_info.load(case.operator), {}), 14
+    )
     bad = {**inputs, "cache_index": Tensor(np.array([0, 10**6]))}
     custom(*bad.values())  # by MindSpore's own way: it fails later
     with pytest.raises((RuntimeError, ValueError), match=r"cache_index\[1\] = 1000000"):
