@@ -217,7 +217,7 @@ def test_unknown_and_missing_arguments(operator: str) -> None:
     with pytest.raises(TypeError, match="missing"):
         function(*inputs[:-1], **case.attributes)
     with pytest.raises(TypeError, match="positional"):
-        function(*inputs, 1e-5, **case.attributes)
+        function(*inputs, *([None] if op_info.load(operator).optional else []), 1e-5, **case.attributes)
 
 
 def test_attributes_of_a_graph_must_be_constants() -> None:
@@ -381,7 +381,7 @@ def test_there_is_no_kernel_for_other_targets(monkeypatch: pytest.MonkeyPatch) -
     case = cases.indexer_case(1, 1, 3)
     operator = _custom.Operator("lightning_indexer_quant", None)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="lightning_indexer_quant: no kernel for device target GPU; set_device"):
-        operator(*case.attributes.values(), *tensors(case).values())
+        operator(*case.attributes.values(), *tensors(case).values(), None)
 
 
 def test_a_tensor_whose_storage_was_given_up() -> None:
