@@ -52,6 +52,12 @@ def name() -> str:
     return str(phase)
 
 
+def forget_all(cell: nn.Cell) -> None:
+    """Lets the next call of a cell compile its graph, whatever has failed in it."""
+    cell.compile_cache.clear()
+    cell.phase_cache.clear()
+
+
 def _forget(graph: bytes) -> None:
     """Lets the next call of a graph compile it."""
     phase = graph.decode()
