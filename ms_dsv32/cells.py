@@ -537,6 +537,8 @@ class SparseAttentionStep(_Step):
     is in the inputs' shapes. With query_act_seqs one call, and one graph of fixed t and b, serves both. `MLAEpilog`
     takes attention_out from the latent space to the layer's result.
 
+    On CPU all slots, lengths and tables are checked before the first cache is written, in a graph too.
+
     Args:
         max_blocknum_perbatch: columns of block_table; None: any number.
         n_q: query heads, 1..128.

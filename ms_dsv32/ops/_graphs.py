@@ -46,7 +46,7 @@ def name() -> str:
     _watch()
     found = next(filter(None, map(_compilation_of, (sys._getframe(1), *sys._current_frames().values()))), {})
     phase = found.get("phase", "")
-    cell = found.get("obj") or getattr(found.get("self"), "obj", None)
+    cell = found["obj"] if "obj" in found else getattr(found.get("self"), "obj", None)  # of a cell, or of a jit
     if phase and isinstance(cell, nn.Cell):
         _cells[phase] = cell
     return str(phase)
