@@ -1,6 +1,7 @@
 """A compiled graph in which an operator has failed goes on: the error is named, and the next good call is right.
 
-After an error while a graph runs MindSpore waits for three seconds, so each form of a graph has one.
+Cells, with `set_inputs` and inside another one's too, are in tests/cells/test_step_checks.py. After an error while a
+graph runs MindSpore waits for three seconds, so each form of a graph has one.
 """
 
 from __future__ import annotations
@@ -9,14 +10,12 @@ import gc
 from collections.abc import Callable
 from typing import Any
 
-import cases
 import mindspore as ms
 import numpy as np
 import pytest
 import tolerance
 from calls import Call, bare, mode, tensors
 from mindspore import Tensor, nn
-from test_ops_graph import placeholders
 from test_ops_results import make
 
 from ms_dsv32 import ops, weights
@@ -25,17 +24,6 @@ from ms_dsv32.ops import _graphs
 CASE = make("lightning_indexer_quant", 2, 1, [3, 130], n_q=1)
 BAD = np.array([3, 385], np.int32)
 TEXT = r"lightning_indexer_quant: kv_act_seqs\[1\] = 385 is outside \[0, max_blocknum_perbatch \* block_size\]"
-
-
-class Around(nn.Cell):
-    """Somebody else's cell, with the operator in a cell in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.inner = Call("lightning_indexer_quant", {})
-
-    def construct(self, *inputs):
-        return self.inner(*inputs)
 
 
 class InABranch(nn.Cell):
@@ -49,21 +37,12 @@ class InABranch(nn.Cell):
         return block_table
 
 
-def dynamic() -> nn.Cell:
-    cell = Around()
-    cell.set_inputs(*placeholders(CASE))
-    return cell
-
-
 def function(q_int8, q_scale, head_weights, k_cache, k_cache_scale, block_table, kv_act_seqs):
     return ops.lightning_indexer_quant(q_int8, q_scale, head_weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
 
 
 FORMS: dict[str, tuple[str, Callable[[], Callable[..., Any]]]] = {
-    "a cell": ("graph", Around),
-    "a cell with set_inputs": ("graph", dynamic),
     "a branch": ("graph", InABranch),
-    "a jitted cell": ("jit", lambda: ms.jit(Around())),
     "a jitted function": ("jit", lambda: ms.jit(function)),
     "a jitted function of any shapes": ("jit", lambda: ms.jit(function, dynamic=1)),
 }
@@ -103,21 +82,6 @@ def test_an_error_that_a_later_statement_raises() -> None:
     with pytest.raises(RuntimeError, match=TEXT):
         weights.to_array(late)
     tolerance.assert_same_bits("topk_indices", weights.to_array(call(square, *given.values())[0]), want)
-
-
-def test_a_graph_that_writes() -> None:
-    case = make("lightning_indexer_prolog_quant", 2, 1, [3, 130], n_q=1)
-    call, given, want = Call(case.operator, case.attributes), tensors(case), bare(case)
-    slots = Tensor(np.array([0, 10**6]))
-    with mode("graph"):
-        call(*tensors(case).values())
-        with pytest.raises(RuntimeError, match=r"lightning_indexer_prolog_quant: k_cache_index\[1\] = 1000000 is"):
-            call(*{**given, "k_cache_index": slots}.values())
-        for cache in cases.IN_PLACE[case.operator]:
-            tolerance.assert_same_bits(cache, weights.to_array(given[cache]), case.inputs[cache])
-        call(*given.values())
-    for cache, output in cases.IN_PLACE[case.operator].items():
-        tolerance.assert_same_bits(cache, weights.to_array(given[cache]), want[output])
 
 
 def test_one_graph_is_forgotten() -> None:
