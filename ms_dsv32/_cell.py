@@ -18,6 +18,7 @@ from mindspore.rewrite.common import namespace
 from ms_dsv32 import op_info, weights
 from ms_dsv32.config import N_Q, ROPE_DIM, Configuration, ModelConfig
 from ms_dsv32.ops._custom import MIXED_PRECISION, CacheCheck, device_target
+from ms_dsv32.ops._graphs import forget_all
 from ms_dsv32.weights.contract import Array
 
 _Cell = TypeVar("_Cell", bound="Configured")
@@ -124,7 +125,11 @@ class Configured(nn.Cell):  # type: ignore[misc]
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         with _own_precision:
-            return super().__call__(*args, **kwargs)
+            try:
+                return super().__call__(*args, **kwargs)
+            except RuntimeError:
+                forget_all(self)  # the kernel library does not hear of what fails on Ascend, nor of MindSpore's own
+                raise
 
     def add_flags(self, **flags: Any) -> Any:
         """As of `nn.Cell`, without the flags of mixed precision: a graph would cast weights and scales with them."""

@@ -55,6 +55,7 @@ from ms_dsv32.config import (
     RopeTileShapeConfig,
     SaTileShapeConfig,
 )
+from ms_dsv32.ops._step import check_step
 
 
 class Caches(NamedTuple):
@@ -384,7 +385,7 @@ class SparseFlashAttention(Configured):
     """`ops.sparse_flash_attention_quant`.
 
     Args:
-        max_blocknum_perbatch: columns of block_table.
+        max_blocknum_perbatch: columns of block_table; None: any number.
         n_q: query heads, 1..128.
         softmax_scale: factor on the scores; the default is the model's, with YaRN.
         topk: columns of topk_indices, 1..2048.
@@ -405,7 +406,7 @@ class SparseFlashAttention(Configured):
 
     def __init__(
         self,
-        max_blocknum_perbatch: int,
+        max_blocknum_perbatch: int | None = None,
         n_q: int = N_Q,
         *,
         softmax_scale: float = SOFTMAX_SCALE,
@@ -488,7 +489,7 @@ _STEP_DTYPES = (ms.bfloat16, ms.bfloat16, ms.bfloat16, ms.int64, ms.int32, ms.in
 class _Step(Loaded):
     """What `SparseAttentionStep` and `SparseAttentionLayer` share: their inputs, and which of the axes may vary."""
 
-    max_blocknum_perbatch: int
+    max_blocknum_perbatch: int | None
 
     def dynamic_inputs(
         self, block_num: int, like: Sequence[Tensor] = (), *, ragged: bool = False
@@ -536,8 +537,10 @@ class SparseAttentionStep(_Step):
     is in the inputs' shapes. With query_act_seqs one call, and one graph of fixed t and b, serves both. `MLAEpilog`
     takes attention_out from the latent space to the layer's result.
 
+    On CPU all slots, lengths and tables are checked before the first cache is written, in a graph too.
+
     Args:
-        max_blocknum_perbatch: columns of block_table.
+        max_blocknum_perbatch: columns of block_table; None: any number.
         n_q: query heads, 1..128.
         softmax_scale, selected_count, return_lse, attention_tile_config: as of `SparseFlashAttention` (topk,
             tile_config).
@@ -566,7 +569,7 @@ class SparseAttentionStep(_Step):
 
     def __init__(
         self,
-        max_blocknum_perbatch: int,
+        max_blocknum_perbatch: int | None = None,
         n_q: int = N_Q,
         *,
         softmax_scale: float = SOFTMAX_SCALE,
@@ -604,8 +607,10 @@ class SparseAttentionStep(_Step):
         k_cache_scale: Tensor,
         query_act_seqs: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
+        cache_index = as_slots(cache_index)
         block_table, kv_act_seqs = as_int32(block_table), as_int32(kv_act_seqs)
         query_act_seqs = as_int32(query_act_seqs)
+        check_step(cache_index, k_cache, block_table, kv_act_seqs, query_act_seqs, self.max_blocknum_perbatch)
         q_nope, q_rope, q_int8, q_scale, head_weights = self.prolog(
             token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale
         )
@@ -661,7 +666,7 @@ class SparseAttentionLayer(_Step):
 
     def __init__(
         self,
-        max_blocknum_perbatch: int,
+        max_blocknum_perbatch: int | None = None,
         n_q: int = N_Q,
         *,
         softmax_scale: float = SOFTMAX_SCALE,

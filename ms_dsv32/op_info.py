@@ -88,7 +88,9 @@ class Arg:
 
 @dataclass(frozen=True)
 class Attr:
-    """An attribute; ``required`` if it has no default. ``binds`` names the dim whose value it is.
+    """An attribute; ``required`` if it has no default, ``optional`` if the kernel does without it where it is None.
+
+    ``binds`` names the dim whose value it is.
 
     A ``config`` is an object of that class in ``ms_dsv32.config``; if it ``carries`` an operator, its fields are that
     operator's published attributes, and the kernel knows them as ``attr.field``.
@@ -106,6 +108,11 @@ class Attr:
     carries: str | None
     extension: bool
     source_name: str
+
+    @property
+    def optional(self) -> bool:
+        """Whether it may be None; the shapes of the inputs tell then what it would say."""
+        return not self.required and self.default is None and self.type != "config"
 
 
 @dataclass(frozen=True)
@@ -169,8 +176,9 @@ class OpInfo:
         """The attributes of the operator in CANN: the numbers among the kernel's, by names that are identifiers.
 
         The others choose among layouts, of which there is one on Ascend, or among outputs, which are all written there.
+        Those that may be None are left out: they say what the shapes say.
         """
-        numbers = (a for a in self.kernel_attrs if a.type in ("float", "int"))
+        numbers = (a for a in self.kernel_attrs if a.type in ("float", "int") and not a.optional)
         return tuple(dataclasses.replace(a, name=a.name.replace(".", "_")) for a in numbers)
 
     @property
@@ -230,15 +238,22 @@ def names() -> tuple[str, ...]:
 
 
 @functools.cache
+def internal() -> tuple[str, ...]:
+    """Names of what the kernel library has beside the operators for the cells on CPU, sorted."""
+    return tuple(sorted(p.stem for p in directory().glob("internal/*.json")))
+
+
+@functools.cache
 def load(name: str) -> OpInfo:
-    """The contract of operator ``name``.
+    """The contract of operator ``name``, which may be internal.
 
     Raises:
         ValueError: there is no such operator.
     """
-    if name not in names():
+    if name not in (*names(), *internal()):
         raise ValueError(f"op_info: no operator {name!r}; there are {', '.join(names())}")
-    raw = json.loads((directory() / f"{name}.json").read_text(encoding="utf-8"))
+    folder = directory() / "internal" if name in internal() else directory()
+    raw = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
 
     def arg(d: dict[str, Any]) -> Arg:
         shapes = tuple(tuple(shape) for shape in d["shape"])
@@ -278,6 +293,8 @@ def load(name: str) -> OpInfo:
 def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | str | bool]:
     """The kernel's attributes, by the names of ``op.kernel_attrs``: defaults filled in, carried ones flattened.
 
+    An optional one that is None is left out.
+
     Values are checked by the kernel library, configurations here.
 
     Raises:
@@ -294,7 +311,8 @@ def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | 
     for attr in op.attrs:
         value = given.get(attr.name, attr.default)
         if attr.type != "config":
-            bound[attr.name] = float(value) if attr.type == "float" and type(value) is int else value
+            if value is not None or not attr.optional:
+                bound[attr.name] = float(value) if attr.type == "float" and type(value) is int else value
             continue
         kind = type(value)
         if value is not None and (kind.__module__, kind.__name__) != ("ms_dsv32.config", attr.config):
@@ -320,7 +338,8 @@ def _pretty(expression: str) -> str:
 
 
 def _notice(op: str, comment: str) -> str:
-    return f"{comment} Generated from op_info/{op}.json by `python -m ms_dsv32.op_info --write`. Do not edit."
+    file = f"internal/{op}" if op in internal() else op
+    return f"{comment} Generated from op_info/{file}.json by `python -m ms_dsv32.op_info --write`. Do not edit."
 
 
 def dims_header() -> str:
@@ -360,7 +379,7 @@ def op_header(op: OpInfo) -> str:
     def attr_row(a: Attr) -> str:
         fields = [f'"{a.name}"', f"AttrType::k{a.type.capitalize()}", f'"{a.binds or ""}"', f'"{"|".join(a.choices)}"']
         minimum = "kNoMinimum" if a.min is None else repr(float(a.min))
-        return f"    {{{', '.join(fields)}, {minimum}}},"
+        return f"    {{{', '.join(fields)}, {minimum}, {str(a.optional).lower()}}},"
 
     lines = [
         _notice(op.name, "//"),
@@ -546,6 +565,8 @@ def generated(root: Path) -> Iterator[tuple[Path, str]]:
     headers = root / "ms_dsv32" / "kernel_impl" / "generated"
     yield headers / "dims.h", dims_header()
     op_host = root / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_host"
+    for name in internal():
+        yield headers / f"{name}.h", op_header(load(name))
     for name in names():
         yield headers / f"{name}.h", op_header(load(name))
         yield op_host / f"{name}_def.cpp", op_def(load(name))
@@ -557,14 +578,14 @@ def check_schemas() -> list[str]:
     import jsonschema  # a development dependency: users never need it
 
     problems = []
-    for path in sorted(directory().glob("*.json")):
+    for path in sorted((*directory().glob("*.json"), *directory().glob("internal/*.json"))):
         raw = json.loads(path.read_text(encoding="utf-8"))
         schema = json.loads((path.parent / raw["$schema"]).read_text(encoding="utf-8"))
         errors = jsonschema.Draft202012Validator(schema).iter_errors(raw)
         problems += [f"{path.name}: {'/'.join(map(str, e.absolute_path))}: {e.message}" for e in errors]
     if problems:
         return problems
-    for op in map(load, names()):
+    for op in map(load, (*names(), *internal())):
         args = (*op.inputs, *op.outputs)
         shape_symbols = {s for a in args for shape in a.shapes for axis in shape for s in symbols(axis)}
         problems += [f"{op.name}: {s} is no dim" for s in sorted(shape_symbols - set(dims()))]

@@ -143,8 +143,8 @@ def swapped(first: int, second: int) -> Callable[[list[str]], list[str]]:
     [
         lambda found: found[:-1],
         lambda found: [*found, found[-1]],
-        swapped(9, 10),  # n_kv and softmax_scale: the number of arguments is right
-        swapped(13, 14),  # max_blocknum_perbatch and attention_out
+        swapped(10, 11),  # n_kv and softmax_scale: the number of arguments is right
+        swapped(13, 14),  # block_size and attention_out
         lambda found: [parameter.replace("double", "float") for parameter in found],
     ],
 )

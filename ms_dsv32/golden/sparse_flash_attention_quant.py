@@ -58,7 +58,7 @@ def sparse_flash_attention_quant(
     softmax_scale: float,
     topk: int,
     block_size: int,
-    max_blocknum_perbatch: int,
+    max_blocknum_perbatch: int | None = None,
     tile_config: object = None,
     return_lse: bool = False,
 ) -> Bf16 | tuple[Bf16, Float32]:
@@ -79,7 +79,7 @@ def sparse_flash_attention_quant(
         query_act_seqs: int32 [b], query tokens of each sequence, which follow those of the one before; tokens beyond
             the sum are padding. The token axis is merged then.
         nq: query heads, 1..128. n_kv: 1. softmax_scale: factor on the scores. topk: entries of a topk_indices row.
-        block_size: tokens of a cache block. max_blocknum_perbatch: columns of block_table.
+        block_size: tokens of a cache block. max_blocknum_perbatch: columns of block_table, or None.
         tile_config: accepted and without effect; it never changes results beyond summation order.
         return_lse: also return the natural-log log-sum-exp of the scaled scores.
 

@@ -145,6 +145,7 @@ class BoundCall:
             len(attrs),
             (_Attr * max(len(attrs), 1))(*(_attr(op, n, v) for n, v in attrs.items())),
         )
+        self._floats = [i for i, value in enumerate(attrs.values()) if isinstance(value, (float, np.floating))]
         outputs = len(info.kernel_outputs)
         out_shapes = ((ctypes.c_int64 * _MAX_RANK) * outputs)()
         out_ranks = (ctypes.c_int * outputs)()
@@ -153,19 +154,25 @@ class BoundCall:
         self._pointers = ctypes.c_void_p * (count + outputs)
         self._given = count - len(self._absent)
 
-    def __call__(self, addresses: Sequence[int]) -> None:
+    def __call__(self, addresses: Sequence[int], floats: Sequence[float] = ()) -> None:
         """Runs the kernel.
 
         Args:
             addresses: of the inputs that were given, contiguous and in the contract's order, then of the kernel's
                 outputs.
+            floats: in place of those among the attributes, in order; none: those that were bound.
 
         Raises:
-            ValueError: an index outside its cache. Nothing has been written then.
+            ValueError: an index outside its cache, or a float that the operator refuses. Nothing has been written then.
             RuntimeError: the threads cannot be started.
         """
+        *arguments, attrs = self._arguments
+        if floats:
+            attrs = type(attrs).from_buffer_copy(attrs)  # by value, as several threads may call
+            for i, value in zip(self._floats, floats, strict=True):
+                attrs[i].number = value
         pointers = (*addresses[: self._given], *self._absent, *addresses[self._given :])
-        _checked(load().ms_dsv32_call, *self._arguments, self._pointers(*pointers))
+        _checked(load().ms_dsv32_call, *arguments, attrs, self._pointers(*pointers))
 
 
 def validate(

@@ -251,9 +251,15 @@ class Launch:
     The call returns when the kernel is launched, as MindSpore's operators on Ascend do.
     """
 
-    def __init__(self, info: op_info.OpInfo, custom: ops.Custom, constants: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        info: op_info.OpInfo,
+        make_custom: Callable[[], ops.Custom],
+        constants: tuple[Any, ...],
+        attrs: dict[str, Any],
+    ) -> None:
         self._info = info
-        self._make_graph = functools.partial(_graph, custom, constants)
+        self._make_graph = functools.partial(_graph, make_custom(), constants)
         self._graph = self._make_graph()
 
     def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:

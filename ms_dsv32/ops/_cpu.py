@@ -78,15 +78,22 @@ class Launch:
     called by the addresses of its tensors. A trace (``mindspore.jit(capture_mode="trace")``) needs the primitive.
     """
 
-    def __init__(self, info: op_info.OpInfo, custom: ops.Custom, constants: tuple[Any, ...]) -> None:
+    def __init__(
+        self,
+        info: op_info.OpInfo,
+        make_custom: Callable[[], ops.Custom],
+        constants: tuple[Any, ...],
+        attrs: dict[str, Any],
+    ) -> None:
         self._info = info
-        self._custom = custom
+        self._make_custom = make_custom
         self._constants = constants
+        self._floats = tuple(float(value) for value in attrs.values() if isinstance(value, (float, np.floating)))
         self._outputs = [_NUMPY[getattr(ms, o.ms_dtype)] for o in info.kernel_outputs]
 
     def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:
         if jit_context() is not None:
-            return self._custom(*tensors, *self._constants)
+            return self._make_custom()(*tensors, *self._constants)
         if graph_api._pynative_executor.requires_grad():
             return _NoGradient.apply(functools.partial(self._run, call), self._info.name, *tensors)
         return self._run(call, *tensors)
@@ -98,7 +105,7 @@ class Launch:
         addresses = [t.data_ptr() for t in (*tensors, *outputs)]
         if 0 in addresses:  # of an empty tensor, or of one whose storage was given up
             self._require_data(tensors)
-        call(addresses)
+        call(addresses, self._floats)
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def _require_data(self, tensors: tuple[Tensor, ...]) -> None:

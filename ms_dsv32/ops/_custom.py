@@ -34,6 +34,7 @@ from types import FrameType
 from typing import Any, TypeVar, cast
 
 import mindspore as ms
+import numpy as np
 from mindspore import Tensor, ops
 from mindspore._c_expression import MSContext, ms_ctx_param
 from mindspore.common import dtype as mstype
@@ -44,11 +45,15 @@ from mindspore.ops.primitive import PrimitiveWithInfer
 
 from ms_dsv32 import kernel_impl, op_info
 from ms_dsv32.config import Configuration
-from ms_dsv32.ops import _ascend, _cpu
+from ms_dsv32.ops import _ascend, _cpu, _graphs
 
 _TARGETS = {"CPU": _cpu, "Ascend": _ascend}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _UNKNOWN_RANK = -2
+_MAX_CALLS = 1024
+"""Calls of an operator whose checks are kept: every number of tokens is one, as many as a server is likely to meet."""
+_MAX_KERNELS = 64
+"""Sets of attributes of an operator that are kept: those of a model's layers, and some that change at each call."""
 _BYTECODE_CAPTURE = graph_api.PIJitCaptureContext.__call__.__code__.co_filename
 MIXED_PRECISION = ("fp16", "fp32", "bf16")
 """The flags that `nn.Cell.to_float` sets."""
@@ -81,9 +86,9 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
 
     ``operator(*attributes, *tensors)`` returns a callable and the constants that it takes behind the tensors; with both
     it returns the kernel's outputs. An optional tensor that is left out is None here, and not among those that the
-    callable takes. In Python the callable is an object
-    which calls the kernel; where a graph is being compiled it is a constant, the ``Custom`` primitive. So a public
-    function has one path for both, and attributes and dtypes are checked when a graph is compiled.
+    callable takes. In Python the callable is an object which calls the kernel; where a graph is being compiled it is a
+    constant, the ``Custom`` primitive. So a public function has one path for both, and attributes and dtypes are
+    checked when a graph is compiled.
 
     Args:
         name: name of the operator in op_info.
@@ -96,8 +101,10 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         self._info = op_info.load(name)
         self._configs = tuple(i for i, attr in enumerate(self._info.attrs) if attr.type == "config")
         self._bprop = bprop
-        self._customs: dict[tuple[Any, ...], ops.Custom] = {}
-        self._kernels: dict[tuple[Any, ...], _Kernel] = {}
+        self._graph = ""
+        self._customs: dict[tuple[Any, ...], ops.Custom] = {}  # of that graph, the last that was compiled
+        self._kernels: dict[tuple[Any, ...], _Kernel] = {}  # the oldest first
+        self._calls = functools.lru_cache(maxsize=_MAX_CALLS)(functools.partial(_bind_call, name))
 
     @_ends_trace
     def __call__(self, *args: Any) -> tuple[_Kernel, tuple[()]]:
@@ -112,12 +119,17 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         if kernel is None:
             given = _given(self._info, tensors)
             for arg, tensor in zip(self._info.inputs, given, strict=len(given) == len(tensors)):
-                _require_tensor(self._info.name, arg.name, tensor)
+                _require_tensor(self._owner(arg.name), arg.name, tensor)
             bound = self._bind(attrs, [t.shape for t in given], [_dtype_name(t.dtype) for t in given])
             target = _target(self._info)
+            make_custom = functools.partial(self._custom, bound, len(given))
             constants = (*_left_out(self._info, len(given)), *target.constants(self._info, bound))
-            launch = target.Launch(self._info, self._custom(bound, len(given)), constants)
-            kernel = self._kernels[key] = _Kernel(self._info, bound, launch)
+            launch = target.Launch(self._info, make_custom, constants, bound)
+            kernel = _Kernel(self._info, bound, launch, self._calls, self._owner)
+            with _LAUNCH:
+                if len(self._kernels) >= _MAX_KERNELS:
+                    del self._kernels[next(iter(self._kernels))]
+                self._kernels[key] = kernel
         return kernel, ()
 
     @_ends_trace
@@ -125,7 +137,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         name, count = self._info.name, len(self._info.attrs)
         if _writes(self._info):
             _refuse_capture(name)
-        compilation = _compilation()
+        compilation = _graphs.compilation()
         target = _target(self._info)
         target.require_graph(self._info, compilation.get("jit_config_dict") or {})
         for attr, value in zip(self._info.attrs, args[:count], strict=True):
@@ -137,9 +149,10 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             if arg.optional and tensor["dtype"] is None:
                 continue
             if not isinstance(tensor["dtype"], (mstype.TensorType, mstype.RefType)):
-                raise TypeError(f"{name}: {arg.name} must be a Tensor, got {tensor['dtype']}")
+                raise TypeError(f"{self._owner(arg.name)}: {arg.name} must be a Tensor, got {tensor['dtype']}")
             if _UNKNOWN_RANK in tensor["shape"]:
-                raise ValueError(f"{name}: {arg.name} has an unknown rank, expected {len(arg.shapes[0])} axes")
+                text = f"{arg.name} has an unknown rank, expected {len(arg.shapes[0])} axes"
+                raise ValueError(f"{self._owner(arg.name)}: {text}")
             shapes.append(tensor["shape"])
             dtypes.append(_dtype_name(tensor["dtype"].element_type()))
             if arg.in_place and not isinstance(tensor["dtype"], mstype.RefType):
@@ -153,9 +166,19 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
         for cache, candidate in arguments:
             target.require_cache(self._info, cache, candidate)
-        custom = self._custom(bound, len(shapes), ", ".join(plain_caches))
         constants = (*_left_out(self._info, len(shapes)), *target.constants(self._info, bound))
+        graph = _graphs.name()
+        if graph != self._graph:
+            self._graph, self._customs = graph, {}
+        key = (len(shapes), *bound.items(), *map(type, bound.values()), *plain_caches)
+        custom = self._customs.get(key)
+        if custom is None:  # one for equal calls, so that MindSpore compiles a function once that makes them
+            custom = self._customs[key] = self._custom(bound, len(shapes), ", ".join(plain_caches), graph)
         return {"shape": None, "dtype": None, "value": (custom, constants)}
+
+    def _owner(self, argument: str) -> str:
+        """The operator that errors about an argument name."""
+        return self._info.name
 
     def _by_value(self, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
         """The attributes with a copy of each configuration, which the caller may change after the call."""
@@ -173,46 +196,44 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         _target(self._info).require(self._info, bound)
         return bound
 
-    def _custom(self, attrs: dict[str, Any], given: int, plain_caches: str = "") -> ops.Custom:
-        """The primitive for these attributes and so many inputs; a compiled graph would not see a later change."""
+    def _custom(self, attrs: dict[str, Any], given: int, plain_caches: str = "", graph: str = "") -> ops.Custom:
+        """A primitive for these attributes and so many inputs in a graph of this name, which sees no later change."""
         info, target = self._info, _target(self._info)
-        key = (target.__name__, *attrs.items(), given, plain_caches)
-        custom = self._customs.get(key)
-        if custom is None:
-            kernel_impl.load()  # a bad MS_DSV32_CPU_ISA is told here; and the library stays when a primitive goes
-            path = str(kernel_impl.library_path())
-            if ":" in path:
-                raise RuntimeError(f"ms_dsv32: MindSpore cannot load a library whose path has a colon: {path}")
-            dtypes = tuple(getattr(ms, o.ms_dtype) for o in info.kernel_outputs)
-            several = len(dtypes) > 1
-            constants, registration = target.constants(info, attrs), target.reg_info(info)
-            # MindSpore wants a bprop with a parameter for each argument; without one it refuses a gradient itself.
-            bprop = None if constants else self._bprop
-            with target.building(info):
-                custom = ops.Custom(
-                    f"{path}:{target.type_name(info)}",
-                    None,
-                    dtypes if several else dtypes[0],
-                    "aot",
-                    bprop=bprop,
-                    reg_info=registration,
-                )
-            prim_attrs = {"multi_output": several, "side_effect_mem": True, **attrs}
-            # On every target the shapes come from the library's <entry>InferShape.
-            prim_attrs["func_name"] = f"{path}:{info.entry}"
-            if registration is None:  # else it tells the name
-                prim_attrs["reg_op_name"] = info.entry
-            if info.optional is not None and given == len(info.inputs):
-                prim_attrs[info.optional.name] = True  # shape inference is not told which inputs are None
-            if plain_caches:
-                prim_attrs["plain_caches"] = plain_caches
-            for name, value in prim_attrs.items():
-                custom.add_prim_attr(name, value)
-            write, read = signature.sig_rw.RW_WRITE, signature.sig_rw.RW_READ
-            signatures = [signature.make_sig(a.name, write if a.in_place else read) for a in info.inputs]
-            signatures += [signature.make_sig(f"constant{i}") for i in range(len(constants))]
-            custom.set_signatures(tuple(signatures))
-            self._customs[key] = custom
+        kernel_impl.load()  # a bad MS_DSV32_CPU_ISA is told here; and the library stays when a primitive goes
+        path = str(kernel_impl.library_path())
+        if ":" in path:
+            raise RuntimeError(f"ms_dsv32: MindSpore cannot load a library whose path has a colon: {path}")
+        dtypes = tuple(getattr(ms, o.ms_dtype) for o in info.kernel_outputs)
+        several = len(dtypes) > 1
+        constants, registration = target.constants(info, attrs), target.reg_info(info)
+        # MindSpore wants a bprop with a parameter for each argument; without one it refuses a gradient itself.
+        bprop = None if constants else self._bprop
+        with target.building(info):
+            custom = ops.Custom(
+                f"{path}:{target.type_name(info)}",
+                None,
+                dtypes if several else dtypes[0],
+                "aot",
+                bprop=bprop,
+                reg_info=registration,
+            )
+        prim_attrs = {"multi_output": several, "side_effect_mem": True, **attrs}
+        # On every target the shapes come from the library's <entry>InferShape.
+        prim_attrs["func_name"] = f"{path}:{info.entry}"
+        if registration is None:  # else it tells the name
+            prim_attrs["reg_op_name"] = info.entry
+        if info.optional is not None and given == len(info.inputs):
+            prim_attrs[info.optional.name] = True  # shape inference is not told which inputs are None
+        if plain_caches:
+            prim_attrs["plain_caches"] = plain_caches
+        if graph:
+            prim_attrs["graph"] = graph
+        for name, value in prim_attrs.items():
+            custom.add_prim_attr(name, value)
+        write, read = signature.sig_rw.RW_WRITE, signature.sig_rw.RW_READ
+        signatures = [signature.make_sig(a.name, write if a.in_place else read) for a in info.inputs]
+        signatures += [signature.make_sig(f"constant{i}") for i in range(len(constants))]
+        custom.set_signatures(tuple(signatures))
         return custom
 
 
@@ -224,24 +245,32 @@ class _Kernel:
         info: op_info.OpInfo,
         attrs: dict[str, Any],
         launch: Callable[[tuple[Tensor, ...], kernel_impl.BoundCall], Any],
+        calls: Callable[..., kernel_impl.BoundCall],
+        owner: Callable[[str], str],
     ) -> None:
         self._info = info
         self._launch = launch
         self._writes = _writes(info)
-        # Every number of tokens is a call of its own; as many as a server is likely to meet.
-        self._bind = functools.lru_cache(maxsize=1024)(functools.partial(_bind_call, info.name, attrs))
+        self._calls = calls
+        self._owner = owner
+        # Types count, as in `Operator`. Numbers do not: the launch passes its own.
+        self._key = tuple((n, float, 0.0) if _is_float(v) else (n, type(v), v) for n, v in attrs.items())
 
     @_ends_trace
     def __call__(self, *tensors: Tensor) -> Any:
-        op = self._info.name
         if self._writes:
-            _refuse_capture(op)
+            _refuse_capture(self._info.name)
         for i, tensor in enumerate(tensors):
             if not isinstance(tensor, Tensor) or tensor.init is not None:
-                _require_data(op, self._info.inputs[i].name, tensor)
-        call = self._bind(*[t.shape for t in tensors], *[t.dtype for t in tensors])
+                argument = self._info.inputs[i].name
+                _require_data(self._owner(argument), argument, tensor)
+        call = self._calls(self._key, *[t.shape for t in tensors], *[t.dtype for t in tensors])
         with _LAUNCH:
             return self._launch(tensors, call)
+
+
+def _is_float(value: Any) -> bool:
+    return isinstance(value, (float, np.floating))
 
 
 def _given(info: op_info.OpInfo, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -254,9 +283,10 @@ def _left_out(info: op_info.OpInfo, given: int) -> tuple[Any, ...]:
     return () if given == len(info.inputs) else (_target(info).left_out(),)
 
 
-def _bind_call(op: str, attrs: dict[str, Any], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:
+def _bind_call(op: str, attrs: tuple[tuple[str, type, Any], ...], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:
     count = len(shapes_and_dtypes) // 2
-    return kernel_impl.BoundCall(op, shapes_and_dtypes[:count], [*map(_dtype_name, shapes_and_dtypes[count:])], attrs)
+    dtypes = [*map(_dtype_name, shapes_and_dtypes[count:])]
+    return kernel_impl.BoundCall(op, shapes_and_dtypes[:count], dtypes, {name: value for name, _, value in attrs})
 
 
 class CacheCheck:
@@ -334,16 +364,6 @@ def _refuse_capture(op: str) -> None:
     if lossy:
         text = f"mindspore.jit(capture_mode='{lossy}') loses writes into caches; use capture_mode='ast'"
         raise RuntimeError(f"{op}: {text}")
-
-
-def _compilation() -> dict[str, Any]:
-    """The variables of MindSpore's function that compiles the graph; none in a branch, which has its own thread."""
-    frame: FrameType | None = sys._getframe(1)
-    while frame is not None:
-        if frame.f_code.co_name == "compile" and frame.f_code.co_filename == graph_api.__file__:
-            return frame.f_locals
-        frame = frame.f_back
-    return {}
 
 
 def _arguments(compilation: dict[str, Any], dtype: str, shape: Sequence[int]) -> list[Tensor]:

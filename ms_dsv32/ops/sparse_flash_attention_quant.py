@@ -43,7 +43,7 @@ def sparse_flash_attention_quant(
     softmax_scale: float,
     topk: int,
     block_size: int,
-    max_blocknum_perbatch: int,
+    max_blocknum_perbatch: int | None = None,
     tile_config: SaTileShapeConfig | None = None,
     return_lse: bool = False,
 ) -> Tensor | tuple[Tensor, Tensor]:
@@ -65,7 +65,7 @@ def sparse_flash_attention_quant(
             differ; it stands for s1 then, and the tokens of a sequence follow those of the one before. The token axis
             is merged, and tokens beyond the sum are padding, which reads nothing.
         nq: query heads, 1..128. n_kv: 1. softmax_scale: factor on the scores, see `ms_dsv32.config.SOFTMAX_SCALE`.
-        topk: columns of topk_indices, 1..2048. block_size: 128. max_blocknum_perbatch: columns of block_table.
+        topk: columns of topk_indices, 1..2048. block_size: 128. max_blocknum_perbatch: columns of block_table, or None.
         tile_config: the source's tile sizes; they change nothing, every target chooses its own.
         return_lse: also return the log-sum-exp.
 

@@ -23,7 +23,7 @@ from test_graphs import calls_of
 from test_ops_graph import placeholders
 from test_ops_results import make
 
-from ms_dsv32 import weights
+from ms_dsv32 import cells, weights
 
 KINDS = (
     "tensors",
@@ -87,6 +87,21 @@ def test_a_kernel_that_fails(operator: str, how: str) -> None:
     for _ in range(3):
         assert_same(results_of(case, call, inputs_of(case)), want)
     assert_same(run(case, "pynative"), want)
+
+
+def test_a_cell_of_graph_mode_goes_on() -> None:
+    """Our cells have MindSpore compile a graph again that has failed."""
+    cell, case = cells.MLAEpilog(1), cases.mla_epilog_case(1, 1, 1)
+    cell.set_weights({name: case.inputs[name] for name in ("w_uv", "w_o", "w_o_scale")})
+    attention_out = inputs_of(case)["attention_out"]
+    with mode("graph"):
+        want = weights.to_array(cell(attention_out)).copy()
+        virtual.put("FAIL_LAUNCH", 1)
+        with pytest.raises(RuntimeError, match="MsDsaMlaEpilogQuant: a fault that a test asked for"):
+            weights.to_array(cell(attention_out))
+        virtual.put("FAILURES", 0)
+        for _ in range(2):
+            tolerance.assert_same_bits("hidden_out", weights.to_array(cell(attention_out)), want)
 
 
 def test_calls_go_on_after_one_that_was_refused(how: str) -> None:

@@ -29,13 +29,13 @@ def test_mindspore_leaves_nothing_in_the_working_directory(monkeypatch: pytest.M
     assert "MS_COMPILER_CACHE_PATH" not in os.environ
 
 
-def test_one_primitive_for_each_attribute_set(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_graph_for_each_attribute_set(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_kernels(monkeypatch)
     operator = ops.lightning_indexer_quant.__globals__["_operator"]
     inputs = list(inputs_of(cases.indexer_case(1, 1, 3)).values())
     for count in (7, 8, 7):
         assert ops.lightning_indexer_quant(*inputs, selected_count=count).shape == (1, count)
-    assert len(operator._customs) == 2
+    assert len(operator._kernels) == 2
 
 
 def test_mindspore_calls_by_the_types_of_the_header() -> None:

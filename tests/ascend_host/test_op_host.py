@@ -86,7 +86,7 @@ ATTRIBUTES = {
     "mla_prolog_quant": "epsilon_cq epsilon_ckv",
     "lightning_indexer_prolog_quant": "layernorm_epsilon_k",
     "mla_indexer_prolog_quant": "mla_epsilon_cq mla_epsilon_ckv ip_attrs_layernorm_epsilon_k",
-    "sparse_flash_attention_quant": "nq n_kv softmax_scale topk block_size max_blocknum_perbatch",
+    "sparse_flash_attention_quant": "nq n_kv softmax_scale topk block_size",
     "lightning_indexer_quant": "selected_count",
     "mla_epilog_quant": "",
 }

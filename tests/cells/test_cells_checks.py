@@ -71,9 +71,8 @@ def step() -> Call:
     cell.prolog.set_weights(layer_weights(1))
     sequences = Sequences(1, 1, 2)
     arrays = [*sequences.advance(1), *sequences.caches]
-    return Call(
-        cell, "mla_indexer_prolog_quant", dict(zip(inspect.signature(cell.construct).parameters, arrays, strict=True))
-    )
+    names = list(inspect.signature(cell.construct).parameters)[: len(arrays)]  # without query_act_seqs
+    return Call(cell, "mla_indexer_prolog_quant", dict(zip(names, arrays, strict=True)))
 
 
 def dynamic_step() -> Call:

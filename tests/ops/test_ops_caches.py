@@ -340,6 +340,50 @@ def test_caches_that_are_attributes_of_a_cell(kind: str, how: str) -> None:
             assert_caches(caches, want_caches)
 
 
+@pytest.mark.parametrize("how", ["pynative", "graph", "jit"])
+@pytest.mark.parametrize("kind", ["tensors", "parameters"])
+def test_new_values_in_the_memory_of_a_cache(kind: str, how: str) -> None:
+    """What a compiled graph sees of a cache that is an attribute: everything that leaves it where it is."""
+    cell, caches = _attributes(kind)
+    call = graph_or_jit(cell, how)
+    with mode(how):
+        call(_X[0])
+        for cache, fresh in zip(caches, STEPS.caches(), strict=True):
+            cache.copy_(fresh)
+        call(_X[1])
+    assert_caches(caches, STEPS.expected(1))
+
+
+@pytest.mark.parametrize("how", ["pynative", "graph", "jit"])
+@pytest.mark.parametrize("kind", ["tensors", "parameters"])
+def test_an_argument_that_is_given_other_memory(kind: str, how: str) -> None:
+    caches = STEPS.parameters() if kind == "parameters" else STEPS.caches()
+    call = graph_or_jit(Ignored(), how)
+    with mode(how):
+        call(_X[0], *caches)
+        for cache, fresh in zip(caches, STEPS.caches(), strict=True):
+            cache.assign_value(fresh)
+        call(_X[1], *caches)
+    assert_caches(caches, STEPS.expected(1))
+
+
+@pytest.mark.xfail(strict=True, reason="the graph has the cache that it was compiled with: docs/mindspore.md")
+@pytest.mark.parametrize("how", ["graph", "jit"])
+@pytest.mark.parametrize("change", ["another tensor", "other memory"])
+def test_an_attribute_that_is_another_cache_later(change: str, how: str) -> None:
+    cell, caches = _attributes("tensors")
+    call = graph_or_jit(cell, how)
+    with mode(how):
+        call(_X[0])
+        if change == "another tensor":
+            caches = cell.a, cell.b, cell.c = STEPS.caches()
+        else:
+            for cache, fresh in zip(caches, STEPS.caches(), strict=True):
+                cache.assign_value(fresh)
+        call(_X[1])
+    assert_caches(caches, STEPS.expected(1))
+
+
 class Sequence(Base):
     """Caches in one argument."""
 

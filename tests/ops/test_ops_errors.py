@@ -217,7 +217,7 @@ def test_unknown_and_missing_arguments(operator: str) -> None:
     with pytest.raises(TypeError, match="missing"):
         function(*inputs[:-1], **case.attributes)
     with pytest.raises(TypeError, match="positional"):
-        function(*inputs, 1e-5, **case.attributes)
+        function(*inputs, *([None] if op_info.load(operator).optional else []), 1e-5, **case.attributes)
 
 
 def test_attributes_of_a_graph_must_be_constants() -> None:
@@ -338,9 +338,9 @@ def test_an_error_of_an_earlier_operator_is_raised_by_the_next_call_and_not_agai
     case = small("mla_prolog_quant")
     want = bare(case)
     inputs = tensors(case)
-    ops.mla_prolog_quant(*inputs.values())
-    operator = ops.mla_prolog_quant.__globals__["_operator"]
-    (custom,) = [custom for key, custom in operator._customs.items() if key[-1] == ""][:1]
+    custom = ops.mla_prolog_quant.__globals__["_operator"]._custom(
+        op_info.bind_attrs(op_info.load(case.operator), {}), 14
+    )
     bad = {**inputs, "cache_index": Tensor(np.array([0, 10**6]))}
     custom(*bad.values())  # by MindSpore's own way: it fails later
     with pytest.raises((RuntimeError, ValueError), match=r"cache_index\[1\] = 1000000"):
@@ -381,7 +381,7 @@ def test_there_is_no_kernel_for_other_targets(monkeypatch: pytest.MonkeyPatch) -
     case = cases.indexer_case(1, 1, 3)
     operator = _custom.Operator("lightning_indexer_quant", None)  # type: ignore[arg-type]
     with pytest.raises(RuntimeError, match="lightning_indexer_quant: no kernel for device target GPU; set_device"):
-        operator(*case.attributes.values(), *tensors(case).values())
+        operator(*case.attributes.values(), *tensors(case).values(), None)
 
 
 def test_a_tensor_whose_storage_was_given_up() -> None:

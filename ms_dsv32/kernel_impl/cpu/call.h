@@ -15,7 +15,10 @@ class Call {
  public:
   // Throws OpError.
   Call(const op_info::OpInfo& op, void** data, const TensorView* inputs, const AttrSource& attrs)
-      : op_(op), data_(data), attrs_(attrs), dims_(CheckCall(op, inputs, attrs)) {
+      : Call(op, data, inputs, attrs, CheckCall(op, inputs, attrs)) {}
+  // A call of which `dims` is known already.
+  Call(const op_info::OpInfo& op, void** data, const TensorView* inputs, const AttrSource& attrs, const Dims& dims)
+      : op_(op), data_(data), attrs_(attrs), dims_(dims) {
     for (size_t i = 0; i < op.input_count; ++i) given_.push_back(inputs[i].rank != TensorView::kAbsent);
   }
 

@@ -4,6 +4,7 @@
 #include <pthread.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cstring>
 #include <mutex>
 #include <new>
@@ -25,6 +26,7 @@
 #include "ms_dsv32/kernel_impl/generated/mla_epilog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/mla_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/mla_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/generated/sparse_attention_step.h"
 #include "ms_dsv32/kernel_impl/generated/sparse_flash_attention_quant.h"
 
 #define MS_DSV32_EXPORT __attribute__((visibility("default")))
@@ -34,6 +36,10 @@ namespace {
 
 using op_info::kBlockSize;
 using op_info::OpInfo;
+namespace attention = op_info::sparse_flash_attention_quant;
+namespace indexer = op_info::lightning_indexer_quant;
+namespace prolog = op_info::mla_indexer_prolog_quant;
+namespace step = op_info::sparse_attention_step;
 
 std::string At(const char* name, int64_t i) { return std::string(name) + "[" + std::to_string(i) + "]"; }
 
@@ -135,9 +141,80 @@ void CheckBlocks(const Call& call) {
   }
 }
 
+// What a step's operators say of its slots, lengths and tables, by their own names, before the first of them writes.
+class StepCheck {
+ public:
+  // The shapes; -1 for an axis that is not known yet. `inputs` are those of sparse_attention_step. Throws OpError.
+  StepCheck(const TensorView* inputs, const AttrSource& attrs)
+      : prolog_(prolog::kOp), indexer_(indexer::kOp, inputs[step::kQueryActSeqs].rank != TensorView::kAbsent) {
+    prolog_.BindInput(prolog::kInputs[prolog::kCacheIndex], inputs[step::kCacheIndex]);
+    prolog_.BindInput(prolog::kInputs[prolog::kIpKCache], inputs[step::kKCache]);
+
+    const int64_t tokens[] = {prolog_["t"], op_info::kIdxNHeads};
+    indexer_.BindInput(indexer::kInputs[indexer::kWeights], {nullptr, std::size(tokens), tokens});
+    constexpr int kShared[][2] = {{indexer::kKCache, step::kKCache},
+                                  {indexer::kBlockTable, step::kBlockTable},
+                                  {indexer::kKvActSeqs, step::kKvActSeqs},
+                                  {indexer::kQueryActSeqs, step::kQueryActSeqs}};
+    for (const auto& [of_indexer, of_step] : kShared) {
+      if (inputs[of_step].rank != TensorView::kAbsent)
+        indexer_.BindInput(indexer::kInputs[of_indexer], inputs[of_step]);
+    }
+
+    AttrValue columns;
+    if (!attrs.Find(step::kAttrs[0], &columns)) return;
+    Dims attention(attention::kOp);
+    for (const op_info::AttrInfo& attr : attention::kAttrs) {
+      if (std::strcmp(attr.name, step::kAttrs[0].name) == 0) attention.BindAttr(attr, columns);
+    }
+    attention.BindInput(attention::kInputs[attention::kBlockTable], inputs[step::kBlockTable]);
+  }
+
+  // The values, of a call of sparse_attention_step. Throws OpError.
+  static void CheckValues(const Call& call) {
+    std::vector<std::vector<int64_t>> shapes;
+    std::vector<TensorView> inputs;
+    for (int i = 0; i < static_cast<int>(step::kOp.input_count); ++i) {
+      const std::vector<int64_t>& shape = shapes.emplace_back(call.Shape(step::kInputs[i]));
+      inputs.push_back({nullptr, call.Given(i) ? static_cast<int>(shape.size()) : TensorView::kAbsent, shape.data()});
+    }
+    const NoAttrs attrs;
+    const StepCheck known(inputs.data(), attrs);
+
+    void* of_prolog[prolog::kArgCount] = {};
+    of_prolog[prolog::kCacheIndex] = call.Data<void>(step::kCacheIndex);
+    const std::vector<TensorView> all(prolog::kOp.input_count);
+    CheckCacheIndex<prolog::kCacheIndex>(Call(prolog::kOp, of_prolog, all.data(), attrs, known.prolog_));
+
+    void* of_indexer[indexer::kArgCount] = {};
+    of_indexer[indexer::kBlockTable] = call.Data<void>(step::kBlockTable);
+    of_indexer[indexer::kKvActSeqs] = call.Data<void>(step::kKvActSeqs);
+    of_indexer[indexer::kQueryActSeqs] = call.Data<void>(step::kQueryActSeqs);
+    std::vector<TensorView> given(indexer::kOp.input_count);
+    given[indexer::kQueryActSeqs].rank = inputs[step::kQueryActSeqs].rank;
+    CheckBlocks(Call(indexer::kOp, of_indexer, given.data(), attrs, known.indexer_));
+  }
+
+ private:
+  class NoAttrs final : public AttrSource {
+    bool Find(const op_info::AttrInfo&, AttrValue*) const override { return false; }
+  };
+
+  Dims prolog_;
+  Dims indexer_;
+};
+
+Dims BindStep(const OpInfo& op, const TensorView* inputs, const AttrSource& attrs) {
+  const StepCheck check(inputs, attrs);
+  return CheckCall(op, inputs, attrs);
+}
+
 struct Operator {
   const OpInfo& info;
   void (*check)(const Call& call);  // of the arguments' values
+  // Of their shapes, dtypes and attributes.
+  Dims (*bind)(const OpInfo& op, const TensorView* inputs, const AttrSource& attrs) = CheckCall;
+  void (*run)(const Call& call) = RunKernel;
 };
 
 constexpr Operator kOperators[] = {
@@ -148,6 +225,7 @@ constexpr Operator kOperators[] = {
     {op_info::sparse_flash_attention_quant::kOp, CheckSelection},
     {op_info::lightning_indexer_quant::kOp, CheckBlocks},
     {op_info::mla_epilog_quant::kOp, [](const Call&) {}},  // every value is right
+    {step::kOp, StepCheck::CheckValues, BindStep, [](const Call&) {}},
 };
 
 const Operator& FindOperator(std::string_view name) {
@@ -245,42 +323,64 @@ ThreadCountMutex thread_count_mutex;
 // makes a fresh one.
 const int at_fork = pthread_atfork(nullptr, nullptr, [] { new (&thread_count_mutex) ThreadCountMutex; });
 
-void Run(const Operator& op, const Call& call) {
+void Run(const Operator& op, void** data, const std::vector<TensorView>& inputs, const AttrSource& attrs) {
   const std::shared_lock lock(thread_count_mutex);
   const cpu::DefaultFpEnv fp_env;
+  const Call call(op.info, data, inputs.data(), attrs, op.bind(op.info, inputs.data(), attrs));
   op.check(call);
   try {
-    RunKernel(call);
+    op.run(call);
   } catch (const std::bad_alloc& e) {  // before the kernel has written anything
     throw std::runtime_error(std::string(op.info.name) + ": " + e.what());
   }
 }
 
+// Python's, which has a failed graph compiled again (ops/_graphs.py); null while there is nobody to tell.
+std::atomic<void (*)(const char* graph)> failure_handler{nullptr};
+
+// Runs `body` for a node of a graph. A node without the attribute is in no graph, or Python does not know which.
+template <typename Body>
+auto InGraph(AotExtra* extra, const Body& body) {
+  try {
+    return body();
+  } catch (...) {
+    auto* const tell = failure_handler.load();
+    if (tell != nullptr && extra->HasAttr("graph")) tell(extra->GetAttrStr("graph").c_str());
+    throw;
+  }
+}
+
 int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64_t** shapes, const char** dtypes,
                      void* extra) {
-  const Operator& op = FindOperator(name);
-  const int expected = static_cast<int>(op.info.input_count + op.info.output_count);
-  if (count != expected) {
-    throw OpError(OpError::Kind::kType, std::string(name) + ": got " + std::to_string(count) + " tensors, expected " +
-                                            std::to_string(expected));
-  }
-  const MindSporeAttrs attrs(extra);
-  Run(op, Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), attrs));
-  return 0;
+  return InGraph(static_cast<AotExtra*>(extra), [&] {
+    const Operator& op = FindOperator(name);
+    const int expected = static_cast<int>(op.info.input_count + op.info.output_count);
+    if (count != expected) {
+      throw OpError(OpError::Kind::kType, std::string(name) + ": got " + std::to_string(count) + " tensors, expected " +
+                                              std::to_string(expected));
+    }
+    const MindSporeAttrs attrs(extra);
+    Run(op, data, Inputs(op.info, ranks, shapes, dtypes), attrs);
+    return 0;
+  });
 }
 
 std::vector<std::vector<int64_t>> InferFromMindSpore(const char* name, int* ranks, int64_t** shapes, AotExtra* extra) {
-  const OpInfo& op = FindOperator(name).info;
-  // Set by ops/_custom.py: the names of in-place arguments that are no Parameters.
-  if (extra->HasAttr("plain_caches") && InRunTimeBranch()) {
-    throw OpError(OpError::Kind::kValue,
-                  std::string(name) + ": " + extra->GetAttrStr("plain_caches") +
-                      " must be a Parameter inside a branch or loop whose condition is known only at "
-                      "run time: MindSpore copies a plain tensor there, and the write would be lost");
-  }
-  // MindSpore tells no dtypes here, and leaves None out: ops/_custom.py sets an attribute of the optional input's name.
-  const bool given = extra->HasAttr(op.inputs[op.input_count - 1].name);
-  return OutputShapes(op, CheckCall(op, Inputs(op, ranks, shapes, nullptr, given).data(), MindSporeAttrs(extra)));
+  return InGraph(extra, [&] {
+    const Operator& op = FindOperator(name);
+    // Set by ops/_custom.py: the names of in-place arguments that are no Parameters.
+    if (extra->HasAttr("plain_caches") && InRunTimeBranch()) {
+      throw OpError(OpError::Kind::kValue,
+                    std::string(name) + ": " + extra->GetAttrStr("plain_caches") +
+                        " must be a Parameter inside a branch or loop whose condition is known only at "
+                        "run time: MindSpore copies a plain tensor there, and the write would be lost");
+    }
+    // MindSpore tells no dtypes here, and leaves None out: ops/_custom.py sets an attribute of the optional input's
+    // name.
+    const bool given = extra->HasAttr(op.info.inputs[op.info.input_count - 1].name);
+    const std::vector<TensorView> inputs = Inputs(op.info, ranks, shapes, nullptr, given);
+    return OutputShapes(op.info, op.bind(op.info, inputs.data(), MindSporeAttrs(extra)));
+  });
 }
 
 // An attribute through the C interface; mirrored by _Attr of kernel_impl/__init__.py.
@@ -363,6 +463,7 @@ MS_DSV32_OPERATOR(MlaIndexerPrologQuant, "mla_indexer_prolog_quant")
 MS_DSV32_OPERATOR(SparseFlashAttentionQuant, "sparse_flash_attention_quant")
 MS_DSV32_OPERATOR_ONE_OUTPUT(LightningIndexerQuant, "lightning_indexer_quant")
 MS_DSV32_OPERATOR_ONE_OUTPUT(MlaEpilogQuant, "mla_epilog_quant")
+MS_DSV32_OPERATOR_ONE_OUTPUT(SparseAttentionStep, "sparse_attention_step")
 
 // The C interface. Functions that can fail return 0, or a status and a text (see Guard).
 extern "C" {
@@ -386,15 +487,21 @@ MS_DSV32_EXPORT void ms_dsv32_set_thread_count(int count) {
   ms_dsv32::cpu::SetNumThreads(count);
 }
 
+// Has `handler` told the attribute "graph" of each node of a MindSpore graph that fails; null: nobody. It is called on
+// the thread that the node runs on, before the error goes on.
+MS_DSV32_EXPORT void ms_dsv32_set_failure_handler(void (*handler)(const char* graph)) {
+  ms_dsv32::failure_handler = handler;
+}
+
 // Checks the inputs of a call and writes the output shapes, each to a row of `out_shapes` (8 wide), and their ranks.
 MS_DSV32_EXPORT int ms_dsv32_check(const char* name, const int* ranks, const int64_t* const* shapes,
                                    const char* const* dtypes, int attr_count, const ms_dsv32::CAttr* attrs,
                                    int64_t (*out_shapes)[8], int* out_ranks, char* message, size_t message_size) {
   using namespace ms_dsv32;
   return Guard(message, message_size, [&] {
-    const OpInfo& op = FindOperator(name).info;
-    const Dims dims = CheckCall(op, Inputs(op, ranks, shapes, dtypes).data(), CAttrs(attr_count, attrs));
-    const auto outputs = OutputShapes(op, dims);
+    const Operator& op = FindOperator(name);
+    const Dims dims = op.bind(op.info, Inputs(op.info, ranks, shapes, dtypes).data(), CAttrs(attr_count, attrs));
+    const auto outputs = OutputShapes(op.info, dims);
     for (size_t i = 0; i < outputs.size(); ++i) {
       out_ranks[i] = static_cast<int>(outputs[i].size());
       std::copy(outputs[i].begin(), outputs[i].end(), out_shapes[i]);
@@ -409,7 +516,7 @@ MS_DSV32_EXPORT int ms_dsv32_call(const char* name, const int* ranks, const int6
   using namespace ms_dsv32;
   return Guard(message, message_size, [&] {
     const Operator& op = FindOperator(name);
-    Run(op, Call(op.info, data, Inputs(op.info, ranks, shapes, dtypes).data(), CAttrs(attr_count, attrs)));
+    Run(op, data, Inputs(op.info, ranks, shapes, dtypes), CAttrs(attr_count, attrs));
   });
 }
 

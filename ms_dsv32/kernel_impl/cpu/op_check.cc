@@ -372,6 +372,7 @@ Dims CheckCall(const OpInfo& op, const TensorView* inputs, const AttrSource& att
   for (size_t i = 0; i < op.attr_count; ++i) {
     AttrValue value;
     if (!attrs.Find(op.attrs[i], &value)) {
+      if (op.attrs[i].optional) continue;
       throw OpError(OpError::Kind::kType, std::string(op.name) + ": attribute " + op.attrs[i].name + " is missing");
     }
     dims.BindAttr(op.attrs[i], value);

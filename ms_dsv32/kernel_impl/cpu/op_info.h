@@ -23,13 +23,15 @@ enum class AttrType : uint8_t { kFloat, kInt, kStr, kBool };
 
 inline constexpr double kNoMinimum = -1e308;
 
-// `binds` is the dim whose value the attribute is; `choices` are separated by '|'. Both may be empty.
+// `binds` is the dim whose value the attribute is; `choices` are separated by '|'. Both may be empty. An optional
+// attribute may be missing: the inputs' shapes tell what it would say.
 struct AttrInfo {
   const char* name;
   AttrType type;
   const char* binds;
   const char* choices;
   double minimum;
+  bool optional;
 };
 
 // `outputs` are those that the kernel writes apart from its in-place inputs.

@@ -52,10 +52,10 @@ inline constexpr ArgInfo kOutputs[] = {
     {"weights_out", DType::kFloat16, "t,idx_n_heads", false, false},
 };
 inline constexpr AttrInfo kAttrs[] = {
-    {"layernorm_epsilon_k", AttrType::kFloat, "", "", 0.0},
-    {"layout_query", AttrType::kStr, "", "TND", kNoMinimum},
-    {"layout_key", AttrType::kStr, "", "PA_BSND", kNoMinimum},
-    {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum},
+    {"layernorm_epsilon_k", AttrType::kFloat, "", "", 0.0, false},
+    {"layout_query", AttrType::kStr, "", "TND", kNoMinimum, false},
+    {"layout_key", AttrType::kStr, "", "PA_BSND", kNoMinimum, false},
+    {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum, false},
 };
 inline constexpr OpInfo kOp{"lightning_indexer_prolog_quant", "LightningIndexerPrologQuant", kInputs, std::size(kInputs), kOutputs,
                              std::size(kOutputs), kAttrs, std::size(kAttrs)};

@@ -32,7 +32,7 @@ inline constexpr ArgInfo kOutputs[] = {
     {"topk_indices", DType::kInt32, "t,selected_count", false, false},
 };
 inline constexpr AttrInfo kAttrs[] = {
-    {"selected_count", AttrType::kInt, "selected_count", "", kNoMinimum},
+    {"selected_count", AttrType::kInt, "selected_count", "", kNoMinimum, false},
 };
 inline constexpr OpInfo kOp{"lightning_indexer_quant", "LightningIndexerQuant", kInputs, std::size(kInputs), kOutputs,
                              std::size(kOutputs), kAttrs, std::size(kAttrs)};

@@ -24,7 +24,7 @@ inline constexpr ArgInfo kOutputs[] = {
     {"hidden_out", DType::kBFloat16, "t,h", false, false},
 };
 inline constexpr AttrInfo kAttrs[] = {
-    {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum},
+    {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum, false},
 };
 inline constexpr OpInfo kOp{"mla_epilog_quant", "MlaEpilogQuant", kInputs, std::size(kInputs), kOutputs,
                              std::size(kOutputs), kAttrs, std::size(kAttrs)};

@@ -72,13 +72,13 @@ inline constexpr ArgInfo kOutputs[] = {
     {"ip_weights_out", DType::kFloat16, "t,idx_n_heads", false, false},
 };
 inline constexpr AttrInfo kAttrs[] = {
-    {"mla_epsilon_cq", AttrType::kFloat, "", "", 0.0},
-    {"mla_epsilon_ckv", AttrType::kFloat, "", "", 0.0},
-    {"mla_cache_mode", AttrType::kStr, "", "PA_BSND", kNoMinimum},
-    {"ip_attrs.layernorm_epsilon_k", AttrType::kFloat, "", "", 0.0},
-    {"ip_attrs.layout_query", AttrType::kStr, "", "TND", kNoMinimum},
-    {"ip_attrs.layout_key", AttrType::kStr, "", "PA_BSND", kNoMinimum},
-    {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum},
+    {"mla_epsilon_cq", AttrType::kFloat, "", "", 0.0, false},
+    {"mla_epsilon_ckv", AttrType::kFloat, "", "", 0.0, false},
+    {"mla_cache_mode", AttrType::kStr, "", "PA_BSND", kNoMinimum, false},
+    {"ip_attrs.layernorm_epsilon_k", AttrType::kFloat, "", "", 0.0, false},
+    {"ip_attrs.layout_query", AttrType::kStr, "", "TND", kNoMinimum, false},
+    {"ip_attrs.layout_key", AttrType::kStr, "", "PA_BSND", kNoMinimum, false},
+    {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum, false},
 };
 inline constexpr OpInfo kOp{"mla_indexer_prolog_quant", "MlaIndexerPrologQuant", kInputs, std::size(kInputs), kOutputs,
                              std::size(kOutputs), kAttrs, std::size(kAttrs)};

@@ -50,10 +50,10 @@ inline constexpr ArgInfo kOutputs[] = {
     {"query_rope_out", DType::kBFloat16, "t,n_q,rope_dim", false, false},
 };
 inline constexpr AttrInfo kAttrs[] = {
-    {"epsilon_cq", AttrType::kFloat, "", "", 0.0},
-    {"epsilon_ckv", AttrType::kFloat, "", "", 0.0},
-    {"cache_mode", AttrType::kStr, "", "PA_BSND", kNoMinimum},
-    {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum},
+    {"epsilon_cq", AttrType::kFloat, "", "", 0.0, false},
+    {"epsilon_ckv", AttrType::kFloat, "", "", 0.0, false},
+    {"cache_mode", AttrType::kStr, "", "PA_BSND", kNoMinimum, false},
+    {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum, false},
 };
 inline constexpr OpInfo kOp{"mla_prolog_quant", "MlaPrologQuant", kInputs, std::size(kInputs), kOutputs,
                              std::size(kOutputs), kAttrs, std::size(kAttrs)};

@@ -36,13 +36,13 @@ inline constexpr ArgInfo kOutputs[] = {
     {"lse", DType::kFloat32, "b,s1,n_q|t,n_q", false, false},
 };
 inline constexpr AttrInfo kAttrs[] = {
-    {"nq", AttrType::kInt, "n_q", "", kNoMinimum},
-    {"n_kv", AttrType::kInt, "n_kv", "", kNoMinimum},
-    {"softmax_scale", AttrType::kFloat, "", "", kNoMinimum},
-    {"topk", AttrType::kInt, "selected_count", "", kNoMinimum},
-    {"block_size", AttrType::kInt, "block_size", "", kNoMinimum},
-    {"max_blocknum_perbatch", AttrType::kInt, "max_blocknum_perbatch", "", kNoMinimum},
-    {"return_lse", AttrType::kBool, "", "", kNoMinimum},
+    {"nq", AttrType::kInt, "n_q", "", kNoMinimum, false},
+    {"n_kv", AttrType::kInt, "n_kv", "", kNoMinimum, false},
+    {"softmax_scale", AttrType::kFloat, "", "", kNoMinimum, false},
+    {"topk", AttrType::kInt, "selected_count", "", kNoMinimum, false},
+    {"block_size", AttrType::kInt, "block_size", "", kNoMinimum, false},
+    {"max_blocknum_perbatch", AttrType::kInt, "max_blocknum_perbatch", "", kNoMinimum, true},
+    {"return_lse", AttrType::kBool, "", "", kNoMinimum, false},
 };
 inline constexpr OpInfo kOp{"sparse_flash_attention_quant", "SparseFlashAttentionQuant", kInputs, std::size(kInputs), kOutputs,
                              std::size(kOutputs), kAttrs, std::size(kAttrs)};

@@ -27,14 +27,15 @@ struct OutputInfo {
   int in_place_of;
 };
 
-// The attributes of an OpDef: the numbers of the table, in their order. Each of the others has one value on Ascend: a
-// layout its first choice, and return_lse none, as lse is an output of every call.
+// The attributes of an OpDef: the numbers of the table that are not optional, in their order. Each of the others has
+// one value on Ascend: a layout its first choice, and return_lse none, as lse is an output of every call.
 class Attributes final : public AttrSource {
  public:
   Attributes(const op_info::OpInfo& op, const gert::RuntimeAttrs* attrs) : op_(op), attrs_(attrs) {}
 
   bool Find(const op_info::AttrInfo& info, AttrValue* value) const override {
     value->type = info.type;
+    if (info.optional) return false;
     if (!IsNumber(info)) {
       const std::string_view choices(info.choices);
       value->text = choices.substr(0, choices.find('|'));
@@ -42,7 +43,9 @@ class Attributes final : public AttrSource {
     }
     if (attrs_ == nullptr) return false;
     size_t index = 0;
-    for (const op_info::AttrInfo* other = op_.attrs; other != &info; ++other) index += IsNumber(*other) ? 1 : 0;
+    for (const op_info::AttrInfo* other = op_.attrs; other != &info; ++other) {
+      index += IsNumber(*other) && !other->optional ? 1 : 0;
+    }
     if (info.type == op_info::AttrType::kFloat) {
       const float* number = attrs_->GetFloat(index);
       if (number != nullptr) value->number = *number;

@@ -37,7 +37,6 @@ class MsDsaSparseFlashAttentionQuant : public OpDef {
     this->Attr("softmax_scale").AttrType(REQUIRED).Float();
     this->Attr("topk").AttrType(REQUIRED).Int();
     this->Attr("block_size").AttrType(REQUIRED).Int();
-    this->Attr("max_blocknum_perbatch").AttrType(REQUIRED).Int();
     this->SetInferShape(InferShape<kOp, kSparseFlashAttentionQuantOutputs>);
     this->SetInferDataType(InferDataType<kSparseFlashAttentionQuantOutputs>);
     this->AICore().SetTiling(TileSparseFlashAttentionQuant);
