@@ -3,8 +3,8 @@
 //
 // An element of a product of bfloat16 is a chain as well (gemm.h), of longer links: of 32 values of k a tile sums the
 // even and the odd ones, each in order, and adds the sum of both to c. So the bits are those of no other instruction
-// set, and k may be cut at multiples of 32 alone. Sums of int8 are exact: any way gives their bits. AMX takes
-// denormals for zero and rounds to nearest, whatever MXCSR holds, as AVX512_BF16 does.
+// set, and k may be cut at multiples of 32 alone. Sums of int8 are exact: any way gives their bits. For subnormals see
+// fp_env.h.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_AMX_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GEMM_AMX_H_
 
