@@ -75,7 +75,7 @@ def bare(op: str, inputs: Mapping[str, Array], attributes: Mapping[str, Any]) ->
     info = op_info.load(op)
     results = kernel_impl.call(op, inputs, attributes)
     outputs = dict(zip((o.name for o in info.outputs), results, strict=True))
-    given = [inputs[a.name] for a in info.inputs]
+    given = [inputs[a.name] for a in info.inputs if a.name in inputs]
     arrays = [*given, *(outputs[o.name] for o in info.kernel_outputs)]
     dtypes = [kernel_impl._MS_DTYPES[a.dtype] for a in given]
     bound = kernel_impl.BoundCall(op, [a.shape for a in given], dtypes, op_info.bind_attrs(info, attributes))

@@ -108,7 +108,9 @@ def _empty(op: str, inputs: dict[str, Any], attributes: dict[str, Any]) -> dict[
     for key, value in {"multi_output": several, "reg_op_name": name, "side_effect_mem": True, **bound}.items():
         custom.add_prim_attr(key, value)
     write, read = signature.sig_rw.RW_WRITE, signature.sig_rw.RW_READ
-    custom.set_signatures(tuple(signature.make_sig(a.name, write if a.in_place else read) for a in info.inputs))
+    custom.set_signatures(
+        tuple(signature.make_sig(a.name, write if a.in_place else read) for a in info.required_inputs)
+    )
     tensors = [weights.to_tensor(value) for value in inputs.values()]
     cell = _Empty(custom)
 

@@ -343,7 +343,7 @@ class LightningIndexer(Configured):
         stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
-        q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs: as of the operator.
+        q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, query_act_seqs: as of the operator.
 
     Outputs:
         topk_indices int32 [t, selected_count].
@@ -364,6 +364,7 @@ class LightningIndexer(Configured):
         k_cache_scale: Tensor,
         block_table: Tensor,
         kv_act_seqs: Tensor,
+        query_act_seqs: Tensor | None = None,
     ) -> Tensor:
         topk_indices = ops.lightning_indexer_quant(
             q_int8,
@@ -373,6 +374,7 @@ class LightningIndexer(Configured):
             k_cache_scale,
             as_int32(block_table),
             as_int32(kv_act_seqs),
+            as_int32(query_act_seqs),
             selected_count=self.selected_count,
         )
         return self.outputs(topk_indices)
@@ -391,11 +393,12 @@ class SparseFlashAttention(Configured):
         stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
-        query_nope, query_rope, key_nope_2d, key_rope_2d, k_nope_scales, topk_indices, block_table, kv_act_seqs: as of
-        the operator; the three keys are the caches of `MLAProlog`.
+        query_nope, query_rope, key_nope_2d, key_rope_2d, k_nope_scales, topk_indices, block_table, kv_act_seqs,
+        query_act_seqs: as of the operator; the three keys are the caches of `MLAProlog`.
 
     Outputs:
-        attention_out bf16 [b, s1, n_q, 512]; with return_lse also lse fp32 [b, s1, n_q].
+        attention_out bf16 [b, s1, n_q, 512]; with return_lse also lse fp32 [b, s1, n_q]. With query_act_seqs: [t, n_q,
+        512] and [t, n_q].
     """
 
     _model_arguments = ("n_q", "softmax_scale", "topk")
@@ -429,6 +432,7 @@ class SparseFlashAttention(Configured):
         topk_indices: Tensor,
         block_table: Tensor,
         kv_act_seqs: Tensor,
+        query_act_seqs: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         results = ops.sparse_flash_attention_quant(
             query_nope,
@@ -439,6 +443,7 @@ class SparseFlashAttention(Configured):
             topk_indices,
             as_int32(block_table),
             as_int32(kv_act_seqs),
+            as_int32(query_act_seqs),
             nq=self.n_q,
             n_kv=1,
             softmax_scale=self.softmax_scale,
@@ -481,11 +486,13 @@ _STEP_DTYPES = (ms.bfloat16, ms.bfloat16, ms.bfloat16, ms.int64, ms.int32, ms.in
 
 
 class _Step(Loaded):
-    """What `SparseAttentionStep` and `SparseAttentionLayer` share: eleven inputs, and which of their axes may vary."""
+    """What `SparseAttentionStep` and `SparseAttentionLayer` share: their inputs, and which of the axes may vary."""
 
     max_blocknum_perbatch: int
 
-    def dynamic_inputs(self, block_num: int, like: Sequence[Tensor] = ()) -> tuple[Tensor, ...]:
+    def dynamic_inputs(
+        self, block_num: int, like: Sequence[Tensor] = (), *, ragged: bool = False
+    ) -> tuple[Tensor, ...]:
         """What `nn.Cell.set_inputs` takes so that one compiled graph serves every b and s1: token axes are merged.
 
         A larger cell hands it on to its own `set_inputs`: ``model.set_inputs(ids, *layer.dynamic_inputs(block_num))``.
@@ -494,9 +501,10 @@ class _Step(Loaded):
             block_num: blocks of the caches, which stay as they are from step to step.
             like: the first six inputs of a call, if their dtypes or the width of cos and sin are others than the
                 operators'; their other axes do not count.
+            ragged: whether the calls pass query_act_seqs, with the dtype of kv_act_seqs.
 
         Returns:
-            Eleven Tensors without values, in the order of the inputs.
+            Eleven Tensors without values, in the order of the inputs; with ragged twelve.
 
         Raises:
             TypeError, ValueError: block_num is no positive int, or like are not six.
@@ -508,23 +516,25 @@ class _Step(Loaded):
         cos, sin = (like[1].shape[-1], like[2].shape[-1]) if like else (ROPE_DIM, ROPE_DIM)
         shapes = ((None, H), (None, cos), (None, sin), (None,), (None, self.max_blocknum_perbatch), (None,))
         caches = [((block_num, BLOCK_SIZE, 1, width), dtype) for width, dtype in _CACHES]
-        inputs = (*zip(shapes, dtypes, strict=True), *caches)
+        last = [((None,), dtypes[-1])] if ragged else []
+        inputs = (*zip(shapes, dtypes, strict=True), *caches, *last)
         return tuple(Tensor(shape=list(shape), dtype=dtype) for shape, dtype in inputs)
 
-    def set_dynamic_tokens(self, block_num: int, like: Sequence[Tensor] = ()) -> None:
+    def set_dynamic_tokens(self, block_num: int, like: Sequence[Tensor] = (), *, ragged: bool = False) -> None:
         """Lets one compiled graph serve every b and s1 (graph mode): merged token axes, b and t unknown.
 
         Args:
-            block_num, like: as of `dynamic_inputs`.
+            block_num, like, ragged: as of `dynamic_inputs`.
         """
-        self.set_inputs(*self.dynamic_inputs(block_num, like))
+        self.set_inputs(*self.dynamic_inputs(block_num, like, ragged=ragged))
 
 
 class SparseAttentionStep(_Step):
     """DeepSeek sparse attention over a paged cache up to the latent attention: prolog, indexer, attention.
 
     Serves decoding (b sequences of s1 = 1..4 tokens) and a prompt in chunks (one sequence, s1 up to 1024); what differs
-    is in the inputs' shapes. `MLAEpilog` takes attention_out from the latent space to the layer's result.
+    is in the inputs' shapes. With query_act_seqs one call, and one graph of fixed t and b, serves both. `MLAEpilog`
+    takes attention_out from the latent space to the layer's result.
 
     Args:
         max_blocknum_perbatch: columns of block_table.
@@ -542,9 +552,13 @@ class SparseAttentionStep(_Step):
         kv_act_seqs: int32 or int64 [b], this call's tokens included.
         kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale: the five paged caches (`make_caches`), updated in
             place.
+        query_act_seqs: int32 or int64 [b], or None: the tokens of each sequence in this call, 0 included, where they
+            differ. Those of a sequence follow those of the one before; what is beyond their sum is padding, whose
+            cache_index is -1. Token axes are merged then.
 
     Outputs:
-        attention_out bf16 [b, s1, n_q, 512]; with return_lse also lse fp32 [b, s1, n_q].
+        attention_out bf16 [b, s1, n_q, 512]; with return_lse also lse fp32 [b, s1, n_q]. With query_act_seqs: [t, n_q,
+        512] and [t, n_q].
     """
 
     _model_arguments = (*MLAIndexerProlog._model_arguments, "softmax_scale", "selected_count")
@@ -588,14 +602,18 @@ class SparseAttentionStep(_Step):
         k_scale_cache: Tensor,
         k_cache: Tensor,
         k_cache_scale: Tensor,
+        query_act_seqs: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         block_table, kv_act_seqs = as_int32(block_table), as_int32(kv_act_seqs)
+        query_act_seqs = as_int32(query_act_seqs)
         q_nope, q_rope, q_int8, q_scale, head_weights = self.prolog(
             token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale
         )
-        topk_indices = self.indexer(q_int8, q_scale, head_weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
+        topk_indices = self.indexer(
+            q_int8, q_scale, head_weights, k_cache, k_cache_scale, block_table, kv_act_seqs, query_act_seqs
+        )
         results = self.attention(
-            q_nope, q_rope, kv_cache, kr_cache, k_scale_cache, topk_indices, block_table, kv_act_seqs
+            q_nope, q_rope, kv_cache, kr_cache, k_scale_cache, topk_indices, block_table, kv_act_seqs, query_act_seqs
         )
         return self.outputs(results)
 
@@ -630,7 +648,8 @@ class SparseAttentionLayer(_Step):
         As of `SparseAttentionStep`.
 
     Outputs:
-        hidden_out bf16 [t, 7168]; with return_lse also lse fp32 [b, s1, n_q], of this rank's heads.
+        hidden_out bf16 [t, 7168]; with return_lse also lse fp32 [b, s1, n_q], with query_act_seqs [t, n_q], of this
+        rank's heads. That of padding is 0.
 
     Raises:
         TypeError: group is no str. ValueError: there is no such group, or ``mindspore.communication.init()`` was not
@@ -683,6 +702,7 @@ class SparseAttentionLayer(_Step):
         k_scale_cache: Tensor,
         k_cache: Tensor,
         k_cache_scale: Tensor,
+        query_act_seqs: Tensor | None = None,
     ) -> Tensor | tuple[Tensor, Tensor]:
         results = self.step(
             token_x,
@@ -696,6 +716,7 @@ class SparseAttentionLayer(_Step):
             k_scale_cache,
             k_cache,
             k_cache_scale,
+            query_act_seqs,
         )
         attention_out = results[0] if self.return_lse else results
         hidden_out = self.epilog(attention_out)

@@ -58,7 +58,8 @@ class Arg:
     """An input or output: ``shapes`` holds the alternatives, each a tuple of axis expressions.
 
     ``format`` and ``packable`` are of inputs; ``in_place`` inputs are written; an output with ``in_place_of`` is the
-    buffer of that input and not an output of the kernel.
+    buffer of that input and not an output of the kernel. With an ``optional`` input the tokens are divided among the
+    sequences as it says: shapes with s1 do not occur.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Arg:
     format: Literal["ND", "NZ"] = "ND"
     packable: bool = False
     in_place: bool = False
+    optional: bool = False
     in_place_of: str | None = None
     values: str | None = None
     extension: bool = False
@@ -176,6 +178,16 @@ class OpInfo:
         """The source's name of each input, attribute and output that is not an extension, by our name."""
         args: tuple[Arg | Attr, ...] = (*self.inputs, *self.attrs, *self.outputs)
         return {a.name: a.source_name for a in args if not a.extension}
+
+    @property
+    def optional(self) -> Arg | None:
+        """The input that may be left out, the last one; None if there is none."""
+        return self.inputs[-1] if self.inputs[-1].optional else None
+
+    @property
+    def required_inputs(self) -> tuple[Arg, ...]:
+        """The inputs without the optional one."""
+        return tuple(a for a in self.inputs if not a.optional)
 
     @property
     def packable(self) -> tuple[str, ...]:
@@ -342,7 +354,8 @@ def op_header(op: OpInfo) -> str:
 
     def arg_row(a: Arg) -> str:
         shapes = "|".join(",".join(shape) for shape in a.shapes)
-        return f'    {{"{a.name}", DType::{DTYPES[a.dtype][1]}, "{shapes}", {str(a.in_place).lower()}}},'
+        flags = f"{a.in_place}, {a.optional}".lower()
+        return f'    {{"{a.name}", DType::{DTYPES[a.dtype][1]}, "{shapes}", {flags}}},'
 
     def attr_row(a: Attr) -> str:
         fields = [f'"{a.name}"', f"AttrType::k{a.type.capitalize()}", f'"{a.binds or ""}"', f'"{"|".join(a.choices)}"']
@@ -390,7 +403,8 @@ def op_def(op: OpInfo) -> str:
     """
 
     def tensor(kind: str, name: str, a: Arg) -> str:
-        declared = f'this->{kind}("{name}").ParamType(REQUIRED).DataType({{ge::{DTYPES[a.dtype][2]}}})'
+        need = "OPTIONAL" if a.optional else "REQUIRED"
+        declared = f'this->{kind}("{name}").ParamType({need}).DataType({{ge::{DTYPES[a.dtype][2]}}})'
         # CANN makes a tensor contiguous that is not, and copies a cache back.
         return f"    {declared}.Format({{ge::FORMAT_ND}}){'.AutoContiguous()' if kind == 'Input' else ''};"
 
@@ -479,9 +493,11 @@ def docs() -> str:
         for a in op.inputs:
             notes = [a.doc]
             notes += ["Updated in place."] if a.in_place else []
+            notes += ["Optional."] if a.optional else []
             notes += [f"Values: {_pretty(a.values)}."] if a.values else []
             fmt = a.format + (", packable" if a.packable else "")
-            out.append(f"| `{a.name}` | {a.dtype} | {_shapes(a)} | {fmt} | {' '.join(notes)} |")
+            plus = " (+)" if a.extension else ""
+            out.append(f"| `{a.name}`{plus} | {a.dtype} | {_shapes(a)} | {fmt} | {' '.join(notes)} |")
         out += ["", "| attribute | type | default | |", "|---|---|---|---|"]
         for at in op.attrs:
             default = "required" if at.required else f"`{at.default!r}`"
@@ -510,7 +526,7 @@ def _source_table(op: OpInfo, function: SourceFunction) -> list[str]:
             rows += [(source, f"`{name}`", "") for name, source in ours.items() if source == parameter]
         rows += [(source, f"`{name}`", "") for name, source in ours.items() if source != parameter]
     names = " and ".join(f"`{name}`" for name in function.names)
-    inputs = [a.source_name for a in op.inputs]
+    inputs = [a.source_name for a in op.inputs if not a.extension]
     if inputs == [p for p in function.parameters if p in inputs]:
         text = f"{names}: the inputs come in the same order."
     else:
@@ -557,6 +573,7 @@ def check_schemas() -> list[str]:
             problems.append(f"{op.name}: in-place inputs and outputs do not pair")
         for function in op.source_functions:
             problems += [f"{op.name}: {p}" for p in _source_problems(op, function)]
+        problems += [f"{op.name}: {a.name} is optional and not the last input" for a in op.inputs[:-1] if a.optional]
         for a in args:
             if len({len(shape) for shape in a.shapes}) != len(a.shapes):
                 problems.append(f"{op.name}: {a.name}: alternatives must differ in rank")

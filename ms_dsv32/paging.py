@@ -115,6 +115,32 @@ def token_positions(kv_act_seqs: Sequence[int] | Array, s1: int) -> NDArray[np.i
     return positions
 
 
+def ragged_tokens(
+    kv_act_seqs: Sequence[int] | Array, query_act_seqs: Sequence[int] | Array, t: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sequence and key position of each of t tokens, int64 [t] both, of a call with `query_act_seqs`.
+
+    The tokens are the last query_act_seqs[b] of each sequence. Those beyond the sum are padding: sequence 0, position
+    -1. ``cache_index_of(block_table[sequence], position[:, None])`` is their cache_index [t, 1].
+
+    Raises:
+        ValueError: query_act_seqs has an entry below 0, another length than kv_act_seqs, or more than t together.
+    """
+    lengths, counts = np.asarray(kv_act_seqs, np.int64), np.asarray(query_act_seqs, np.int64)
+    if lengths.shape != counts.shape or lengths.ndim != 1:
+        expected = f"(b,) = {lengths.shape}, as kv_act_seqs"
+        raise ValueError(f"paging: query_act_seqs has shape {counts.shape}, expected {expected}")
+    if (counts < 0).any() or counts.sum() > t:
+        raise ValueError(
+            f"paging: query_act_seqs is {counts.tolist()}, expected 0 or more and at most t = {t} together"
+        )
+    sequence = np.repeat(np.arange(lengths.size), counts)
+    first = np.cumsum(counts) - counts
+    position = lengths[sequence] - counts[sequence] + np.arange(sequence.size) - first[sequence]
+    padding = t - sequence.size
+    return np.append(sequence, np.zeros(padding, np.int64)), np.append(position, np.full(padding, -1, np.int64))
+
+
 def rows_of(block_table: Array, sequence: int, length: int, block_size: int = BLOCK_SIZE) -> NDArray[np.int64]:
     """Cache rows int64 [length] of positions 0 .. length - 1 of one sequence, -1 where the table has no block."""
     rows: NDArray[np.int64] = cache_index_of(block_table[[sequence]], np.arange(length)[None, :], block_size)[0]

@@ -420,6 +420,37 @@ def attention_case(
     return Case("sparse_flash_attention_quant", inputs, attributes, paging, n_q)
 
 
+def ragged(case: Case, query_act_seqs: Sequence[int], padding: int = 0) -> Case:
+    """A case with merged token axes as one whose sequences have fewer tokens, each its last ones, and padding.
+
+    Each token sees what it saw, so that its results are those of the case; `ragged_rows` tells which they are. What
+    padding has is poison.
+    """
+    rows = ragged_rows(case, query_act_seqs)
+    inputs = dict(case.inputs)
+    for name, array in case.inputs.items():
+        if op_info.symbols(_shape_of(case.operator, name, array.ndim)[0])[0] == "t":
+            per_token = array.reshape(case.paging.t, -1, *array.shape[1:])[rows]
+            poison = POISON.get(array.dtype.type, np.iinfo(np.int32).max)
+            filled = np.concatenate([per_token, np.full((padding, *per_token.shape[1:]), poison, array.dtype)])
+            inputs[name] = filled.reshape(-1, *array.shape[1:])
+    inputs["query_act_seqs"] = np.asarray(query_act_seqs, np.int32)
+    return replace(case, inputs=inputs)
+
+
+def ragged_rows(case: Case, query_act_seqs: Sequence[int]) -> NDArray[np.int64]:
+    """The tokens of a case that are the first of `ragged`."""
+    s1 = case.paging.s1
+    ranges = [np.arange((n + 1) * s1 - count, (n + 1) * s1) for n, count in enumerate(query_act_seqs)]
+    return np.concatenate([np.zeros(0, np.int64), *ranges])
+
+
+def _shape_of(operator: str, name: str, rank: int) -> tuple[str, ...]:
+    """The symbols of an input's axes."""
+    arg = next(a for a in op_info.load(operator).inputs if a.name == name)
+    return next(shape for shape in arg.shapes if len(shape) == rank)
+
+
 def with_lse(case: Case) -> Case:
     """An attention case that asks for lse too."""
     return replace(case.with_attributes(return_lse=True), outputs=("attention_out", "lse"))

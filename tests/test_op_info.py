@@ -29,7 +29,8 @@ CONTRACT = {
         "q_int8_out q_scale_out k_int8_out k_scale_out weights_out",
     ),
     "sparse_flash_attention_quant": (
-        "query_nope query_rope key_nope_2d key_rope_2d k_nope_scales topk_indices block_table kv_act_seqs",
+        "query_nope query_rope key_nope_2d key_rope_2d k_nope_scales topk_indices block_table kv_act_seqs "
+        "query_act_seqs",
         "attention_out lse",
     ),
     "mla_indexer_prolog_quant": (
@@ -42,7 +43,7 @@ CONTRACT = {
         "ip_q_scale_out ip_k_int8_out ip_k_scale_out ip_weights_out",
     ),
     "lightning_indexer_quant": (
-        "q_int8 q_scale weights k_cache k_cache_scale block_table kv_act_seqs",
+        "q_int8 q_scale weights k_cache k_cache_scale block_table kv_act_seqs query_act_seqs",
         "topk_indices",
     ),
     "mla_epilog_quant": ("attention_out w_uv w_o w_o_scale", "hidden_out"),
@@ -220,13 +221,13 @@ def test_bind_attrs_flattens_what_an_attribute_carries() -> None:
 
 
 def _signature(name: str, **sizes: int) -> tuple[list[tuple[int, ...]], list[str]]:
-    """A good call: shapes with the token axis merged, and dtypes."""
+    """A good call of the required inputs: shapes with the token axis merged, and dtypes."""
     values = {d.name: d.value for d in op_info.dims().values()} | {
         "b": 2, "s1": 2, "t": 4, "n_q": 16, "block_num": 10, "max_blocknum_perbatch": 3, "selected_count": 2048, **sizes
     }  # fmt: skip
     op = op_info.load(name)
-    shapes = [tuple(eval(axis, {}, values) for axis in a.shapes[0]) for a in op.inputs]
-    return shapes, [a.ms_dtype for a in op.inputs]
+    shapes = [tuple(eval(axis, {}, values) for axis in a.shapes[0]) for a in op.required_inputs]
+    return shapes, [a.ms_dtype for a in op.required_inputs]
 
 
 def _attrs(name: str, **given: object) -> dict[str, float | int | str | bool]:
@@ -268,7 +269,7 @@ def test_validate_infers_the_outputs(name: str) -> None:
 @pytest.mark.parametrize("change", ["dtype", "rank", "axis"])
 def test_validate_names_each_bad_input(name: str, change: str) -> None:
     shapes, dtypes = _signature(name)
-    for i, arg in enumerate(op_info.load(name).inputs):
+    for i, arg in enumerate(op_info.load(name).required_inputs):
         if change == "axis" and (name, arg.name) == ("lightning_indexer_quant", "block_table"):
             continue  # its columns are free
         bad_shapes, bad_dtypes = list(shapes), list(dtypes)
@@ -364,3 +365,27 @@ def test_empty_calls_keep_their_heads(tokens: int) -> None:
     name = "sparse_flash_attention_quant"
     shapes, dtypes = _signature(name, s1=tokens, t=2 * tokens)
     assert kernel_impl.validate(name, shapes, dtypes, _attrs(name)) == ((2, tokens, 16, 512), (2, tokens, 16))
+
+
+RAGGED = ["lightning_indexer_quant", "sparse_flash_attention_quant"]
+
+
+def test_which_operators_take_sequences_of_different_numbers_of_tokens() -> None:
+    assert [op.name for op in map(op_info.load, op_info.names()) if op.optional] == RAGGED
+
+
+@pytest.mark.parametrize("name", RAGGED)
+def test_ragged_calls_have_a_merged_token_axis(name: str) -> None:
+    shapes, dtypes = _signature(name, t=7)  # no multiple of b = 2
+    ragged, ragged_dtypes = [*shapes, (2,)], [*dtypes, "int32"]
+    expected = {"lightning_indexer_quant": ((7, 2048),), "sparse_flash_attention_quant": ((7, 16, 512), (7, 16))}
+    assert kernel_impl.validate(name, ragged, ragged_dtypes, _attrs(name)) == expected[name]
+    with pytest.raises(ValueError, match=r"expected t = b \* s1, but t = 7"):
+        kernel_impl.validate(name, shapes, dtypes, _attrs(name))
+    with pytest.raises(TypeError, match="query_act_seqs must be int32, got int64"):
+        kernel_impl.validate(name, ragged, [*dtypes, "int64"], _attrs(name))
+    with pytest.raises(ValueError, match=r"query_act_seqs has shape \(3,\), expected \(b,\) = \(2,\)"):
+        kernel_impl.validate(name, [*shapes, (3,)], ragged_dtypes, _attrs(name))
+    split = [(1, 7, *shapes[0][1:]), *ragged[1:]] if name == RAGGED[0] else [(1, 7, 16, 512), *ragged[1:]]
+    with pytest.raises(ValueError, match=r"has shape \(1, 7, .* with query_act_seqs"):
+        kernel_impl.validate(name, split, ragged_dtypes, _attrs(name))

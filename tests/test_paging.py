@@ -32,6 +32,22 @@ def test_block_table(lengths: list[int], block_size: int, spare: int, shuffle: b
 
 
 @settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 700), st.integers(0, 5)), min_size=1, max_size=6), st.integers(0, 4))
+def test_ragged_tokens_are_those_of_each_sequence(sequences: list[tuple[int, int]], padding: int) -> None:
+    lengths, counts = zip(*sequences, strict=True)
+    sequence, position = paging.ragged_tokens(lengths, counts, sum(counts) + padding)
+    assert sequence.dtype == position.dtype == np.int64
+    want = [(b, p) for b, n in enumerate(counts) for p in paging.token_positions([lengths[b]], n).reshape(-1).tolist()]
+    assert list(zip(sequence.tolist(), position.tolist(), strict=True)) == want + [(0, -1)] * padding
+
+
+def test_ragged_tokens_that_do_not_fit_are_refused() -> None:
+    for counts, text in (([1, 3], "at most t = 3"), ([-1, 2], "0 or more"), ([1], r"expected \(b,\) = \(2,\)")):
+        with pytest.raises(ValueError, match=f"paging: query_act_seqs .*{text}"):
+            paging.ragged_tokens([5, 5], counts, 3)
+
+
+@settings(deadline=None)
 @given(LENGTHS, st.integers(0, 5))
 def test_cache_index(lengths: list[int], s1: int) -> None:
     table = paging.make_block_table(lengths, 128, rng=np.random.default_rng(2), block_num=40)

@@ -120,6 +120,39 @@ class Checker:
             raise ValueError(f"{self.label('kv_act_seqs')} has b = {b} sequences, expected a divisor of t = {t} tokens")
         return b, (t // b if b else 0)
 
+    def sequences(self, kv_act_seqs: Array, query_act_seqs: Array | None, t: int) -> list[tuple[int, int]]:
+        """The tokens that belong to a sequence, in order, each as (sequence, visible keys).
+
+        Comes after the arguments with a token axis. Tokens beyond these are padding.
+
+        Raises:
+            TypeError, ValueError: as `lengths`; with query_act_seqs also when an argument's token axis came split, an
+                entry is negative, or they are more than t together.
+        """
+        if query_act_seqs is None:
+            b, s1 = self.lengths(kv_act_seqs, t)
+            counts = [s1] * b
+        else:
+            if self._split is not None:
+                name, b, s1 = self._split
+                text = f"has a split token axis (b, s1) = {(b, s1)}, expected t = {t} with query_act_seqs"
+                raise ValueError(f"{self.operator}: {name} {text}")
+            self.array("kv_act_seqs", kv_act_seqs, np.int32, [("b", None)])
+            self.array("query_act_seqs", query_act_seqs, np.int32, [("b", kv_act_seqs.shape[0])])
+            bad = np.flatnonzero((query_act_seqs < 0) | (query_act_seqs > t))
+            if bad.size:
+                entry = f"query_act_seqs[{bad[0]}] = {query_act_seqs[bad[0]]}"
+                raise ValueError(f"{self.operator}: {entry} is outside [0, t] = [0, {t}]")
+            counts = [int(count) for count in query_act_seqs]
+            if sum(counts) > t:
+                text = f"has {sum(counts)} tokens together, expected at most t = {t}"
+                raise ValueError(f"{self.operator}: query_act_seqs {text}")
+        return [
+            (sequence, max(int(kv_act_seqs[sequence]) - count + 1 + j, 0))
+            for sequence, count in enumerate(counts)
+            for j in range(count)
+        ]
+
     def capacity(self, kv_act_seqs: Array, block_table: Array, block_size: int) -> None:
         """Raises ValueError unless every sequence length is in [0, max_blocknum_perbatch * block_size]."""
         most = block_table.shape[1] * block_size

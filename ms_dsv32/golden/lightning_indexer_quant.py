@@ -23,10 +23,11 @@ def lightning_indexer_scores(
     k_cache_scale: Float16,
     block_table: Int32,
     kv_act_seqs: Int32,
+    query_act_seqs: Int32 | None = None,
 ) -> list[Float32]:
     """The scores that `lightning_indexer_quant` ranks: for each token a float32 array over its visible positions.
 
-    Arguments and errors as `lightning_indexer_quant`. Tests compare selections by these scores.
+    Padding sees none. Arguments and errors as `lightning_indexer_quant`. Tests compare selections by these scores.
     """
     checker = Checker(OPERATOR)
     head_count = ("idx_n_heads", IDX_N_HEADS)
@@ -39,26 +40,31 @@ def lightning_indexer_scores(
     block_num, block_size = k_cache.shape[:2]
     blocks = [("block_num", block_num), ("block_size", block_size), ("n_kv", 1), ("1", 1)]
     checker.array("k_cache_scale", k_cache_scale, np.float16, blocks)
-    b, s1 = checker.lengths(kv_act_seqs, t)
+    tokens = checker.sequences(kv_act_seqs, query_act_seqs, t)
+    b = kv_act_seqs.shape[0]
     checker.array("block_table", block_table, np.int32, [("b", b), ("max_blocknum_perbatch", None)])
     checker.capacity(kv_act_seqs, block_table, block_size)
     k_rows = k_cache.reshape(-1, IDX_HEAD_DIM)
     scale_rows = k_cache_scale.reshape(-1)
 
-    # (1) the cache rows of every sequence, from the block table
-    lengths = [int(n) if s1 else 0 for n in kv_act_seqs]
+    # (1) the cache rows of every sequence that has tokens, from the block table
+    members: list[list[int]] = [[] for _ in range(b)]
+    for i, (sequence, _) in enumerate(tokens):
+        members[sequence].append(i)
+    lengths = [int(kv_act_seqs[n]) if members[n] else 0 for n in range(b)]
     rows = [checker.rows(block_table, n, np.arange(lengths[n]), block_size, block_num) for n in range(b)]
 
     # (2) one factor for each token and head
     factor = qs.astype(np.float32) * w.astype(np.float32)
 
-    scores = [np.zeros(max(lengths[i // s1] - s1 + 1 + i % s1, 0), np.float32) for i in range(t)]
+    scores = [np.zeros(visible, np.float32) for _, visible in tokens]
+    scores += [np.zeros(0, np.float32)] * (t - len(tokens))
     for sequence in range(b):
         for p0 in range(0, lengths[sequence], _KEYS):
             row = rows[sequence][p0 : p0 + _KEYS]
             k = k_rows[row].astype(np.float32).T
             k_scale = scale_rows[row].astype(np.float32)
-            for i in range(sequence * s1, (sequence + 1) * s1):
+            for i in members[sequence]:
                 n = min(scores[i].size - p0, row.size)
                 if n <= 0:
                     continue
@@ -102,6 +108,7 @@ def lightning_indexer_quant(
     k_cache_scale: Float16,
     block_table: Int32,
     kv_act_seqs: Int32,
+    query_act_seqs: Int32 | None = None,
     *,
     selected_count: int = 2048,
 ) -> Int32:
@@ -109,25 +116,31 @@ def lightning_indexer_quant(
 
     ``score[i, p] = k_scale[p] * sum_n (q_scale[i, n] * weights[i, n]) * relu(q_int8[i, n] . k_int8[p])`` for
     ``p < visible = max(kv_act_seqs[b] - s1 + 1 + j, 0)``, token i at offset j of sequence b, s1 = t / b.
+    With query_act_seqs its entry of the sequence stands for s1.
 
     Args:
         q_int8: int8 [t, 64, 128] or [b, s1, 64, 128]. q_scale: fp16 [t, 64, 1] or [b, s1, 64, 1]. weights: fp16 [t, 64]
             or [b, s1, 64].
         k_cache: int8 [block_num, block_size, 1, 128]. k_cache_scale: fp16 [block_num, block_size, 1, 1].
         block_table: int32 [b, max_blocknum_perbatch], unused entries -1. kv_act_seqs: int32 [b], keys of each sequence.
+        query_act_seqs: int32 [b], query tokens of each sequence, which follow those of the one before; tokens beyond
+            the sum are padding. The token axis is merged then.
         selected_count: positions to select for each token.
 
     Returns:
         topk_indices int32 [t, selected_count]: the selected positions ascending, then -1. Equal scores: the smaller
-        position wins. A NaN score ranks below every finite one.
+        position wins. A NaN score ranks below every finite one. Padding has -1 alone.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or attribute; kv_act_seqs outside [0, max_blocknum_perbatch *
-            block_size]; a block_table entry outside the cache behind a position of the sequence.
+            block_size]; a negative query_act_seqs entry, or more than t together; a block_table entry outside the cache
+            behind a position of a sequence that has tokens.
     """
     if selected_count < 1:
         raise ValueError(f"{OPERATOR}: selected_count must be at least 1, got {selected_count}")
-    scores = lightning_indexer_scores(q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
+    scores = lightning_indexer_scores(
+        q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, query_act_seqs
+    )
 
     # (5) the largest scores of each token
     topk_indices = np.full((len(scores), selected_count), -1, np.int32)

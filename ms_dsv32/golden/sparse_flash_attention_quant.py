@@ -61,6 +61,7 @@ def sparse_flash_attention_quant(
     topk_indices: Int32,
     block_table: Int32,
     kv_act_seqs: Int32,
+    query_act_seqs: Int32 | None = None,
     *,
     nq: int,
     n_kv: int,
@@ -73,7 +74,8 @@ def sparse_flash_attention_quant(
 ) -> Bf16 | tuple[Bf16, Float32]:
     """Attention of each token over the keys that topk_indices selects from the quantised paged latent cache.
 
-    bf16 means bit patterns in uint16. b comes from kv_act_seqs, s1 = t / b.
+    bf16 means bit patterns in uint16. b comes from kv_act_seqs, s1 = t / b. With query_act_seqs its entry of the
+    sequence stands for s1.
 
     Args:
         query_nope: bf16 [t * nq, 512], [t, nq, 512] or [b, s1, nq, 512]. query_rope: the same with 64.
@@ -84,19 +86,21 @@ def sparse_flash_attention_quant(
             of sequence b, the first min(visible, topk) are read, visible = max(kv_act_seqs[b] - s1 + 1 + j, 0); -1
             among them is skipped.
         block_table: int32 [b, max_blocknum_perbatch], unused entries -1. kv_act_seqs: int32 [b], keys of each sequence.
+        query_act_seqs: int32 [b], query tokens of each sequence, which follow those of the one before; tokens beyond
+            the sum are padding. The token axis is merged then.
         nq: query heads, 1..128. n_kv: 1. softmax_scale: factor on the scores. topk: entries of a topk_indices row.
         block_size: tokens of a cache block. max_blocknum_perbatch: columns of block_table.
         tile_config: accepted and without effect; it never changes results beyond summation order.
         return_lse: also return the natural-log log-sum-exp of the scaled scores.
 
     Returns:
-        attention_out bf16 [b, s1, nq, 512]; with return_lse also lse fp32 [b, s1, nq]. A row without a valid entry
-        gives zeros and lse -inf.
+        attention_out bf16 [b, s1, nq, 512]; with return_lse also lse fp32 [b, s1, nq]. With query_act_seqs: [t, nq,
+        512] and [t, nq]. A row without a valid entry, and padding, give zeros and lse -inf.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or attribute; kv_act_seqs outside [0, max_blocknum_perbatch *
-            block_size]; a topk_indices entry that is read and is < -1 or >= kv_act_seqs[b]; a block_table entry outside
-            the cache behind one.
+            block_size]; a negative query_act_seqs entry, or more than t together; a topk_indices entry that is read and
+            is < -1 or >= kv_act_seqs[b]; a block_table entry outside the cache behind one.
     """
     checker = Checker(OPERATOR)
     if not 1 <= nq <= 128:
@@ -117,16 +121,15 @@ def sparse_flash_attention_quant(
     kr_rows = _merge_cache(checker, "key_rope_2d", key_rope_2d, np.uint16, n_kv, block_size, ("rope_dim", 64), rows)
     scale_rows = _merge_cache(checker, "k_nope_scales", k_nope_scales, np.float32, n_kv, block_size, ("4", 4), rows)
     indices = checker.tokens("topk_indices", topk_indices, np.int32, [("n_kv * topk", n_kv * topk)], t)
-    b, s1 = checker.lengths(kv_act_seqs, t)
+    tokens = checker.sequences(kv_act_seqs, query_act_seqs, t)
+    b = kv_act_seqs.shape[0]
     checker.array("block_table", block_table, np.int32, [("b", b), ("max_blocknum_perbatch", max_blocknum_perbatch)])
     checker.capacity(kv_act_seqs, block_table, block_size)
 
     # (1) the valid entries of every token and their cache rows; everything is checked before anything is computed
     selected: list[Array] = []
-    for i in range(t):
-        sequence, j = divmod(i, s1)
+    for i, (sequence, visible) in enumerate(tokens):
         length = int(kv_act_seqs[sequence])
-        visible = max(length - s1 + 1 + j, 0)
         entries = indices[i, : min(visible, topk)]
         bad = np.flatnonzero((entries < -1) | (entries >= length))
         if bad.size:
@@ -163,5 +166,7 @@ def sparse_flash_attention_quant(
             # (5) weighted sum of the dequantised keys in float32, rounded to bf16
             attention_out[i] = float32_to_bf16(p @ k)
             lse[i] = one_nan(top + np.log(total))[:, 0]
-    attention_out = attention_out.reshape(b, s1, nq, 512)
-    return (attention_out, lse.reshape(b, s1, nq)) if return_lse else attention_out
+    if query_act_seqs is None:
+        s1 = t // b if b else 0
+        attention_out, lse = attention_out.reshape(b, s1, nq, 512), lse.reshape(b, s1, nq)
+    return (attention_out, lse) if return_lse else attention_out

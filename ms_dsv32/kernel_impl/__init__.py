@@ -114,7 +114,8 @@ class BoundCall:
 
     Args:
         op: name of the operator.
-        shapes: of the inputs, in the contract's order; -1 for an axis that is not known.
+        shapes: of the inputs, in the contract's order; -1 for an axis that is not known. The optional one, which is the
+            last, may be left out.
         dtypes: of the inputs, by MindSpore's names (``"bfloat16"``).
         attrs: the kernel's attributes (``op_info.bind_attrs``).
 
@@ -128,11 +129,13 @@ class BoundCall:
     ) -> None:
         info = op_info.load(op)
         count = len(info.inputs)
-        if not len(shapes) == len(dtypes) == count:
+        self._absent = (None,) * (info.optional is not None and len(shapes) == count - 1)
+        if not len(shapes) + len(self._absent) == len(dtypes) + len(self._absent) == count:
             raise TypeError(f"{op}: takes {count} tensors, got {len(shapes)}")
-        for arg, shape in zip(info.inputs, shapes, strict=True):
+        for arg, shape in zip(info.inputs, shapes, strict=not self._absent):
             if len(shape) > _MAX_RANK:
                 raise ValueError(f"{op}: {arg.name} has {len(shape)} axes, expected {len(arg.shapes[0])}")
+        shapes, dtypes = [*shapes, *(() for _ in self._absent)], [*dtypes, *("none" for _ in self._absent)]
         self._dims = [(ctypes.c_int64 * max(len(s), 1))(*s) for s in shapes]  # kept: the arguments have the addresses
         self._arguments = (
             op.encode(),
@@ -148,18 +151,21 @@ class BoundCall:
         _checked(load().ms_dsv32_check, *self._arguments, out_shapes, out_ranks)
         self.out_shapes = tuple(tuple(out_shapes[i][: out_ranks[i]]) for i in range(outputs))
         self._pointers = ctypes.c_void_p * (count + outputs)
+        self._given = count - len(self._absent)
 
     def __call__(self, addresses: Sequence[int]) -> None:
         """Runs the kernel.
 
         Args:
-            addresses: of the inputs, contiguous and in the contract's order, then of the kernel's outputs.
+            addresses: of the inputs that were given, contiguous and in the contract's order, then of the kernel's
+                outputs.
 
         Raises:
             ValueError: an index outside its cache. Nothing has been written then.
             RuntimeError: the threads cannot be started.
         """
-        _checked(load().ms_dsv32_call, *self._arguments, self._pointers(*addresses))
+        pointers = (*addresses[: self._given], *self._absent, *addresses[self._given :])
+        _checked(load().ms_dsv32_call, *self._arguments, self._pointers(*pointers))
 
 
 def validate(
@@ -177,7 +183,8 @@ def call(op: str, inputs: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) 
 
     Args:
         op: name of the operator.
-        inputs: C-contiguous arrays by the contract's names; caches are updated in place.
+        inputs: C-contiguous arrays by the contract's names; caches are updated in place. The optional one may be left
+            out, or None.
         attrs: attributes by the contract's names; those with defaults may be left out.
 
     Returns:
@@ -189,12 +196,17 @@ def call(op: str, inputs: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) 
             then.
     """
     info = op_info.load(op)
-    names = [a.name for a in info.inputs]
+    if info.optional is not None and inputs.get(info.optional.name) is None:
+        inputs = {name: array for name, array in inputs.items() if name != info.optional.name}
+        expected = info.required_inputs
+    else:
+        expected = info.inputs
+    names = [a.name for a in expected]
     missing, unknown = [n for n in names if n not in inputs], [n for n in inputs if n not in names]
     if missing or unknown:
         raise TypeError(f"{op}: " + (f"{missing[0]} is missing" if missing else f"there is no input {unknown[0]}"))
     arrays = [inputs[name] for name in names]
-    for arg, array in zip(info.inputs, arrays, strict=True):
+    for arg, array in zip(expected, arrays, strict=True):
         if not isinstance(array, np.ndarray):
             raise TypeError(f"{op}: {arg.name} must be a NumPy array of {arg.ms_dtype}, got {type(array).__name__}")
         if not array.flags.c_contiguous:

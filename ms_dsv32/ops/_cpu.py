@@ -82,6 +82,8 @@ class Launch:
     def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:
         if jit_context() is not None:
             return self._custom(*tensors)
+        if tensors[-1] is None:  # the optional one
+            tensors = tensors[:-1]
         if graph_api._pynative_executor.requires_grad():
             return _NoGradient.apply(functools.partial(self._run, call), self._info.name, *tensors)
         return self._run(call, *tensors)
@@ -97,7 +99,7 @@ class Launch:
         return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
     def _require_data(self, tensors: tuple[Tensor, ...]) -> None:
-        for arg, tensor in zip(self._info.inputs, tensors, strict=True):
+        for arg, tensor in zip(self._info.inputs, tensors, strict=False):  # without the optional one, perhaps
             if tensor.size > 0 and tensor.data_ptr() == 0:
                 raise ValueError(f"{self._info.name}: {arg.name} has no data")
 

@@ -80,9 +80,9 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
     """Chooses the kernel of a call.
 
     ``operator(*attributes, *tensors)`` returns a callable and the constants that it takes behind the tensors; with both
-    it returns the kernel's outputs. In Python the callable is an object which calls the kernel; where a graph is being
-    compiled it is a constant, the ``Custom`` primitive. So a public function has one path for both, and attributes and
-    dtypes are checked when a graph is compiled.
+    it returns the kernel's outputs. An optional tensor that is left out is None. In Python the callable is an object
+    which calls the kernel; where a graph is being compiled it is a constant, the ``Custom`` primitive. So a public
+    function has one path for both, and attributes and dtypes are checked when a graph is compiled.
 
     Args:
         name: name of the operator in op_info.
@@ -104,15 +104,16 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         attrs, tensors = self._by_value(args[:count]), args[count:]
         try:
             # Types count: 1 == True, but an int is no bool. The device target does not: a process has one.
-            key = (attrs, tuple(map(type, attrs)))
+            key = (attrs, tuple(map(type, attrs)), tensors[-1] is None)
             kernel = self._kernels.get(key)
         except TypeError:  # an attribute that is not hashable; `_bind` names it
             kernel = None
         if kernel is None:
-            for arg, tensor in zip(self._info.inputs, tensors, strict=True):
+            given = _given(self._info, tensors)
+            for arg, tensor in zip(self._info.inputs, given, strict=len(given) == len(tensors)):
                 _require_tensor(self._info.name, arg.name, tensor)
-            bound = self._bind(attrs, [t.shape for t in tensors], [_dtype_name(t.dtype) for t in tensors])
-            launch = _target(self._info).Launch(self._info, self._custom(bound), bound)
+            bound = self._bind(attrs, [t.shape for t in given], [_dtype_name(t.dtype) for t in given])
+            launch = _target(self._info).Launch(self._info, self._custom(bound, len(given)), bound)
             kernel = self._kernels[key] = _Kernel(self._info, bound, launch)
         return kernel, ()
 
@@ -130,6 +131,8 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         shapes, dtypes, plain_caches, arguments = [], [], [], []
         passed = {id(tensor) for tensor in _passed(compilation)}
         for arg, tensor in zip(self._info.inputs, args[count:], strict=True):
+            if arg.optional and tensor["dtype"] is None:
+                continue
             if not isinstance(tensor["dtype"], (mstype.TensorType, mstype.RefType)):
                 raise TypeError(f"{name}: {arg.name} must be a Tensor, got {tensor['dtype']}")
             if _UNKNOWN_RANK in tensor["shape"]:
@@ -147,7 +150,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
         for cache, candidate in arguments:
             target.require_cache(self._info, cache, candidate)
-        custom = self._custom(bound, ", ".join(plain_caches))
+        custom = self._custom(bound, len(shapes), ", ".join(plain_caches))
         return {"shape": None, "dtype": None, "value": (custom, target.constants(self._info, bound))}
 
     def _by_value(self, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -166,10 +169,10 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         _target(self._info).require(self._info, bound)
         return bound
 
-    def _custom(self, attrs: dict[str, Any], plain_caches: str = "") -> ops.Custom:
-        """The primitive for these attributes; a compiled graph would not see a later change of them."""
+    def _custom(self, attrs: dict[str, Any], given: int, plain_caches: str = "") -> ops.Custom:
+        """The primitive for these attributes and so many inputs; a compiled graph would not see a later change."""
         info, target = self._info, _target(self._info)
-        key = (target.__name__, *attrs.items(), plain_caches)
+        key = (target.__name__, *attrs.items(), given, plain_caches)
         custom = self._customs.get(key)
         if custom is None:
             kernel_impl.load()  # a bad MS_DSV32_CPU_ISA is told here; and the library stays when a primitive goes
@@ -195,6 +198,8 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             prim_attrs["func_name"] = f"{path}:{info.entry}"
             if registration is None:  # else it tells the name
                 prim_attrs["reg_op_name"] = info.entry
+            if info.optional is not None and given == len(info.inputs):
+                prim_attrs[info.optional.name] = True  # shape inference is not told which inputs are None
             if plain_caches:
                 prim_attrs["plain_caches"] = plain_caches
             for name, value in prim_attrs.items():
@@ -227,12 +232,18 @@ class _Kernel:
         op = self._info.name
         if self._writes:
             _refuse_capture(op)
-        for i, tensor in enumerate(tensors):
+        given = _given(self._info, tensors)
+        for i, tensor in enumerate(given):
             if not isinstance(tensor, Tensor) or tensor.init is not None:
                 _require_data(op, self._info.inputs[i].name, tensor)
-        call = self._bind(*[t.shape for t in tensors], *[t.dtype for t in tensors])
+        call = self._bind(*[t.shape for t in given], *[t.dtype for t in given])
         with _LAUNCH:
             return self._launch(tensors, call)
+
+
+def _given(info: op_info.OpInfo, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
+    """The tensors without the optional one, if that is None."""
+    return tensors[:-1] if info.inputs[-1].optional and tensors[-1] is None else tensors
 
 
 def _bind_call(op: str, attrs: dict[str, Any], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:

@@ -9,7 +9,7 @@ from ms_dsv32.ops._custom import Operator
 
 
 def _no_gradient(  # type: ignore[no-untyped-def]
-    q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, out, dout
+    q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, query_act_seqs, out, dout
 ):
     raise NotImplementedError("lightning_indexer_quant: inference only, there is no gradient")
 
@@ -25,6 +25,7 @@ def lightning_indexer_quant(
     k_cache_scale: Tensor,
     block_table: Tensor,
     kv_act_seqs: Tensor,
+    query_act_seqs: Tensor | None = None,
     *,
     selected_count: int = SELECTED_COUNT,
 ) -> Tensor:
@@ -40,17 +41,21 @@ def lightning_indexer_quant(
         block_table: int32 [b, max_blocknum_perbatch]; unused entries -1.
         kv_act_seqs: int32 [b], keys of each sequence, this call's tokens included. Token j of s1 sees the first
             ``max(kv_act_seqs[b] - s1 + 1 + j, 0)``.
+        query_act_seqs: int32 [b], or None: the query tokens of each sequence in this call, 0 included, where they
+            differ; it stands for s1 then, and the tokens of a sequence follow those of the one before. The token axis
+            is merged, and tokens beyond the sum are padding, which reads nothing.
         selected_count: how many to select, 1..2048.
 
     Returns:
         topk_indices int32 [t, selected_count]: positions in the sequence, valid ones first, then -1. Of equal scores
-        the smaller position wins.
+        the smaller position wins. Padding has none.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or attribute, a kv_act_seqs entry outside
-            [0, max_blocknum_perbatch * 128], or a block_table entry outside the cache behind a visible position. In a
-            compiled graph a wrong value raises RuntimeError with the same text.
+            [0, max_blocknum_perbatch * 128], a query_act_seqs entry that is negative or more than t together, or a
+            block_table entry outside the cache behind a visible position. In a compiled graph a wrong value raises
+            RuntimeError with the same text.
     """
-    tensors = (q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
+    tensors = (q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, query_act_seqs)
     kernel, constants = _operator(selected_count, *tensors)
     return kernel(*tensors, *constants)

@@ -17,6 +17,7 @@ def _no_gradient(  # type: ignore[no-untyped-def]
     topk_indices,
     block_table,
     kv_act_seqs,
+    query_act_seqs,
     out,
     dout,
 ):
@@ -35,6 +36,7 @@ def sparse_flash_attention_quant(
     topk_indices: Tensor,
     block_table: Tensor,
     kv_act_seqs: Tensor,
+    query_act_seqs: Tensor | None = None,
     *,
     nq: int,
     n_kv: int,
@@ -59,6 +61,9 @@ def sparse_flash_attention_quant(
         block_table: int32 [b, max_blocknum_perbatch]; unused entries -1.
         kv_act_seqs: int32 [b], keys of each sequence, this call's tokens included. Token j of s1 sees the first
             ``max(kv_act_seqs[b] - s1 + 1 + j, 0)``.
+        query_act_seqs: int32 [b], or None: the query tokens of each sequence in this call, 0 included, where they
+            differ; it stands for s1 then, and the tokens of a sequence follow those of the one before. The token axis
+            is merged, and tokens beyond the sum are padding, which reads nothing.
         nq: query heads, 1..128. n_kv: 1. softmax_scale: factor on the scores, see `ms_dsv32.config.SOFTMAX_SCALE`.
         topk: columns of topk_indices, 1..2048. block_size: 128. max_blocknum_perbatch: columns of block_table.
         tile_config: the source's tile sizes; they change nothing, every target chooses its own.
@@ -66,12 +71,14 @@ def sparse_flash_attention_quant(
 
     Returns:
         attention_out bf16 [b, s1, nq, 512]; with return_lse also lse fp32 [b, s1, nq], the natural-log log-sum-exp of
-        the scaled scores. A token without a valid entry gives zeros, and -inf.
+        the scaled scores. With query_act_seqs: [t, nq, 512] and [t, nq]. A token without a valid entry, and padding,
+        give zeros, and -inf.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or attribute, a kv_act_seqs entry outside
-            [0, max_blocknum_perbatch * 128], a topk_indices entry outside its sequence, or a block_table entry outside
-            the cache behind a selected position. In a compiled graph a wrong value raises RuntimeError with the same
+            [0, max_blocknum_perbatch * 128], a query_act_seqs entry that is negative or more than t together, a
+            topk_indices entry outside its sequence, or a block_table entry outside the cache behind a selected
+            position. In a compiled graph a wrong value raises RuntimeError with the same
             text.
     """
     tensors = (
@@ -83,6 +90,7 @@ def sparse_flash_attention_quant(
         topk_indices,
         block_table,
         kv_act_seqs,
+        query_act_seqs,
     )
     attrs = (nq, n_kv, softmax_scale, topk, block_size, max_blocknum_perbatch, tile_config, return_lse)
     kernel, constants = _operator(*attrs, *tensors)

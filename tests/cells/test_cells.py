@@ -17,7 +17,7 @@ from safetensors import safe_open
 
 from ms_dsv32 import cells, golden, kernel_impl, weights
 from ms_dsv32.config import RMS_NORM_EPS, ModelConfig, RopeTileShapeConfig
-from ms_dsv32.paging import cache_index_of, token_positions
+from ms_dsv32.paging import cache_index_of, ragged_tokens, token_positions
 
 CACHES = ("kv_cache", "kr_cache", "k_scale_cache", "k_cache", "k_cache_scale")
 WIDTHS = ((512, np.int8), (64, np.uint16), (4, np.float32), (128, np.int8), (1, np.float16))
@@ -169,19 +169,32 @@ class Sequences:
         """The inputs of a step of s1 tokens of every sequence, without the caches."""
         b = self.lengths.size
         self.lengths = self.lengths + np.int32(s1)
-        for row, length in zip(self.block_table, self.lengths, strict=True):
-            for column in range(-(-int(length) // 128)):
-                if row[column] < 0:
-                    row[column] = self.free.pop()
+        self._take_blocks()
         positions = token_positions(self.lengths, s1)
         cos, sin = golden.rope_tables(positions.reshape(-1))
         token_x = cases.random_bf16(self.rng, (b * s1, 7168))
         index = cache_index_of(self.block_table, positions).reshape(-1)
         return [token_x, cos, sin, index, self.block_table.copy(), self.lengths.copy()]
 
+    def advance_each(self, counts: list[int], t: int) -> list[Any]:
+        """The inputs of a step of so many tokens of each sequence, padded to t tokens, without the caches."""
+        self.lengths = self.lengths + np.array(counts, np.int32)
+        self._take_blocks()
+        sequence, position = ragged_tokens(self.lengths, counts, t)
+        cos, sin = golden.rope_tables(position)
+        token_x = cases.random_bf16(self.rng, (t, 7168))
+        index = cache_index_of(self.block_table[sequence], position[:, None]).reshape(-1)
+        return [token_x, cos, sin, index, self.block_table.copy(), self.lengths.copy(), np.array(counts, np.int32)]
+
+    def _take_blocks(self) -> None:
+        for row, length in zip(self.block_table, self.lengths, strict=True):
+            for column in range(-(-int(length) // 128)):
+                if row[column] < 0:
+                    row[column] = self.free.pop()
+
     def bare(self, inputs: list[Any]) -> Any:
         """attention_out by the bare kernels on row-major weights; updates the caches."""
-        token_x, cos, sin, index, block_table, lengths = inputs
+        token_x, cos, sin, index, block_table, lengths, *counts = inputs
         fused = golden.fused_weights(cases.mla_weights(self.n_q), cases.indexer_weights())
         mla = {k: v for k, v in fused.items() if k.startswith("mla_")}
         indexer = {k: v for k, v in fused.items() if k.startswith("ip_")}
@@ -189,7 +202,11 @@ class Sequences:
         caches = dict(zip(cases.IN_PLACE["mla_indexer_prolog_quant"], self.caches, strict=True))
         out = kernel_impl.call("mla_indexer_prolog_quant", {**tokens, **mla, **caches, **indexer}, FUSED_EPSILONS)
         q_nope, q_rope, _, _, _, q_int8, q_scale, _, _, head_weights = out
-        pages = {"block_table": block_table, "kv_act_seqs": lengths}
+        pages = {
+            "block_table": block_table,
+            "kv_act_seqs": lengths,
+            **dict(zip(["query_act_seqs"], counts, strict=False)),
+        }
         query = {"q_int8": q_int8, "q_scale": q_scale, "weights": head_weights}
         keys = {"k_cache": self.caches[3], "k_cache_scale": self.caches[4]}
         (topk,) = kernel_impl.call("lightning_indexer_quant", {**query, **keys, **pages}, {"selected_count": 2048})

@@ -106,7 +106,7 @@ def test_sizes_that_64_bits_do_not_hold(axis: int) -> None:
     with pytest.raises(ValueError, match="lightning_indexer_quant: q_scale has shape"):
         kernel_impl.validate(
             info.name,
-            [shapes[arg.name] for arg in info.inputs],
-            [arg.ms_dtype for arg in info.inputs],
+            [shapes[arg.name] for arg in info.required_inputs],
+            [arg.ms_dtype for arg in info.required_inputs],
             op_info.bind_attrs(info, {}),
         )

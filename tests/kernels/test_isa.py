@@ -13,7 +13,7 @@ import pytest
 from ms_dsv32 import kernel_impl
 
 HERE = Path(__file__).resolve().parent
-TESTS = [str(HERE / f"test_{name}.py") for name in ("operators", "topk", "attention_rows")]
+TESTS = [str(HERE / f"test_{name}.py") for name in ("operators", "ragged", "topk", "attention_rows")]
 SIMDE = ("avx512", "avx512_bf16")
 """What SIMDe can stand in for."""
 

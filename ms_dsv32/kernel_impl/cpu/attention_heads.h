@@ -253,7 +253,7 @@ class HeadsAttention {
 
 // max_keys: the most entries that a token reads.
 inline void AttentionByHeads(const SparseFlashAttentionQuantParams& p, int64_t max_keys) {
-  const int64_t t = p.b * p.s1;
+  const int64_t t = p.t;
   const int64_t threads = NumThreads();
   const HeadsAttention attention(p, max_keys);
   const int64_t strips = attention.Strips();

@@ -39,7 +39,7 @@ struct Token {
 
 // max_keys: the most entries that a token reads.
 inline void AttentionByStrips(const SparseFlashAttentionQuantParams& p, int64_t max_keys) {
-  const int64_t t = p.b * p.s1;
+  const int64_t t = p.t;
   max_keys = RoundUp(max_keys, kPanel);
 
   const int threads = NumThreads();

@@ -10,14 +10,13 @@ namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
 // Entries of the token's row of topk_indices that are read.
 MS_DSV32_INLINE int64_t Entries(const SparseFlashAttentionQuantParams& p, int64_t token) {
-  const int64_t visible = p.kv_act_seqs[token / p.s1] - p.s1 + 1 + token % p.s1;
-  return Min(Max<int64_t>(visible, 0), p.selected_count);
+  return Min<int64_t>(p.tokens[token].visible, p.selected_count);
 }
 
 // The cache rows of the token's valid entries, at most Entries(p, token); returns how many there are.
 inline int64_t SelectRows(const SparseFlashAttentionQuantParams& p, int64_t token, int64_t* rows) {
   using op_info::kBlockSize;
-  const int32_t* block_table = p.block_table + token / p.s1 * p.max_blocknum_perbatch;
+  const int32_t* block_table = p.block_table + p.tokens[token].sequence * p.max_blocknum_perbatch;
   const int32_t* positions = p.topk_indices + token * p.selected_count;
   const int64_t entries = Entries(p, token);
   int64_t count = 0;

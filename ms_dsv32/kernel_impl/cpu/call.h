@@ -15,12 +15,16 @@ class Call {
  public:
   // Throws OpError.
   Call(const op_info::OpInfo& op, void** data, const TensorView* inputs, const AttrSource& attrs)
-      : op_(op), data_(data), attrs_(attrs), dims_(CheckCall(op, inputs, attrs)) {}
+      : op_(op), data_(data), attrs_(attrs), dims_(CheckCall(op, inputs, attrs)) {
+    for (size_t i = 0; i < op.input_count; ++i) given_.push_back(inputs[i].rank != TensorView::kAbsent);
+  }
 
   template <typename T>
   T* Data(int index) const {
     return static_cast<T*>(data_[index]);
   }
+  // Whether an input came; only the optional one may not.
+  bool Given(int index) const { return given_[static_cast<size_t>(index)]; }
   const op_info::OpInfo& Op() const { return op_; }
   // Of an input or output.
   std::vector<int64_t> Shape(const op_info::ArgInfo& arg) const { return dims_.Shape(arg); }
@@ -38,6 +42,7 @@ class Call {
   void** data_;
   const AttrSource& attrs_;
   Dims dims_;
+  std::vector<bool> given_;
 };
 
 // Runs the kernel of a call whose values have been checked too.

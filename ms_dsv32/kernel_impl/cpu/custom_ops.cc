@@ -17,6 +17,7 @@
 #include "ms_dsv32/kernel_impl/cpu/graph_guard.h"
 #include "ms_dsv32/kernel_impl/cpu/op_check.h"
 #include "ms_dsv32/kernel_impl/cpu/pack.h"
+#include "ms_dsv32/kernel_impl/cpu/query_tokens.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
 #include "ms_dsv32/kernel_impl/generated/dims.h"
 #include "ms_dsv32/kernel_impl/generated/lightning_indexer_prolog_quant.h"
@@ -51,8 +52,10 @@ void CheckCacheIndex(const Call& call) {
   }
 }
 
-// kv_act_seqs fits block_table. Returns for each sequence whether all blocks behind its positions are in the cache.
-std::vector<bool> CheckSequences(const Call& call, int block_table_index, int kv_act_seqs_index) {
+// kv_act_seqs fits block_table, and query_act_seqs the tokens. Returns for each sequence whether all blocks behind its
+// positions are in the cache.
+std::vector<bool> CheckSequences(const Call& call, int block_table_index, int kv_act_seqs_index,
+                                 int query_act_seqs_index) {
   const auto* block_table = call.Data<const int32_t>(block_table_index);
   const auto* kv_act_seqs = call.Data<const int32_t>(kv_act_seqs_index);
   const int64_t columns = call.Dim("max_blocknum_perbatch");
@@ -69,6 +72,7 @@ std::vector<bool> CheckSequences(const Call& call, int block_table_index, int kv
     const int64_t used = (kv_act_seqs[b] + kBlockSize - 1) / kBlockSize;
     complete.push_back(std::all_of(row, row + used, [&](int32_t block) { return block >= 0 && block < block_num; }));
   }
+  CheckQueryActSeqs(call, query_act_seqs_index);
   return complete;
 }
 
@@ -82,27 +86,25 @@ std::vector<bool> CheckSequences(const Call& call, int block_table_index, int kv
 // The entries that count are positions of their sequence whose blocks are in the cache, or -1.
 void CheckSelection(const Call& call) {
   using namespace op_info::sparse_flash_attention_quant;
-  const std::vector<bool> complete = CheckSequences(call, kBlockTable, kKvActSeqs);
+  const std::vector<bool> complete = CheckSequences(call, kBlockTable, kKvActSeqs, kQueryActSeqs);
+  const std::vector<cpu::QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
   const auto* topk_indices = call.Data<const int32_t>(kTopkIndices);
   const auto* block_table = call.Data<const int32_t>(kBlockTable);
   const auto* kv_act_seqs = call.Data<const int32_t>(kKvActSeqs);
   const int64_t topk = call.Dim("selected_count");
-  const int64_t t = call.Dim("t");
-  const int64_t s1 = call.Dim("s1");
   const int64_t columns = call.Dim("max_blocknum_perbatch");
   const int64_t block_num = call.Dim("block_num");
-  for (int64_t i = 0; i < t; ++i) {
-    const int64_t b = i / s1;
-    const int32_t* row = topk_indices + i * topk;
-    const int64_t visible = std::max<int64_t>(kv_act_seqs[b] - s1 + 1 + i % s1, 0);
-    const int64_t n = std::min(visible, topk);
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    const int64_t b = tokens[i].sequence;
+    const int32_t* row = topk_indices + static_cast<int64_t>(i) * topk;
+    const int64_t n = std::min<int64_t>(tokens[i].visible, topk);
     int32_t low = 0;
     int32_t high = -1;
     for (int64_t k = 0; k < n; ++k) {
       low = std::min(low, row[k]);
       high = std::max(high, row[k]);
     }
-    if (low >= -1 && high < kv_act_seqs[b] && complete[b]) continue;
+    if (low >= -1 && high < kv_act_seqs[b] && complete[static_cast<size_t>(b)]) continue;
     for (int64_t k = 0; k < n; ++k) {
       const int32_t p = row[k];
       if (p == -1) continue;
@@ -117,14 +119,15 @@ void CheckSelection(const Call& call) {
   }
 }
 
-// Each sequence's blocks are in the cache.
+// The blocks of each sequence that has tokens are in the cache.
 void CheckBlocks(const Call& call) {
   using namespace op_info::lightning_indexer_quant;
-  const std::vector<bool> complete = CheckSequences(call, kBlockTable, kKvActSeqs);
+  const std::vector<bool> complete = CheckSequences(call, kBlockTable, kKvActSeqs, kQueryActSeqs);
+  const auto* query_act_seqs = call.Given(kQueryActSeqs) ? call.Data<const int32_t>(kQueryActSeqs) : nullptr;
   const int64_t columns = call.Dim("max_blocknum_perbatch");
   const int64_t block_num = call.Dim("block_num");
   for (size_t b = 0; b < complete.size(); ++b) {
-    if (complete[b]) continue;
+    if (complete[b] || (query_act_seqs != nullptr && query_act_seqs[b] == 0)) continue;
     const int32_t* row = call.Data<const int32_t>(kBlockTable) + static_cast<int64_t>(b) * columns;
     const int32_t* bad =
         std::find_if(row, row + columns, [&](int32_t block) { return block < 0 || block >= block_num; });
@@ -154,11 +157,22 @@ const Operator& FindOperator(std::string_view name) {
   throw OpError(OpError::Kind::kValue, "there is no operator " + std::string(name));
 }
 
+// Those of a call; `given` tells whether the optional one is among them.
+std::vector<TensorView> Inputs(const OpInfo& op, const int* ranks, const int64_t* const* shapes,
+                               const char* const* dtypes, bool given) {
+  std::vector<TensorView> inputs(op.input_count);
+  for (size_t i = 0; i < op.input_count; ++i) {
+    const bool absent = op.inputs[i].optional && !given;
+    inputs[i] = absent ? TensorView{nullptr, TensorView::kAbsent, nullptr}
+                       : TensorView{dtypes ? dtypes[i] : nullptr, ranks[i], shapes[i]};
+  }
+  return inputs;
+}
+
+// MindSpore passes None as a tensor of this dtype, and so does Python.
 std::vector<TensorView> Inputs(const OpInfo& op, const int* ranks, const int64_t* const* shapes,
                                const char* const* dtypes) {
-  std::vector<TensorView> inputs(op.input_count);
-  for (size_t i = 0; i < op.input_count; ++i) inputs[i] = {dtypes ? dtypes[i] : nullptr, ranks[i], shapes[i]};
-  return inputs;
+  return Inputs(op, ranks, shapes, dtypes, std::strcmp(dtypes[op.input_count - 1], "none") != 0);
 }
 
 std::vector<std::vector<int64_t>> OutputShapes(const OpInfo& op, const Dims& dims) {
@@ -264,7 +278,9 @@ std::vector<std::vector<int64_t>> InferFromMindSpore(const char* name, int* rank
                       " must be a Parameter inside a branch or loop whose condition is known only at "
                       "run time: MindSpore copies a plain tensor there, and the write would be lost");
   }
-  return OutputShapes(op, CheckCall(op, Inputs(op, ranks, shapes, nullptr).data(), MindSporeAttrs(extra)));
+  // MindSpore tells no dtypes here, and leaves None out: ops/_custom.py sets an attribute of the optional input's name.
+  const bool given = extra->HasAttr(op.inputs[op.input_count - 1].name);
+  return OutputShapes(op, CheckCall(op, Inputs(op, ranks, shapes, nullptr, given).data(), MindSporeAttrs(extra)));
 }
 
 // An attribute through the C interface; mirrored by _Attr of kernel_impl/__init__.py.

@@ -1,6 +1,9 @@
 // The CPU kernel of a call: its arguments as the kernel's parameters.
+#include <algorithm>
+#include <limits>
 #include <stdexcept>
 #include <string>
+#include <vector>
 
 #include "ms_dsv32/kernel_impl/cpu/call.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
@@ -9,7 +12,10 @@
 #include "ms_dsv32/kernel_impl/cpu/mla_epilog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/query_tokens.h"
 #include "ms_dsv32/kernel_impl/cpu/sparse_flash_attention_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/generated/dims.h"
 #include "ms_dsv32/kernel_impl/generated/lightning_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/generated/lightning_indexer_quant.h"
 #include "ms_dsv32/kernel_impl/generated/mla_epilog_quant.h"
@@ -108,8 +114,15 @@ void RunMlaIndexerPrologQuant(const Call& call) {
   cpu::Kernels().mla_indexer_prolog_quant(params);
 }
 
+// Fills the rows of an output that belong to padding, the tokens [begin, end), of which each has `width` elements.
+template <typename T>
+void FillPadding(T* output, int64_t begin, int64_t end, int64_t width, T value) {
+  cpu::ParallelFor(end - begin, [=](int64_t i, int) { std::fill_n(output + (begin + i) * width, width, value); });
+}
+
 void RunSparseFlashAttentionQuant(const Call& call) {
   using namespace op_info::sparse_flash_attention_quant;
+  const std::vector<cpu::QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
   cpu::SparseFlashAttentionQuantParams params{};
   params.query_nope = call.Data<const uint16_t>(kQueryNope);
   params.query_rope = call.Data<const uint16_t>(kQueryRope);
@@ -118,20 +131,23 @@ void RunSparseFlashAttentionQuant(const Call& call) {
   params.k_nope_scales = call.Data<const float>(kKNopeScales);
   params.topk_indices = call.Data<const int32_t>(kTopkIndices);
   params.block_table = call.Data<const int32_t>(kBlockTable);
-  params.kv_act_seqs = call.Data<const int32_t>(kKvActSeqs);
+  params.tokens = tokens.data();
   params.attention_out = call.Data<uint16_t>(kAttentionOut);
   params.lse = call.Data<float>(kLse);
-  params.b = call.Dim("b");
-  params.s1 = call.Dim("s1");
+  params.t = static_cast<int64_t>(tokens.size());
   params.n_q = call.Dim("n_q");
   params.selected_count = call.Dim("selected_count");
   params.max_blocknum_perbatch = call.Dim("max_blocknum_perbatch");
   params.softmax_scale = call.Float("softmax_scale");
   cpu::Kernels().sparse_flash_attention_quant(params);
+  const int64_t t = call.Dim("t");
+  FillPadding<uint16_t>(params.attention_out, params.t, t, params.n_q * op_info::kKvLoraRank, 0);
+  FillPadding(params.lse, params.t, t, params.n_q, -std::numeric_limits<float>::infinity());
 }
 
 void RunLightningIndexerQuant(const Call& call) {
   using namespace op_info::lightning_indexer_quant;
+  const std::vector<cpu::QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
   cpu::LightningIndexerQuantParams params{};
   params.q_int8 = call.Data<const int8_t>(kQInt8);
   params.q_scale = call.Data<const uint16_t>(kQScale);
@@ -139,13 +155,13 @@ void RunLightningIndexerQuant(const Call& call) {
   params.k_cache = call.Data<const int8_t>(kKCache);
   params.k_cache_scale = call.Data<const uint16_t>(kKCacheScale);
   params.block_table = call.Data<const int32_t>(kBlockTable);
-  params.kv_act_seqs = call.Data<const int32_t>(kKvActSeqs);
+  params.tokens = tokens.data();
   params.topk_indices = call.Data<int32_t>(kTopkIndices);
-  params.b = call.Dim("b");
-  params.s1 = call.Dim("s1");
+  params.t = static_cast<int64_t>(tokens.size());
   params.selected_count = call.Dim("selected_count");
   params.max_blocknum_perbatch = call.Dim("max_blocknum_perbatch");
   cpu::Kernels().lightning_indexer_quant(params);
+  FillPadding(params.topk_indices, params.t, call.Dim("t"), params.selected_count, -1);
 }
 
 void RunMlaEpilogQuant(const Call& call) {

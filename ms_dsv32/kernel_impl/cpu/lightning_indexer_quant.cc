@@ -33,10 +33,6 @@ struct Group {
   int64_t visible;  // of the last, which sees most
 };
 
-int64_t Visible(const LightningIndexerQuantParams& p, int64_t token) {
-  return Max<int64_t>(p.kv_act_seqs[token / p.s1] - p.s1 + 1 + token % p.s1, 0);
-}
-
 // The cache row of a position; up to the end of a block the next ones follow it.
 MS_DSV32_INLINE int64_t CacheRow(const int32_t* block_table, int64_t position) {
   const auto at = static_cast<uint64_t>(position);
@@ -79,20 +75,20 @@ MS_DSV32_INLINE void LoadRun(const LightningIndexerQuantParams& p, const int32_t
 }  // namespace
 
 void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
-  const int64_t t = p.b * p.s1;
+  const int64_t t = p.t;
   const int64_t k = p.selected_count;
   if (t == 0) return;
 
   // A token that sees no more than selected_count keys takes them all, whatever their scores.
   int64_t scored = 0, max_visible = 0;
   for (int64_t i = 0; i < t; ++i) {
-    if (Visible(p, i) <= k) continue;
+    if (p.tokens[i].visible <= k) continue;
     ++scored;
-    max_visible = Max(max_visible, Visible(p, i));
+    max_visible = Max<int64_t>(max_visible, p.tokens[i].visible);
   }
   if (scored < t) {
     ParallelFor(t, [&](int64_t i, int) {
-      const int64_t visible = Visible(p, i);
+      const int64_t visible = p.tokens[i].visible;
       if (visible > k) return;
       int32_t* positions = p.topk_indices + i * k;
       for (int64_t j = 0; j < k; ++j) positions[j] = j < visible ? static_cast<int32_t>(j) : -1;
@@ -104,10 +100,6 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
   const int64_t row_size = RoundUp(max_visible, kKeyRun);
   const int64_t wave_tokens = Max<int64_t>(1, Min(Min(Min(scored, kWaveTokens), kWaveHistograms / threads),
                                                   kWaveRowBytes / (row_size * static_cast<int64_t>(sizeof(uint32_t)))));
-  const int64_t group_tokens = Min(p.s1, kGroupTokens);
-  const int64_t wave_keys = max_visible * CeilDiv(wave_tokens, group_tokens);
-  const int64_t range = Min(RoundUp(CeilDiv(wave_keys, threads * kRangesPerThread), kKeyRun), kMaxRange);
-  const int64_t row_ranges = CeilDiv(row_size, range);
 
   Scratch scratch(ScratchSize<int64_t>(wave_tokens) + ScratchSize<Group>(wave_tokens) +
                   ScratchSize<IndexToken>(wave_tokens) + ScratchSize<uint32_t>(wave_tokens * row_size + kTopKLanes) +
@@ -122,18 +114,23 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
   IndexRun* runs = scratch.Take<IndexRun>(threads);
 
   for (int64_t next = 0; next < t;) {
-    int64_t count = 0, group_count = 0;
+    int64_t count = 0, group_count = 0, wave_keys = 0;
     for (; next < t && count < wave_tokens; ++next) {
-      const int64_t visible = Visible(p, next);
+      const int64_t visible = p.tokens[next].visible, sequence = p.tokens[next].sequence;
       if (visible <= k) continue;
-      if (count > 0 && groups[group_count - 1].count < group_tokens && tokens[count - 1] / p.s1 == next / p.s1) {
+      if (count > 0 && groups[group_count - 1].count < kGroupTokens &&
+          p.tokens[tokens[count - 1]].sequence == sequence) {
         ++groups[group_count - 1].count;
         groups[group_count - 1].visible = visible;
       } else {
         groups[group_count++] = {count, 1, visible};
+        wave_keys += visible;
       }
       tokens[count++] = next;
     }
+    if (count == 0) return;  // the last tokens see too few keys to be scored
+    const int64_t range = Min(RoundUp(CeilDiv(wave_keys, threads * kRangesPerThread), kKeyRun), kMaxRange);
+    const int64_t row_ranges = CeilDiv(row_size, range);
 
     // (2) one factor for each head; the query in the order of the dot products. In parts, so that the other threads are
     // woken now even for a single token.
@@ -149,7 +146,7 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
       const Group group = groups[item / row_ranges];
       const int64_t begin = item % row_ranges * range, end = Min(begin + range, group.visible);
       if (begin >= end) return;
-      const int32_t* block_table = p.block_table + tokens[group.first] / p.s1 * p.max_blocknum_perbatch;
+      const int32_t* block_table = p.block_table + p.tokens[tokens[group.first]].sequence * p.max_blocknum_perbatch;
       IndexRun* run = runs + thread;
       LocateRun(p, block_table, begin, end, run->next);
       PrefetchNext(*run, 0, kKeyRun);
@@ -168,7 +165,7 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
             memset(histogram, 0, kTopKBins * sizeof(uint32_t));
             counted[w * threads + thread] = true;
           }
-          const int64_t seen = Min<int64_t>(Min(Visible(p, tokens[w]), end) - position, kKeyRun);
+          const int64_t seen = Min<int64_t>(Min<int64_t>(p.tokens[tokens[w]].visible, end) - position, kKeyRun);
           for (int64_t key = 0; key < seen; ++key) ++histogram[keys[key] >> kTopKTopShift];
         }
       }
@@ -189,7 +186,7 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
         }
         for (int i = bin; i < bin + kStep; ++i) above += histogram[i];
       }
-      SelectTopK(rows + w * row_size, Visible(p, tokens[w]), static_cast<uint32_t>(k), histogram,
+      SelectTopK(rows + w * row_size, p.tokens[tokens[w]].visible, static_cast<uint32_t>(k), histogram,
                  p.topk_indices + tokens[w] * k);
     });
   }

@@ -4,22 +4,23 @@
 
 #include <stdint.h>
 
+#include "ms_dsv32/kernel_impl/cpu/query_token.h"
+
 namespace ms_dsv32::cpu {
 
-// Row-major buffers. idx_n_heads = 64, idx_head_dim = 128, block_size = 128. fp16 as bit patterns. Token i is token i %
-// s1 of sequence i / s1; it sees the positions below max(kv_act_seqs[i / s1] - s1 + 1 + i % s1, 0). Every block_table
-// entry behind a visible position is valid; the others are not read.
+// Row-major buffers. idx_n_heads = 64, idx_head_dim = 128, block_size = 128. fp16 as bit patterns. Every block_table
+// entry behind a visible position is valid; the others are not read. Tokens of one sequence stand together, and the
+// last of them sees most.
 struct LightningIndexerQuantParams {
-  const int8_t* q_int8;           // [b * s1, 64, 128]
-  const uint16_t* q_scale;        // fp16 [b * s1, 64]
-  const uint16_t* weights;        // fp16 [b * s1, 64]
+  const int8_t* q_int8;           // [t, 64, 128]
+  const uint16_t* q_scale;        // fp16 [t, 64]
+  const uint16_t* weights;        // fp16 [t, 64]
   const int8_t* k_cache;          // [block_num, 128, 128]
   const uint16_t* k_cache_scale;  // fp16 [block_num, 128]
-  const int32_t* block_table;     // [b, max_blocknum_perbatch]
-  const int32_t* kv_act_seqs;     // [b]
-  int32_t* topk_indices;          // [b * s1, selected_count]: ascending positions, then -1
-  int64_t b;
-  int64_t s1;
+  const int32_t* block_table;     // [sequences, max_blocknum_perbatch]
+  const QueryToken* tokens;       // [t]
+  int32_t* topk_indices;          // [t, selected_count]: ascending positions, then -1
+  int64_t t;
   int64_t selected_count;
   int64_t max_blocknum_perbatch;
 };

@@ -74,6 +74,14 @@ struct Axis {
 
 using Axes = std::vector<Axis>;
 
+// No s1 is common to sequences of different numbers of tokens.
+bool HasS1(const Axes& axes) {
+  const size_t s1 = DimIndex("s1");
+  return std::any_of(axes.begin(), axes.end(), [=](const Axis& axis) {
+    return std::any_of(axis.terms.begin(), axis.terms.end(), [=](const Term& term) { return term.dim == s1; });
+  });
+}
+
 // The alternatives of an argument.
 std::vector<Axes> ParseShapes(const ArgInfo& arg) {
   std::vector<Axes> shapes;
@@ -188,8 +196,11 @@ const char* DTypeName(op_info::DType dtype) {
 // An operator's tables with their texts parsed, which costs more than the checks themselves.
 struct Dims::Tables {
   explicit Tables(const OpInfo& op) : op(op) {
-    for (size_t i = 0; i < op.input_count; ++i) inputs.push_back(ParseShapes(op.inputs[i]));
-    for (size_t i = 0; i < op.output_count; ++i) outputs.push_back(ParseShapes(op.outputs[i]));
+    for (size_t i = 0; i < op.input_count; ++i) any.push_back(ParseShapes(op.inputs[i]));
+    for (size_t i = 0; i < op.output_count; ++i) any.push_back(ParseShapes(op.outputs[i]));
+    ragged = any;
+    for (std::vector<Axes>& shapes : ragged)
+      shapes.erase(std::remove_if(shapes.begin(), shapes.end(), HasS1), shapes.end());
     for (size_t i = 0; i < op.attr_count; ++i) {
       binds.push_back(*op.attrs[i].binds ? DimIndex(op.attrs[i].binds) : kDimCount);
     }
@@ -204,19 +215,23 @@ struct Dims::Tables {
     return parsed.emplace_back(op);
   }
 
-  const std::vector<Axes>& Shapes(const ArgInfo& arg) const {
+  // The alternatives of an argument in a call that is ragged or not.
+  const std::vector<Axes>& Shapes(const ArgInfo& arg, bool is_ragged) const {
     const std::less<const ArgInfo*> before;
     const bool input = !before(&arg, op.inputs) && before(&arg, op.inputs + op.input_count);
-    return input ? inputs[static_cast<size_t>(&arg - op.inputs)] : outputs[static_cast<size_t>(&arg - op.outputs)];
+    const auto& all = is_ragged ? ragged : any;
+    return all[static_cast<size_t>(input ? &arg - op.inputs
+                                         : &arg - op.outputs + static_cast<ptrdiff_t>(op.input_count))];
   }
 
   const OpInfo& op;
-  std::vector<std::vector<Axes>> inputs, outputs;
-  std::vector<size_t> binds;  // kDimCount: none
+  std::vector<std::vector<Axes>> any, ragged;  // of the inputs, then of the outputs
+  std::vector<size_t> binds;                   // kDimCount: none
   std::vector<Product> products = ParseProducts();
 };
 
-Dims::Dims(const OpInfo& op) : op_(op), tables_(Tables::Of(op)), values_(kDimCount, kUnknown) {
+Dims::Dims(const OpInfo& op, bool ragged)
+    : op_(op), tables_(Tables::Of(op)), ragged_(ragged), values_(kDimCount, kUnknown) {
   for (size_t i = 0; i < kDimCount; ++i) {
     if (kDims[i].min == kDims[i].max) values_[i] = kDims[i].min;
   }
@@ -224,18 +239,16 @@ Dims::Dims(const OpInfo& op) : op_(op), tables_(Tables::Of(op)), values_(kDimCou
 
 int64_t Dims::operator[](std::string_view dim) const { return values_[DimIndex(dim)]; }
 
-std::vector<int64_t> Dims::Shape(const ArgInfo& arg, int alternative) const {
+std::vector<int64_t> Dims::Shape(const ArgInfo& arg) const {
   std::vector<int64_t> shape;
-  for (const Axis& axis : tables_.Shapes(arg)[static_cast<size_t>(alternative)]) {
-    shape.push_back(Evaluate(axis, values_.data()));
-  }
+  for (const Axis& axis : tables_.Shapes(arg, ragged_)[0]) shape.push_back(Evaluate(axis, values_.data()));
   return shape;
 }
 
 // "(t, h) = (t, 7168) or (b, s1, h) = (b, s1, 7168)"
 std::string Dims::Describe(const ArgInfo& arg) const {
   std::string out;
-  for (const Axes& axes : tables_.Shapes(arg)) {
+  for (const Axes& axes : tables_.Shapes(arg, ragged_)) {
     std::vector<std::string> symbols;
     std::vector<std::string> values;
     for (const Axis& axis : axes) {
@@ -292,10 +305,10 @@ void Dims::BindInput(const ArgInfo& arg, const TensorView& tensor) {
 
   if (tensor.rank == 1 && tensor.shape[0] == kUnknownRank) return;
   const Axes* axes = nullptr;
-  for (const Axes& shape : tables_.Shapes(arg)) {
+  for (const Axes& shape : tables_.Shapes(arg, ragged_)) {
     if (shape.size() == static_cast<size_t>(tensor.rank)) axes = &shape;
   }
-  if (axes == nullptr) return refuse();
+  if (axes == nullptr) return refuse(ragged_ ? std::string(" with ") + op_.inputs[op_.input_count - 1].name : "");
 
   // This argument's own bindings; kept apart so that an error shows the earlier ones.
   int64_t bound[kDimCount];
@@ -333,8 +346,9 @@ void Dims::BindInput(const ArgInfo& arg, const TensorView& tensor) {
   DeriveProducts(arg, tensor);
 }
 
-// t = b * s1: derives the one that is missing.
+// t = b * s1: derives the one that is missing. All sequences of such a call have s1 tokens.
 void Dims::DeriveProducts(const ArgInfo& arg, const TensorView& tensor) {
+  if (ragged_) return;
   for (const Product& p : tables_.products) {
     int64_t& product = values_[p.dim];
     int64_t& first = values_[p.first];
@@ -353,7 +367,8 @@ void Dims::DeriveProducts(const ArgInfo& arg, const TensorView& tensor) {
 }
 
 Dims CheckCall(const OpInfo& op, const TensorView* inputs, const AttrSource& attrs) {
-  Dims dims(op);
+  const auto is_given = [&](size_t i) { return !op.inputs[i].optional || inputs[i].rank != TensorView::kAbsent; };
+  Dims dims(op, op.inputs[op.input_count - 1].optional && is_given(op.input_count - 1));
   for (size_t i = 0; i < op.attr_count; ++i) {
     AttrValue value;
     if (!attrs.Find(op.attrs[i], &value)) {
@@ -361,7 +376,9 @@ Dims CheckCall(const OpInfo& op, const TensorView* inputs, const AttrSource& att
     }
     dims.BindAttr(op.attrs[i], value);
   }
-  for (size_t i = 0; i < op.input_count; ++i) dims.BindInput(op.inputs[i], inputs[i]);
+  for (size_t i = 0; i < op.input_count; ++i) {
+    if (is_given(i)) dims.BindInput(op.inputs[i], inputs[i]);
+  }
   return dims;
 }
 

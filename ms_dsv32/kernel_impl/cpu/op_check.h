@@ -36,8 +36,10 @@ class AttrSource {
   virtual bool Find(const op_info::AttrInfo& info, AttrValue* value) const = 0;
 };
 
-// A tensor of a call. An axis of -1 is not known yet; `dtype` is MindSpore's name, or null where it is not known.
+// A tensor of a call. An axis of -1 is not known yet; `dtype` is MindSpore's name, or null where it is not known. The
+// optional input that is left out has no rank.
 struct TensorView {
+  static constexpr int kAbsent = -1;
   const char* dtype = nullptr;
   int rank = 0;
   const int64_t* shape = nullptr;
@@ -48,7 +50,8 @@ struct TensorView {
 // made it.
 class Dims {
  public:
-  explicit Dims(const op_info::OpInfo& op);
+  // `ragged`: the optional input is given, so that sequences may have different numbers of tokens.
+  explicit Dims(const op_info::OpInfo& op, bool ragged = false);
 
   // Checks the value of an attribute, and the dim that it binds. Throws OpError.
   void BindAttr(const op_info::AttrInfo& attr, const AttrValue& value);
@@ -57,8 +60,8 @@ class Dims {
 
   // The dim's value, or -1 if it is not known.
   int64_t operator[](std::string_view dim) const;
-  // The shape that an argument must have, -1 for an unknown axis; `alternative` counts those of the table.
-  std::vector<int64_t> Shape(const op_info::ArgInfo& arg, int alternative = 0) const;
+  // The shape that an argument must have, the first of its alternatives; -1 for an unknown axis.
+  std::vector<int64_t> Shape(const op_info::ArgInfo& arg) const;
 
  private:
   struct Tables;  // of the operator, parsed
@@ -68,6 +71,7 @@ class Dims {
 
   const op_info::OpInfo& op_;
   const Tables& tables_;
+  const bool ragged_;
   std::vector<int64_t> values_;  // by index into op_info::kDims
 };
 

@@ -10,12 +10,13 @@ namespace ms_dsv32::op_info {
 enum class DType : uint8_t { kBFloat16, kFloat16, kFloat32, kInt8, kInt32, kInt64 };
 
 // `shapes` holds the alternatives, separated by '|', their axes by ','; an axis is a sum or product of dims and
-// integers.
+// integers. The optional input of an operator is its last; with it shapes with s1 do not occur.
 struct ArgInfo {
   const char* name;
   DType dtype;
   const char* shapes;
   bool in_place;
+  bool optional;
 };
 
 enum class AttrType : uint8_t { kFloat, kInt, kStr, kBool };

@@ -10,10 +10,9 @@
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
 void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams& p) {
-  const int64_t t = p.b * p.s1;
-  if (t == 0) return;
+  if (p.t == 0) return;
   int64_t max_keys = 0;
-  for (int64_t i = 0; i < t; ++i) max_keys = Max(max_keys, Entries(p, i));
+  for (int64_t i = 0; i < p.t; ++i) max_keys = Max(max_keys, Entries(p, i));
 #if MS_DSV32_IS_AVX512_BF16
   AttentionByHeads(p, max_keys);
 #else

@@ -14,20 +14,22 @@ enum Index : int {
   kKCacheScale,
   kBlockTable,
   kKvActSeqs,
+  kQueryActSeqs,
   kTopkIndices,
   kArgCount,
 };
 inline constexpr ArgInfo kInputs[] = {
-    {"q_int8", DType::kInt8, "t,idx_n_heads,idx_head_dim|b,s1,idx_n_heads,idx_head_dim", false},
-    {"q_scale", DType::kFloat16, "t,idx_n_heads,1|b,s1,idx_n_heads,1", false},
-    {"weights", DType::kFloat16, "t,idx_n_heads|b,s1,idx_n_heads", false},
-    {"k_cache", DType::kInt8, "block_num,block_size,n_kv,idx_head_dim", false},
-    {"k_cache_scale", DType::kFloat16, "block_num,block_size,n_kv,1", false},
-    {"block_table", DType::kInt32, "b,max_blocknum_perbatch", false},
-    {"kv_act_seqs", DType::kInt32, "b", false},
+    {"q_int8", DType::kInt8, "t,idx_n_heads,idx_head_dim|b,s1,idx_n_heads,idx_head_dim", false, false},
+    {"q_scale", DType::kFloat16, "t,idx_n_heads,1|b,s1,idx_n_heads,1", false, false},
+    {"weights", DType::kFloat16, "t,idx_n_heads|b,s1,idx_n_heads", false, false},
+    {"k_cache", DType::kInt8, "block_num,block_size,n_kv,idx_head_dim", false, false},
+    {"k_cache_scale", DType::kFloat16, "block_num,block_size,n_kv,1", false, false},
+    {"block_table", DType::kInt32, "b,max_blocknum_perbatch", false, false},
+    {"kv_act_seqs", DType::kInt32, "b", false, false},
+    {"query_act_seqs", DType::kInt32, "b", false, true},
 };
 inline constexpr ArgInfo kOutputs[] = {
-    {"topk_indices", DType::kInt32, "t,selected_count", false},
+    {"topk_indices", DType::kInt32, "t,selected_count", false, false},
 };
 inline constexpr AttrInfo kAttrs[] = {
     {"selected_count", AttrType::kInt, "selected_count", "", kNoMinimum},

@@ -15,13 +15,13 @@ enum Index : int {
   kArgCount,
 };
 inline constexpr ArgInfo kInputs[] = {
-    {"attention_out", DType::kBFloat16, "t,n_q,kv_lora_rank|b,s1,n_q,kv_lora_rank", false},
-    {"w_uv", DType::kBFloat16, "n_q,kv_lora_rank,v_head_dim", false},
-    {"w_o", DType::kInt8, "n_q*v_head_dim,h", false},
-    {"w_o_scale", DType::kFloat32, "h,1", false},
+    {"attention_out", DType::kBFloat16, "t,n_q,kv_lora_rank|b,s1,n_q,kv_lora_rank", false, false},
+    {"w_uv", DType::kBFloat16, "n_q,kv_lora_rank,v_head_dim", false, false},
+    {"w_o", DType::kInt8, "n_q*v_head_dim,h", false, false},
+    {"w_o_scale", DType::kFloat32, "h,1", false, false},
 };
 inline constexpr ArgInfo kOutputs[] = {
-    {"hidden_out", DType::kBFloat16, "t,h", false},
+    {"hidden_out", DType::kBFloat16, "t,h", false, false},
 };
 inline constexpr AttrInfo kAttrs[] = {
     {"weight_format", AttrType::kStr, "", "ND|PACKED", kNoMinimum},

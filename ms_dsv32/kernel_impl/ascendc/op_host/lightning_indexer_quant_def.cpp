@@ -27,6 +27,7 @@ class MsDsaLightningIndexerQuant : public OpDef {
     this->Input("k_cache_scale").ParamType(REQUIRED).DataType({ge::DT_FLOAT16}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("block_table").ParamType(REQUIRED).DataType({ge::DT_INT32}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("kv_act_seqs").ParamType(REQUIRED).DataType({ge::DT_INT32}).Format({ge::FORMAT_ND}).AutoContiguous();
+    this->Input("query_act_seqs").ParamType(OPTIONAL).DataType({ge::DT_INT32}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Output("topk_indices").ParamType(REQUIRED).DataType({ge::DT_INT32}).Format({ge::FORMAT_ND});
     this->Attr("selected_count").AttrType(OPTIONAL).Int(2048);
     this->SetInferShape(InferShape<kOp, kLightningIndexerQuantOutputs>);

@@ -29,6 +29,7 @@ class MsDsaSparseFlashAttentionQuant : public OpDef {
     this->Input("topk_indices").ParamType(REQUIRED).DataType({ge::DT_INT32}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("block_table").ParamType(REQUIRED).DataType({ge::DT_INT32}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Input("kv_act_seqs").ParamType(REQUIRED).DataType({ge::DT_INT32}).Format({ge::FORMAT_ND}).AutoContiguous();
+    this->Input("query_act_seqs").ParamType(OPTIONAL).DataType({ge::DT_INT32}).Format({ge::FORMAT_ND}).AutoContiguous();
     this->Output("attention_out").ParamType(REQUIRED).DataType({ge::DT_BF16}).Format({ge::FORMAT_ND});
     this->Output("lse").ParamType(REQUIRED).DataType({ge::DT_FLOAT}).Format({ge::FORMAT_ND});
     this->Attr("nq").AttrType(REQUIRED).Int();
