@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from ms_dsv32.golden.checks import Checker
-from ms_dsv32.golden.numerics import Bf16, Float32, bf16_to_float32, float32_to_bf16
+from ms_dsv32.golden.numerics import Bf16, Float32, bf16_to_float32, float32_to_bf16, one_nan
 
 OPERATION = "merge_attention"
 FLOOR = np.float32(-1e30)
@@ -57,5 +57,5 @@ def merge_attention(attention_outs: Sequence[Bf16], lses: Sequence[Float32]) -> 
             for attention_out, share in zip(attention_outs, shares, strict=True)
         )
         # (4) log-sum-exp of all keys
-        lse = (largest + np.log(total)).astype(np.float32)
+        lse = one_nan((largest + np.log(total)).astype(np.float32))
     return float32_to_bf16(np.asarray(merged, np.float32)), lse

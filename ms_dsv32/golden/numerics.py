@@ -6,7 +6,9 @@ are rounded to float32 once. A float32 sum depends on its order, which the contr
 value that every float32 order approximates, so no backend is favoured and a token's golden result does not depend on
 its batch mates.
 
-NaN and Inf follow IEEE 754 through every function, without warnings and without touching other rows.
+NaN and Inf follow IEEE 754 through every function, without warnings and without touching other rows. A NaN that leaves
+an operator is one number, the positive quiet NaN without a payload: which of two NaNs an operation passes on, and the
+sign of a new one, depend on the processor and on the order of sums.
 """
 
 from __future__ import annotations
@@ -46,23 +48,21 @@ def _rounded_bits(values: Array) -> NDArray[np.uint32]:
     """float32 bits of `values` with the lower half rounded away (nearest, ties to even) and left as garbage."""
     x = np.array(values, dtype=np.float32, order="C", ndmin=1)
     bits = x.view(np.uint32)
-    nan = np.isnan(x)
     # Adding 0x7FFF, plus one where the kept part is odd, carries into the kept half exactly when nearest-even rounds
     # up. The carry out of the mantissa raises the exponent, up to Inf, which is the correct overflow.
     odd = bits >> np.uint32(16)
     odd &= np.uint32(1)
     odd += np.uint32(0x7FFF)
     odd += bits
-    if nan.any():
-        # The carry could turn a NaN into Inf or -0; keep its sign and upper payload and set the quiet bit.
-        odd[nan] = bits[nan] | np.uint32(0x0040_0000)
+    odd[np.isnan(x)] = np.uint32(0x7FC0_0000)  # the carry could turn a NaN into Inf or -0
     return odd.reshape(np.shape(values))
 
 
 def float32_to_bf16(values: Array) -> Bf16:
     """Bit patterns of `values` (converted to float32) rounded to bfloat16, nearest, ties to even.
 
-    NaN stays a (quiet) NaN, Inf stays Inf, finite values beyond the largest bfloat16 become Inf. Same shape, new array.
+    Every NaN becomes 0x7FC0, Inf stays Inf, finite values beyond the largest bfloat16 become Inf. Same shape, new
+    array.
     """
     return (_rounded_bits(values) >> np.uint32(16)).astype(np.uint16)
 
@@ -75,9 +75,15 @@ def round_bf16(values: Array) -> Float32:
 
 
 def round_fp16(values: Array) -> Float16:
-    """`values` rounded to float16, nearest, ties to even; 65520 and beyond becomes Inf. Same shape, new array."""
+    """`values` rounded to float16, nearest, ties to even; 65520 and beyond becomes Inf, every NaN 0x7E00. Same shape,
+    new array."""
     with np.errstate(over="ignore", invalid="ignore"):
-        return np.asarray(values).astype(np.float16)
+        return one_nan(np.asarray(values).astype(np.float16))
+
+
+def one_nan(values: Array) -> Array:
+    """The floating-point `values` with every NaN replaced by the positive quiet one. Same shape, new array."""
+    return np.where(np.isnan(values), values.dtype.type(np.nan), values)
 
 
 def matmul_bf16(a: Array, w: Bf16) -> Float32:
@@ -89,8 +95,8 @@ def matmul_bf16(a: Array, w: Bf16) -> Float32:
     """
     m, k = a.shape
     total = np.zeros((m, w.shape[1]), np.float64)
-    wide = a.astype(np.float64)
     with np.errstate(invalid="ignore", over="ignore"):
+        wide = a.astype(np.float64)
         for k0 in range(0, k, _K_ROWS):
             total += wide[:, k0 : k0 + _K_ROWS] @ bf16_to_float32(w[k0 : k0 + _K_ROWS]).astype(np.float64)
         return total.astype(np.float32)
@@ -135,34 +141,45 @@ def quantise(x: Array) -> tuple[Int8, Float32]:
         inverse = np.float32(127.0) / amax
         q = np.rint(x * inverse)
         q[np.isnan(q)] = 0.0
-        return q.astype(np.int8), np.float32(1.0) / inverse
+        return q.astype(np.int8), one_nan(np.float32(1.0) / inverse)
+
+
+def _square_root(mean_square: Array, epsilon: float) -> Array:
+    root: Array = np.sqrt(mean_square + np.float64(np.float32(epsilon)))
+    return root
 
 
 def rms_norm(x: Array, gamma: Array, epsilon: float) -> Float32:
     """``x / sqrt(mean(x^2) + epsilon) * gamma`` over the last axis, in float32 (the caller rounds).
 
+    The root is computed in float64 and rounded once, so that it is right for every finite row: float32 would lose the
+    squares of values above 1.8e19.
+
     Args:
         x: float32 [..., d]. gamma: float32 [d]. epsilon: added to the mean square.
     """
     x = np.asarray(x, np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        mean_square = np.mean(x * x, axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
-        result: Float32 = x / np.sqrt(mean_square + np.float32(epsilon)) * np.asarray(gamma, np.float32)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        wide = x.astype(np.float64)
+        root = _square_root(np.mean(wide * wide, axis=-1, keepdims=True), epsilon).astype(np.float32)
+        result: Float32 = x / root * np.asarray(gamma, np.float32)
         return result
 
 
 def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Float32:
     """``(x - mean) / sqrt(mean((x - mean)^2) + epsilon) * gamma + beta`` over the last axis, in float32.
 
+    The quotient is computed in float64 and rounded once, for the same reason as the root of `rms_norm`.
+
     Args:
         x: float32 [..., d]. gamma, beta: float32 [d]. epsilon: added to the variance.
     """
     x = np.asarray(x, np.float32)
-    with np.errstate(invalid="ignore", over="ignore"):
-        centred = x - np.mean(x, axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
-        variance = np.mean(centred * centred, axis=-1, keepdims=True, dtype=np.float64).astype(np.float32)
-        normed = centred / np.sqrt(variance + np.float32(epsilon))
-        result: Float32 = normed * np.asarray(gamma, np.float32) + np.asarray(beta, np.float32)
+    with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+        wide = x.astype(np.float64)
+        centred = wide - np.mean(wide, axis=-1, keepdims=True)
+        normed = centred / _square_root(np.mean(centred * centred, axis=-1, keepdims=True), epsilon)
+        result: Float32 = normed.astype(np.float32) * np.asarray(gamma, np.float32) + np.asarray(beta, np.float32)
         return result
 
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 
 from ms_dsv32.golden.checks import Checker
-from ms_dsv32.golden.numerics import Array, Bf16, Float32, Int8, Int32, bf16_to_float32, float32_to_bf16, round_bf16
+from ms_dsv32.golden.numerics import (
+    Array,
+    Bf16,
+    Float32,
+    Int8,
+    Int32,
+    bf16_to_float32,
+    float32_to_bf16,
+    one_nan,
+    round_bf16,
+)
 
 OPERATOR = "sparse_flash_attention_quant"
 
@@ -155,7 +165,7 @@ def sparse_flash_attention_quant(
 
             # (5) weighted sum of the dequantised keys in float32, rounded to bf16
             attention_out[i] = float32_to_bf16(p @ k)
-            lse[i] = (top + np.log(total))[:, 0]
+            lse[i] = one_nan(top + np.log(total))[:, 0]
     if query_act_seqs is None:
         s1 = t // b if b else 0
         attention_out, lse = attention_out.reshape(b, s1, nq, 512), lse.reshape(b, s1, nq)

@@ -458,3 +458,116 @@ def test_indexers_bits_do_not_depend_on_threads_or_batch_mates() -> None:
         rows = {n: case.inputs[n][i : i + 1] for n in ("block_table", "kv_act_seqs")}
         rows |= {n: case.inputs[n][2 * i : 2 * i + 2] for n in ("q_int8", "q_scale", "weights")}
         np.testing.assert_array_equal(run(case.copy(**rows))["topk_indices"], results[0][2 * i : 2 * i + 2])
+
+
+NANS = {np.dtype(np.uint16): 0x7FC0, np.dtype(np.float16): 0x7E00, np.dtype(np.float32): 0x7FC0_0000}
+"""The only NaN of each dtype, and of bfloat16, that an operator may make."""
+BAD = {
+    np.dtype(np.uint16): [0x7FC1, 0xFFC3, 0x7F81, 0xFF80, 0x7F80],
+    np.dtype(np.float16): [0x7E01, 0xFE03, 0x7C01, 0xFC00, 0x7C00],
+    np.dtype(np.float32): [0x7FC0_0001, 0xFFC0_0003, 0x7F80_0001, 0xFF80_0000, 0x7F80_0000],
+}
+"""Three NaNs and both infinities."""
+
+
+def nan_bits(values: Array) -> set[int]:
+    """The bit patterns of all NaNs."""
+    if values.dtype not in NANS:
+        return set()
+    bits = values.view(f"u{values.dtype.itemsize}")
+    wide = golden.bf16_to_float32(values) if values.dtype == np.uint16 else values
+    return set(bits[np.isnan(wide)].tolist())
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        cases.mla_prolog_case(1, 5, 2),
+        cases.indexer_prolog_case(1, 5),
+        cases.mla_epilog_case(1, 5, 2),
+        cases.with_lse(cases.attention_case(1, 3, 24, 300)),
+    ],
+    ids=lambda case: case.operator,
+)
+def test_every_nan_that_is_made_is_the_same_one(case: cases.Case) -> None:
+    """Whatever input it comes from, and whatever the number of threads; on every instruction set, and in golden."""
+    rng = np.random.default_rng(0)
+    in_place = cases.IN_PLACE[case.operator]
+    seen: set[str] = set()
+    for name, value in case.inputs.items():
+        if value.dtype not in BAD or name in in_place:
+            continue
+        bad = value.copy()
+        places = rng.choice(value.size, max(2, value.size // 9), replace=False)
+        bits = np.array(BAD[value.dtype], f"u{value.dtype.itemsize}")
+        bad.reshape(-1).view(bits.dtype)[places] = np.resize(bits, places.size)
+        dirty = case.copy(**{name: bad})
+        outputs = []
+        try:
+            for threads in (1, 2):
+                kernel_impl.set_thread_count(threads)
+                outputs.append(run(dirty))
+        finally:
+            kernel_impl.set_thread_count(0)
+        assert_same(outputs[1], outputs[0])
+        for side in (outputs[0], dirty.golden()):
+            for output, values in side.items():
+                if output in in_place.values():  # the others hold poison
+                    values = values.reshape(-1, values.shape[-1])[case.inputs[CACHE_INDEX[case.operator]]]
+                nans = nan_bits(values)
+                assert nans <= {NANS.get(values.dtype)}, (name, output, [hex(n) for n in nans])
+                seen |= {output} if nans else set()
+    assert seen == {n for n, v in run(case).items() if v.dtype in NANS}
+
+
+DOTS_FLUSH = ("avx512_bf16", "amx", "neon_bf16")
+"""Instruction sets whose dot products of bfloat16 take subnormal factors, sums and results for zero."""
+
+
+def check_subnormals(got: Array, want: Array, may_flush: bool) -> None:
+    """bfloat16 bits of values below 2^-126 are within two steps, or zero where they may be flushed."""
+    wide = golden.bf16_to_float32(want)
+    assert (np.abs(wide) < 2.0**-126).all()
+    assert np.count_nonzero(wide) > wide.size / 2
+    near = np.abs(golden.bf16_to_float32(got) - wide) <= 2 * 2.0**-133
+    if may_flush:
+        near |= got & 0x7FFF == 0
+    assert near.all()
+
+
+@pytest.mark.parametrize(("weight", "scale"), [(2.0**-130, 1.0), (2.0**-100, 2.0**-30)])
+def test_subnormals_of_the_mla_prolog(weight: float, scale: float) -> None:
+    """Subnormal weights, and products of normal numbers that are subnormal."""
+    case = cases.mla_prolog_case(1, 3, 2)
+    w_uk = golden.bf16_to_float32(case.inputs["w_uk"]) * np.float32(weight)
+    case = case.copy(w_uk=golden.float32_to_bf16(w_uk), dequant_scale=case.inputs["dequant_scale"] * np.float32(scale))
+    want = case.golden()["query_nope_out"]
+    check_subnormals(run(case)["query_nope_out"], want, kernel_impl.isa() in DOTS_FLUSH)
+
+
+def test_subnormals_of_what_is_no_product_of_matrices() -> None:
+    case = cases.mla_prolog_case(1, 3, 2)
+    case = case.copy(dequant_scale=case.inputs["dequant_scale"] * np.float32(2.0**-130))
+    check_subnormals(run(case)["query_rope_out"], case.golden()["query_rope_out"], may_flush=False)
+
+
+def test_subnormals_of_attention() -> None:
+    case = cases.attention_case(1, 2, 24, 300)
+    case = case.copy(k_nope_scales=case.inputs["k_nope_scales"] * np.float32(2.0**-128))
+    want = case.golden()["attention_out"]
+    check_subnormals(run(case)["attention_out"], want, kernel_impl.isa() in DOTS_FLUSH)
+
+
+@pytest.mark.parametrize("epsilon", [1e-5, 0.0])
+@pytest.mark.parametrize("size", [1e-25, 1e18, 1e20, 1e36])
+def test_norms_of_any_finite_row(size: float, epsilon: float) -> None:
+    """Neither squares that overflow nor squares that vanish in float32 change what is normalised."""
+    mla, indexer = cases.mla_prolog_case(1, 3, 2), cases.indexer_prolog_case(1, 3)
+    indexer = indexer.copy(w_proj=np.zeros_like(indexer.inputs["w_proj"]))  # float16 holds no such weights
+    for case, epsilons in ((mla, ("epsilon_cq", "epsilon_ckv")), (indexer, ("layernorm_epsilon_k",))):
+        x = golden.bf16_to_float32(case.inputs[TOKENS[case.operator]]) * np.float32(size)
+        check(
+            case.copy(**{TOKENS[case.operator]: golden.float32_to_bf16(x)}).with_attributes(
+                **dict.fromkeys(epsilons, epsilon)
+            )
+        )

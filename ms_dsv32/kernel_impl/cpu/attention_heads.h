@@ -67,7 +67,7 @@ inline void SoftmaxHeads(float* s, int64_t count, int64_t padded, float scale, f
   float tops[kStrip], all[kStrip];
   StoreF(tops, top);
   StoreF(all, sum);
-  for (int h = 0; h < kStrip; ++h) lse[h] = tops[h] + __builtin_logf(all[h]);
+  for (int h = 0; h < kStrip; ++h) lse[h] = OneNan(tops[h] + __builtin_logf(all[h]));
 }
 
 class HeadsAttention {

@@ -50,9 +50,9 @@ constexpr int kAgainSteps = 32;
 //
 // A step has kPhases phases, each with one vector of weights made from a raw vector of a strip, and one 32-bit word
 // of x for a row; a tile has at most kTileRows rows. Dot adds their product to an accumulator of kLanes columns. With
-// kConverts the words of x are made by Operand, [phase][step]; otherwise they are those of x itself. With kKeepsWide
-// the first of many tiles leaves the weights as it has made them for the others: worth its stores where making them
-// takes the units that the products take. With kRowOffset a row's product is too large by RowOffset.
+// kConverts the words of x are made by Operand, [phase][step]; otherwise they are those of x itself. From kWideRows
+// rows on, if it is not 0, the first tile leaves the weights as it has made them for the others: worth its stores where
+// making them takes the units that the products take. With kRowOffset a row's product is too large by RowOffset.
 
 struct Bf16Dot {
   using Element = uint16_t;
@@ -62,8 +62,11 @@ struct Bf16Dot {
   static constexpr int kTileRows = kMaxTileRows;
   static constexpr bool kConverts = !MS_DSV32_IS_AVX512_BF16;
   static constexpr bool kRowOffset = false;
-  // x86 shifts beside its multipliers; Arm's cores have two pipes for both.
-  static constexpr bool kKeepsWide = MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_dotprod;
+  // AVX2 shifts beside its multipliers; vectors of 512 bits, and Arm's cores, do both in the same two pipes. With
+  // AVX-512 fewer rows do not repay the stores: 16 take 1.08 times as long, 32 of some products 1.02 times.
+  static constexpr int64_t kWideRows = MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512         ? 48
+                                       : MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_dotprod ? 1
+                                                                                         : 0;
 
 #if MS_DSV32_IS_AVX512_BF16 || MS_DSV32_IS_NEON_BF16
   static constexpr int kPhases = 1;
@@ -121,7 +124,7 @@ struct Int8Dot {
   static constexpr int kPhases = 1;
   static constexpr bool kConverts = false;
   static constexpr bool kRowOffset = true;
-  static constexpr bool kKeepsWide = false;
+  static constexpr int64_t kWideRows = 0;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int /*phase*/) { return raw ^ static_cast<int32_t>(0x80808080u); }
   static MS_DSV32_INLINE VecI Dot(VecI acc, VecI w, VecI x) {
 #if defined(MS_DSV32_SIMDE)
@@ -155,7 +158,7 @@ struct Int8Dot {
   static constexpr int kPhases = 1;
   static constexpr bool kConverts = true;
   static constexpr bool kRowOffset = false;
-  static constexpr bool kKeepsWide = false;
+  static constexpr int64_t kWideRows = 0;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int /*phase*/) { return raw; }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int /*phase*/) { return raw; }
   static MS_DSV32_INLINE VecI Dot(VecI acc, VecI w, VecI x) {
@@ -174,7 +177,7 @@ struct Int8Dot {
   static constexpr int kPhases = 2;
   static constexpr bool kConverts = true;
   static constexpr bool kRowOffset = false;
-  static constexpr bool kKeepsWide = true;
+  static constexpr int64_t kWideRows = 1;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int phase) {
     return phase == 0 ? (VecI)(((VecI16Full)raw << 8) >> 8) : (VecI)((VecI16Full)raw >> 8);
   }
@@ -214,7 +217,13 @@ constexpr int OperandStride(int steps) {
   return Kernel::kPhases * steps + 16;
 }
 
-// Weights of a tile: raw ones of one to four strips; or of one strip, widened, as [step][phase][kStrip] words.
+// Words between widened strips, [step][phase][kStrip]: a line more than a power of two as well.
+template <typename Kernel>
+constexpr int WideStride(int steps) {
+  return Kernel::kPhases * steps * kStrip + kStrip;
+}
+
+// Weights of a tile's strips: raw ones, or widened.
 enum class Weights { kRaw, kRawToWide, kWide };
 
 struct Block {
@@ -329,7 +338,7 @@ __attribute__((noinline)) void GemmTile(const char* x, int64_t row_bytes, const 
   using Acc = typename Kernel::Acc;
   constexpr int kStrips = Max(1, kVectors * kLanes / kStrip);
   constexpr int kStripVectors = kStrip / kLanes;
-  static_assert(kStrips == 1 || kWeights == Weights::kRaw, "widened numbers are those of one strip");
+  constexpr int kWideStride = WideStride<Kernel>(kDepth);
 #if MS_DSV32_IS_NEON_BF16
   if constexpr (kRows > 1) {
     return PairTile<Kernel, kRows, kStrips, kDepth>(reinterpret_cast<const int32_t*>(x), block, sums);
@@ -367,10 +376,15 @@ __attribute__((noinline)) void GemmTile(const char* x, int64_t row_bytes, const 
 #pragma GCC unroll 2
       for (int phase = 0; phase < Kernel::kPhases; ++phase) {
         const auto weights = [&](int v) {
-          if (kWeights == Weights::kWide) return LoadAs<VecI>(w + phase * kStepBytes + v * kVecBytes);
-          const char* strip = w + v / kStripVectors * strip_bytes;
-          const VecI value = Kernel::Weights(LoadAs<VecI>(strip + v % kStripVectors * kVecBytes), phase);
-          if (kWeights == Weights::kRawToWide) StoreAs(wide + phase * kStrip + v * kLanes, value);
+          constexpr int kBytes = 4 * kWideStride;
+          const int strip = v / kStripVectors, part = v % kStripVectors;
+          if (kWeights == Weights::kWide) {
+            return LoadAs<VecI>(w + strip * kBytes + phase * kStepBytes + part * kVecBytes);
+          }
+          const VecI value = Kernel::Weights(LoadAs<VecI>(w + strip * strip_bytes + part * kVecBytes), phase);
+          if (kWeights == Weights::kRawToWide) {
+            StoreAs(wide + strip * kWideStride + phase * kStrip + part * kLanes, value);
+          }
           return value;
         };
         const auto word = [&](int m) {
@@ -561,7 +575,7 @@ inline void GemmMany(const Rows<typename Kernel::Element>& x, const Strips<typen
   }
 }
 
-// At most kManyRows rows. With kKeepsWide the first tile leaves the weights widened for the others.
+// At most kManyRows rows. With kWideRows the first tile leaves the weights widened for the others.
 template <typename Kernel>
 inline void GemmPanels(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
                        const Sums<typename Kernel::Sum>& c) {
@@ -573,7 +587,7 @@ inline void GemmPanels(const Rows<typename Kernel::Element>& x, const Strips<typ
   constexpr int kGroup = Max(kStrip, kColumns);  // columns of a block
   static_assert(kGroup % kColumns == 0, "a block is whole tiles");
   alignas(64) int32_t words[Kernel::kConverts ? kManyRows * kStride : 1];
-  alignas(64) int32_t wide[Kernel::kKeepsWide ? kBlock * Kernel::kPhases * kStrip : 1];
+  alignas(64) int32_t wide[Kernel::kWideRows > 0 ? kGroup / kStrip * WideStride<Kernel>(kBlock) : 1];
   int32_t offsets[Kernel::kRowOffset ? kManyRows : 1] = {};
   const int64_t tiles = CeilDiv(x.count, Kernel::kTileRows);
   const int64_t strip_bytes = w.StrideBytes();
@@ -607,7 +621,7 @@ inline void GemmPanels(const Rows<typename Kernel::Element>& x, const Strips<typ
           Block block = SharedBlock(here + 4 * part, strip_bytes, steps, ahead, share);
           if (ahead != nullptr) ahead += steps * share;
           const Sums<typename Kernel::Sum> sums = c.From(m, j + part, k0 > 0);
-          if constexpr (!Kernel::kKeepsWide) {
+          if constexpr (Kernel::kWideRows == 0) {
             GemmTile<Kernel, kRows, kVectors, kBlock, Weights::kRaw>(tile_x, row_bytes, block, sums, tile_offsets);
           } else if (tile == 0) {
             block.wide = wide + part;
@@ -634,16 +648,16 @@ inline void GemmOneTile(const Rows<typename Kernel::Element>& x, const Strips<ty
 template <typename Kernel>
 inline void Gemm(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
                  const Sums<typename Kernel::Sum>& c) {
-  if (x.count <= Kernel::kTileRows) {
-    GemmOneTile<Kernel>(x, w, k, c);
-  } else if constexpr (Kernel::kKeepsWide || !Kernel::kConverts) {
+  if (x.count <= Kernel::kTileRows) return GemmOneTile<Kernel>(x, w, k, c);
+  if constexpr (Kernel::kConverts && Kernel::kWideRows != 1) {
+    if (Kernel::kWideRows == 0 || x.count < Kernel::kWideRows) return GemmMany<Kernel>(x, w, k, c);
+  }
+  if constexpr (!Kernel::kConverts || Kernel::kWideRows > 0) {
     const int64_t parts = CeilDiv(x.count, kManyRows);
     for (int64_t part = 0; part < parts; ++part) {
       const int64_t first = part * x.count / parts, count = (part + 1) * x.count / parts - first;
       GemmPanels<Kernel>({x.x + first * x.ld, x.ld, count}, w, k, c.From(first, 0, false));
     }
-  } else {
-    GemmMany<Kernel>(x, w, k, c);
   }
 }
 #endif

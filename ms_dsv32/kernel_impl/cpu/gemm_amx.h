@@ -3,8 +3,8 @@
 //
 // An element of a product of bfloat16 is a chain as well (gemm.h), of longer links: of 32 values of k a tile sums the
 // even and the odd ones, each in order, and adds the sum of both to c. So the bits are those of no other instruction
-// set, and k may be cut at multiples of 32 alone. Sums of int8 are exact: any way gives their bits. AMX takes
-// denormals for zero and rounds to nearest, whatever MXCSR holds, as AVX512_BF16 does.
+// set, and k may be cut at multiples of 32 alone. Sums of int8 are exact: any way gives their bits. For subnormals see
+// fp_env.h.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_GEMM_AMX_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_GEMM_AMX_H_
 
@@ -44,11 +44,11 @@ MS_DSV32_INLINE void ConfigureTiles(int64_t top, int64_t bottom, int64_t width) 
   asm volatile("ldtilecfg %0" : : "m"(config));
 }
 
-// A tile of weights into L1 (kLocality 3) or L2 (2).
-template <int kLocality>
+// The first lines of a tile of weights into L1 (kLocality 3) or L2 (2).
+template <int kLocality, int kLines = kTileRows>
 MS_DSV32_INLINE void FetchTile(const char* strip) {
 #pragma GCC unroll 16
-  for (int line = 0; line < kTileRows; ++line) __builtin_prefetch(strip + line * kTileBytes, 0, kLocality);
+  for (int line = 0; line < kLines; ++line) __builtin_prefetch(strip + line * kTileBytes, 0, kLocality);
 }
 
 // The instructions take the numbers of tiles from their text.
@@ -59,8 +59,28 @@ MS_DSV32_INLINE void FetchTile(const char* strip) {
     _tile_dpbf16ps(c, a, b);       \
   }
 
+// Two tiles of rows times two strips, `depth` bytes of each row. Fetched are kLines lines of each tile at `ahead`.
+template <int kLines, typename T>
+MS_DSV32_INLINE void TileSteps(const char* x0, const char* x1, int64_t x_bytes, const char* left, int64_t strip_bytes,
+                               int64_t depth, const char* ahead) {
+  const char* right = left + strip_bytes;
+  for (int64_t s = 0; s < depth; s += kTileBytes) {
+    if (kLines > 0) FetchTile<2, kLines>(ahead + s * kTileRows);
+    _tile_loadd(4, x0 + s, x_bytes);
+    _tile_loadd(6, left + s * kTileRows, kTileBytes);
+    MS_DSV32_TILE_DOT(0, 4, 6)
+    if (kLines > 0) FetchTile<2, kLines>(ahead + strip_bytes + s * kTileRows);
+    _tile_loadd(7, right + s * kTileRows, kTileBytes);
+    MS_DSV32_TILE_DOT(1, 4, 7)
+    _tile_loadd(5, x1 + s, x_bytes);
+    MS_DSV32_TILE_DOT(2, 5, 6)
+    MS_DSV32_TILE_DOT(3, 5, 7)
+  }
+}
+
 // One block of k, at most kTileDepth bytes deep: whole tiles, or less than one. Two tiles of rows times two strips at a
-// time. The first rows fetch the weights that come next: tiles are read faster than the hardware fetches ahead.
+// time. Each of them fetches its part of the weights that come next, so that memory is never idle: tiles are read
+// faster than the hardware fetches ahead.
 template <typename T, typename Sum>
 __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<Sum>& c) {
   asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
@@ -68,10 +88,12 @@ __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, i
   const int64_t pairs = CeilDiv(rows, 2 * kTileRows), depth = k * static_cast<int64_t>(sizeof(T));
   const int strips = w.panels * (kPanel / kStrip);
   const bool load = c.accumulate;
+  // Lines of a tile that each pair fetches: 16 at least together, in one of the few numbers that are compiled. From
+  // eight pairs on the first eight do.
+  const int lines = pairs == 1 ? 16 : (pairs < 4 ? 8 : (pairs < 8 ? 4 : 2));
   int64_t top = 0, bottom = -1;  // rows of the two tiles, as they are configured
   for (int strip = 0; strip < strips; strip += 2) {
     const char* left = w.Bytes() + strip * strip_bytes;
-    const char* right = left + strip_bytes;
     const char* after = w.next == nullptr ? nullptr : w.Next() + strip * strip_bytes;
     int64_t m = 0;
     for (int64_t pair = 0; pair < pairs; ++pair) {
@@ -81,7 +103,6 @@ __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, i
         bottom = count / 2;
         ConfigureTiles(top, bottom, Min<int64_t>(depth, kTileBytes));
       }
-      const bool fetch = pair == 0 && after != nullptr;
       const char* x0 = x.Bytes() + m * x_bytes;
       Sum* c0 = c.At(m, strip * kStrip);
       Sum* c1 = c0 + top * c.ld;
@@ -92,14 +113,12 @@ __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, i
         _tile_zero(0);
         _tile_zero(1);
       }
-      if (bottom == 0) {
+      if (bottom == 0) {  // one row that is left alone
         for (int64_t s = 0; s < depth; s += kTileBytes) {
-          if (fetch) FetchTile<2>(after + s * kTileRows);
           _tile_loadd(4, x0 + s, x_bytes);
           _tile_loadd(6, left + s * kTileRows, kTileBytes);
           MS_DSV32_TILE_DOT(0, 4, 6)
-          if (fetch) FetchTile<2>(after + strip_bytes + s * kTileRows);
-          _tile_loadd(7, right + s * kTileRows, kTileBytes);
+          _tile_loadd(7, left + strip_bytes + s * kTileRows, kTileBytes);
           MS_DSV32_TILE_DOT(1, 4, 7)
         }
       } else {
@@ -111,17 +130,22 @@ __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, i
           _tile_zero(2);
           _tile_zero(3);
         }
-        for (int64_t s = 0; s < depth; s += kTileBytes) {
-          if (fetch) FetchTile<2>(after + s * kTileRows);
-          _tile_loadd(4, x0 + s, x_bytes);
-          _tile_loadd(6, left + s * kTileRows, kTileBytes);
-          MS_DSV32_TILE_DOT(0, 4, 6)
-          if (fetch) FetchTile<2>(after + strip_bytes + s * kTileRows);
-          _tile_loadd(7, right + s * kTileRows, kTileBytes);
-          MS_DSV32_TILE_DOT(1, 4, 7)
-          _tile_loadd(5, x1 + s, x_bytes);
-          MS_DSV32_TILE_DOT(2, 5, 6)
-          MS_DSV32_TILE_DOT(3, 5, 7)
+        const char* ahead = after + pair * lines * kTileBytes;
+        switch (after != nullptr && pair * lines < kTileRows ? lines : 0) {
+          case 0:
+            TileSteps<0, T>(x0, x1, x_bytes, left, strip_bytes, depth, ahead);
+            break;
+          case 2:
+            TileSteps<2, T>(x0, x1, x_bytes, left, strip_bytes, depth, ahead);
+            break;
+          case 4:
+            TileSteps<4, T>(x0, x1, x_bytes, left, strip_bytes, depth, ahead);
+            break;
+          case 8:
+            TileSteps<8, T>(x0, x1, x_bytes, left, strip_bytes, depth, ahead);
+            break;
+          default:
+            TileSteps<16, T>(x0, x1, x_bytes, left, strip_bytes, depth, ahead);
         }
         _tile_stored(2, c1, c_bytes);
         _tile_stored(3, c1 + kTileRows, c_bytes);
@@ -130,6 +154,58 @@ __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, i
       _tile_stored(1, c0 + kTileRows, c_bytes);
       m += count;
     }
+  }
+  _tile_release();
+}
+
+// kTileRows + 1 to 2 * kTileRows rows, whole tiles of k: two strips at a time for all of k, read in memory's order.
+// Fetched are the weights kFewAhead bytes of x further on, as in GemmTilesFew.
+template <typename T, typename Sum>
+__attribute__((noinline)) void GemmTilesPair(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<Sum>& c) {
+  asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
+  const int64_t x_bytes = x.StrideBytes(), strip_bytes = w.StrideBytes(), c_bytes = c.StrideBytes();
+  const int64_t depth = k * static_cast<int64_t>(sizeof(T)), distance = Min(kFewAhead, depth);
+  const int64_t bottom = x.count / 2, top = x.count - bottom;
+  const int strips = w.panels * (kPanel / kStrip);
+  ConfigureTiles(top, bottom, kTileBytes);
+  for (int strip = 0; strip < strips; strip += 2) {
+    const char* left = w.Bytes() + strip * strip_bytes;
+    const char* right = left + strip_bytes;
+    const char* then = strip + 2 < strips ? right + strip_bytes : w.Next();
+    const char* x0 = x.Bytes();
+    const char* x1 = x0 + top * x_bytes;
+    Sum* c0 = c.At(0, strip * kStrip);
+    Sum* c1 = c0 + top * c.ld;
+    if (c.accumulate) {
+      _tile_loadd(0, c0, c_bytes);
+      _tile_loadd(1, c0 + kTileRows, c_bytes);
+      _tile_loadd(2, c1, c_bytes);
+      _tile_loadd(3, c1 + kTileRows, c_bytes);
+    } else {
+      _tile_zero(0);
+      _tile_zero(1);
+      _tile_zero(2);
+      _tile_zero(3);
+    }
+    for (int64_t s = 0; s < depth; s += kTileBytes) {
+      const bool here = s + distance < depth;
+      const char* ahead = here ? left : then;
+      if (ahead != nullptr) ahead += (s + distance - (here ? 0 : depth)) * kTileRows;
+      _tile_loadd(4, x0 + s, x_bytes);
+      if (ahead != nullptr) FetchTile<3>(ahead);
+      _tile_loadd(6, left + s * kTileRows, kTileBytes);
+      MS_DSV32_TILE_DOT(0, 4, 6)
+      _tile_loadd(5, x1 + s, x_bytes);
+      MS_DSV32_TILE_DOT(2, 5, 6)
+      if (ahead != nullptr) FetchTile<3>(ahead + strip_bytes);
+      _tile_loadd(7, right + s * kTileRows, kTileBytes);
+      MS_DSV32_TILE_DOT(1, 4, 7)
+      MS_DSV32_TILE_DOT(3, 5, 7)
+    }
+    _tile_stored(0, c0, c_bytes);
+    _tile_stored(1, c0 + kTileRows, c_bytes);
+    _tile_stored(2, c1, c_bytes);
+    _tile_stored(3, c1 + kTileRows, c_bytes);
   }
   _tile_release();
 }
@@ -223,6 +299,13 @@ inline void GemmAmx(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<
   }
   // Rows that are a large power of two apart share sets of the caches, and would be read from memory for each strip.
   const bool copy = x.StrideBytes() % 4096 == 0;
+  if (x.count <= 2 * kTileRows && !copy && whole > 0) {
+    GemmTilesPair(x, strips(0, w.next), whole, c);
+    if (whole < k) {
+      GemmTiles(Rows<T>{x.x + whole, x.ld, x.count}, strips(whole, nullptr), k - whole, c.From(0, 0, true));
+    }
+    return;
+  }
   constexpr int64_t kCopyStride = kTileDepth + kTileBytes;
   alignas(64) char copied[kCopyRows * kCopyStride];
   for (int64_t m = 0; m < x.count; m += copy ? kCopyRows : x.count) {

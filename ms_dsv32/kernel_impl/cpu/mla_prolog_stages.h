@@ -112,7 +112,9 @@ class MlaHeads {
     const int64_t end = (block + 1) * p_.t / blocks_;
     for (int64_t i = block * p_.t / blocks_; i < end; i += kHeadRows) {
       const int64_t rows = Min(kHeadRows, end - i);
-      // (2) query up-projection, dequantised
+      // (2) query up-projection, dequantised. Meanwhile W_UK is fetched in pieces as far apart as the strips of
+      // w_uq_qr. Its own strips are shorter, so the pieces are not those that are read first; fetching those gains
+      // nothing.
       GemmInt8({p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows},
                {up, kUpStride, op_info::kQHeadDim / kPanel, uk}, op_info::kQLoraRank,
                {sums, op_info::kQHeadDim, false});

@@ -9,7 +9,7 @@
 //   LoadF/StoreF, LoadBf16/StoreBf16 (round to nearest even), LoadInt8/StoreInt8, LoadFp16     all unaligned
 //   Set1, Fma (explicit; fused on every ISA but portable), Select, Abs, Max, ReduceAdd, ReduceAddI, ReduceMax, AnySet,
 //   Rint
-//   Bf16ToF32, F32ToBf16, Fp16ToF32, F32ToFp16   scalar, any ISA, same bits everywhere
+//   Bf16ToF32, F32ToBf16, Fp16ToF32, F32ToFp16, OneNan   scalar, any ISA, same bits everywhere
 //
 // bf16 and fp16 are uint16_t bit patterns. No function here contracts a*b+c unless it says Fma.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_SIMD_H_
@@ -125,10 +125,13 @@ MS_DSV32_INLINE constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv
 MS_DSV32_INLINE uint32_t FloatBits(float f) { return LoadAs<uint32_t>(&f); }
 MS_DSV32_INLINE float BitsFloat(uint32_t u) { return LoadAs<float>(&u); }
 MS_DSV32_INLINE float Bf16ToF32(uint16_t v) { return BitsFloat(static_cast<uint32_t>(v) << 16); }
+// Every NaN in a result is the positive quiet one: which of two NaNs an operation passes on, and the sign of a new one,
+// depend on the instruction set and on the compiler.
 constexpr uint16_t kNanBf16 = 0x7fc0;
+constexpr uint16_t kNanFp16 = 0x7e00;
+MS_DSV32_INLINE float OneNan(float f) { return f == f ? f : __builtin_nanf(""); }
 MS_DSV32_INLINE uint16_t F32ToBf16(float f) {
   const uint32_t u = FloatBits(f);
-  // NaN is one number: which of two NaNs an operation passes on depends on the instruction set.
   if ((u & 0x7fffffffu) > 0x7f800000u) return kNanBf16;
   return static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
 }
@@ -144,7 +147,7 @@ MS_DSV32_INLINE uint16_t F32ToFp16(float f) {
   const uint32_t u = FloatBits(f);
   const uint32_t sign = (u >> 16) & 0x8000u;
   const uint32_t magnitude = u & 0x7fffffffu;
-  if (magnitude > 0x7f800000u) return static_cast<uint16_t>(sign | 0x7e00u);
+  if (magnitude > 0x7f800000u) return kNanFp16;
   if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);  // 65520 and above round to infinity
   if (magnitude < 0x38800000u) {
     // Below 2^-14: adding 0.5 leaves the fp16 subnormal (units of 2^-24) in the low mantissa bits, rounded to nearest

@@ -63,7 +63,7 @@ inline float SoftmaxRow(float* s, int64_t count, int64_t padded, float scale) {
   } else {
     for (i = 0; i < padded; i += kLanes) StoreBf16(p + i, LoadF(s + i) * inverse);
   }
-  return top + __builtin_logf(sum);
+  return OneNan(top + __builtin_logf(sum));
 }
 
 }  // namespace ms_dsv32::cpu::MS_DSV32_ISA
