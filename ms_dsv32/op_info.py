@@ -294,7 +294,7 @@ def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | 
     for attr in op.attrs:
         value = given.get(attr.name, attr.default)
         if attr.type != "config":
-            bound[attr.name] = float(value) if attr.type == "float" and type(value) is int else value
+            bound[attr.name] = _as_float(op, attr, value) if attr.type == "float" and type(value) is int else value
             continue
         kind = type(value)
         if value is not None and (kind.__module__, kind.__name__) != ("ms_dsv32.config", attr.config):
@@ -308,6 +308,13 @@ def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | 
                 if holder == attr.name:
                     bound[carried.name] = carried.default if value is None else getattr(value, field)
     return bound
+
+
+def _as_float(op: OpInfo, attr: Attr, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{op.name}: {attr.name} must be finite, got an int of {value.bit_length()} bits") from None
 
 
 def symbols(expression: str) -> list[str]:
