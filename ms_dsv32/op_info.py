@@ -312,7 +312,8 @@ def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | 
         value = given.get(attr.name, attr.default)
         if attr.type != "config":
             if value is not None or not attr.optional:
-                bound[attr.name] = float(value) if attr.type == "float" and type(value) is int else value
+                is_int = attr.type == "float" and type(value) is int
+                bound[attr.name] = _as_float(op, attr, value) if is_int else value
             continue
         kind = type(value)
         if value is not None and (kind.__module__, kind.__name__) != ("ms_dsv32.config", attr.config):
@@ -326,6 +327,13 @@ def bind_attrs(op: OpInfo, given: Mapping[str, Any]) -> dict[str, float | int | 
                 if holder == attr.name:
                     bound[carried.name] = carried.default if value is None else getattr(value, field)
     return bound
+
+
+def _as_float(op: OpInfo, attr: Attr, value: int) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        raise ValueError(f"{op.name}: {attr.name} must be finite, got an int of {value.bit_length()} bits") from None
 
 
 def symbols(expression: str) -> list[str]:

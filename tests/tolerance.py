@@ -16,7 +16,8 @@ relative) apart:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -61,9 +62,47 @@ def _to_float64(name: str, got: Array, want: Array) -> tuple[Array, Array]:
     return got.astype(np.float64), want.astype(np.float64)
 
 
+class Pool:
+    """How many values of many small calls are outside of a tolerance of which a fraction may be.
+
+    One rounding that flips may move several of the few values of a call.
+    """
+
+    def __init__(self) -> None:
+        self._counts: dict[tuple[str, float], list[int]] = {}
+
+    def add(self, name: str, outside: int, size: int, fraction: float) -> None:
+        """Counts an output's values."""
+        counts = self._counts.setdefault((name, fraction), [0, 0])
+        counts[0] += outside
+        counts[1] += size
+
+    def check(self, beside: int) -> None:
+        """Raises AssertionError if more than the fraction, and `beside` values more, of all calls are outside."""
+        for (name, fraction), (outside, size) in self._counts.items():
+            allowed = int(fraction * size) + beside
+            assert outside <= allowed, f"{name}: {outside} of {size} values outside the tolerance, {allowed} allowed"
+
+
+_pools: list[Pool] = []
+
+
+@contextmanager
+def pooled(pool: Pool) -> Iterator[None]:
+    """For the time of a block, fractions of values are counted in a pool; nothing else is judged otherwise."""
+    _pools.append(pool)
+    try:
+        yield
+    finally:
+        _pools.pop()
+
+
 def _limit_outside(
     name: str, outside: Array, difference: Array, got: Array, want: Array, fraction: float, at_least: int = 0
 ) -> None:
+    if _pools:
+        _pools[-1].add(name, int(outside.sum()), outside.size, fraction)
+        return
     allowed = max(int(fraction * outside.size), at_least)
     if int(outside.sum()) > allowed:
         raise AssertionError(

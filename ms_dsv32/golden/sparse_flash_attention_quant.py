@@ -167,6 +167,6 @@ def sparse_flash_attention_quant(
             attention_out[i] = float32_to_bf16(p @ k)
             lse[i] = one_nan(top + np.log(total))[:, 0]
     if query_act_seqs is None:
-        s1 = t // b if b else 0
+        b, s1 = checker.lengths(kv_act_seqs, t)
         attention_out, lse = attention_out.reshape(b, s1, nq, 512), lse.reshape(b, s1, nq)
     return (attention_out, lse) if return_lse else attention_out

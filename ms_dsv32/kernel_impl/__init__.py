@@ -198,9 +198,9 @@ def call(op: str, inputs: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) 
         All outputs in the contract's order; in-place ones are the arrays that were passed.
 
     Raises:
-        TypeError, ValueError: as ``validate``; a missing or unknown input, an array that is not contiguous, not in the
-            machine's byte order, or read-only where it is updated; an index outside its cache. Nothing has been written
-            then.
+        TypeError, ValueError: as ``validate``; a missing or unknown input, an array that is not contiguous, not
+            aligned, not in the machine's byte order, or read-only where it is updated; an index outside its cache.
+            Nothing has been written then.
     """
     info = op_info.load(op)
     if info.optional is not None and inputs.get(info.optional.name) is None:
@@ -218,6 +218,8 @@ def call(op: str, inputs: Mapping[str, NDArray[Any]], attrs: Mapping[str, Any]) 
             raise TypeError(f"{op}: {arg.name} must be a NumPy array of {arg.ms_dtype}, got {type(array).__name__}")
         if not array.flags.c_contiguous:
             raise ValueError(f"{op}: {arg.name} must be contiguous")
+        if not array.flags.aligned:
+            raise ValueError(f"{op}: {arg.name} must be aligned to {array.itemsize} bytes")
         if not array.dtype.isnative:
             text = f"must be {arg.ms_dtype} in the machine's byte order, got {array.dtype.str}"
             raise TypeError(f"{op}: {arg.name} {text}")
@@ -284,7 +286,9 @@ def _attr(op: str, name: str, value: Any) -> _Attr:
         return _Attr(name.encode(), 0, float(value), 0, None)
     if isinstance(value, (int, np.integer)):
         if not -(2**63) <= value < 2**63:
-            raise ValueError(f"{op}: {name} = {value} does not fit 64 bits")
+            bits = int(value).bit_length()
+            got = f"{value}" if bits <= 128 else f"an int of {bits} bits"  # Python prints none of 4300 digits
+            raise ValueError(f"{op}: {name} = {got} does not fit 64 bits")
         return _Attr(name.encode(), 1, 0.0, int(value), None)
     if isinstance(value, str):
         text = value.encode(errors="backslashreplace")  # lone surrogates; no choice of the contract has a backslash

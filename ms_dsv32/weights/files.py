@@ -47,6 +47,7 @@ _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
 }
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, which is JSON
+_MOST_AXES = 32  # of an array in NumPy 1
 _HASHED_VALUES = 1 << 22  # that are hashed at a time
 _MAX_JSON_BYTES = 100_000_000  # safetensors' own limit of a header; no index or description comes near it
 
@@ -151,11 +152,13 @@ class Checkpoint:
         """Reads a tensor, or rows start to stop of its first axis; bfloat16 and FP8 come as ml_dtypes' types.
 
         Raises:
-            KeyError, ValueError: as `info`; the dtype is one that NumPy cannot hold; the file has become shorter.
+            KeyError, ValueError: as `info`; NumPy cannot hold the dtype, or so many axes; the file has become shorter.
         """
         info = self.info(name)
         if info.dtype not in _DTYPES:
             raise TypeError(f"weights: {info.path}: {name} has dtype {info.dtype}, which is not read")
+        if len(info.shape) > _MOST_AXES:
+            raise ValueError(f"weights: {info.path}: {name} has {len(info.shape)} axes, expected at most {_MOST_AXES}")
         dtype = np.dtype(_DTYPES[info.dtype])
         rows, *rest = info.shape or (1,)
         start, stop, _ = slice(start, stop).indices(rows)

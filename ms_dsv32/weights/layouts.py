@@ -26,13 +26,17 @@ _FRACTAL_ROW_BYTES = 32
 def to_tensor(array: Array) -> Tensor:
     """A Tensor on the memory of an array; uint16 holds bfloat16 bits and becomes bfloat16.
 
-    An array that is not C-contiguous or not writable is copied first. The Tensor is no view in MindSpore's sense, so it
-    may be a cache.
+    An array that is not C-contiguous, aligned, writable and in the machine's byte order is copied first. The Tensor is
+    no view in MindSpore's sense, so it may be a cache.
+
+    Raises:
+        TypeError: what was passed is no array.
     """
     from mindspore import Tensor  # the only need of MindSpore here: layouts and files do without
 
-    if not array.flags.c_contiguous or not array.flags.writeable:
-        array = array.copy(order="C")
+    if not isinstance(array, np.ndarray):
+        raise TypeError(f"to_tensor: array must be a NumPy array, got {type(array).__name__}")
+    array = np.require(array, array.dtype.newbyteorder("="), ["C", "A", "W"])
     return Tensor.from_numpy(array.view(ml_dtypes.bfloat16) if array.dtype == np.uint16 else array)
 
 

@@ -27,6 +27,12 @@ def read_only(array: Any) -> Any:
     return array
 
 
+def unaligned(array: Any) -> Any:
+    moved = np.frombuffer(bytearray(array.nbytes + 1), array.dtype, array.size, 1).reshape(array.shape)
+    moved[...] = array
+    return moved
+
+
 @pytest.mark.parametrize(
     ("change", "error", "text"),
     [
@@ -39,6 +45,7 @@ def read_only(array: Any) -> Any:
         (with_("cos", lambda a: a.astype("U1")), TypeError, "cos must be bfloat16, got str"),
         (with_("sin", lambda a: a.astype(object)), TypeError, "sin must be bfloat16, got object"),
         (with_("cache_index", lambda a: a.astype(">i8")), TypeError, "cache_index must be int64 in the machine's byte"),
+        (with_("cache_index", unaligned), ValueError, "cache_index must be aligned to 8 bytes"),
         (with_("kr_cache", read_only), ValueError, "kr_cache must be writeable"),
         (
             with_("token_x", lambda a: np.asfortranarray(np.repeat(a, 2, 0))[:2]),
@@ -61,6 +68,14 @@ def test_an_attribute_does_not_wrap(value: int) -> None:
     case = cases.indexer_case(1, 1, kv_lens=130)
     with pytest.raises(ValueError, match=rf"selected_count = {value} does not fit 64 bits"):
         kernel_impl.call("lightning_indexer_quant", case.inputs, {"selected_count": value})
+
+
+@pytest.mark.parametrize("value", [10**5000, -(10**400)], ids=["long", "negative"])
+def test_an_int_that_python_does_not_print(value: int) -> None:
+    attention = cases.attention_case(1, 1, 1, 5, topk=8)
+    for name, text in (("topk", "does not fit 64 bits"), ("softmax_scale", "must be finite, got an int of")):
+        with pytest.raises(ValueError, match=rf"sparse_flash_attention_quant: {name}.* {text}"):
+            kernel_impl.call(attention.operator, attention.inputs, {**attention.attributes, name: value})
 
 
 @pytest.mark.parametrize("text", ["PA_BSND\0x", "\0", "PA_BSND\0"])

@@ -13,6 +13,9 @@ from pathlib import Path
 import cases
 import driver
 import pytest
+import tolerance
+from fuzz import campaign, draw, judge
+from fuzz.worker import Job
 from test_operators import assert_same, check, pack, prolog
 
 from ms_dsv32 import kernel_impl
@@ -63,6 +66,16 @@ def address_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return driver.build_library(folder, MS_DSV32_SANITIZE="address,undefined", MS_DSV32_ISAS=isas, CXXFLAGS=flags)
 
 
+def sanitized(library: Path) -> dict[str, str]:
+    """The variables of a Python whose kernel library is one with AddressSanitizer."""
+    return {
+        "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
+        "ASAN_OPTIONS": "detect_leaks=0",  # Python keeps what it allocates
+        "UBSAN_OPTIONS": "print_stacktrace=1",
+        "MS_DSV32_LIBRARY": str(library),
+    }
+
+
 @pytest.mark.parametrize("isa", ISAS)
 def test_addresses_and_undefined_behaviour(isa: str, address_library: Path) -> None:
     folder = HERE.relative_to(driver.ROOT)
@@ -71,13 +84,18 @@ def test_addresses_and_undefined_behaviour(isa: str, address_library: Path) -> N
         *(f"--deselect={folder}/test_{case}" for case in LARGE),
         *(folder / f"test_{name}.py" for name in FILES_BESIDE_AMX.get(isa, FILES)),
         cwd=driver.ROOT,
-        LD_PRELOAD=f"{runtime('libasan.so')} {runtime('libubsan.so')}",
-        ASAN_OPTIONS="detect_leaks=0",  # Python keeps what it allocates
-        UBSAN_OPTIONS="print_stacktrace=1",
         MS_DSV32_CPU_ISA=isa,
-        MS_DSV32_LIBRARY=str(address_library),
+        **sanitized(address_library),
     )
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-5000:]
+
+
+@pytest.mark.parametrize("isa", ISAS[:1])
+def test_fuzz(isa: str, address_library: Path) -> None:
+    """Random calls, bad ones too: what refuses them reads their shapes, dtypes, attributes and indices."""
+    job = Job("library", campaign.OPERATORS, seed=18, calls=240, good=8, threads=2)
+    result = campaign.run(job, {**sanitized(address_library), "MS_DSV32_CPU_ISA": isa})
+    assert not result.failures, "\n".join(map(str, result.failures))
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +106,13 @@ def thread_programs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Pat
     best = kernel_impl.isas()[0]
     library = driver.build_library(folder, MS_DSV32_SANITIZE="thread", MS_DSV32_ISAS=best, CXXFLAGS="-O1 -g1 -w")
     return driver.build_driver(folder, COMPILER, "-fsanitize=thread", "-g"), library
+
+
+def random_calls(operator: str) -> list[draw.Trial]:
+    """Good calls of the fuzz."""
+    shared = draw.group(operator, 18, 0)
+    drawn = (shared.good(draw.generator(operator, 18, 0, i)) for i in range(6))
+    return [trial for trial in drawn if trial.compared.size][:3]
 
 
 @pytest.mark.parametrize("hosts", ["in-turn", "together"])
@@ -106,13 +131,18 @@ def test_threads(hosts: str, thread_programs: tuple[Path, Path], tmp_path: Path)
         cases.attention_case(3, 1, 16, 129),
         cases.indexer_case(3, 2, [5, 4000, 2100]),
     ]
+    random = [trial for operator in campaign.OPERATORS for trial in random_calls(operator)]
+    made += [trial.case for trial in random]
     calls = driver.Calls(tmp_path)
     paths = [calls.write(case) for case in made]
     result = driver.run(*thread_programs, hosts, *paths, MS_DSV32_NUM_THREADS="4", TSAN_OPTIONS="halt_on_error=1")
     assert result.returncode == 0, result.stdout[-3000:] + result.stderr[-5000:]
     got = [calls.results(case, path) for case, path in zip(made, paths, strict=True)]
-    for case, outputs in zip(made, got, strict=True):
+    for case, outputs in zip(made[: -len(random)], got[: -len(random)], strict=True):
         if case.attributes.get("weight_format") != "PACKED":  # unknown to the golden reference
             check(case, outputs)
+    for trial, outputs in zip(random, got[-len(random) :], strict=True):
+        with tolerance.pooled(tolerance.Pool()):
+            judge.good(trial, {name: outputs[name] for name in trial.case.outputs})
     for row_major, packed in zip(got[:4], got[4:8], strict=True):
         assert_same(packed, row_major)

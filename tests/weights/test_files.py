@@ -79,6 +79,12 @@ def refused(path: Path, text: str = "no safetensors file, or a part of one") -> 
     assert text in str(raised.value)
 
 
+def test_a_tensor_of_more_axes_than_numpy_has(tmp_path: Path) -> None:
+    path = checkpoints.write(tmp_path / "x.safetensors", {"x": checkpoints.Zeros("F32", (1,) * 70)})
+    with pytest.raises(ValueError, match=re.escape(f"{path}: x has 70 axes, expected at most 32")):
+        Checkpoint(path).read("x")
+
+
 def test_a_file_that_ends_anywhere_too_early(small: Path) -> None:
     whole = small.read_bytes()
     for size in range(len(whole)):

@@ -46,6 +46,19 @@ def test_a_tensor_shares_the_memory_of_a_writable_contiguous_array_alone() -> No
     assert weights.to_tensor(array).data_ptr() != array.ctypes.data
 
 
+@pytest.mark.parametrize("dtype", [">u2", "<u2", ">f4"])
+def test_a_tensor_is_aligned_and_in_the_machines_byte_order(dtype: str) -> None:
+    array = np.frombuffer(bytearray(b"\0" + np.arange(6).astype(dtype).tobytes()), dtype, 6, 1)
+    tensor = weights.to_tensor(array)
+    assert tensor.data_ptr() % array.itemsize == 0
+    tolerance.assert_same_bits("array", weights.to_array(tensor), array.astype(array.dtype.newbyteorder("=")))
+
+
+def test_a_tensor_of_no_array() -> None:
+    with pytest.raises(TypeError, match="to_tensor: array must be a NumPy array, got list"):
+        weights.to_tensor([1, 2])  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("shape", [(4, 64), (1536, 192), (2, 128, 512)])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint16])
 def test_unpack_undoes_pack(shape: tuple[int, ...], dtype: type[np.generic]) -> None:
