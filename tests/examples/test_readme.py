@@ -12,7 +12,7 @@ import pytest
 from ms_dsv32 import op_info
 
 ROOT = Path(__file__).resolve().parents[2]
-PAGES = ["README", "docs/ascend", "docs/checkpoints"]
+PAGES = ["README", "docs/ascend", "docs/checkpoints", "docs/serving"]
 """What there is in Chinese too, as <page>.zh.md."""
 
 

@@ -1,0 +1,218 @@
+"""Continuous batching for examples/serve.py: requests, the blocks of a paged cache, and what each step computes.
+
+No tensor is touched here. A block is shared by the requests whose tokens up to its end are the same, without a copy,
+because nothing writes to a full block. A request that is preempted gives all of its blocks back and begins again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ms_dsv32 import paging
+
+Array = NDArray[Any]
+BLOCK = paging.BLOCK_SIZE
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt and what follows it; `blocks` hold the keys of the first `computed` tokens."""
+
+    index: int
+    arrival: float
+    prompt: int
+    new_tokens: int
+    tokens: list[int]
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    times: list[float] = field(default_factory=list)  # when each new token was there
+    found: int = 0  # tokens whose keys another request had computed, or this one before it was preempted
+    hidden: list[tuple[int, Array]] = field(default_factory=list)  # of each step: first position, hidden_out
+    _keys: list[bytes] = field(default_factory=list)
+
+    @property
+    def remaining(self) -> int:
+        """Tokens that are known and not computed: 1 while it decodes."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def longest(self) -> int:
+        """Keys at the end. The last new token is not computed."""
+        return self.prompt + self.new_tokens - 1
+
+    @property
+    def keys(self) -> list[bytes]:
+        """A name for each full block of tokens: a hash of them and of all before them, on which their keys depend."""
+        for i in range(len(self._keys), len(self.tokens) // BLOCK):
+            own = np.array(self.tokens[i * BLOCK : (i + 1) * BLOCK], np.int64).tobytes()
+            self._keys.append(hashlib.sha256((self._keys[-1] if i else b"") + own).digest())
+        return self._keys
+
+
+class BlockAllocator:
+    """Blocks of the caches, with the number of requests that use each. A free block keeps its keys until it is taken.
+
+    Args:
+        count: block_num of the caches.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self._users = [0] * count
+        self._free = dict.fromkeys(range(count))  # the first one was given back first, and is taken first
+        self._block_of: dict[bytes, int] = {}
+        self._key_of: dict[int, bytes] = {}
+
+    @property
+    def free(self) -> int:
+        return len(self._free)
+
+    @property
+    def used(self) -> int:
+        return self.count - self.free
+
+    def take(self) -> int | None:
+        """A block for one request alone, whose keys are forgotten; None if all are in use."""
+        block = next(iter(self._free), None)
+        if block is not None:
+            del self._free[block]
+            self._users[block] = 1
+            self._block_of.pop(self._key_of.pop(block, b""), None)
+        return block
+
+    def share(self, key: bytes) -> int | None:
+        """The block that holds the keys of this name, for one request more; None if there is none."""
+        block = self._block_of.get(key)
+        if block is not None:
+            self._free.pop(block, None)
+            self._users[block] += 1
+        return block
+
+    def publish(self, block: int, key: bytes) -> None:
+        """A block is full, its keys are in the caches, and nothing writes to it again: others may share it."""
+        if key not in self._block_of:
+            self._block_of[key] = block
+            self._key_of[block] = key
+
+    def give_back(self, block: int) -> None:
+        """One request uses it no longer.
+
+        Raises:
+            ValueError: none uses it.
+        """
+        if self._users[block] < 1:
+            raise ValueError(f"BlockAllocator: block {block} is given back, and no request uses it")
+        self._users[block] -= 1
+        if not self._users[block]:
+            self._free[block] = None
+
+
+class Scheduler:
+    """What each step computes. Older requests go first: a younger one never takes a block or a token from them.
+
+    Args:
+        allocator: of the caches' blocks.
+        tokens: of a step, at least as many as sequences, so that all that decode are in every step.
+        sequences: that run at the same time.
+    """
+
+    def __init__(self, allocator: BlockAllocator, tokens: int, sequences: int) -> None:
+        if tokens < sequences:
+            raise ValueError(
+                f"Scheduler: {tokens} tokens a step, expected at least one for each of {sequences} sequences"
+            )
+        self.allocator = allocator
+        self._tokens, self._sequences = tokens, sequences
+        self.waiting: deque[Request] = deque()  # both in the order of arrival; who runs is older than who waits
+        self.running: list[Request] = []
+        self.preemptions = 0
+        self.given_up = 0  # computed tokens of requests that were preempted
+
+    def add(self, request: Request) -> None:
+        """Queues a request.
+
+        Raises:
+            ValueError: it needs more blocks than there are.
+        """
+        need = paging.block_num_of([request.longest])
+        if need > self.allocator.count:
+            raise ValueError(
+                f"Scheduler: request {request.index} needs {need} blocks, there are {self.allocator.count}"
+            )
+        self.waiting.append(request)
+
+    def plan(self) -> list[tuple[Request, int]]:
+        """The requests of the next step, and how many tokens of each. They have the blocks that they need."""
+        plan, left, preemptions = [], self._tokens, self.preemptions
+        decoding = sum(request.remaining == 1 for request in self.running)
+        for request in tuple(self.running):
+            if request not in self.running:
+                break  # it was preempted, and so are all that are younger
+            decoding -= request.remaining == 1
+            count = min(request.remaining, left - decoding)
+            if count > 0 and self._reserve(request, request.computed + count):
+                plan.append((request, count))
+                left -= count
+        while self.waiting and left > 0 and len(self.running) < self._sequences and self.preemptions == preemptions:
+            request = self.waiting[0]
+            self._share(request)
+            count = min(request.remaining, left)
+            if paging.block_num_of([request.computed + count]) - len(request.blocks) > self.allocator.free:
+                self._release(request)
+                break
+            self.running.append(self.waiting.popleft())
+            self._reserve(request, request.computed + count)
+            request.found += request.computed
+            plan.append((request, count))
+            left -= count
+        return plan
+
+    def advance(self, request: Request, count: int, token: int, now: float) -> None:
+        """A step has computed `count` tokens of a request; `token` comes next if all are computed now."""
+        full = request.computed // BLOCK
+        request.computed += count
+        for i in range(full, request.computed // BLOCK):
+            self.allocator.publish(request.blocks[i], request.keys[i])
+        if request.remaining == 0:
+            request.tokens.append(token)
+            request.times.append(now)
+            if len(request.times) == request.new_tokens:
+                self.running.remove(request)
+                self._release(request)
+
+    def _reserve(self, request: Request, length: int) -> bool:
+        """Takes blocks for so many tokens; the youngest give theirs, and False means that it was this one."""
+        while len(request.blocks) * BLOCK < length:
+            block = self.allocator.take()
+            if block is not None:
+                request.blocks.append(block)
+                continue
+            youngest = self.running.pop()
+            self.given_up += youngest.computed
+            self._release(youngest)
+            self.waiting.appendleft(youngest)
+            self.preemptions += 1
+            if youngest is request:
+                return False
+        return True
+
+    def _share(self, request: Request) -> None:
+        """Takes the blocks that hold its first tokens. The last token is computed in any case: its result is needed."""
+        for key in request.keys[: (len(request.tokens) - 1) // BLOCK]:
+            block = self.allocator.share(key)
+            if block is None:
+                break
+            request.blocks.append(block)
+        request.computed = len(request.blocks) * BLOCK
+
+    def _release(self, request: Request) -> None:
+        for block in reversed(request.blocks):  # the first tokens are the likeliest to be shared: they stay longest
+            self.allocator.give_back(block)
+        request.blocks.clear()
+        request.computed = 0
