@@ -214,7 +214,7 @@ def _operator(info: op_info.OpInfo, definition: Definition, kernels: Mapping[str
     order = [*definition.inputs, *definition.results]
     arguments = [str(order.index(name)) for name in (*definition.inputs, *definition.outputs)]
     cpu = []
-    for attr in info.kernel_attrs:
+    for attr in (a for a in info.kernel_attrs if not a.optional):  # Ascend's operators have none of those
         names = list(definition.attrs)
         own = attr.name.replace(".", "_")
         source = names.index(own) if own in names else -1
