@@ -63,6 +63,7 @@ def load() -> ctypes.CDLL:
         for name in ("ms_dsv32_isa", "ms_dsv32_isas"):
             getattr(library, name).restype = ctypes.c_char_p
         init = library.ms_dsv32_init
+        _ = library.ms_dsv32_set_failure_handler  # the newest entry: an older library is refused here
     except (OSError, AttributeError) as error:
         hint = (
             "MS_DSV32_LIBRARY names it" if os.environ.get("MS_DSV32_LIBRARY") else "install the package again with pip"
