@@ -105,7 +105,7 @@ def indexer_check(case: Case, inputs: Mapping[str, Array], tokens: Sequence[int]
     tokens = list(tokens)
     some = {n: inputs[n][tokens] for n in ("q_int8", "q_scale", "weights")}
     some |= {n: inputs[n] for n in ("k_cache", "k_cache_scale")} | _paging(case, tokens)
-    inputs = {arg.name: some[arg.name] for arg in op_info.load(INDEXER).inputs}
+    inputs = {arg.name: some[arg.name] for arg in op_info.load(INDEXER).required_inputs}
     scores, magnitudes = cases.indexer_scores(replace(case, operator=INDEXER, inputs=inputs))
 
     def compare(got: Array) -> None:
