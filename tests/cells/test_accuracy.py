@@ -165,8 +165,8 @@ class _FewerVisible(_Moved):
     """The indexer, to which the last key of each token is hidden."""
 
     def construct(self, *inputs: Any) -> Any:
-        *others, lengths, query_act_seqs = inputs
-        return self.indexer(*others, Tensor(lengths.asnumpy() - 1), query_act_seqs)
+        others, lengths, *last = inputs[:6], *inputs[6:]
+        return self.indexer(*others, Tensor(lengths.asnumpy() - 1), *last)
 
 
 def _indices_moved(step: Any) -> None:
