@@ -34,8 +34,10 @@ LARGE = (
     "operators.py::test_attention[1-4-128-2049]",  # others have all heads, several tokens, more keys than are selected
     *(f"operators.py::test_epilog[16-{t}]" for t in (31, 32, 33, 127, 128, 129)),
     *(f"attention_rows.py::test_any_width_and_heads[{n_q}-{topk}]" for n_q in (37, 128) for topk in (1000, 2048)),
+    *("operators.py::test_every_nan_that_is_made_is_the_same_one", "operators.py::test_subnormals"),
 )
-"""The largest cases are left out: instrumented kernels are some ten times slower."""
+"""What is left out, as instrumented kernels are some ten times slower: the largest cases, and ordinary shapes of which
+only the values are special."""
 
 pytestmark = [pytest.mark.isa, pytest.mark.slow]
 
