@@ -169,7 +169,7 @@ class Group:
 
     @functools.cached_property
     def _finite(self) -> Array:
-        """Of each token whether the golden reference gives numbers alone."""
+        """Tells for each token whether the golden reference gives numbers alone."""
         finite = np.ones(self.case.paging.t, bool)
         index = self.case.paging.cache_index.reshape(-1)
         for name, value in self.outputs.items():

@@ -16,7 +16,7 @@ from fuzz.draw import GROUP, Trial, generator, group
 from fuzz.spoil import KINDS, bad
 from ms_dsv32 import kernel_impl, op_info
 
-_MARGIN = 64  # bytes before and behind an array that a kernel writes
+_MARGIN = 64  # bytes before and after an array that a kernel writes
 _POISON = 0xA5
 REFUSALS = (TypeError, ValueError)
 

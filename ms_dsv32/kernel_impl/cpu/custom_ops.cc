@@ -212,7 +212,7 @@ Dims BindStep(const OpInfo& op, const TensorView* inputs, const AttrSource& attr
 struct Operator {
   const OpInfo& info;
   void (*check)(const Call& call);  // of the arguments' values
-  // Of their shapes, dtypes and attributes.
+  // Checks shapes, dtypes and attributes.
   Dims (*bind)(const OpInfo& op, const TensorView* inputs, const AttrSource& attrs) = CheckCall;
   void (*run)(const Call& call) = RunKernel;
 };

@@ -69,7 +69,7 @@ class Inputs {
     }
   }
 
-  // Of an input that is there, or -1.
+  // The index of an input that is there, or -1.
   int Find(const std::string& name) const {
     for (size_t i = 0; i < op_.inputs.size(); ++i) {
       if (op_.inputs[i].name == name && tensors_[i] != nullptr) return static_cast<int>(i);

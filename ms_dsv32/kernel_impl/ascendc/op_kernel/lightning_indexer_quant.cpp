@@ -239,7 +239,7 @@ class IndexerPlan {
   GM_ADDR workspace_;
   Sequences<kUnitTokens> sequences_;
   GlobalTensor<int32_t> block_table_;
-  // Of the tiling, or of a ragged call.
+  // The tiling tells these; in a ragged call the kernel counts them.
   uint32_t rounds_, shared_, sharers_, lists_, unit_tokens_;
   bool halves_;  // every shared unit is a single token, of whose keys each AIV has a half
   uint32_t first_shared_ = 0, shared_tasks_ = 0;

@@ -46,7 +46,7 @@ class Sequences {
   // No group has more tokens.
   __aicore__ inline uint32_t MostTokens() const { return Smaller(most_, kGroup); }
 
-  // Of a ragged call with a group: the next one that is looked up is among the last.
+  // For a ragged call that has a group: the next group that is looked up is among the last.
   __aicore__ inline void SeekLast() {
     if (groups_ == 0) return;
     sequence_ = b_ - 1;
