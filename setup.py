@@ -46,7 +46,7 @@ FLAGS = [
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"),
 ]
 SIMDE = bool(os.environ.get("MS_DSV32_SIMDE"))
-# Of each machine the instruction sets, with their flags; the best comes last.
+# Of each machine the instruction sets, with their flags; the newest comes last.
 ISAS: dict[str, dict[str, list[str]]] = json.loads((ROOT / CPU / "isas.json").read_text())
 if SIMDE:
     ISAS["x86_64"] |= dict.fromkeys(("avx512", "avx512_bf16"), ISAS["x86_64"]["avx2"])

@@ -1,12 +1,11 @@
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 
-#include <algorithm>
+#include <array>
 #include <cstdlib>
 #include <cstring>
-#include <iterator>
 #include <stdexcept>
 #include <string>
-#include <vector>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <cpuid.h>
@@ -30,15 +29,15 @@ namespace ms_dsv32::cpu {
   void LightningIndexerQuant(const LightningIndexerQuantParams&);             \
   void MlaEpilogQuant(const MlaEpilogQuantParams&);                           \
   }
-#define MS_DSV32_TABLE(isa)          \
-  {#isa,                             \
-   Has_##isa,                        \
-   isa::MlaPrologQuant,              \
-   isa::LightningIndexerPrologQuant, \
-   isa::MlaIndexerPrologQuant,       \
-   isa::SparseFlashAttentionQuant,   \
-   isa::LightningIndexerQuant,       \
-   isa::MlaEpilogQuant},
+#define MS_DSV32_TABLE(isa)                     \
+  KernelTable{#isa,                             \
+              Has_##isa,                        \
+              isa::MlaPrologQuant,              \
+              isa::LightningIndexerPrologQuant, \
+              isa::MlaIndexerPrologQuant,       \
+              isa::SparseFlashAttentionQuant,   \
+              isa::LightningIndexerQuant,       \
+              isa::MlaEpilogQuant},
 
 MS_DSV32_ISAS(MS_DSV32_DECLARE)
 
@@ -84,7 +83,7 @@ bool Has_neon_dotprod() {
 }
 #endif
 
-constexpr KernelTable kTables[] = {MS_DSV32_ISAS(MS_DSV32_TABLE)};
+constexpr std::array kTables = {MS_DSV32_ISAS(MS_DSV32_TABLE)};
 
 // Whether vdpbf16ps does fewer products than the float32 units, as on Intel's cores: 44 against 72 GMAC/s were measured
 // on one of Sapphire Rapids' generation, where attention takes 7.5 ms a token with it and 4.6 without
@@ -97,17 +96,15 @@ bool HasSlowBf16Dots() {
 #endif
 }
 
+bool IsNamed(const KernelTable& table, const char* isa) { return std::strcmp(table.isa, isa) == 0; }
+
 // All tables, best first on this CPU.
-const std::vector<const KernelTable*>& Tables() {
-  static const std::vector<const KernelTable*> tables = [] {
-    std::vector<const KernelTable*> order;
-    for (const KernelTable& table : kTables) order.push_back(&table);
-    const auto find = [&](const char* isa) {
-      return std::find_if(order.begin(), order.end(), [&](const KernelTable* t) { return !std::strcmp(t->isa, isa); });
-    };
-    const auto dots = find("avx512_bf16"), floats = find("avx512");
-    if (HasSlowBf16Dots() && dots < floats && floats != order.end())
-      std::rotate(dots, std::next(dots), std::next(floats));
+const auto& Tables() {
+  static const auto tables = [] {
+    auto order = kTables;
+    for (size_t i = 1; i < order.size() && HasSlowBf16Dots(); ++i) {
+      if (IsNamed(order[i - 1], "avx512_bf16") && IsNamed(order[i], "avx512")) std::swap(order[i - 1], order[i]);
+    }
     return order;
   }();
   return tables;
@@ -115,11 +112,11 @@ const std::vector<const KernelTable*>& Tables() {
 
 const KernelTable& Choose() {
   const char* forced = std::getenv("MS_DSV32_CPU_ISA");
-  for (const KernelTable* table : Tables()) {
+  for (const KernelTable& table : Tables()) {
     if (forced == nullptr || *forced == '\0') {
-      if (table->supported()) return *table;
-    } else if (std::strcmp(forced, table->isa) == 0) {
-      if (table->supported()) return *table;
+      if (table.supported()) return table;
+    } else if (IsNamed(table, forced)) {
+      if (table.supported()) return table;
       throw std::runtime_error(std::string("MS_DSV32_CPU_ISA=") + forced +
                                ": this CPU lacks its instructions; it has " + IsaNames(true));
     }
@@ -134,8 +131,8 @@ const KernelTable& Choose() {
 
 std::string JoinNames(bool supported_only) {
   std::string names;
-  for (const KernelTable* table : Tables()) {
-    if (!supported_only || table->supported()) names += (names.empty() ? "" : ",") + std::string(table->isa);
+  for (const KernelTable& table : Tables()) {
+    if (!supported_only || table.supported()) names += (names.empty() ? "" : ",") + std::string(table.isa);
   }
   return names;
 }
