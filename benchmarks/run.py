@@ -106,6 +106,8 @@ def run(
                     save(found)
                     progress.advance(bar)
                 report.table(op, results, console)
+                for worker in workers.values():
+                    worker.close()  # frameworks keep what they compiled and allocated: gigabytes after some shapes
     finally:
         for worker in workers.values():
             worker.close()

@@ -130,18 +130,18 @@ class Worker:
         """
         if self._process is None:
             self._start()
-        self._connection.send((method, args))
         try:
+            self._connection.send((method, args))
             if self._connection.poll(self._timeout):
                 return self._connection.recv()
             reason = f"no answer in {self._timeout:g} s"
-        except (EOFError, ConnectionResetError):
+        except (EOFError, ConnectionError):
             reason = "the process died (out of memory?)"
         self.close()
         raise RuntimeError(reason)
 
     def close(self) -> None:
-        """Ends the process."""
+        """Ends the process, whose memory is given back; the next request starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.join()

@@ -298,6 +298,23 @@ def test_the_page_of_the_accuracy_is_that_of_the_committed_results() -> None:
         assert page != report.accuracy_page(page, [changed if other is found else other for other in runs])
 
 
+@pytest.mark.slow
+def test_a_process_that_dies_is_reported_and_replaced() -> None:
+    """Whether it dies during a request or, as when memory is short, between two of them."""
+    hall = worker.Worker("rivals_numpy", False, 60.0)
+    try:
+        for _ in range(2):
+            report = hall.request("prepare", SMALL[MLA], ["golden"])
+            assert set(report["golden"]) == {"seconds", "note"}
+            assert hall._process is not None
+            hall._process.kill()
+            hall._process.join()
+            with pytest.raises(RuntimeError, match="the process died"):
+                hall.request("measure", "golden")
+    finally:
+        hall.close()
+
+
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="one CPU")
 def test_cores_are_apart() -> None:
     # From one core's L1 to another's it takes tens of cycles; a microsecond is more than between two sockets.
