@@ -83,12 +83,12 @@ def run(
         done = _done(found, interrupted)
         peak = {kind: max(rate, interrupted["peak_gmacs"][kind]) for kind, rate in peak.items()}
     todo = {op: shapes(op, settings.quick) for op in settings.ops}
-    try:
-        with Progress(console=console, transient=True) as progress:
-            bar = progress.add_task("", total=sum(map(len, todo.values())))
-            for op, op_shapes in todo.items():
-                slowness: dict[str, float] = {}
-                results = []
+    with Progress(console=console, transient=True) as progress:
+        bar = progress.add_task("", total=sum(map(len, todo.values())))
+        for op, op_shapes in todo.items():
+            slowness: dict[str, float] = {}
+            results = []
+            try:
                 for shape in op_shapes:
                     progress.update(bar, description=f"{op} {shape.label}")
                     result = done.get((op, shape.label))
@@ -105,12 +105,10 @@ def run(
                         _set_bounds(one, peak, settings.cold)
                     save(found)
                     progress.advance(bar)
-                report.table(op, results, console)
+            finally:  # frameworks keep what they compiled and allocated for each shape: gigabytes after some
                 for worker in workers.values():
-                    worker.close()  # frameworks keep what they compiled and allocated: gigabytes after some shapes
-    finally:
-        for worker in workers.values():
-            worker.close()
+                    worker.close()
+            report.table(op, results, console)
 
 
 def _done(found: Mapping[str, Any], interrupted: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:

@@ -299,13 +299,13 @@ def test_the_page_of_the_accuracy_is_that_of_the_committed_results() -> None:
 
 
 @pytest.mark.slow
-def test_a_process_that_dies_is_reported_and_replaced() -> None:
-    """Whether it dies during a request or, as when memory is short, between two of them."""
+def test_a_process_that_dies_between_requests_is_reported_and_replaced() -> None:
+    """As the system ends one when memory is short. The next request finds a broken pipe."""
     hall = worker.Worker("rivals_numpy", False, 60.0)
     try:
         for _ in range(2):
-            report = hall.request("prepare", SMALL[MLA], ["golden"])
-            assert set(report["golden"]) == {"seconds", "note"}
+            prepared = hall.request("prepare", SMALL[MLA], ["golden"])
+            assert set(prepared["golden"]) == {"seconds", "note"}
             assert hall._process is not None
             hall._process.kill()
             hall._process.join()
