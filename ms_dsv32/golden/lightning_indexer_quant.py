@@ -74,8 +74,11 @@ def lightning_indexer_scores(
                     dot = np.maximum(q8[i].astype(np.float32) @ k[:, :n], np.float32(0.0))
 
                     # (4) weighted sum over the heads in float64, head after head in the same order for every key, so
-                    # that equal keys get equal scores; rounded to float32 once, then times the key's scale
-                    total = np.add.reduce(factor[i].astype(np.float64)[:, None] * dot, axis=0)
+                    # that equal keys get equal scores (np.sum adds the heads of a lone key by pairs); rounded to
+                    # float32 once, then times the key's scale
+                    total = np.zeros(n, np.float64)
+                    for head in factor[i].astype(np.float64)[:, None] * dot:
+                        total += head
                     scores[i][p0 : p0 + n] = total.astype(np.float32) * k_scale[:n]
     return scores
 

@@ -16,19 +16,22 @@ from ms_dsv32.paging import read_sequence
 
 
 def brute_scores(case: cases.Case) -> list[np.ndarray]:
-    """The formula with integers and Python floats: token by token, key by key, head by head."""
+    """The formula with integers and Python floats: token by token, key by key, head by head.
+
+    The sum is rounded to float32, and then its product with the key's scale.
+    """
     i, paging = case.inputs, case.paging
     q8 = i["q_int8"].reshape(paging.t, 64, 128).astype(np.int64)
     factor = i["q_scale"].reshape(paging.t, 64).astype(np.float64) * i["weights"].reshape(paging.t, 64).astype(
         np.float64
     )
     k8 = i["k_cache"].reshape(-1, 128).astype(np.int64)
-    k_scale = i["k_cache_scale"].reshape(-1).astype(np.float64)
+    k_scale = i["k_cache_scale"].reshape(-1).astype(np.float32)
     scores = []
     for token in range(paging.t):
         b, j = token // paging.s1, token % paging.s1
         visible = max(int(i["kv_act_seqs"][b]) - paging.s1 + 1 + j, 0)
-        row_scores = np.zeros(visible)
+        row_scores = np.zeros(visible, np.float32)
         for p in range(visible):
             row = i["block_table"][b, p // paging.block_size] * paging.block_size + p % paging.block_size
             total = 0.0
@@ -36,7 +39,7 @@ def brute_scores(case: cases.Case) -> list[np.ndarray]:
                 dot = int(q8[token, n] @ k8[row])
                 if dot > 0:
                     total += factor[token, n] * dot
-            row_scores[p] = total * k_scale[row]
+            row_scores[p] = np.float32(total) * k_scale[row]
         scores.append(row_scores)
     return scores
 
@@ -55,9 +58,7 @@ def test_scores_are_the_formula(b: int, s1: int, kv_lens: Any) -> None:
     assert len(got) == b * s1
     for mine, brute in zip(got, want, strict=True):
         assert mine.dtype == np.float32
-        assert mine.shape == brute.shape
-        # the sum rounds once, then the product; the sum itself cancels from terms of about |factor| * 2^21
-        np.testing.assert_allclose(mine, brute, rtol=1e-6, atol=1e-7)
+        np.testing.assert_array_equal(mine, brute)
 
 
 def test_selection_is_the_top_of_the_scores() -> None:
@@ -66,7 +67,7 @@ def test_selection_is_the_top_of_the_scores() -> None:
     assert got.dtype == np.int32
     assert got.shape == (4, 64)
     for row, scores in zip(got, brute_scores(case), strict=True):
-        assert row.tolist() == plain_sort(scores.astype(np.float32), 64)
+        assert row.tolist() == plain_sort(scores, 64)
 
 
 def test_tied_scores_prefer_the_smaller_position() -> None:
@@ -149,6 +150,21 @@ def test_long_sequences_are_scored_in_pieces() -> None:
         want = (factor @ dot * ks)[: scores[token].size]
         np.testing.assert_allclose(scores[token], want, rtol=1e-6, atol=1e-7)
         assert case.golden()["topk_indices"][token].tolist() == plain_sort(scores[token], 2048)
+
+
+def test_a_key_alone_in_its_piece_scores_as_its_equals() -> None:
+    """Every head comes twice, with both signs of a weight of any size, so that the order of the heads shows."""
+    case = cases.indexer_case(kv_lens=4097, distinct_keys=1)
+    rng = np.random.default_rng(4)
+    first, second = rng.permutation(64).reshape(2, 32)
+    pairs = {name: case.inputs[name].copy() for name in ("q_int8", "q_scale", "weights")}
+    pairs["weights"] *= np.exp2(rng.integers(-7, 16, 64)).astype(np.float16)
+    for value in pairs.values():
+        value[:, second] = value[:, first]
+    pairs["weights"][:, second] *= -1
+    (scores,) = golden.lightning_indexer_scores(*case.copy(**pairs).inputs.values())
+    assert scores[0] != 0
+    np.testing.assert_array_equal(scores, scores[0])
 
 
 def test_split_axes_and_lone_tokens_give_the_same_bits() -> None:

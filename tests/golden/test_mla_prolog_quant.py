@@ -304,6 +304,12 @@ def test_epsilon_counts(case: cases.Case, result: dict[str, np.ndarray]) -> None
             r"kr_cache has shape .*, expected \(block_num, block_size, n_kv, rope_dim\)",
         ),
         ("kv_cache", lambda a: np.repeat(a, 2, axis=3)[..., ::2], ValueError, "kv_cache must be contiguous"),
+        (
+            "kr_cache",
+            lambda a: np.frombuffer(a.tobytes(), a.dtype).reshape(a.shape),  # of bytes, which are not to be written
+            ValueError,
+            "kr_cache must be contiguous and writeable",
+        ),
         ("cos", lambda a: a[:-1], ValueError, r"cos has shape \(5, 64\), expected \(t, rope_dim\) = \(6, 64\)"),
         ("cos", lambda a: a.reshape(2, 3, 64), ValueError, None),
         ("w_uk", lambda a: a.tolist(), TypeError, "w_uk must be a numpy.ndarray, got list"),

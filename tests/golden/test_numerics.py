@@ -262,11 +262,13 @@ def test_rope_at_position_zero_only_reorders() -> None:
 
 @pytest.mark.parametrize("rope", [golden.rope_interleaved, golden.rope_half_split])
 def test_rope_does_not_fuse_its_products(rope) -> None:
-    # 1 + 2^-23 squared is 1 + 2^-22 + 2^-46: a fused multiply-add would keep the 2^-46 and leave it as the difference
-    a = np.float32(1 + 2**-23)
-    x = np.array([[a, a]], np.float32)
-    out = rope(x, np.array([[a, a]], np.float32), np.array([[a, a]], np.float32))
-    assert out[0, 0] == 0.0
+    # 1 + 2^-23 squared is 1 + 2^-22 + 2^-46, which a product rounds to 1 + 2^-22: a fused multiply-add would keep the
+    # 2^-46 and leave it as the difference from the other product, rounded (first row), as float64 would from the same
+    # number made of other factors (second row).
+    a = 1 + 2**-23
+    x = np.array([[a, a], [a, 1 + 2**-22]], np.float32)
+    cos, sin = np.array([[a, a], [a, a]], np.float32), np.array([[a, a], [1, 1]], np.float32)
+    np.testing.assert_array_equal(rope(x, cos, sin)[:, 0], 0)
 
 
 def test_nan_stays_in_its_row() -> None:

@@ -110,7 +110,7 @@ def test_all_keys_selected_is_dense_attention() -> None:
         q_rope = wide(i["query_rope"]).reshape(2, 3, 4, 64)[b]
         score = np.einsum("snd,kd->snk", q_nope, k) + np.einsum("snd,kd->snk", q_rope, wide(kr))
         causal = np.arange(length)[None, :] <= length - 3 + np.arange(3)[:, None]
-        score = np.where(causal[:, None, :], score * 192**-0.5, -np.inf)
+        score = np.where(causal[:, None, :], score * case.attributes["softmax_scale"], -np.inf)
         p = np.exp(score - score.max(-1, keepdims=True))
         p /= p.sum(-1, keepdims=True)
         error = np.abs(wide(outputs["attention_out"][b]) - p @ k)

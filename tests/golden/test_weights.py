@@ -109,3 +109,15 @@ def test_weights_are_reproducible_and_fewer_heads_are_the_first() -> None:
     np.testing.assert_array_equal(one["w_uk"][:2], two["w_uk"])
     other = golden.make_mla_weights(4, n_q=2, h=64, q_lora_rank=32)
     assert (other["w_dq"] != two["w_dq"]).any()
+
+
+def test_no_two_weights_are_drawn_from_the_same_numbers() -> None:
+    weights = golden.make_mla_weights(0, n_q=1, h=128, q_lora_rank=128) | golden.make_indexer_weights(
+        0, h=128, q_lora_rank=128
+    )
+    weights |= golden.make_epilog_weights(0, n_q=1, h=128)
+    drawn = [w for name, w in weights.items() if not name.endswith("scale") and not name.startswith("hadamard")]
+    assert len(drawn) == 13  # as many as there are streams
+    values = [w if w.dtype == np.int8 else golden.bf16_to_float32(w) for w in drawn]
+    alike = np.corrcoef([v.ravel()[:128] for v in values]) - np.eye(len(drawn))
+    assert np.abs(alike).max() < 0.5  # 128 numbers of the same stream, rounded in two ways, have above 0.9
