@@ -9,6 +9,7 @@
 #include "ms_dsv32/kernel_impl/cpu/rope.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/token_projection.h"
+#include "ms_dsv32/kernel_impl/cpu/token_range.h"
 #include "ms_dsv32/kernel_impl/generated/dims.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
@@ -17,23 +18,6 @@ constexpr int64_t kIndexerRows = 96;     // tokens of a head at a time: its sums
 constexpr int64_t kIndexerRowsNd = 384;  // tokens of a task where it packs its head's weights first
 constexpr int64_t kIndexerKeyRows = 6;   // tokens of a key task: one tile of the Hadamard product
 constexpr int64_t kHadamardSize = op_info::kIdxHeadDim * op_info::kIdxHeadDim;
-
-// The arguments for tokens [first, first + count).
-inline LightningIndexerPrologQuantParams TokenRange(LightningIndexerPrologQuantParams p, int64_t first, int64_t count) {
-  p.t = count;
-  p.x += first * op_info::kH;
-  if (p.q_norm != nullptr) {  // the fused operator keeps the latents of the chunk at hand only
-    p.q_norm += first * op_info::kQLoraRank;
-    p.q_norm_scale += first;
-  }
-  p.cos_idx_rope += first * op_info::kRopeDim;
-  p.sin_idx_rope += first * op_info::kRopeDim;
-  p.k_cache_index += first;
-  p.q_int8 += first * op_info::kIdxNHeads * op_info::kIdxHeadDim;
-  p.q_scale += first * op_info::kIdxNHeads;
-  p.weights += first * op_info::kIdxNHeads;
-  return p;
-}
 
 // A Hadamard matrix, always row-major, as strips: kHadamardSize elements.
 inline void PackHadamard(const uint16_t* matrix, uint16_t* strips) {

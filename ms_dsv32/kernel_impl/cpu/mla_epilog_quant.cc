@@ -4,6 +4,7 @@
 #include "ms_dsv32/kernel_impl/cpu/quant.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/token_range.h"
 #include "ms_dsv32/kernel_impl/generated/dims.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
@@ -160,11 +161,7 @@ void RunChunk(const MlaEpilogQuantParams& p) {
 
 void MlaEpilogQuant(const MlaEpilogQuantParams& p) {
   for (int64_t first = 0; first < p.t; first += kEpilogTokens) {
-    MlaEpilogQuantParams chunk = p;
-    chunk.t = Min(kEpilogTokens, p.t - first);
-    chunk.attention_out += first * p.n_q * op_info::kKvLoraRank;
-    chunk.hidden_out += first * op_info::kH;
-    RunChunk(chunk);
+    RunChunk(TokenRange(p, first, Min(kEpilogTokens, p.t - first)));
   }
 }
 

@@ -9,28 +9,13 @@
 #include "ms_dsv32/kernel_impl/cpu/rope.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/token_projection.h"
+#include "ms_dsv32/kernel_impl/cpu/token_range.h"
 #include "ms_dsv32/kernel_impl/generated/dims.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
 constexpr int64_t kHeadRows = 96;     // tokens of a head at a time: its sums and latents stay in L2
 constexpr int64_t kHeadRowsNd = 384;  // tokens of a task where it packs its head's weights first
-
-// The arguments for tokens [first, first + count).
-inline MlaPrologQuantParams TokenRange(MlaPrologQuantParams p, int64_t first, int64_t count) {
-  p.t = count;
-  p.token_x += first * op_info::kH;
-  p.cos += first * op_info::kRopeDim;
-  p.sin += first * op_info::kRopeDim;
-  p.cache_index += first;
-  if (p.q_norm != nullptr) {  // the fused operator keeps the latents of the chunk at hand only
-    p.q_norm += first * op_info::kQLoraRank;
-    p.q_norm_scale += first;
-  }
-  p.q_nope += first * p.n_q * op_info::kKvLoraRank;
-  p.q_rope += first * p.n_q * op_info::kRopeDim;
-  return p;
-}
 
 // (1) query latent of one token, from column `first` of the projection: RmsNorm, quantisation.
 inline void MlaQueryLatent(const MlaPrologQuantParams& p, const TokenProjection& projection, int64_t first,
