@@ -11,6 +11,8 @@ import numpy as np
 from cases import Case
 from numpy.typing import NDArray
 
+from ms_dsv32 import golden
+
 Array = NDArray[Any]
 
 MLA, INDEXER_PROLOG, FUSED = "mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_indexer_prolog_quant"
@@ -92,7 +94,9 @@ def make_case(shape: Shape) -> Case:
         EPILOG: cases.mla_epilog_case,
         STEP: cases.fused_prolog_case,
     }[shape.op]
-    return maker(shape.b, shape.s1, kv_lens=shape.kv)
+    case = maker(shape.b, shape.s1, kv_lens=shape.kv)
+    # The scale of the rivals and of a step's attention; that of the tests' data is another.
+    return case.with_attributes(softmax_scale=golden.softmax_scale()) if shape.op == ATTENTION else case
 
 
 @dataclass(frozen=True)

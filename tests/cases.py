@@ -2,20 +2,23 @@
 
 A maker returns a `Case`: inputs in contract order, attributes, and the paging that they came from. Weights are made
 once per process. Cache rows that no visible key occupies are poisoned (NaN, or -128 in int8, which `quantise` never
-writes), so that reading one shows.
+writes), so that reading one shows. Arguments that could be taken for one another are unlike: the two matrices of the
+indexer, sequences' lengths, scales, and with `with_epsilons` the epsilons.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import tolerance
 from numpy.typing import NDArray
 
 from ms_dsv32 import golden, op_info
+from ms_dsv32.config import IndexerPrologQuantAttr
 from ms_dsv32.paging import block_num_of, blocks_of, cache_index_of, make_block_table, rows_of, token_positions
 
 Array = NDArray[Any]
@@ -172,6 +175,24 @@ class Case:
         """The golden reference's outputs, by name; this case stays as it is."""
         return self.run(getattr(golden, self.operator))
 
+    def check(self, got: Mapping[str, Array], want: Mapping[str, Array] | None = None, *, rtol: float = 1e-5) -> None:
+        """Compares all outputs by the contract's tolerances; cache rows that are not this call's must be as before.
+
+        Args:
+            got: the outputs, by name. want: the golden reference's, where a caller has them.
+            rtol: of a selection's scores (`tolerance.assert_topk`).
+        """
+        want = self.golden() if want is None else want
+        caches = {output: cache for cache, output in IN_PLACE[self.operator].items()}
+        for name in self.outputs:
+            if name == "topk_indices":
+                tolerance.assert_topk(got[name], want[name], *indexer_scores(self), rtol=rtol)
+            elif name in caches:
+                index = next(array for name, array in self.inputs.items() if name.endswith("cache_index"))
+                tolerance.assert_close_cache(name, got[name], want[name], self.inputs[caches[name]], index)
+            else:
+                tolerance.assert_close_output(name, got[name], want[name])
+
 
 def weight_name(name: str) -> str:
     """The fused operator's `mla_<name>` and `ip_<name>_in` without prefix and suffix."""
@@ -186,8 +207,17 @@ def mla_weights(n_q: int = 128, seed: int = 0) -> dict[str, Array]:
 
 @functools.cache
 def indexer_weights(seed: int = 0) -> dict[str, Array]:
-    """Full-size weights of `lightning_indexer_prolog_quant`, read-only, made once per process."""
-    return _frozen(golden.make_indexer_weights(seed))
+    """Full-size weights of `lightning_indexer_prolog_quant`, read-only, made once per process.
+
+    hadamard_q and hadamard_k are unlike, and unlike their transposes: Q D and Q / D of an orthogonal matrix Q and a
+    diagonal one D. As the model's one matrix does, they leave scores as they are: Q D (Q / D)^T is the identity.
+    """
+    rng = np.random.default_rng([seed, 6])
+    turn, _ = np.linalg.qr(rng.standard_normal((128, 128)))
+    stretch = np.exp(rng.uniform(-0.25, 0.25, 128))
+    matrices = {"hadamard_q": turn * stretch, "hadamard_k": turn / stretch}
+    bits = {name: golden.float32_to_bf16(matrix.astype(np.float32)) for name, matrix in matrices.items()}
+    return _frozen({**golden.make_indexer_weights(seed), **bits})
 
 
 @functools.cache
@@ -234,6 +264,10 @@ def make_cache(
 def _history_rows(paging: Paging) -> Array:
     """Rows of the keys before this call: what a prolog finds in the caches."""
     return np.setdiff1d(paging.occupied_rows(), paging.cache_index)
+
+
+def _all_rows(paging: Paging) -> Array:
+    return np.arange(paging.block_num * paging.block_size)
 
 
 def _mla_caches(rng: np.random.Generator, paging: Paging, rows: Array | None = None) -> tuple[Array, Array, Array]:
@@ -361,6 +395,54 @@ def fused_prolog_case(
     return Case("mla_indexer_prolog_quant", inputs, {}, mla.paging, n_q)
 
 
+def with_epsilons(case: Case) -> Case:
+    """A prolog's case with epsilons that count, unlike one another and the defaults: what they are added to is near 1.
+
+    The makers leave them out, so that a call without attributes is the case's.
+    """
+    values = {"epsilon_cq": 0.25, "epsilon_ckv": 0.5, "layernorm_epsilon_k": 0.75}
+    if case.operator == "mla_indexer_prolog_quant":
+        values = {f"mla_{name}": value for name, value in values.items() if name != "layernorm_epsilon_k"}
+        return case.with_attributes(**values, ip_attrs=IndexerPrologQuantAttr(layernorm_epsilon_k=0.75))
+    names = {attr.name for attr in op_info.load(case.operator).attrs}
+    return case.with_attributes(**{name: value for name, value in values.items() if name in names})
+
+
+SOFTMAX_SCALE = 0.09
+"""Of attention: neither 192**-0.5 = 0.072, as without YaRN, nor the model's 0.135."""
+
+
+def changed(case: Case, **inputs: Array) -> Case:
+    """The same case with other inputs, by the names that they have in the operators that are not fused.
+
+    Names that the operator does not have are left out.
+    """
+    names = {weight_name(name): name for name in case.inputs}
+    return case.copy(**{names[name]: value for name, value in inputs.items() if name in names})
+
+
+def below_the_floor(case: Case) -> Case:
+    """A prolog's or an epilog's case whose rows to be quantised have a largest value on either side of 1e-30.
+
+    The first token is zeros. An epilog's channel scales are such that its results are of the usual size.
+    """
+    rng = np.random.default_rng(7)
+    inputs = {weight_name(name): value.copy() for name, value in case.inputs.items()}
+    tokens = inputs[next(name for name in ("token_x", "x", "attention_out") if name in inputs)]
+    tokens[0] = 0
+    if case.operator == "mla_epilog_quant":
+        sizes = 2.0 ** -np.resize([99, 100, 101, 102, 103, 98], len(tokens))
+        wide = golden.bf16_to_float32(tokens) * sizes.astype(np.float32)[:, None, None]
+        scale = inputs["w_o_scale"] * np.float32(2.0**100)
+        return changed(case, attention_out=golden.float32_to_bf16(wide), w_o_scale=scale)
+    gammas = ("gamma_cq", "gamma_ckv", "ln_gamma_k")
+    small = {name: random_bf16(rng, inputs[name].shape, 2.0**-101) for name in gammas if name in inputs}
+    if "ln_beta_k" in inputs:
+        small["ln_beta_k"] = np.zeros_like(inputs["ln_beta_k"])
+        small["w_qb_scale"] = inputs["w_qb_scale"] * np.float32(2.0 ** (-101 if "q_norm" in inputs else 0))
+    return changed(case, **{name: inputs[name] for name in ("token_x", "x") if name in inputs}, **small)
+
+
 def random_topk(
     rng: np.random.Generator, paging: Paging, topk: int, *, holes: float = 0.0, tail: int = -1
 ) -> NDArray[np.int32]:
@@ -390,6 +472,7 @@ def attention_case(
     shuffle: bool = True,
     holes: float = 0.0,
     tail: int = 2**31 - 1,
+    full: bool = False,
 ) -> Case:
     """A `sparse_flash_attention_quant` call over random caches and random selections.
 
@@ -399,12 +482,13 @@ def attention_case(
         seed: of everything. split: queries as [b, s1, n_q, d], caches as [block_num, block_size, 1, d], topk_indices as
             [b, s1, topk] instead of the merged forms. holes, tail: as `random_topk`; the tail is out of range on
             purpose, because it is not read.
+        full: whether every row of the caches is a key, whoever's: then any block_table may be passed.
     """
     paging = make_paging(b, s1, kv_lens, seed=seed, block_size=block_size, shuffle=shuffle)
     rng = np.random.default_rng([seed, 3])
     query_nope = random_bf16(rng, (paging.t * n_q, 512))
     query_rope = random_bf16(rng, (paging.t * n_q, 64))
-    caches = _mla_caches(rng, paging)
+    caches = _mla_caches(rng, paging, _all_rows(paging) if full else None)
     topk_indices = random_topk(rng, paging, topk, holes=holes, tail=tail)
     if split:
         query_nope = query_nope.reshape(b, s1, n_q, 512)
@@ -424,7 +508,7 @@ def attention_case(
     attributes = {
         "nq": n_q,
         "n_kv": 1,
-        "softmax_scale": golden.softmax_scale(),
+        "softmax_scale": SOFTMAX_SCALE,
         "topk": topk,
         "block_size": block_size,
         "max_blocknum_perbatch": paging.block_table.shape[1],
@@ -505,16 +589,17 @@ def indexer_case(
     block_size: int = 128,
     shuffle: bool = True,
     distinct_keys: int | None = None,
+    full: bool = False,
 ) -> Case:
     """A `lightning_indexer_quant` call.
 
     Args:
-        b, s1, kv_lens, block_size, shuffle, seed, split: as `attention_case`. selected_count: the attribute.
+        b, s1, kv_lens, block_size, shuffle, seed, split, full: as `attention_case`. selected_count: the attribute.
         distinct_keys: draw the keys and their scales from so few, so that most scores are tied.
     """
     paging = make_paging(b, s1, kv_lens, seed=seed, block_size=block_size, shuffle=shuffle)
     rng = np.random.default_rng([seed, 4])
-    k_cache, k_cache_scale = _indexer_caches(rng, paging)
+    k_cache, k_cache_scale = _indexer_caches(rng, paging, _all_rows(paging) if full else None)
     if distinct_keys is not None:
         rows = paging.occupied_rows()
         source = rows[rng.integers(0, min(distinct_keys, rows.size), rows.size)] if rows.size else rows

@@ -49,13 +49,13 @@ def test_a_tree_without_a_version(tmp_path: Path, files: dict[str, str]) -> None
 
 def test_what_a_package_was_built_with(tmp_path: Path) -> None:
     """The package tells the compiler's version, which may be no product's: compare it with that of a CANN."""
-    home = _tree(tmp_path / "cann", info="version=8.1.RC1\n", compiler="Version=7.7.0.1.238\nversion_dir=8.1.RC1\n")
+    home = _tree(tmp_path / "cann", info="version=8.1.RC1\n", compiler="name=compiler\nVersion=7.7.0.1.238\n")
     package = tmp_path / "vendors" / "ms_dsv32"
     assert cann.built_with(package) is None
     package.mkdir(parents=True)
     for text, version in (
         ("custom_opp_compiler_version=7.7.0.1.238\n", "7.7.0.1.238"),
-        ("custom_opp_compiler_version=9.0.0\n", "9.0.0"),
+        ("vendor=x\ncustom_opp_compiler_version=9.0.0\n", "9.0.0"),
         ("custom_opp_compiler_version=\n", None),  # of a CANN without compiler/version.info
     ):
         (package / "version.info").write_text(text)

@@ -36,9 +36,11 @@ Result = tuple[dict[str, dict[str, Any]], dict[str, bool], int]
 
 
 def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """The command as a user gives it."""
+    """The command as a user gives it, of the package that is tested, whatever PYTHONPATH has in front."""
     command = [sys.executable, "-m", "ms_dsv32.doctor", *args]
-    return subprocess.run(command, env={**os.environ, **environ}, capture_output=True, text=True, check=False)
+    paths = filter(None, (environ.get("PYTHONPATH"), str(Path(doctor.__file__).parents[1])))
+    environ = {**os.environ, **environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
 
 
 def run_json(**environ: str) -> Result:
@@ -188,6 +190,7 @@ def test_an_atlas_machine_in_order(atlas: Path) -> None:
     ("output", "status", "state", "text"),
     [
         (NPU_SMI.format(name="Ascend910", health="OK"), 0, "ok", "2 x Ascend910, npu-smi 24.1.rc3 (ascend910_93)"),
+        (NPU_SMI.format(name="Ascend910B2", health="OK"), 0, "ok", "2 x Ascend910B2, npu-smi 24.1.rc3 (ascend910b)"),
         (NPU_SMI.format(name="310P3", health="OK"), 0, "wrong", "there are kernels for Atlas A2 (910B) and A3"),
         (NPU_SMI.format(name="910B1", health="Alarm"), 0, "wrong", "health Alarm"),
         ("dcmi module initialize failed. ret is -8005\n", 245, "wrong", "exit status 245: dcmi module initialize fail"),
@@ -217,6 +220,13 @@ def test_a_kernel_library_of_another_version(atlas: Path, monkeypatch: pytest.Mo
     assert checks["kernel library"].state == "wrong"
     assert f"has no {entries[0]}InferShape" in checks["kernel library"].found
     assert not usable["Ascend graph"]  # it checks the calls there too
+
+
+def test_one_mode_is_not_enough(atlas: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doctor.main(["--json"]) == 0
+    doctor._run_probe()["graph"]["error"] = "RuntimeError: no graph"
+    assert doctor.main(["--json"]) == 1
+    assert '"CPU PyNative": true' in capsys.readouterr().out
 
 
 def test_devices(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:

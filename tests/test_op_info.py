@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from ms_dsv32 import golden, kernel_impl, op_info
-from ms_dsv32.config import IndexerPrologQuantAttr
+from ms_dsv32.config import IndexerPrologQuantAttr, MlaTileConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 # The contract's order; written here once more, because what generates everything else cannot check itself.
@@ -99,6 +99,7 @@ def _edit(path: Path, change) -> None:
         (lambda d: d["source_functions"][0]["notes"].update(y="Text."), "has a note about y, which is none of its"),
         (lambda d: d["outputs"][0].update(source_name="y"), "mla_prolog_quant_d lacks y"),
         (lambda d: d["attrs"][0].update(source_name="a.b.c"), "'a.b.c' does not match"),
+        (lambda d: d["inputs"][-2].update(optional=True), "kr_cache is optional and not the last input"),
     ],
 )
 def test_check_refuses_a_broken_file(copy: Path, capsys: pytest.CaptureFixture[str], change, message: str) -> None:
@@ -201,8 +202,16 @@ def test_bind_attrs() -> None:
         op_info.bind_attrs(op, {"eps": 1.0})
     with pytest.raises(TypeError, match="mla_prolog_quant: tile_config must be MlaTileConfig or None, got int"):
         op_info.bind_attrs(op, {"tile_config": 3})
+    attention = op_info.load("sparse_flash_attention_quant")
     with pytest.raises(TypeError, match="sparse_flash_attention_quant: attribute nq is missing"):
-        op_info.bind_attrs(op_info.load("sparse_flash_attention_quant"), {})
+        op_info.bind_attrs(attention, {})
+    given = dict.fromkeys((a.name for a in attention.attrs if a.required), 0)
+    assert op_info.bind_attrs(attention, given)["softmax_scale"] == 0.0
+    assert op_info.bind_attrs(op, {"epsilon_cq": True})["epsilon_cq"] is True  # which the kernel library refuses
+    changed = MlaTileConfig()
+    changed.cube_qb_tile[0] = 0
+    with pytest.raises(ValueError, match="MlaTileConfig: cube_qb_tile must be 6 positive ints"):
+        op_info.bind_attrs(op, {"tile_config": changed})
 
 
 def test_a_class_of_the_same_name_is_no_configuration() -> None:

@@ -93,6 +93,11 @@ def test_find_takes_the_first_library_that_has_both_entries(
     make_package(vendor, ["aclnnMsDsaMlaPrologQuant"])
     monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{tmp_path / 'nowhere'}:{other}")
     assert opp.find("mla_prolog_quant") == opp.library(other)
+    broken = opp.library(tmp_path / "broken")
+    broken.parent.mkdir(parents=True)
+    broken.write_bytes(b"no library")
+    monkeypatch.setenv("ASCEND_CUSTOM_OPP_PATH", f"{tmp_path / 'broken'}:{other}")
+    assert opp.find("mla_prolog_quant") == opp.library(other)
     for name in set(op_info.names()) - {"mla_prolog_quant"}:
         text = f"{name}: no Ascend kernel: .* has no symbol {opp.entries(name)[0]};.*run python -m ms_dsv32.doctor"
         with pytest.raises(RuntimeError, match=text):

@@ -64,10 +64,11 @@ def test_cache_index(lengths: list[int], s1: int) -> None:
 
 
 @settings(deadline=None)
-@given(LENGTHS, st.integers(1, 3))
-def test_round_trip(lengths: list[int], width: int) -> None:
-    table = paging.make_block_table(lengths, 128, rng=np.random.default_rng(3), block_num=40)
-    cache = np.zeros((40, 128, 1, width), np.float32)
+@given(LENGTHS, st.integers(1, 3), st.sampled_from([16, 128]))
+def test_round_trip(lengths: list[int], width: int, block_size: int) -> None:
+    blocks = 5120 // block_size
+    table = paging.make_block_table(lengths, block_size, rng=np.random.default_rng(3), block_num=blocks)
+    cache = np.zeros((blocks, block_size, 1, width), np.float32)
     rows = [np.random.default_rng(n).random((length, width), dtype=np.float32) for n, length in enumerate(lengths)]
     for n, values in enumerate(rows):
         paging.write_sequence(cache, table, n, values)
@@ -80,6 +81,8 @@ def test_positions_without_a_block_are_padding() -> None:
     table = np.array([[3, -1]], np.int32)
     index = paging.cache_index_of(table, np.array([[-5, 0, 127, 128, 255, 256, 10**6]]))
     np.testing.assert_array_equal(index, [[-1, 384, 511, -1, -1, -1, -1]])
+    full = np.array([[3, 5]], np.int32)  # whose last block is no place for what lies before the first
+    np.testing.assert_array_equal(paging.cache_index_of(full, np.array([[-1, -128, -129]])), [[-1, -1, -1]])
     np.testing.assert_array_equal(
         paging.cache_index_of(np.zeros((2, 0), np.int32), np.zeros((2, 3), int)), np.full((2, 3), -1)
     )

@@ -25,6 +25,7 @@ MODELS = {
     "a ramp that begins before the first pair": {"original_seq_len": 16, "beta_fast": 30.0, "beta_slow": 0.5},
     "a ramp that ends before the first pair": {"original_seq_len": 4},
     "an empty ramp": {"original_seq_len": 16, "beta_slow": 3.0},
+    "a ramp that ends behind the last pair": {"original_seq_len": 2**30},
 }
 
 
@@ -56,6 +57,17 @@ def test_tables_of_a_model(fields: dict[str, Any]) -> None:
     angles = positions[..., None] * np.array(published_frequencies(model) * 2)
     np.testing.assert_array_equal(cos, golden.float32_to_bf16(np.cos(angles)))
     np.testing.assert_array_equal(sin, golden.float32_to_bf16(np.sin(angles)))
+
+
+def test_ties_are_rounded_to_even() -> None:
+    """Among so many values some lie half-way between two of bfloat16."""
+    positions = np.arange(20000)
+    angles = positions[:, None] * rope.rope_frequencies()
+    cos, sin = rope.rope_tables(positions)
+    for got, values in ((cos, np.cos(angles)), (sin, np.sin(angles))):
+        halves = values.astype(np.float32).view(np.uint32)
+        assert ((halves & 0x1FFFF) == 0x8000).any()
+        np.testing.assert_array_equal(got[:, :32], golden.float32_to_bf16(values))
 
 
 def test_deepseeks_model_is_the_default() -> None:

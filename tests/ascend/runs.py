@@ -16,18 +16,24 @@ from mindspore import Tensor
 from ms_dsv32 import op_info, ops, weights
 
 TOPK_RTOL = 2e-3
+_WEIGHTS = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS, *weights.EPILOG_WEIGHTS)
+
+
+def known(name: str, n_q: int) -> Array:
+    """A weight of `cases`, row-major."""
+    if name in weights.MLA_WEIGHTS:
+        made = cases.mla_weights(n_q)
+    elif name in weights.INDEXER_WEIGHTS:
+        made = cases.indexer_weights()
+    else:
+        made = cases.epilog_weights(n_q)
+    return made[name]
 
 
 @functools.cache
 def prepared(name: str, n_q: int) -> Array:
     """A weight of `cases`, laid out for the device; made once, read-only."""
-    if name in weights.MLA_WEIGHTS:
-        known = cases.mla_weights(n_q)
-    elif name in weights.INDEXER_WEIGHTS:
-        known = cases.indexer_weights()
-    else:
-        known = cases.epilog_weights(n_q)
-    array = weights.prepare(name, known[name], "Ascend")
+    array = weights.prepare(name, known(name, n_q), "Ascend")
     array.flags.writeable = False
     return array
 
@@ -37,8 +43,15 @@ def packed(case: Case) -> Case:
     info = op_info.load(case.operator)
     if not info.packable:
         return case
-    names = [a.name for a in info.inputs if a.packable]
-    changed = {n: prepared(weight_name(n), case.n_q) for n in names}
+    changed = {}
+    for name, array in case.inputs.items():
+        if weight_name(name) in _WEIGHTS:
+            is_known = array is known(weight_name(name), case.n_q)
+            changed[name] = (
+                prepared(weight_name(name), case.n_q)
+                if is_known
+                else weights.prepare(weight_name(name), array, "Ascend")
+            )
     return case.copy(**changed).with_attributes(weight_format="PACKED")
 
 
@@ -75,16 +88,7 @@ def assert_golden(case: Case, got: dict[str, Array], want: dict[str, Array] | No
 
     `want`: the golden reference's outputs, where a caller has them.
     """
-    want = case.golden() if want is None else want
-    caches = {output: cache for cache, output in IN_PLACE[case.operator].items()}
-    for name in case.outputs:
-        if name == "topk_indices":
-            tolerance.assert_topk(got[name], want[name], *cases.indexer_scores(case), rtol=TOPK_RTOL)
-        elif name in caches:
-            index = case.paging.cache_index
-            tolerance.assert_close_cache(name, got[name], want[name], case.inputs[caches[name]], index)
-        else:
-            tolerance.assert_close_output(name, got[name], want[name])
+    case.check(got, want, rtol=TOPK_RTOL)
 
 
 def assert_same(got: dict[str, Array], want: dict[str, Array]) -> None:

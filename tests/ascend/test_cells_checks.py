@@ -118,9 +118,14 @@ def test_graph_mode_takes_parameters_from_host_memory() -> None:
         assert step.written(name) == [*step.rows], name
 
 
-def test_jit_of_a_dynamic_step_takes_caches_in_device_memory() -> None:
+@pytest.mark.parametrize("blocks_are_known", [True, False])
+def test_jit_of_a_dynamic_step_takes_caches_in_device_memory(blocks_are_known: bool) -> None:
     """``set_inputs`` declares them with tensors in host memory, which are no caches. The first call's are checked."""
-    call, step = ms.jit(make_step(dynamic=True)), Step()
+    cell, step = make_step(dynamic=True), Step()
+    if not blocks_are_known:
+        unknown = [Tensor(shape=[None, *t.shape[1:]], dtype=t.dtype) if t.ndim == 4 else t for t in cell.get_inputs()]
+        cell.set_inputs(*unknown)
+    call = ms.jit(cell)
     step.caches["kr_cache"] = in_host_memory(step.caches["kr_cache"])
     with pytest.raises(ValueError, match=f"{OPERATOR}: mla_kr_cache of shape .* is in the memory of CPU"):
         call(*step.inputs, *step.caches.values())

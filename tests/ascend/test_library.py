@@ -139,13 +139,14 @@ def test_another_package_with_our_names_in_front_is_refused(tmp_path: Path, incl
     assert "take that package out of ASCEND_CUSTOM_OPP_PATH" in got
 
 
-def test_mindspore_reads_the_same_header(tmp_path: Path) -> None:
+@pytest.mark.parametrize("types", [OTHER_TYPES, TYPES[::-1]], ids=["others", "in another order"])
+def test_mindspore_reads_the_same_header(types: list[str], tmp_path: Path) -> None:
     """It takes the first, whether or not the library beside it is the one that it calls."""
-    stray = make_package(tmp_path / "stray")
+    stray = make_package(tmp_path / "stray", types=types)
     make_package(stray, VLLM)  # another library beside that header
     text = f"RuntimeError: {OP}: aclnn_{INFO.cann_stem}.h is"
     got = run("", [stray, virtual.package()])
-    assert got.startswith(f"{text} first found in {stray}/op_api/include/, where it takes ({', '.join(OTHER_TYPES)}), ")
+    assert got.startswith(f"{text} first found in {stray}/op_api/include/, where it takes ({', '.join(types)}), ")
     hidden = make_package(tmp_path / "hidden", types=TYPES, include="op_api/include/aclnnop")
     assert run("", [hidden]).startswith(
         f"{text} in no op_api/include of ASCEND_CUSTOM_OPP_PATH, where MindSpore looks "

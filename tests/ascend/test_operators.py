@@ -99,27 +99,6 @@ def test_lse() -> None:
         assert_golden(case, got)
 
 
-ATTRIBUTES = [
-    ("mla_prolog_quant", {"epsilon_cq": 0.5}, "q_norm_scale_out"),
-    ("mla_prolog_quant", {"epsilon_ckv": 0.5}, "k_scale_cache_out"),
-    ("lightning_indexer_prolog_quant", {"layernorm_epsilon_k": 0.5}, "k_scale_out"),
-    ("mla_indexer_prolog_quant", {"mla_epsilon_ckv": 0.5}, "mla_k_scale_cache_out"),
-    ("sparse_flash_attention_quant", {"softmax_scale": 0.01}, "attention_out"),
-    ("lightning_indexer_quant", {"selected_count": 100}, "topk_indices"),
-]
-
-
-@pytest.mark.parametrize(("operator", "attributes", "output"), ATTRIBUTES)
-def test_attributes_reach_the_kernel(operator: str, attributes: dict[str, Any], output: str) -> None:
-    plain = make(operator, 1, 2, 140, n_q=2)
-    case = plain.with_attributes(**attributes)
-    default = run(plain, "pynative")[output]
-    for mode_name in ("pynative", "graph"):
-        got = run(case, mode_name)
-        assert_golden(case, got)
-        assert got[output].shape != default.shape or (got[output] != default).any()
-
-
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
 def test_padding_nan_and_equal_rows(mode_name: str) -> None:
     case = make("mla_prolog_quant", 4, 1, n_q=2)

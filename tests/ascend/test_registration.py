@@ -70,9 +70,10 @@ def test_weights_must_be_packed(how: str) -> None:
         call(*tensors(case).values())
 
 
-def test_graphs_of_ge_are_refused_by_the_context_too(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("config", [{"jit_level": "O2"}, {"backend": "GE"}], ids=str)
+def test_graphs_of_ge_are_refused_by_the_context_too(config: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     case = cases.indexer_case(1, 1, 3)
-    monkeypatch.setattr(ms.context, "get_jit_config", lambda: {"jit_level": "O2"})
+    monkeypatch.setattr(ms.context, "get_jit_config", lambda: config)
     text = f"{OP}: cannot run under jit_level O2 (backend GE); set jit_level to O0 or O1"
     with mode("graph"), pytest.raises(RuntimeError, match=re.escape(text)):
         Call(OP, case.attributes)(*tensors(case).values())

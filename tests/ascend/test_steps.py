@@ -1,73 +1,18 @@
-"""The cells on Ascend: each has the bits of its operator, and a step of all the bits of the operators in a row."""
+"""A step of all operators on Ascend has the bits of the operators in a row."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import cases
 import mindspore as ms
 import pytest
 import tolerance
-from calls import MODES, mode, tensor
+from calls import mode, tensor
 from mindspore import Parameter, Tensor
-from runs import inputs_of, prepared, run
+from runs import prepared
 from test_cells import CACHES, FUSED_EPSILONS, SCALE, WIDTHS, Sequences, layer_weights
 
 from ms_dsv32 import cells, ops, weights
-
-
-def call(cell: Any, mode_name: str, *inputs: Tensor) -> tuple[Tensor, ...]:
-    with mode(mode_name):
-        results = (ms.jit(cell) if mode_name == "jit" else cell)(*inputs)
-    return results if isinstance(results, tuple) else (results,)
-
-
-def mla_prolog() -> tuple[Any, cases.Case, tuple[str, ...]]:
-    cell = cells.MLAProlog(3, epsilon_cq=0.5, epsilon_ckv=0.25)
-    cell.set_weights(cases.mla_weights(3))
-    case = cases.mla_prolog_case(2, 2, 3, [5, 130]).with_attributes(epsilon_cq=0.5, epsilon_ckv=0.25)
-    return cell, case, ("q_norm_out", "q_norm_scale_out", "query_nope_out", "query_rope_out")
-
-
-def indexer_prolog() -> tuple[Any, cases.Case, tuple[str, ...]]:
-    cell = cells.LightningIndexerProlog(layernorm_epsilon_k=0.5)
-    cell.set_weights(cases.indexer_weights())
-    case = cases.indexer_prolog_case(2, 2, [5, 130]).with_attributes(layernorm_epsilon_k=0.5)
-    return cell, case, ("q_int8_out", "q_scale_out", "weights_out")
-
-
-def fused_prolog() -> tuple[Any, cases.Case, tuple[str, ...]]:
-    cell = cells.MLAIndexerProlog(3, epsilon_cq=0.5, layernorm_epsilon_k=0.25)
-    cell.set_weights(layer_weights(3))
-    case = cases.fused_prolog_case(2, 2, 3, [5, 130]).with_attributes(mla_epsilon_cq=0.5, ip_attrs=cell.ip_attrs)
-    outputs = ("mla_query_nope_out", "mla_query_rope_out", "ip_q_int8_out", "ip_q_scale_out", "ip_weights_out")
-    return cell, case, outputs
-
-
-def indexer() -> tuple[Any, cases.Case, tuple[str, ...]]:
-    case = cases.indexer_case(2, 2, [5, 130], selected_count=64)
-    return cells.LightningIndexer(64), case, ("topk_indices",)
-
-
-def attention() -> tuple[Any, cases.Case, tuple[str, ...]]:
-    case = cases.with_lse(cases.attention_case(2, 2, 3, [5, 130], topk=64))
-    columns, scale = case.paging.block_table.shape[1], case.attributes["softmax_scale"]
-    cell = cells.SparseFlashAttention(columns, 3, softmax_scale=scale, topk=64, return_lse=True)
-    return cell, case, ("attention_out", "lse")
-
-
-@pytest.mark.parametrize("mode_name", MODES)
-@pytest.mark.parametrize("make", [mla_prolog, indexer_prolog, fused_prolog, indexer, attention])
-def test_a_cell_is_its_operator(make: Any, mode_name: str) -> None:
-    cell, case, outputs = make()
-    want = run(case, "pynative")
-    given = inputs_of(case)
-    held = {p.name.split(".")[-1] for p in cell.get_parameters()}
-    own = [n for n in given if n.removeprefix("mla_").removeprefix("ip_").removesuffix("_in") not in held]
-    for name, result in zip(outputs, call(cell, mode_name, *(given[n] for n in own)), strict=True):
-        tolerance.assert_same_bits(name, weights.to_array(result), want[name])
-    for cache, output in cases.IN_PLACE[case.operator].items():
-        tolerance.assert_same_bits(cache, weights.to_array(given[cache]), want[output])
 
 
 def caches_of(sequences: Sequences) -> list[Tensor]:

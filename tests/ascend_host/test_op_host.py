@@ -248,12 +248,28 @@ def test_tiling_with_query_act_seqs(name: str, t: int, b: int, cores: int) -> No
     _check_tiling(name, _shapes(name, b=b, t=t), cores, t=t, b=b, ragged=True)
 
 
+@pytest.mark.parametrize("name", ["lightning_indexer_quant", "sparse_flash_attention_quant"])
+def test_an_empty_tensor_of_two_axes_stands_for_one_that_is_left_out(name: str) -> None:
+    op_type, attrs, without = op_info.load(name).cann_type, _attrs(name), _shapes(name)
+    assert tile(op_type, [*without, (0, 0)], attrs, Device()) == tile(op_type, without, attrs, Device())
+    count = len(op_info.load(name).outputs)
+    assert infer_shapes(op_type, count, [*without, (0, 0)], attrs) == infer_shapes(op_type, count, without, attrs)
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+def test_large_caches(name: str) -> None:
+    """Rows that 32 bits do not count."""
+    shapes = _shapes(name, block_num=2**26)
+    _check_tiling(name, shapes, 24, t=6, b=3, ragged=False, block_num=2**26)
+
+
 def _check_tiling(name: str, shapes: list[tuple[int, ...]], cores: int, **values: int) -> None:
     launch = tile(op_info.load(name).cann_type, shapes, _attrs(name), Device(cores, 2 * cores))
     assert launch is not None
     data, blocks, workspace = _reference(
-        name, cores, **values, n_q=0 if name == "lightning_indexer_prolog_quant" else 16, selected_count=2048,
-        topk=2048, block_num=10, block_size=128, max_blocknum=5, softmax_scale=0.375, **EPSILONS.get(name, {}),
+        name, cores, n_q=0 if name == "lightning_indexer_prolog_quant" else 16, selected_count=2048,
+        topk=2048, block_size=128, max_blocknum=5, softmax_scale=0.375, **EPSILONS.get(name, {}),
+        **{"block_num": 10, **values},
     )  # fmt: skip
     assert launch.tiling == data[: len(launch.tiling)]
     assert len(launch.tiling) % 8 == 0

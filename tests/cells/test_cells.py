@@ -57,68 +57,6 @@ def step() -> cells.SparseAttentionStep:
 
 
 @pytest.mark.parametrize("how", MODES)
-def test_mla_prolog(how: str) -> None:
-    case = cases.mla_prolog_case(2, 2, 3, [5, 130])
-    cell = cells.MLAProlog(3, epsilon_cq=0.5, epsilon_ckv=0.25)
-    cell.set_weights(cases.mla_weights(3))
-    want = bare(case.with_attributes(epsilon_cq=0.5, epsilon_ckv=0.25))
-    names = ("token_x", "cos", "sin", "cache_index", "kv_cache", "kr_cache", "k_scale_cache")
-    inputs = dict(zip(names, tensors(*(case.inputs[n] for n in names)), strict=True))
-    results = run(cell, how, *inputs.values())
-    for name, result in zip(case.outputs[:4], results, strict=True):
-        same(name, result, want[name])
-    for cache in ("kv_cache", "kr_cache", "k_scale_cache"):
-        same(cache, inputs[cache], want[f"{cache}_out"])
-
-
-@pytest.mark.parametrize("how", MODES)
-def test_lightning_indexer_prolog(how: str) -> None:
-    case = cases.indexer_prolog_case(2, 2, [5, 130])
-    cell = cells.LightningIndexerProlog(layernorm_epsilon_k=0.5)
-    cell.set_weights(cases.indexer_weights())
-    want = bare(case.with_attributes(layernorm_epsilon_k=0.5))
-    names = [n for n in case.inputs if n not in weights.INDEXER_WEIGHTS]
-    inputs = dict(zip(names, tensors(*(case.inputs[n] for n in names)), strict=True))
-    results = run(cell, how, *inputs.values())
-    for name, result in zip(("q_int8_out", "q_scale_out", "weights_out"), results, strict=True):
-        same(name, result, want[name])
-    same("k_cache", inputs["k_cache"], want["k_int8_out"])
-    same("k_cache_scale", inputs["k_cache_scale"], want["k_scale_out"])
-
-
-@pytest.mark.parametrize("how", MODES)
-def test_mla_indexer_prolog(how: str) -> None:
-    case = cases.fused_prolog_case(2, 2, 3, [5, 130])
-    cell = cells.MLAIndexerProlog(3, epsilon_cq=0.5, layernorm_epsilon_k=0.25)
-    cell.set_weights(layer_weights(3))
-    attrs = {"mla_epsilon_cq": 0.5, "ip_attrs": cell.ip_attrs}
-    assert cell.ip_attrs.layernorm_epsilon_k == 0.25
-    want = bare(case.with_attributes(**attrs))
-    caches = list(cases.IN_PLACE["mla_indexer_prolog_quant"])
-    names = ["token_x", "cos", "sin", "cache_index", *caches]
-    inputs = dict(zip(names, tensors(*(case.inputs[n] for n in names)), strict=True))
-    results = run(cell, how, *inputs.values())
-    outputs = ("mla_query_nope_out", "mla_query_rope_out", "ip_q_int8_out", "ip_q_scale_out", "ip_weights_out")
-    for name, result in zip(outputs, results, strict=True):
-        same(name, result, want[name])
-    for cache, output in cases.IN_PLACE["mla_indexer_prolog_quant"].items():
-        same(cache, inputs[cache], want[output])
-
-
-@pytest.mark.parametrize("how", MODES)
-def test_lightning_indexer_and_attention(how: str) -> None:
-    case = cases.indexer_case(2, 2, [5, 130], selected_count=64)
-    result = run(cells.LightningIndexer(64), how, *tensors(*case.inputs.values()))
-    same("topk_indices", result, bare(case)["topk_indices"])
-    case = cases.with_lse(cases.attention_case(2, 2, 3, [5, 130], topk=64)).with_attributes(softmax_scale=SCALE)
-    columns = case.paging.block_table.shape[1]
-    cell = cells.SparseFlashAttention(columns, 3, softmax_scale=SCALE, topk=64, return_lse=True)
-    results = run(cell, how, *tensors(*case.inputs.values()))
-    for name, result in zip(("attention_out", "lse"), results, strict=True):
-        same(name, result, bare(case)[name])
-
-
-@pytest.mark.parametrize("how", MODES)
 @pytest.mark.parametrize("split", [False, True])
 def test_mla_epilog(how: str, split: bool) -> None:
     case = cases.mla_epilog_case(2, 2, 3, split=split)

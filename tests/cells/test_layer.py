@@ -222,7 +222,7 @@ def test_a_larger_cell_declares_its_inputs_with_the_layers() -> None:
         step.check(hidden_out)
     with pytest.raises(ValueError, match="SparseAttentionLayer: like has 2 tensors, expected 6"):
         model.layer.dynamic_inputs(4, like=tensors(*step.inputs[:2]))
-    for bad, error in ((0, ValueError), (2.5, TypeError), (None, TypeError)):
+    for bad, error in ((0, ValueError), (2.5, TypeError), (None, TypeError), (True, TypeError)):
         with pytest.raises(error, match="SparseAttentionLayer: block_num must be"):
             model.layer.dynamic_inputs(bad)
 
@@ -420,6 +420,16 @@ def test_a_mark_counts_for_one_checkpoint() -> None:
     tolerance.assert_same_bits("w_uv", layer.get_weights()["w_uv"], all_weights()["w_uv"])
 
 
+def test_a_mark_counts_for_the_cell_that_has_it() -> None:
+    cell = cells.MLAProlog(1)
+    twin = copy.deepcopy(cell)
+    cell.layout.set_data(Tensor(cell.layout.asnumpy()))
+    gamma = weights.to_tensor(np.ones(1536, np.uint16))
+    with pytest.raises(ValueError, match="gamma_cq is set without a mark of its layout"):
+        twin.gamma_cq.set_data(gamma)
+    cell.gamma_cq.set_data(gamma)
+
+
 def test_a_weight_that_a_checkpoint_lacks_may_not_follow_without_a_mark() -> None:
     parameters = {name: ms.Parameter(p.copy(), name=name) for name, p in make_layer().parameters_dict().items()}
     layer = cells.SparseAttentionLayer(COLUMNS, HEADS)
@@ -560,6 +570,17 @@ def test_a_gradient_ends_at_a_frozen_layer(how: str, lse: bool) -> None:
     np.testing.assert_allclose(gradients[1].asnumpy(), d_out.T @ (x + hidden), rtol=1e-3, atol=1e-5)
     for name, cache, want in zip(CACHES, step.caches, step.after, strict=True):
         same(name, cache, want)
+
+
+def test_a_gradient_ends_at_lse_too() -> None:
+    step, layer = Step(), make_layer(stop_gradient=True, return_lse=True)
+    inputs = [*tensors(*step.inputs[1:]), *step.caches]
+
+    def loss(token_x: Tensor) -> Tensor:
+        return layer(token_x, *inputs)[1].sum() + token_x.astype(ms.float32).sum()
+
+    gradient = ms.grad(loss)(weights.to_tensor(step.inputs[0]))
+    assert (gradient.astype(ms.float32).asnumpy() == 1).all()
 
 
 @pytest.mark.parametrize("how", MODES)

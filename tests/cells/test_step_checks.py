@@ -78,7 +78,13 @@ def test_pynative(kind: str) -> None:
 
 @pytest.mark.parametrize(
     ("form", "kind"),
-    [("a cell", "a table"), ("a jitted cell", "a length"), ("another cell", "a length"), ("set_inputs", "a shape")],
+    [
+        ("a cell", "a table"),
+        ("a jitted cell", "a length"),
+        ("another cell", "a length"),
+        ("set_inputs", "a shape"),
+        ("another cell's phase", "a length"),  # MindSpore keeps the graph of this phase by its name
+    ],
 )
 def test_in_a_graph(form: str, kind: str) -> None:
     step, sequences = make_step(), Sequences(2, 1, 4)
@@ -88,6 +94,9 @@ def test_in_a_graph(form: str, kind: str) -> None:
     call: Any = {"a jitted cell": lambda: ms.jit(step), "another cell": lambda: Around(step)}.get(form, lambda: step)()
     if form == "set_inputs":
         step.set_dynamic_tokens(4)
+    if form == "another cell's phase":
+        call = Around(step)
+        call.phase = "increment"
     with mode("graph" if form != "a jitted cell" else "jit"):
         for again in (False, True):
             caches = tensors(*(np.zeros(c.shape, c.dtype) for c in sequences.caches))

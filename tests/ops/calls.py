@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from mindspore import Tensor, nn
 from numpy.typing import NDArray
 
 from ms_dsv32 import kernel_impl, op_info, ops, weights
+from ms_dsv32.config import Configuration
 
 Array = NDArray[Any]
 MODES = ("pynative", "graph", "jit")
@@ -83,14 +84,17 @@ class Loss(nn.Cell):
         return (results[0] if isinstance(results, tuple) else results).astype(ms.float32)
 
 
-def run(case: Case, mode_name: str) -> dict[str, Array]:
-    """The outputs of a case in one of `MODES`; caches are read from the tensors that were passed."""
+def run(case: Case, mode_name: str, call: Call | None = None) -> dict[str, Array]:
+    """The outputs of a case in one of `MODES`; caches are read from the tensors that were passed.
+
+    call: with the case's attributes, where one graph is to serve several cases.
+    """
     inputs = tensors(case)
     with mode(mode_name):
         if mode_name == "pynative":
             results = getattr(ops, case.operator)(*inputs.values(), **case.attributes)
         else:
-            call = Call(case.operator, case.attributes)
+            call = call or Call(case.operator, case.attributes)
             results = (call if mode_name == "graph" else ms.jit(call))(*inputs.values())
         named = arrays(case.outputs, results)
     for cache, output in IN_PLACE[case.operator].items():
@@ -106,6 +110,26 @@ def forget_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(operator, "_kernels", {})
     for name in ("attr_dict", "registered_func", "compiled_bin"):
         monkeypatch.setattr(ms.ops.Custom, name, type(getattr(ms.ops.Custom, name))())
+
+
+def bound_configurations(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Configuration]:
+    """Fills with the tile configurations that operators are called with, by operator and attribute.
+
+    They are checked where a graph is compiled, and in PyNative mode at the first call with these attributes: for the
+    time of the test there was none.
+    """
+    for name in op_info.names():
+        monkeypatch.setattr(getattr(ops, name).__globals__["_operator"], "_kernels", {})
+    found: dict[tuple[str, str], Configuration] = {}
+    bind = op_info.bind_attrs
+
+    def recorded(info: op_info.OpInfo, given: Mapping[str, Any]) -> Any:
+        tiles = {n: v for n, v in given.items() if isinstance(v, Configuration) and n != "ip_attrs"}
+        found.update({(info.name, name): value for name, value in tiles.items()})
+        return bind(info, given)
+
+    monkeypatch.setattr(op_info, "bind_attrs", recorded)
+    return found
 
 
 def bare(case: Case) -> dict[str, Array]:

@@ -100,6 +100,12 @@ def test_sequences_and_pairs_are_taken() -> None:
     assert made == MlaTileConfig(cube_qb_tile=[32, 32, 256, 512, 128, 128], cube_l1_reuse_setting={3: 4, -1: 2})
 
 
+def test_a_tile_is_cut_to_its_axis() -> None:
+    """w_uk has 128 rows: a tile of 2048 of them takes no more of L1."""
+    assert MlaTileConfig(cube_wuk_tile=[32, 128, 256, 2048, 256, 256]).cube_wuk_tile[3] == 2048
+    assert SaTileShapeConfig(c2_tile_shape=[128, 128, 128, 128, 128, 2048]).c2_tile_shape[5] == 2048
+
+
 def test_an_assignment_is_checked_when_it_is_made() -> None:
     made = MlaTileConfig()
     with pytest.raises(ValueError, match="MlaTileConfig: tile_bs must be a positive int, got 0"):
@@ -182,6 +188,12 @@ def test_defaults_of_the_source() -> None:
         (MlaTileConfig, {"cube_l1_reuse_setting": ["ab"]}, ValueError, "must be a mapping of graph numbers"),
         (IndexerPrologQuantConfigs, {"block_size": 128.0}, TypeError, "block_size must be 128, got 128.0"),
         (MlaTileConfig, {"unroll_list": [4, 2]}, ValueError, "unroll_list must be ints in descending order that end"),
+        (
+            MlaTileConfig,
+            {"unroll_list": [2, 2, 1]},
+            ValueError,
+            "unroll_list must be ints in descending order that end",
+        ),
         (MlaTileConfig, {"unroll_list": []}, ValueError, "unroll_list must be ints in descending order that end"),
         (
             MlaTileConfig,

@@ -107,6 +107,11 @@ def test_every_value_is_read() -> None:
     assert made.softmax_scale == pytest.approx(192**-0.5 * (0.05 * math.log(16) + 1) ** 2, rel=1e-15)
 
 
+def test_the_smallest_values_are_taken() -> None:
+    made = ModelConfig.from_dict({**yarn(factor=1, mscale=0, mscale_all_dim=0), "rms_norm_eps": 0})
+    assert (made.epsilon_cq, made.epsilon_ckv, made.rope_factor, made.mscale) == (0.0, 0.0, 1.0, 0.0)
+
+
 @pytest.mark.parametrize(
     "keys",
     [
@@ -199,6 +204,8 @@ def test_a_file_or_its_directory(tmp_path: Path) -> None:
         (yarn(mscale=0.5), ValueError, "rope_scaling.mscale must be mscale_all_dim = 1, got 0.5"),
         (yarn(rope_theta=5000), ValueError, "rope_scaling.rope_theta must be rope_theta = 10000, got 5000"),
         (yarn(attention_factor=2.0), ValueError, "rope_scaling.attention_factor must be 1.0 or absent, got 2.0"),
+        (yarn(attention_factor=True), ValueError, "rope_scaling.attention_factor must be 1.0 or absent, got True"),
+        (yarn(truncate=1), ValueError, "rope_scaling.truncate must be True or absent, got 1"),
         (yarn(truncate=False), ValueError, "rope_scaling.truncate must be True or absent, got False"),
         (
             yarn(original_max_position_embeddings=4096.0),
@@ -279,6 +286,7 @@ def test_what_is_no_regular_file(tmp_path: Path) -> None:
         ({"epsilon_ckv": math.nan}, ValueError, "epsilon_ckv must be a finite number >= 0, got nan"),
         ({"rope_factor": 0}, ValueError, "rope_factor must be a finite number >= 1, got 0"),
         ({"beta_slow": "1"}, TypeError, "beta_slow must be a finite number > 0, got '1'"),
+        ({"mscale": -0.5}, ValueError, "mscale must be a finite number >= 0, got -0.5"),
         ({"original_seq_len": 0}, ValueError, "original_seq_len must be a positive int, got 0"),
     ],
 )

@@ -38,6 +38,15 @@ def test_a_scale_that_changes_at_each_call_leaves_nothing(monkeypatch: pytest.Mo
     assert OPERATOR._calls.cache_info().currsize == 1
 
 
+def test_a_kept_kernel_is_for_the_types_of_its_attributes() -> None:
+    """True == 1, so that both would be one key."""
+    inputs = tensors(CASE)
+    call(inputs)
+    for other, text in (({"n_kv": True}, "n_kv must be int"), ({"return_lse": 0}, "return_lse must be bool")):
+        with pytest.raises(TypeError, match=text):
+            call(inputs, **other)
+
+
 def test_each_scale_is_checked() -> None:
     inputs = tensors(CASE)
     for good in (0.5, np.float32(0.5), 1):

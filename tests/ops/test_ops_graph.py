@@ -123,6 +123,7 @@ def test_bytecode_capture_loses_writes_and_is_refused() -> None:
 TRACE = """
 import sys
 sys.path[:0] = {path}
+import cases
 import mindspore as ms
 import numpy as np
 from calls import bare, tensors
@@ -135,6 +136,11 @@ for seed in (0, 0, 1, 2):
     case = make("lightning_indexer_quant", 1, 2, seed=seed)
     got = reader(*tensors(case).values()).asnumpy()
     print("read", np.array_equal(got, bare(case)["topk_indices"]), flush=True)
+def read_ragged(*inputs):
+    return ops.lightning_indexer_quant(*inputs)
+case = cases.ragged(case, [2])
+got = ms.jit(read_ragged, capture_mode="trace")(*tensors(case).values()).asnumpy()
+print("read", np.array_equal(got, bare(case)["topk_indices"]), flush=True)
 case = make("mla_prolog_quant", 1, 1, 3, n_q=1)
 inputs = list(tensors(case).values())
 def call(*inputs):
@@ -171,7 +177,7 @@ def test_trace_capture_reads_but_goes_on_with_the_first_caches_and_is_refused(tm
     script = tmp_path / "trace.py"
     script.write_text(TRACE.format(path=[p for p in sys.path if p]), encoding="utf-8")
     result = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, check=False)
-    assert result.stdout.count("read True") == 4, result.stdout + result.stderr
+    assert result.stdout.count("read True") == 5, result.stdout + result.stderr
     assert "mla_prolog_quant: mindspore.jit(capture_mode='trace') loses writes into caches" in result.stdout
     assert "(1, 1536)" in result.stdout, result.stderr
 

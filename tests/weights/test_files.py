@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ms_dsv32 import weights
+from ms_dsv32.weights import files
 from ms_dsv32.weights.files import Checkpoint
 
 SMALL = {
@@ -426,7 +427,7 @@ def test_only_the_shards_of_a_layer_have_to_be_there(tmp_path: Path) -> None:
 
 
 def test_layers_are_told_by_their_numbers(tmp_path: Path) -> None:
-    prefixes = ("model.layers.{}.self_attn.", "layers.{}.attn.", "decoder.layers.{}.self_attention.")
+    prefixes = ("stage.1.layers.{}.self_attn.", "layers.{}.attn.", "decoder.layers.{}.self_attention.")
     first = ("q_a_proj", "wq_a", "linear_q_down_proj")
     for prefix, module in zip(prefixes, first, strict=True):
         names = [f"{prefix.format(n)}{module}.weight" for n in (10, 9, 0, 61)]
@@ -435,6 +436,16 @@ def test_layers_are_told_by_their_numbers(tmp_path: Path) -> None:
         layers = weights.layers_of(Checkpoint(tmp_path))
         assert list(layers.items()) == [(n, prefix.format(n)) for n in (0, 9, 10, 61)]
         assert weights.prefix_of(Checkpoint(tmp_path), 10) == prefix.format(10)
+
+
+def test_the_fingerprint_is_of_dtypes_and_of_all_values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_HASHED_VALUES", 8)  # two rows at a time
+    values = np.arange(20, dtype=np.int8).reshape(5, 4)
+    changed = values.copy()
+    changed[4, 3] += 1
+    arrays = (values, values.view(np.uint8), values.reshape(4, 5), changed)
+    written = [checkpoints.write(tmp_path / f"{i}.safetensors", {"a": a}) for i, a in enumerate(arrays)]
+    assert len({Checkpoint(path).fingerprint(["a"]) for path in written}) == len(arrays)
 
 
 def test_two_layers_of_one_number(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from hypothesis import strategies as st
 from ms_dsv32 import golden, weights
 from ms_dsv32.weights import layer
 from ms_dsv32.weights.files import Checkpoint
-from ms_dsv32.weights.matrix import Matrix
+from ms_dsv32.weights.matrix import Matrix, quantise
 
 HF, DEEPSEEK, MINDSPORE = checkpoints.NAMINGS
 # The weight, its scale if it is int8, and the module that it comes from.
@@ -446,11 +446,27 @@ def test_a_quant_bias_that_only_cancels_the_offset_passes(
         matrix_of(path, stored, q.shape).int8(0, 4)
 
 
+def test_channels_on_either_side_of_the_floor_of_quantisation() -> None:
+    """The largest value of a channel counts as 1e-30 where it is smaller, as in the contract's Quant."""
+    values = np.array([[0, 0], [1e-31, -4e-31], [2e-30, -1.5e-30]], np.float32)
+    q, scale = quantise(values)
+    np.testing.assert_array_equal(q, np.array([[0, 0], [13, -51], [127, -95]], np.int8))
+    amax = np.array([[1e-30], [1e-30], [2e-30]], np.float32)
+    tolerance.assert_same_bits("scale", scale, amax / np.float32(127))
+
+
 @pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
 def test_floats_of_any_width_are_quantised_from_themselves(tmp_path: Path, dtype: Any) -> None:
     want = np.random.default_rng(2).standard_normal((130, 40)).astype(dtype)
     values, step = matrix_of(tmp_path / "m.safetensors", {"weight": want}, want.shape).int8(0, 130)
     assert_rounded_once("m", values, step, want.astype(np.float64))
+
+
+def test_ties_are_rounded_to_even(tmp_path: Path) -> None:
+    stored = np.array([[127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5]], np.float32)
+    values, step = matrix_of(tmp_path / "m.safetensors", {"weight": stored}, stored.shape).int8(0, 1)
+    assert values.tolist() == [[127, 0, 2, 2, 0, -2, -2]]
+    assert step.tolist() == [[1.0]]
 
 
 def test_a_channel_of_zeros_gives_zeros(tmp_path: Path) -> None:

@@ -499,6 +499,15 @@ def test_refusal(name: str, tmp_path: Path, largest: list[int]) -> None:
             assert max(largest) < SMALL
 
 
+def test_rows_behind_the_first_ones_are_named_by_their_number(tmp_path: Path) -> None:
+    """Of a matrix that is read in parts of 1024 rows."""
+    weight = np.zeros((1536, 7168), BF16)
+    weight[1500, 3] = np.nan
+    path = Case("FLOAT", {"q_a_proj.weight": weight}, "").write(tmp_path)
+    with pytest.raises(ValueError, match=r"q_a_proj\.weight\[1500, 3\] is nan"):
+        weights.load_mla(path, prefix=PREFIX)
+
+
 @pytest.mark.parametrize("kind", ["FLOAT", "FP8", "W8A8_DYNAMIC", "W8A8", "W8A8_MIX"])
 def test_the_layers_that_refusals_are_tried_on_are_loaded(kind: str, tmp_path: Path) -> None:
     """Or each of the refusals might have another reason."""

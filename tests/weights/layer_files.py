@@ -1,0 +1,87 @@
+"""Files of layers in which every tensor of every layer has values of its own, so that one read from elsewhere shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cases
+import checkpoints
+import numpy as np
+import tolerance
+
+from ms_dsv32 import weights
+
+N_Q = 3
+LAYERS = (2, 5)
+PARTS = {
+    "load_mla": weights.MLA_WEIGHTS,
+    "load_indexer": weights.INDEXER_WEIGHTS,
+    "load_epilog": weights.EPILOG_WEIGHTS,
+    "load_prologs": (*weights.INDEXER_WEIGHTS, *weights.MLA_WEIGHTS),
+    "load_layer": (*weights.INDEXER_WEIGHTS, *weights.MLA_WEIGHTS, *weights.EPILOG_WEIGHTS),
+}
+UNKNOWN = ("more.weight", "indexer.more.weight", "kv_b_proj.more")
+"""Tensors that no loader knows: in our own files, of the indexer's and all others of a checkpoint."""
+HEAD_AXES = {"w_uq_qr": (1, 192), "dequant_scale": (0, 192), "w_uk": (0, 1), "w_uv": (0, 1), "w_o": (0, 128)}
+
+Weights = dict[str, Any]
+
+
+def own(seed: int) -> Weights:
+    """The weights of a layer, as one of our own files has them."""
+    layer = {**cases.mla_weights(N_Q, seed), **cases.indexer_weights(seed), **cases.epilog_weights(N_Q, seed)}
+    return {n: a.view(checkpoints.BF16) if a.dtype == np.uint16 else a for n, a in layer.items()}
+
+
+def hugging_face(shift: int) -> Weights:
+    """A layer of a checkpoint with int8 and bfloat16; another shift has other values in every tensor."""
+    tensors = {**checkpoints.rotated(N_Q).tensors}
+    for module in ("indexer.wq_b",):
+        tensors |= {n: t for n, t in checkpoints.compressed_tensors(N_Q).tensors.items() if n.startswith(module)}
+    rolled = {n: np.roll(t.reshape(-1), shift).reshape(t.shape) for n, t in tensors.items()}
+    return {n: np.zeros_like(t) if n.endswith("offset") else t for n, t in rolled.items()}
+
+
+class Files:
+    """Two files of two layers each, and what each layer holds: the whole of it, as a file without a prefix gives it."""
+
+    def __init__(self, folder: Path, make: Callable[[int], Weights]) -> None:
+        self.paths = [folder / f"{i}.safetensors" for i in range(2)]
+        self.layers: dict[tuple[Path, int], Weights] = {}
+        made = [make(0), make(1)]
+        whole = []
+        for i, layer in enumerate(made):
+            alone = checkpoints.write(folder / f"alone{i}.safetensors", layer)
+            whole.append(weights.load_layer(alone))
+        for i, path in enumerate(self.paths):
+            tensors: Weights = {}
+            for j, layer in enumerate(LAYERS):
+                more = {name: np.ones(1, np.float32) for name in UNKNOWN}
+                tensors |= {f"{self.prefix(layer)}{n}": t for n, t in {**made[(i + j) % 2], **more}.items()}
+                self.layers[path, layer] = whole[(i + j) % 2]
+            checkpoints.write(path, tensors)
+
+    @staticmethod
+    def prefix(layer: int) -> str:
+        return checkpoints.prefix_of(layer)
+
+    def want(self, function: str, path: Path, layer: int, heads: range | None) -> Weights:
+        """The weights of a loader, cut here."""
+        layer_weights = self.layers[path, layer]
+        part = {name: layer_weights[name] for name in PARTS[function]}
+        for name, (axis, size) in HEAD_AXES.items():
+            if heads is not None and name in part:
+                part[name] = np.take(part[name], range(heads.start * size, heads.stop * size), axis)
+        return part
+
+
+FORMS: dict[str, Callable[[int], Weights]] = {"our own": own, "Hugging Face": hugging_face}
+
+
+def same(got: Weights, want: Weights) -> None:
+    """Names, in any order, and bits."""
+    assert sorted(got) == sorted(want)
+    for name, array in want.items():
+        tolerance.assert_same_bits(name, got[name], array)
