@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import cases
@@ -74,12 +75,17 @@ def shape_tiling(case: cases.Case, cores: int) -> TilingData:
     )
 
 
-def run(case: cases.Case, cores: int = 1, misalign: int = 0, **options: Any) -> tuple[np.ndarray, Report]:
-    """topk_indices of the kernel, and the launch's report, which must be clean. `misalign`: of query_act_seqs."""
+def run(
+    case: cases.Case, cores: int = 1, misalign: int = 0, own: Collection[str] = (), **options: Any
+) -> tuple[np.ndarray, Report]:
+    """topk_indices of the kernel, and the launch's report, which must be clean.
+
+    misalign: of query_act_seqs. own: inputs that are larger than memory.
+    """
     tiling = shape_tiling(case, cores)
     out = Out("topk_indices", (case.t, case.attributes["selected_count"]), np.int32)
     args = [
-        *(In(name, value, misalign * (name == "query_act_seqs")) for name, value in case.inputs.items()),
+        *(In(name, v, misalign * (name == "query_act_seqs"), name in own) for name, v in case.inputs.items()),
         *([] if case.ragged else [Absent("query_act_seqs")]),
         out,
         Workspace(tiling.workspace_bytes),

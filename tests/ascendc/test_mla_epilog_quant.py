@@ -16,6 +16,7 @@ from tiling import OP_KERNEL, TilingRefusedError
 from tiling import library as tiling_library
 from tolerance import assert_close_output, assert_same_bits
 
+from ms_dsv32 import golden
 from ms_dsv32.weights import to_nz
 
 OPERATOR = "mla_epilog_quant"
@@ -181,14 +182,30 @@ def test_nan_stays_in_its_token() -> None:
     assert_same_bits("hidden_out", got[[0, 2]], want[[0, 2]])
 
 
-def test_zero_token_gives_zeros() -> None:
-    case = case_of(3, 3)
-    tokens = case.inputs["attention_out"].copy()
-    tokens[1] = 0
-    case = case.copy(attention_out=tokens)
+def test_rows_on_either_side_of_the_floor_of_quantisation() -> None:
+    case = cases.below_the_floor(case_of(7, 3))
     got, _ = run(case, 2)
-    assert not got[1].any()
-    assert_close_output("hidden_out", got, case.golden()["hidden_out"])
+    want = case.golden()["hidden_out"]
+    assert not got[0].any()
+    assert golden.bf16_to_float32(want).std(axis=1)[1:].min() > 0.1
+    assert_close_output("hidden_out", got, want)
+
+
+def test_ties_are_rounded_to_even() -> None:
+    """Of values whose largest is 127, so that a step is 1; the weights hand them on as they are."""
+    case = case_of(1, 1)
+    values = np.zeros(512, np.float32)
+    values[:7] = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5]
+    w_o = np.zeros((128, 7168), np.int8)
+    w_o[range(128), range(128)] = 1
+    changed = {
+        "attention_out": golden.float32_to_bf16(values).reshape(1, 1, 512),
+        "w_uv": golden.float32_to_bf16(np.eye(512, 128, dtype=np.float32)).reshape(1, 512, 128),
+        "w_o": w_o,
+        "w_o_scale": np.ones((7168, 1), np.float32),
+    }
+    got, _ = run(case.copy(**changed))
+    assert golden.bf16_to_float32(got)[0, :7].tolist() == [127, 0, 2, 2, 0, -2, -2]
 
 
 def test_no_tokens() -> None:
@@ -208,6 +225,20 @@ def test_columns_are_dealt_once(t: int, n_q: int, cores: int) -> None:
     assert list(tiling.groups[: cores + 1]) == sorted(tiling.groups[: cores + 1])
     pieces = [(p.group, span) for p in tiling.pieces[:cores] for span in range(p.begin, p.end)]
     assert sorted(pieces) == [(group, span) for group in range(own, 224) for span in range(spans)]
+
+
+@pytest.mark.parametrize("cores", [1, 2, 3, 7, 20, 24, 31])
+@pytest.mark.parametrize("n_q", [1, 16, 128])
+@pytest.mark.parametrize("t", [1, 257])
+def test_the_workspace_has_room_for_the_sums_of_a_core(t: int, n_q: int, cores: int) -> None:
+    """Those of its own groups and of its piece, in blocks of two, for each of two steps."""
+    tiling = shape_tiling(t, n_q, cores)
+    for core in range(cores):
+        piece = tiling.pieces[core].end > tiling.pieces[core].begin
+        groups = tiling.groups[core + 1] - tiling.groups[core] + piece
+        assert tiling.sums_bytes >= -(-groups // 2) * tiling.token_step * 64 * 4
+    assert tiling.step_bytes >= tiling.sums_offset + cores * tiling.sums_bytes
+    assert tiling.workspace_bytes >= 2 * tiling.step_bytes
 
 
 @pytest.mark.parametrize("t", [1, 32, 256])

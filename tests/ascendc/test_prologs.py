@@ -13,6 +13,8 @@ from prologs import assert_as_golden, run
 from tiling import PROLOGS, TilingRefusedError, prolog_tiling
 from tolerance import assert_same_bits
 
+from ms_dsv32.golden import float32_to_bf16
+
 MAKERS: dict[str, Callable[..., Case]] = {
     "mla_prolog_quant": cases.mla_prolog_case,
     "lightning_indexer_prolog_quant": lambda b=1, s1=1, n_q=128, kv_lens=None, **options: cases.indexer_prolog_case(
@@ -20,13 +22,14 @@ MAKERS: dict[str, Callable[..., Case]] = {
     ),
     "mla_indexer_prolog_quant": cases.fused_prolog_case,
 }
+ONE = 0x3F80  # in bfloat16
 CACHE_INDEX = {"lightning_indexer_prolog_quant": "k_cache_index"}
 
 
 @functools.lru_cache(maxsize=1)  # caches of many sequences are large
 def case_of(op: str, b: int, s1: int, n_q: int) -> Case:
     # Short sequences: the caches of many long ones would take longer than the kernel.
-    return MAKERS[op](b, s1, n_q, [s1 + n * 61 % 150 for n in range(b)], seed=b)
+    return cases.with_epsilons(MAKERS[op](b, s1, n_q, [s1 + n * 61 % 150 for n in range(b)], seed=b))
 
 
 @functools.lru_cache(maxsize=1)
@@ -166,14 +169,46 @@ def test_nan_stays_in_its_token(op: str) -> None:
 
 
 @pytest.mark.parametrize("op", PROLOGS)
-def test_zero_row_is_quantised_to_zeros(op: str) -> None:
-    case = case_of(op, 2, 1, 1)
-    x = next(iter(case.inputs))
-    tokens = case.inputs[x].copy()
-    tokens[0] = 0
-    case = case.copy(**{x: tokens})
-    got, _ = run(case, 1)
-    assert_as_golden(case, got)
+def test_rows_on_either_side_of_the_floor_of_quantisation(op: str) -> None:
+    """A row of zeros has the scale of the floor too, which no tolerance tells from zero."""
+    case = cases.below_the_floor(case_of(op, 5, 1, 1))
+    got, want = run(case, 1)[0], case.golden()
+    assert_as_golden(case, got, want)
+    for name, value in want.items():
+        if "scale" in name and value.dtype == np.float32:
+            floor = value == np.float32(1) / (np.float32(127) / np.float32(1e-30))
+            assert floor.any()
+            assert (got[name][floor] == value[floor]).all()
+
+
+def test_a_zero_row_has_a_scale() -> None:
+    """That of the smallest amax; the row of the latents is zero where the norm's factors are."""
+    case = case_of("mla_prolog_quant", 2, 1, 1)
+    got, _ = run(case.copy(gamma_cq=np.zeros(1536, np.uint16)))
+    assert not got["q_norm_out"].any()
+    assert_same_bits("q_norm_scale", got["q_norm_scale_out"], np.full((2, 1), np.float32(1e-30) / np.float32(127)))
+
+
+def test_ties_are_rounded_to_even() -> None:
+    """Latents of one are normed to one, so that gamma tells the values; the largest is 127, so that a step is 1."""
+    case = case_of("mla_prolog_quant", 1, 1, 1).with_attributes(epsilon_ckv=0.0)
+    tokens, w_dkv_kr = np.zeros((1, 7168), np.uint16), case.inputs["w_dkv_kr"].copy()
+    tokens[0, 0] = w_dkv_kr[0, :512] = ONE
+    gamma = np.zeros((4, 128), np.float32)
+    gamma[:, :4] = [127.0, 0.5, 1.5, 2.5]
+    case = case.copy(token_x=tokens, w_dkv_kr=w_dkv_kr, gamma_ckv=float32_to_bf16(gamma.reshape(512)))
+    got, _ = run(case)
+    row = case.inputs["cache_index"][0]
+    assert got["kv_cache_out"].reshape(-1, 4, 128)[row, :, :4].tolist() == [[127, 0, 2, 2]] * 4
+    assert got["k_scale_cache_out"].reshape(-1, 4)[row].tolist() == [1.0] * 4
+
+
+def test_weights_to_the_last_bit() -> None:
+    """Their factors are exact to float32: a value differs only where the sum in it was rounded otherwise."""
+    case = case_of("lightning_indexer_prolog_quant", 17, 1, 2)
+    got, _ = run(case, 2)
+    want = golden_of("lightning_indexer_prolog_quant", 17, 1, 2)
+    assert (got["weights_out"] != want["weights_out"]).mean() < 0.01
 
 
 @pytest.mark.parametrize("op", PROLOGS)

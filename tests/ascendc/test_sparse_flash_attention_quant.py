@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+from collections.abc import Collection
 from typing import Any
 
 import cases
@@ -101,8 +102,13 @@ def shape_tiling(case: cases.Case, cores: int, team: int = 0) -> TilingData:
     )
 
 
-def run(case: cases.Case, cores: int = 1, team: int = 0, **options: Any) -> tuple[dict[str, np.ndarray], Report]:
-    """attention_out and lse of the kernel, and the launch's report, which must be clean."""
+def run(
+    case: cases.Case, cores: int = 1, team: int = 0, own: Collection[str] = (), **options: Any
+) -> tuple[dict[str, np.ndarray], Report]:
+    """attention_out and lse of the kernel, and the launch's report, which must be clean.
+
+    own: inputs that are larger than memory.
+    """
     paging = case.paging
     tiling = shape_tiling(case, cores, team)
     tokens = (case.t,) if case.ragged else (paging.b, paging.s1)
@@ -111,7 +117,7 @@ def run(case: cases.Case, cores: int = 1, team: int = 0, **options: Any) -> tupl
         "lse": Out("lse", (*tokens, case.n_q), np.float32),
     }
     args = [
-        *(In(name, value) for name, value in case.inputs.items()),
+        *(In(name, value, own=name in own) for name, value in case.inputs.items()),
         *([] if case.ragged else [Absent("query_act_seqs")]),
         *outputs.values(),
         Workspace(tiling.workspace_bytes),
@@ -253,6 +259,15 @@ def test_an_entry_that_comes_twice_counts_twice() -> None:
     indices = case.inputs["topk_indices"].copy()
     indices[0, 100:300] = indices[0, 0:200]
     check(case.copy(topk_indices=indices))
+
+
+def test_equal_neighbours() -> None:
+    """Entries that are not sorted: those of a pair are no two rows of one copy."""
+    case = cases.attention_case(n_q=4, topk=64, kv_lens=300)
+    assert shape_tiling(case, 1).sort_offset == 0
+    indices = case.inputs["topk_indices"].copy()
+    indices[:, 1::2] = indices[:, ::2]
+    check(case.copy(topk_indices=indices), seed=1)
 
 
 def test_neighbours_come_by_few_copies() -> None:

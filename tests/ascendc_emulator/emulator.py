@@ -48,18 +48,20 @@ class EmulatorError(AssertionError):
 class Arg:
     """One GM_ADDR argument. `array` is updated in place for the roles out, inout and workspace.
 
-    `misalign` puts the tensor that many bytes behind a multiple of 512.
+    `misalign` puts the tensor that many bytes behind a multiple of 512. With `own` the array's memory itself is the
+    tensor, without a copy, a redzone or poison: for arrays that are larger than the machine's memory.
     """
 
     name: str
     array: np.ndarray
     role: str
     misalign: int = 0
+    own: bool = False
 
 
-def In(name: str, array: np.ndarray, misalign: int = 0) -> Arg:  # noqa: N802 - reads like a type in a launch
+def In(name: str, array: np.ndarray, misalign: int = 0, own: bool = False) -> Arg:  # noqa: N802 - reads like a type
     """An input: a write to it is an error."""
-    return Arg(name, np.ascontiguousarray(array), "in", misalign)
+    return Arg(name, np.ascontiguousarray(array), "in", misalign, own)
 
 
 def Absent(name: str) -> Arg:  # noqa: N802
@@ -72,11 +74,11 @@ def Out(name: str, shape: int | Sequence[int], dtype: Any, misalign: int = 0) ->
     return Arg(name, np.empty(shape, dtype), "out", misalign)
 
 
-def InOut(name: str, array: np.ndarray, misalign: int = 0) -> Arg:  # noqa: N802
+def InOut(name: str, array: np.ndarray, misalign: int = 0, own: bool = False) -> Arg:  # noqa: N802
     """A tensor that is updated in place, like a cache. `array` must be contiguous; it receives the result."""
     if not array.flags.c_contiguous:
         raise ValueError(f"{name} is not contiguous")
-    return Arg(name, array, "inout", misalign)
+    return Arg(name, array, "inout", misalign, own)
 
 
 def Workspace(size: int) -> Arg:  # noqa: N802
@@ -147,6 +149,7 @@ class _Buffer(ctypes.Structure):
         ("size", ctypes.c_uint64),
         ("role", ctypes.c_int),
         ("misalign", ctypes.c_uint64),
+        ("own", ctypes.c_int),
     )
 
 
@@ -166,6 +169,7 @@ class _Options(ctypes.Structure):
         ("gm_issue", ctypes.c_double),
         ("hbm_gb_per_s", ctypes.c_double),
         ("flags", ctypes.c_int),
+        ("first_block", ctypes.c_int),
     )
 
 
@@ -279,13 +283,15 @@ class Library:
         timeout: float = 120.0,
         gm: GmCosts = OPTIMISTIC,
         flags: str = "bits",
+        first_block: int = 0,
     ) -> Report:
         """Runs `kernel` on `blocks` AI cores and returns the report; outputs are in the arrays of `args`.
 
         seed 0 executes every instruction when it is issued; another one executes the pipes in a random legal order, the
         same for the same seed. There `flags` says what becomes of an event that is set again before its wait has run:
         with "bits" the second set is lost, with "counts" the flag counts. `workers` cores run at the same time (0: as
-        many as this process may use, at most 4).
+        many as this process may use, at most 4). `first_block` is the number of the first AI core that runs: a launch
+        may have more cores than are looked at, as long as these wait for none of the others.
         """
         if kernel not in self.kernels:
             raise ValueError(f"{kernel} is not in {self.kernels}")
@@ -296,6 +302,7 @@ class Library:
             buffer.size = arg.array.nbytes
             buffer.role = _ROLES[arg.role]
             buffer.misalign = arg.misalign
+            buffer.own = arg.own
         if workers == 0:
             workers = min(4, len(os.sched_getaffinity(0)))
         options = _Options(
@@ -313,6 +320,7 @@ class Library:
             gm.issue,
             gm.hbm_gb_per_s,
             FLAG_MODES[flags],
+            first_block,
         )
         run = getattr(self._library, f"ascendc_emulator_launch_{kernel}")
         run.restype = ctypes.c_void_p

@@ -12,6 +12,7 @@ struct AscendcEmulatorBuffer {
   uint64_t size;
   int role;           // ascendc_emulator::Role
   uint64_t misalign;  // bytes behind a multiple of 512
+  int own = 0;  // `data` itself is the tensor, without a copy, a redzone or poison: for what is larger than memory
 };
 struct AscendcEmulatorOptions {
   int blocks, kernel_type, workers, hazards, cycles;
@@ -22,6 +23,7 @@ struct AscendcEmulatorOptions {
   const char* trace;                          // file to write, or null
   double gm_latency, gm_issue, hbm_gb_per_s;  // GmCosts; only used with cycles
   int flags;                                  // ascendc_emulator::Flags; only used with a seed
+  int first_block = 0;                        // of those that run: a part of a larger launch
 };
 }
 

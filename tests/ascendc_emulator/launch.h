@@ -33,18 +33,19 @@ inline char* Launch(void (*kernel)(A...), AscendcEmulatorBuffer* buffers, int co
   options.soc = given.soc;
   options.gm = {given.gm_latency, given.gm_issue, given.hbm_gb_per_s};
   options.flags = static_cast<Flags>(given.flags);
+  options.first_block = given.first_block;
   std::vector<std::unique_ptr<GmBuffer>> gm;
   std::vector<uint8_t*> arguments;
   for (int i = 0; i < count; ++i) {
     auto buffer = std::make_unique<GmBuffer>(buffers[i].name, buffers[i].size, static_cast<Role>(buffers[i].role),
-                                             buffers[i].misalign);
+                                             buffers[i].misalign, buffers[i].own ? buffers[i].data : nullptr);
     const Role role = buffer->role;
     if (buffers[i].data == nullptr) {  // what CANN gives a kernel for an optional input that is left out
       arguments.push_back(nullptr);
       gm.push_back(std::move(buffer));
       continue;
     }
-    if (role == Role::kIn || role == Role::kInOut || role == Role::kTiling)
+    if (!buffer->own && (role == Role::kIn || role == Role::kInOut || role == Role::kTiling))
       std::memcpy(buffer->base, buffers[i].data, buffers[i].size);
     // The reserved part of the workspace has no memory: GetUserWorkspace leads to the user's part.
     const uintptr_t before = role == Role::kWorkspace ? kReservedWorkspace : 0;
@@ -63,7 +64,7 @@ inline char* Launch(void (*kernel)(A...), AscendcEmulatorBuffer* buffers, int co
       machine.Note("redzone", Loc{},
                    Format("a raw pointer wrote byte %lld of %s, which has %llu", static_cast<long long>(broken),
                           buffer.name.c_str(), static_cast<unsigned long long>(buffer.size)));
-    if (buffer.role == Role::kOut || buffer.role == Role::kInOut || buffer.role == Role::kWorkspace)
+    if (!buffer.own && (buffer.role == Role::kOut || buffer.role == Role::kInOut || buffer.role == Role::kWorkspace))
       std::memcpy(buffers[i].data, buffer.base, buffer.size);
   }
   const std::string json = Summary(machine);

@@ -62,7 +62,7 @@ struct Access {
 enum class Flags : int { kBits = 0, kCounts = 1 };
 
 struct Options {
-  int blocks = 1;
+  int blocks = 1, first_block = 0;
   int kernel_type = KERNEL_TYPE_MIX_AIC_1_2;
   uint64_t seed = 0;  // 0: in order
   bool hazards = true, cycles = true, trace = false;
@@ -205,7 +205,7 @@ class Machine {
     if (options.kernel_type == KERNEL_TYPE_MIX_AIC_1_1 || !aic) aiv = 1;
     ratio = aic && aiv ? aiv : 1;
     cross_core_works = options.kernel_type != KERNEL_TYPE_AIV_ONLY && options.kernel_type != KERNEL_TYPE_AIC_ONLY;
-    for (int block = 0; block < options.blocks; ++block) {
+    for (int block = options.first_block; block < options.first_block + options.blocks; ++block) {
       if (aic) AddCore(block, 0, CoreType::kAic);
       for (int sub = 0; sub < aiv; ++sub) AddCore(block, sub, CoreType::kAiv);
     }
@@ -470,6 +470,10 @@ class Machine {
 
   int FindGm(const void* pointer) const {
     const auto* p = static_cast<const uint8_t*>(pointer);
+    // What holds the address comes first: a caller's own memory may have a neighbour. A cache that is an input and an
+    // output is found as the output, which is the later one.
+    for (size_t i = gm.size(); i-- > 0;)
+      if (p >= gm[i]->base && p < gm[i]->base + gm[i]->size) return static_cast<int>(i);
     for (size_t i = 0; i < gm.size(); ++i)
       if (p >= gm[i]->base - kRedzone && p <= gm[i]->base + gm[i]->size + kRedzone) return static_cast<int>(i);
     return -1;
@@ -485,7 +489,7 @@ class Machine {
     auto touch = [&](int64_t lo, int64_t hi) {
       if (lo < 0 || hi > static_cast<int64_t>(buffer.size) || hi <= lo) return;
       for (int64_t line = lo >> 9; line <= (hi - 1) >> 9; ++line) {
-        uint8_t& seen = buffer.touched[static_cast<size_t>(line)];
+        uint8_t& seen = buffer.touched.data()[line];
         if (!seen) cold += 512;
         seen = 1;
       }

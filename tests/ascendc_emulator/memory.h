@@ -87,7 +87,7 @@ struct Clock {
 class Pages {
  public:
   explicit Pages(size_t size) : size_(std::max<size_t>(size, 1)) {
-    void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    void* p = mmap(nullptr, size_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) throw std::bad_alloc();
     data_ = static_cast<uint8_t*>(p);
   }
@@ -169,20 +169,27 @@ struct GmSegment {
 
 constexpr uint64_t kRedzone = 4096;
 
-// A tensor in global memory between two redzones. `valid` marks the bytes that the kernel defined (null: all are).
+// A tensor in global memory between two redzones, or the caller's own memory, which has none. `valid` marks the bytes
+// that the kernel defined (null: all are).
 struct GmBuffer {
-  GmBuffer(std::string name, uint64_t size, Role role, uint64_t misalign)
-      : name(std::move(name)), size(size), role(role), pages(size + 2 * kRedzone + 1024), touched((size >> 9) + 2, 0) {
-    base = pages.data() + kRedzone + misalign;
+  GmBuffer(std::string name, uint64_t size, Role role, uint64_t misalign, void* own)
+      : name(std::move(name)),
+        size(size),
+        role(role),
+        pages(own != nullptr ? 0 : size + 2 * kRedzone + 1024),
+        own(own != nullptr),
+        touched((size >> 9) + 2) {
+    base = this->own ? static_cast<uint8_t*>(own) : pages.data() + kRedzone + misalign;
+    const bool written = role == Role::kOut || role == Role::kWorkspace;
+    if (written) valid = std::make_unique<Pages>(size);
+    if (this->own) return;
     std::memset(pages.data(), 0xa5, kRedzone + misalign);
     std::memset(base + size, 0xa5, kRedzone);
-    if (role == Role::kOut || role == Role::kWorkspace) {
-      std::memset(base, 0xcd, size);
-      valid = std::make_unique<Pages>(size);
-    }
+    if (written) std::memset(base, 0xcd, size);
   }
   bool tracked() const { return role != Role::kIn && role != Role::kTiling; }
   int64_t BrokenRedzone() const {  // offset of the first changed byte from the tensor's start, or INT64_MIN
+    if (own) return INT64_MIN;
     for (const uint8_t* p = pages.data(); p < base; ++p)
       if (*p != 0xa5) return p - base;
     for (const uint8_t* p = base + size; p < base + size + kRedzone; ++p)
@@ -194,10 +201,11 @@ struct GmBuffer {
   uint64_t size;
   Role role;
   Pages pages;
+  bool own;
   uint8_t* base = nullptr;
   std::unique_ptr<Pages> valid;
   std::map<uint64_t, GmSegment> segments;  // by start, never overlapping
-  std::vector<uint8_t> touched;            // 512 B lines that were moved once and are in L2 since
+  Pages touched;                           // 512 B lines that were moved once and are in L2 since
   std::mutex mutex;
 };
 
