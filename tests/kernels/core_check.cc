@@ -4,6 +4,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdarg>
 #include <cstdint>
@@ -15,6 +16,7 @@
 #include <random>
 #include <string>
 #include <thread>
+#include <type_traits>
 #include <vector>
 
 #include "ms_dsv32/kernel_impl/cpu/amx.h"
@@ -22,7 +24,9 @@
 #include "ms_dsv32/kernel_impl/cpu/gemm.h"
 #include "ms_dsv32/kernel_impl/cpu/quant.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
+#include "ms_dsv32/kernel_impl/cpu/softmax.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/token_range.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {
@@ -102,6 +106,19 @@ void CheckVectors() {
   Expect(ReduceMax(LoadF(lanes)) == 1000, "ReduceMax = %a", ReduceMax(LoadF(lanes)));
 }
 
+void CheckExp() {
+  const float least = -0x1.5d58ap6f;
+  for (int i = 0; i < 100000; ++i) {
+    const float f = i < 1000 ? -static_cast<float>(i) / 1000.0f : least * static_cast<float>(random_bits()) * 0x1p-32f;
+    const double want = std::exp(static_cast<double>(f));
+    Expect(std::fabs(ExpNonPositive(Set1(f))[0] - want) <= 2e-7 * want, "exp(%a) = %a", f, ExpNonPositive(Set1(f))[0]);
+  }
+  for (float f : {std::nextafter(least, -100.0f), -100.0f, -1e30f, -INFINITY}) {
+    Expect(ExpNonPositive(Set1(f))[0] == 0, "exp(%a) = %a", f, ExpNonPositive(Set1(f))[0]);
+  }
+  Expect(std::isnan(ExpNonPositive(Set1(NAN))[0]), "exp(NaN) = %a", ExpNonPositive(Set1(NAN))[0]);
+}
+
 void CheckQuant() {
   alignas(64) uint16_t x[128];
   alignas(64) int8_t q[128];
@@ -161,8 +178,16 @@ void CheckProducts(int k, int panels, int all_rows = 23) {
   Expect(!memcmp(own.data(), wp.data(), own.size() * 2), "PackStripsBf16, k = %d", k);
   Expect(!memcmp(own8.data(), w8p.data(), static_cast<size_t>(k8 * n)), "PackStripsInt8, k = %d", k8);
 
-  std::vector<float> c(static_cast<size_t>(all_rows * n)), part(c.size());
+  // One row more than any product has, which must stay as it is.
+  std::vector<float> c(static_cast<size_t>((all_rows + 1) * n)), part(c.size());
   std::vector<int32_t> c8(c.size()), part8(c.size());
+  const std::vector<float> margin(static_cast<size_t>(n), 12345.0f);
+  const std::vector<int32_t> margin8(margin.size(), 12345);
+  const auto is_kept = [&](int rows) {
+    const size_t at = static_cast<size_t>(rows * n);
+    return !memcmp(part.data() + at, margin.data(), margin.size() * 4) &&
+           !memcmp(part8.data() + at, margin8.data(), margin8.size() * 4);
+  };
   GemmBf16({x.data(), k, all_rows}, {wp.data(), 16 * k, panels}, k, {c.data(), n, false});
   GemmInt8({x8.data(), k, all_rows}, {w8p.data(), 16 * k8, panels}, k8, {c8.data(), n, false});
   for (int m = 0; m < all_rows; ++m) {
@@ -187,6 +212,8 @@ void CheckProducts(int k, int panels, int all_rows = 23) {
   const int cut = k / 2 / unit * unit;  // 0 for the smallest k: one call then
   for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 22, all_rows}) {
     const size_t first = static_cast<size_t>(all_rows - rows);
+    std::copy(margin.begin(), margin.end(), part.begin() + rows * n);
+    std::copy(margin8.begin(), margin8.end(), part8.begin() + rows * n);
     GemmBf16({x.data() + first * k, k, rows}, {wp.data(), 16 * k, panels}, cut, {part.data(), n, false});
     GemmBf16({x.data() + first * k + cut, k, rows}, {wp.data() + 16 * cut, 16 * k, panels}, k - cut,
              {part.data(), n, cut > 0});
@@ -197,6 +224,7 @@ void CheckProducts(int k, int panels, int all_rows = 23) {
              {part8.data(), n, cut > 0});
     Expect(!memcmp(part8.data(), c8.data() + first * n, static_cast<size_t>(rows * n) * 4), "int8 of %d rows, k = %d",
            rows, k8);
+    Expect(is_kept(rows), "the row after %d rows is written, k = %d", rows, k);
   }
   x[static_cast<size_t>(3 * k)] = 0x7fc0;
   GemmBf16({x.data(), k, all_rows}, {wp.data(), 16 * k, panels}, k, {part.data(), n, false});
@@ -222,6 +250,63 @@ void CheckCacheRows() {
       Expect(writes[i] == last, "token %zu of %d writes: %d, want %d", i, t, writes[i], last);
     }
   }
+}
+
+// Every argument that a token has a part of moves on, also where the offset has more than 32 bits.
+void CheckTokenRanges() {
+  constexpr int64_t kFirst = (int64_t{1} << 33) + 1024, kCount = 5, kHeads = 128;
+  const auto places = [](auto& params, auto... members) {
+    ((params.*members = reinterpret_cast<std::decay_t<decltype(params.*members)>>(uintptr_t{1} << 20)), ...);
+  };
+  const auto moved = [](auto now, auto before, int64_t width, const char* name) {
+    const int64_t by =
+        (reinterpret_cast<int64_t>(now) - reinterpret_cast<int64_t>(before)) / static_cast<int64_t>(sizeof(*now));
+    Expect(by == kFirst * width, "%s moves by %lld, want %lld", name, static_cast<long long>(by),
+           static_cast<long long>(kFirst * width));
+  };
+  using M = MlaPrologQuantParams;
+  M mla{};
+  mla.n_q = kHeads;
+  places(mla, &M::token_x, &M::cos, &M::sin, &M::cache_index, &M::q_norm, &M::q_norm_scale, &M::q_nope, &M::q_rope);
+  const M m = TokenRange(mla, kFirst, kCount);
+  Expect(m.t == kCount, "%lld tokens", static_cast<long long>(m.t));
+  moved(m.token_x, mla.token_x, 7168, "token_x");
+  moved(m.cos, mla.cos, 64, "cos");
+  moved(m.sin, mla.sin, 64, "sin");
+  moved(m.cache_index, mla.cache_index, 1, "cache_index");
+  moved(m.q_norm, mla.q_norm, 1536, "q_norm");
+  moved(m.q_norm_scale, mla.q_norm_scale, 1, "q_norm_scale");
+  moved(m.q_nope, mla.q_nope, kHeads * 512, "q_nope");
+  moved(m.q_rope, mla.q_rope, kHeads * 64, "q_rope");
+  mla.q_norm = nullptr;
+  mla.q_norm_scale = nullptr;
+  Expect(TokenRange(mla, kFirst, kCount).q_norm == nullptr, "latents of the chunk at hand");
+  Expect(TokenRange(mla, kFirst, kCount).q_norm_scale == nullptr, "scales of the chunk at hand");
+
+  using I = LightningIndexerPrologQuantParams;
+  I indexer{};
+  places(indexer, &I::x, &I::q_norm, &I::q_norm_scale, &I::cos_idx_rope, &I::sin_idx_rope, &I::k_cache_index,
+         &I::q_int8, &I::q_scale, &I::weights);
+  const I i = TokenRange(indexer, kFirst, kCount);
+  Expect(i.t == kCount, "%lld tokens", static_cast<long long>(i.t));
+  moved(i.x, indexer.x, 7168, "x");
+  moved(i.q_norm, indexer.q_norm, 1536, "q_norm");
+  moved(i.q_norm_scale, indexer.q_norm_scale, 1, "q_norm_scale");
+  moved(i.cos_idx_rope, indexer.cos_idx_rope, 64, "cos_idx_rope");
+  moved(i.sin_idx_rope, indexer.sin_idx_rope, 64, "sin_idx_rope");
+  moved(i.k_cache_index, indexer.k_cache_index, 1, "k_cache_index");
+  moved(i.q_int8, indexer.q_int8, 64 * 128, "q_int8");
+  moved(i.q_scale, indexer.q_scale, 64, "q_scale");
+  moved(i.weights, indexer.weights, 64, "weights");
+
+  using E = MlaEpilogQuantParams;
+  E epilog{};
+  epilog.n_q = kHeads;
+  places(epilog, &E::attention_out, &E::hidden_out);
+  const E e = TokenRange(epilog, kFirst, kCount);
+  Expect(e.t == kCount, "%lld tokens", static_cast<long long>(e.t));
+  moved(e.attention_out, epilog.attention_out, kHeads * 512, "attention_out");
+  moved(e.hidden_out, epilog.hidden_out, 7168, "hidden_out");
 }
 
 int64_t SumOfIndices(int64_t n) {
@@ -391,6 +476,7 @@ void CheckGroups() {
 int Run() {
   CheckConversions();
   CheckVectors();
+  CheckExp();
   CheckQuant();
   for (int k : {4, 6, 12, 128, 258, 260, 576}) CheckProducts(k, 1);
   CheckProducts(132, 3);
@@ -398,8 +484,10 @@ int Run() {
   CheckProducts(2052, 1);       // deeper than is converted at a time
   CheckProducts(264, 1, 259);   // more rows than are, cut in k as well
   CheckProducts(2176, 1, 49);   // AMX: each half of int8 is 1024 and 64 deep, and tiles have several heights
+  CheckProducts(128, 1, 63);    // AMX: the upper tiles are of one height, the lower ones are not
   CheckProducts(2048, 2, 131);  // AMX copies such rows, 128 at a time
   CheckCacheRows();
+  CheckTokenRanges();
   CheckThreads();
   CheckQuotas();
   CheckGroups();

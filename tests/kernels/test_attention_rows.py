@@ -36,11 +36,14 @@ def test_any_width_and_heads(topk: int, n_q: int) -> None:
     check(attention(2, 2, n_q, [1500, 70], topk=topk))
 
 
-@pytest.mark.parametrize("n_q", [1, 15, 16, 17, 31, 33, 64, 65])
 @pytest.mark.parametrize("counts", [(0, 1, 15), (16, 17, 31), (32, 33, 65), (511, 513, 1025)])
-def test_counts_and_heads_around_a_tile(counts: tuple[int, ...], n_q: int) -> None:
+def test_counts_and_heads_around_a_tile(counts: tuple[int, ...]) -> None:
     """Tokens of one call with different counts, beside tiles of 16 rows, links of 32 keys and 512 or 1024 keys of V."""
-    check(attention(len(counts), 1, n_q, list(counts)))
+    pool = tolerance.Pool()  # of few keys, one whose rounded probability flips moves a large part of a small call
+    with tolerance.pooled(pool):
+        for n_q in (1, 15, 16, 17, 31, 33, 64, 65):
+            check(attention(len(counts), 1, n_q, list(counts)))
+    pool.check(0)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3, 5])
@@ -100,15 +103,16 @@ def test_heads_do_not_depend_on_how_many_there_are() -> None:
             tolerance.assert_same_bits(name, value, np.ascontiguousarray(outputs[name][:, :, heads]))
 
 
-@pytest.mark.parametrize("bad", [np.nan, np.inf])
-def test_a_bad_key_reaches_only_the_tokens_that_select_it(bad: float) -> None:
+# What is added to the bits of the last two to round them carries beyond those of a NaN.
+@pytest.mark.parametrize("bad", [0x7FC00000, 0x7F800000, 0x7FFFFFFF, 0xFFFFFFFF])
+def test_a_bad_key_reaches_only_the_tokens_that_select_it(bad: int) -> None:
     case = attention(1, 3, 16, 900, topk=100)
     clean = run(case)
     selected = case.inputs["topk_indices"]
     position = next(p for p in selected[1, :100] if p not in selected[0, :100] and p not in selected[2, :100])
     row = case.inputs["block_table"][0, position // 128] * 128 + position % 128
     scales = case.inputs["k_nope_scales"].copy()
-    scales[row, 2] = bad
+    scales.view(np.uint32)[row, 2] = bad
     dirty = run(case.copy(k_nope_scales=scales))
     assert np.isnan(dirty["lse"][0, 1]).all()
     for name, value in dirty.items():
@@ -122,15 +126,24 @@ def test_any_softmax_scale(factor: float) -> None:
     check(case.with_attributes(softmax_scale=factor * case.attributes["softmax_scale"]))
 
 
-def test_padding_of_the_last_tile_has_no_weight() -> None:
-    """All scores far below 0: a zero key that took part would win."""
+@pytest.mark.parametrize("query", [0xBF80, 0xC120])  # -1, -10
+def test_padding_of_the_last_tile_has_no_weight(query: int) -> None:
+    """All scores below 0, moderately or far: a zero key that took part would win."""
     case = attention(1, 1, 4, 65)
     key = case.inputs["key_rope_2d"].copy()
     key[:] = 0x4120  # 10.0
-    query = np.full_like(case.inputs["query_rope"], 0xC120)  # -10.0
-    case = case.copy(key_rope_2d=key, query_rope=query)
-    assert (run(case)["lse"] < -100).all()
+    case = case.copy(key_rope_2d=key, query_rope=np.full_like(case.inputs["query_rope"], query))
+    assert (run(case)["lse"] < -30).all()
     check(case)
+
+
+@pytest.mark.parametrize("n_q", [5, 128])
+def test_a_row_without_a_key_is_zeros(n_q: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever was in the memory of the outputs."""
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, 77, dtype))
+    got = run(attention(2, 1, n_q, [0, 130]))
+    assert not got["attention_out"][0].any()
+    assert np.isneginf(got["lse"][0]).all()
 
 
 def test_more_tokens_than_a_wave_holds() -> None:

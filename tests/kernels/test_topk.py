@@ -11,38 +11,18 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
+from exact import BLOCK, index_scores
 from numpy.typing import NDArray
 
 from ms_dsv32 import golden, kernel_impl
 
 Array = NDArray[Any]
-BLOCK = 128
-
-
-def exact_scores(case: cases.Case, i: int) -> Array:
-    """float32 scores of token i: 16 partial sums over the heads n, n + 16, n + 32, n + 48, which are then halved."""
-    inputs = case.inputs
-    sequence = i // case.paging.s1
-    visible = max(int(inputs["kv_act_seqs"][sequence]) - case.paging.s1 + 1 + i % case.paging.s1, 0)
-    position = np.arange(visible)
-    row = inputs["block_table"][sequence, position // BLOCK] * BLOCK + position % BLOCK
-    k = inputs["k_cache"].reshape(-1, BLOCK)[row].astype(np.float64)  # exact: |dot| <= 2^21
-    dot = (inputs["q_int8"].reshape(-1, 64, BLOCK)[i].astype(np.float64) @ k.T).astype(np.float32)
-    scale, weight = (inputs[n].reshape(-1, 64)[i].astype(np.float32) for n in ("q_scale", "weights"))
-    with np.errstate(all="ignore"):
-        term = np.maximum(dot, np.float32(0)) * (scale * weight)[:, None]
-        total = term[:16]
-        for group in (16, 32, 48):
-            total = total + term[group : group + 16]
-        for half in (8, 4, 2, 1):
-            total = total[:half] + total[half:]
-        return np.asarray(total[0] * inputs["k_cache_scale"].reshape(-1)[row].astype(np.float32))
 
 
 def check(case: cases.Case) -> None:
     (got,) = kernel_impl.call(case.operator, case.copy().inputs, case.attributes)
     for i, row in enumerate(got):
-        scores = exact_scores(case, i)
+        scores = index_scores(case, i)
         want = np.full(row.size, -1, np.int32)
         # A stable sort keeps equal scores in the order of their positions. NaN ranks with -inf.
         order = np.argsort(-np.where(np.isnan(scores), np.float32(-np.inf), scores), kind="stable")
@@ -77,6 +57,19 @@ def test_every_int8_value() -> None:
     check(case.copy(**low))
     check(case.copy(**{n: rng.choice(np.array([-128, 127], np.int8), v.shape) for n, v in low.items()}))
     check(case.copy(**{n: rng.integers(-128, 128, v.shape, dtype=np.int8) for n, v in low.items()}))
+
+
+@pytest.mark.parametrize("numbers", [0, 3, 99])
+def test_fewer_numbers_than_are_selected(numbers: int) -> None:
+    """The rest is NaN, of which the first are taken: the selection reaches the lowest bins of each thread."""
+    case = only_scales(cases.indexer_case(1, 1, 3000, selected_count=100), np.array([0x7E00]))
+    scale = case.inputs["k_cache_scale"].copy()
+    scale.reshape(-1)[np.random.default_rng(numbers).choice(scale.size, numbers, replace=False)] = 1
+    try:
+        kernel_impl.set_thread_count(3)
+        check(case.copy(k_cache_scale=scale))
+    finally:
+        kernel_impl.set_thread_count(0)
 
 
 @pytest.mark.parametrize("value", [-128, -127, -1, 0, 127])
@@ -140,7 +133,7 @@ def test_scores_that_differ_in_the_last_bits() -> None:
     k[..., 127] = np.random.default_rng(0).integers(0, 100, k.shape[:-1])
     one = {n: np.ones_like(case.inputs[n]) for n in ("q_scale", "weights", "k_cache_scale")}
     case = case.copy(q_int8=q, k_cache=k, **one)
-    spread = exact_scores(case, 0).view(np.uint32)
+    spread = index_scores(case, 0).view(np.uint32)
     assert np.unique(spread >> 10).size == 1 < np.unique(spread).size
     check(case)
 
