@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import arguments
 import cases
 import numpy as np
 import pytest
@@ -63,6 +64,24 @@ def test_inputs(change: Callable[[Inputs], Inputs], error: type[Exception], text
         np.testing.assert_array_equal(case.inputs[name].view(np.uint8), array.view(np.uint8))
 
 
+@pytest.mark.parametrize("operator", op_info.names())
+def test_an_attribute_is_missing(operator: str) -> None:
+    """The library says so itself: Python fills in what it knows."""
+    info = op_info.load(operator)
+    case = arguments.base(operator)
+    arrays = [case.inputs[arg.name] for arg in info.required_inputs]
+    call = (operator, [a.shape for a in arrays], [arg.ms_dtype for arg in info.required_inputs])
+    attrs = op_info.bind_attrs(info, case.attributes)
+    needed = {attr.name for attr in info.kernel_attrs if not attr.optional}
+    for name in attrs:
+        others = {n: v for n, v in attrs.items() if n != name}
+        if name in needed:
+            with pytest.raises(TypeError, match=f"^{operator}: attribute {name} is missing$"):
+                kernel_impl.validate(*call, others)
+        else:
+            kernel_impl.validate(*call, others)
+
+
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1, 2**64 + 16])
 def test_an_attribute_does_not_wrap(value: int) -> None:
     case = cases.indexer_case(1, 1, kv_lens=130)
@@ -98,6 +117,37 @@ def test_the_number_of_threads_is_an_integer(count: Any) -> None:
     with pytest.raises(TypeError, match="set_thread_count: count must be an int, got "):
         kernel_impl.set_thread_count(count)
     assert kernel_impl.thread_count() == before
+
+
+def test_the_largest_number_of_threads() -> None:
+    try:
+        kernel_impl.set_thread_count(1024)
+        assert kernel_impl.thread_count() == 1024
+    finally:
+        kernel_impl.set_thread_count(0)
+    with pytest.raises(ValueError, match=r"count must be in \[0, 1024\], got 1025"):
+        kernel_impl.set_thread_count(1025)
+
+
+def test_floats_of_a_call_are_its_own() -> None:
+    """Those that were bound count again in the next call."""
+    case = cases.mla_prolog_case(1, 1, 1)
+    info = op_info.load(case.operator)
+    arrays = list(case.copy().inputs.values())
+    attrs = op_info.bind_attrs(info, {"epsilon_cq": 0.25, "epsilon_ckv": 0.5})
+    bound = kernel_impl.BoundCall(info.name, [a.shape for a in arrays], [a.ms_dtype for a in info.inputs], attrs)
+    results = []
+    for floats in ((), (0.5, 0.25), ()):
+        outs = [np.zeros(s, o.np_dtype) for s, o in zip(bound.out_shapes, info.kernel_outputs, strict=True)]
+        bound([a.ctypes.data for a in (*arrays, *outs)], floats)
+        results.append([array.tobytes() for array in (*outs, *arrays[-3:])])
+    assert results[0] == results[2]
+    assert results[0] != results[1]
+
+
+def test_a_transposed_weight_is_packed_as_its_copy() -> None:
+    weight = np.arange(64 * 128, dtype=np.int64).astype(np.int8).reshape(64, 128).T
+    assert kernel_impl.pack(weight).tobytes() == kernel_impl.pack(np.ascontiguousarray(weight)).tobytes()
 
 
 def test_a_weight_to_pack_is_an_array() -> None:

@@ -22,8 +22,9 @@ from ms_dsv32 import kernel_impl
 
 HERE = Path(__file__).resolve().parent
 COMPILER = os.environ.get("CXX", "g++").split()[0]
-FILES = ("operators", "values", "topk", "attention_rows")
-LARGE = (
+ALL_FILES = ("operators", "values", "topk", "attention_rows")
+PAIR = ("mla_prolog_quant", "lightning_indexer_prolog_quant")
+LARGEST = (
     *("operators.py::test_prolog[1-33-", "operators.py::test_packed_weights_give_the_same_bits[40-"),
     *(
         "operators.py::test_the_later_of_two_tokens_wins[70-",
@@ -31,13 +32,28 @@ LARGE = (
     ),
     *(f"operators.py::test_prolog_heads[{name}-128]" for name in ("mla_prolog_quant", "mla_indexer_prolog_quant")),
     "operators.py::test_a_tokens_hidden_state_does_not_depend_on_threads_or_batch_mates[130]",
-    "operators.py::test_attention[1-4-128-2049]",  # others have all heads, several tokens, more keys than are selected
-    *(f"operators.py::test_epilog[16-{t}]" for t in (31, 32, 33, 127, 128, 129)),
+    *(f"operators.py::test_attention[{case}]" for case in ("1-4-128-2049", "1-1-128-2047")),  # both of many are left
+    *(f"operators.py::test_epilog[16-{t}]" for t in (5, 6, 7, 31, 32, 33, 127, 128, 129)),
+    *(f"operators.py::test_epilog[{case}]" for case in ("1-127", "1-128", "1-129", "3-127", "3-128")),
     *(f"attention_rows.py::test_any_width_and_heads[{n_q}-{topk}]" for n_q in (37, 128) for topk in (1000, 2048)),
-    *("operators.py::test_every_nan_that_is_made_is_the_same_one", "operators.py::test_subnormals"),
 )
-"""What is left out, as instrumented kernels are some ten times slower: the largest cases, and ordinary shapes of which
-only the values are special."""
+REPEATED = (
+    # Stages that the fused prolog, which is left, runs as well.
+    *(f"operators.py::test_a_tokens_bits_do_not_depend_on_threads_or_batch_mates[{name}]" for name in PAIR),
+    *(f"operators.py::test_padding_tokens_write_no_row_and_still_compute[{name}]" for name in PAIR),
+    *("operators.py::test_prolog_takes_a_split_token_axis", "operators.py::test_the_fused_prolog_is_the_pair"),
+    # Shapes that others have, with special values.
+    *("operators.py::test_every_nan_that_is_made_is_the_same_one", "operators.py::test_subnormals"),
+    "operators.py::test_nan_and_inf_stay_with_their_token[32640-",
+    *(f"operators.py::test_nan_and_inf_stay_with_their_token[32704-{name}]" for name in PAIR),
+    "operators.py::test_epilogs_sums",
+    *(f"topk.py::test_random_scores[{count}-{seed}]" for count in (1, 100, 2048) for seed in (1, 2, 3)),
+    *(f"topk.py::test_{name}" for name in ("every_int8_value", "every_pair_of_signs", "one_lowest_value")),
+    # Of threads that share tokens, one number of each kind is left: as many as tokens are left over, and more.
+    *(f"attention_rows.py::test_threads_and_batch_mates_change_no_bit[{case}" for case in ("2-", "4-", "1-1", "1-2")),
+    *(f"attention_rows.py::test_threads_and_batch_mates_change_no_bit[{case}" for case in ("7-1", "7-2")),
+)
+"""What takes no path of its own is left out, as the largest cases are: instrumented kernels are ten times slower."""
 
 pytestmark = [pytest.mark.isa, pytest.mark.slow]
 
@@ -53,9 +69,12 @@ def runtime(name: str) -> str:
 
 
 ISAS = kernel_impl.isas()
-# The sources of avx512_bf16 are those of amx but for products on tiles (gemm_amx.h), and its products of attention
+# What checks the arguments is compiled once. The wide sets have one text of the indexer too; beyond that the sources of
+# avx512_bf16 are those of amx but for products on tiles (gemm_amx.h), and its products of attention
 # (attention_tiles.h) are its own.
-FILES_BESIDE_AMX = {"avx512_bf16": ("attention_rows",)} if "amx" in ISAS else {}
+FILES = dict.fromkeys(ISAS, ("operators", "topk", "attention_rows")) | {ISAS[0]: ALL_FILES}
+if "amx" in ISAS:
+    FILES |= {"avx512": ("operators", "attention_rows"), "avx512_bf16": ("attention_rows",)}
 
 
 @pytest.fixture(scope="module")
@@ -83,8 +102,8 @@ def test_addresses_and_undefined_behaviour(isa: str, address_library: Path) -> N
     folder = HERE.relative_to(driver.ROOT)
     result = driver.run(
         *(sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "-m", "not slow"),
-        *(f"--deselect={folder}/test_{case}" for case in LARGE),
-        *(folder / f"test_{name}.py" for name in FILES_BESIDE_AMX.get(isa, FILES)),
+        *(f"--deselect={folder}/test_{case}" for case in (*LARGEST, *REPEATED)),
+        *(folder / f"test_{name}.py" for name in FILES[isa]),
         cwd=driver.ROOT,
         MS_DSV32_CPU_ISA=isa,
         **sanitized(address_library),

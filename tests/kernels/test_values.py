@@ -117,6 +117,17 @@ def test_indexer(argument: str, at: tuple[int, ...], bad: int, message: str) -> 
     assert str(error.value) == f"{case.operator}: {message}"
 
 
+@pytest.mark.parametrize("maker", [cases.attention_case, cases.indexer_case])
+def test_a_full_table(maker: Callable[..., cases.Case]) -> None:
+    """Sequences as long as the columns of block_table hold."""
+    case = maker(2, 1, *((4,) if maker is cases.attention_case else ()), 256)
+    full = case.copy(block_table=np.ascontiguousarray(case.inputs["block_table"][:, :2]))
+    if "max_blocknum_perbatch" in full.attributes:
+        full = full.with_attributes(max_blocknum_perbatch=2)
+    for got, want in zip(*(kernel_impl.call(c.operator, c.inputs, c.attributes) for c in (full, case)), strict=True):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_inputs_must_be_contiguous() -> None:
     case = cases.indexer_case(2, 1, 300)
     inputs = case.inputs | {"q_int8": case.inputs["q_int8"][:, :, ::-1]}
