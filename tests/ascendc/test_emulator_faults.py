@@ -70,6 +70,7 @@ VECTOR = {
     "stale_cache_line": ("dcache", "stale cache line of out"),
     "cache_line_not_written_back": ("dcache", "no DataCacheCleanAndInvalid wrote back"),
     "cache_line_address": ("alignment", "byte 12 of out is no multiple of 64"),
+    "scalar_address": ("alignment", "byte 4 of in is no multiple of 8"),
     "second_pipe": ("resource", "a second TPipe"),
     "unified_buffer_full": ("overflow", "190016 bytes of UB on top of 14336, a kernel has 196352"),
     "cube_memory_on_aiv": ("core_type", "AIV0 block 0 has no L1"),

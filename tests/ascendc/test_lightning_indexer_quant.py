@@ -145,6 +145,17 @@ def test_tokens_of_a_sequence(s1: int, kv_len: int, cores: int) -> None:
     check(cases.indexer_case(s1=s1, kv_lens=kv_len, selected_count=64), cores=cores, seed=cores % 2)
 
 
+@pytest.mark.parametrize("s1", [2, 3, 4, 5])
+def test_the_last_key_of_each_token_is_its_best(s1: int) -> None:
+    """Also where it is the only one of its tile that the last token sees."""
+    case = cases.indexer_case(s1=s1, kv_lens=4097, selected_count=64)
+    last = 4097 - np.arange(1, s1 + 1)
+    signs = np.sign(cases.indexer_scores(case)[0][-1][last]).astype(np.float16)
+    scales = case.inputs["k_cache_scale"].copy()
+    scales.reshape(-1)[case.paging.occupied_rows()[last]] *= 64 * signs
+    check(case.copy(k_cache_scale=scales), seed=1)
+
+
 @pytest.mark.parametrize("count", [64, 65, 127, 129, 2047, 2048, 2049, 2111, 4096, 4097, 6145])
 def test_key_counts(count: int) -> None:
     """Tails of the tiles, of the vector's repeats, and of the chunks."""
@@ -211,6 +222,16 @@ def test_equal_scores_take_the_smaller_positions() -> None:
 
 def test_few_distinct_keys() -> None:
     check(cases.indexer_case(kv_lens=5000, selected_count=1000, distinct_keys=40), cores=2, seed=1)
+
+
+def test_a_sample_that_misleads() -> None:
+    """What is selected is guessed from eight keys of each 128. They are the best here, so the guess is too high."""
+    case = cases.indexer_case(s1=4, kv_lens=9000)
+    scales = case.inputs["k_cache_scale"].copy()
+    sampled = np.flatnonzero(np.arange(9000) % 128 < 8)
+    signs = np.sign(cases.indexer_scores(case)[0][0][sampled]).astype(np.float16)
+    scales.reshape(-1)[case.paging.occupied_rows()[sampled]] *= 64 * signs
+    check(case.copy(k_cache_scale=scales))
 
 
 def test_small_blocks_and_split_axes() -> None:
@@ -282,6 +303,19 @@ def test_most_of_the_best_in_few_lists(cores: int, s1: int, kv_len: int, loud: i
     check(case.copy(k_cache_scale=scales), cores=cores, seed=loud // 1000)
 
 
+def test_few_of_the_best_in_each_list_and_many_of_the_next_in_one() -> None:
+    """A sample of a list stands for the records before it, and for no more."""
+    case = cases.indexer_case(kv_lens=60000)
+    scores, rng = cases.indexer_scores(case)[0][0], np.random.default_rng(0)
+    key = np.arange(60000)
+    best, next_best = key % 3750 < 96, (key > 15100) & (key < 18600)  # there are 16 lists
+    wanted = np.where(best, rng.uniform(60, 70, key.size), rng.uniform(30, 40, key.size))
+    scales, rows = case.inputs["k_cache_scale"].copy(), case.paging.occupied_rows()
+    changed = np.where(best | next_best, scales.reshape(-1)[rows] * wanted / scores, scales.reshape(-1)[rows])
+    scales.reshape(-1)[rows] = changed.astype(np.float16)
+    check(case.copy(k_cache_scale=scales), cores=8)
+
+
 def test_sequence_without_a_block() -> None:
     """No key has a score: the first positions are as good as any."""
     case = cases.indexer_case(kv_lens=2600, selected_count=100)
@@ -309,6 +343,7 @@ def test_selection_does_not_depend_on_cores_and_order() -> None:
 
 RAGGED_COUNTS = [
     [1, 1, 1, 1],
+    [5, 1, 1, 2],  # two numbers are read at a time, and their order counts
     [0, 4, 5, 1],  # a sequence without a token at the begin,
     [8, 0, 0, 3],  # in the middle,
     [3, 7, 2, 0],  # and at the end

@@ -79,6 +79,7 @@ def test_rows_that_many_tokens_of_a_step_have(op: str, blocks: int) -> None:
     index[[20, 40]] = -1
     index[[21, 33, 34, 41]] = index[63]
     index[30:32] = index[31]
+    index[11] = index[62]  # one other token, far apart
     case = case.copy(**{name: index})
     got, _ = prologs.run(case, blocks, seed=blocks)
     prologs.assert_as_golden(case, got)

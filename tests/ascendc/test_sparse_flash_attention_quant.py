@@ -192,7 +192,8 @@ def test_keys_come_to_l1_before_probabilities(keys: int) -> None:
 
 
 def test_rows_without_a_valid_entry() -> None:
-    check(cases.attention_case(b=2, s1=2, n_q=20, topk=64, kv_lens=[0, 70], holes=1.0), cores=2, seed=1)
+    """As many as topk, or as a token sees keys."""
+    check(cases.attention_case(b=3, s1=2, n_q=20, topk=64, kv_lens=[0, 70, 40], holes=1.0), cores=2, seed=1)
 
 
 def test_small_blocks_and_split_axes() -> None:

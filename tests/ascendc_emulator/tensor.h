@@ -264,6 +264,14 @@ inline void CheckAlign(const char* api, Loc loc, const char* what, const LocalTe
                     static_cast<long long>(tensor.address()), static_cast<long long>(align)));
 }
 
+// No document says that the scalar unit reads or writes a value that is not on a multiple of its size.
+inline void CheckScalarAddress(const char* api, Loc loc, const GmBuffer& buffer, const uint8_t* data, size_t size) {
+  if (reinterpret_cast<uintptr_t>(data) % size == 0) return;
+  M().Fail("alignment", loc,
+           Format("%s: byte %lld of %s is no multiple of %zu, the size of the value", api,
+                  static_cast<long long>(data - buffer.base), buffer.name.c_str(), size));
+}
+
 // Undefined bytes may travel (padding, tails), but an output must not receive them.
 inline void CheckDefined(GmBuffer& buffer, View src, int64_t n, const uint8_t* gm_address, const char* api, Loc loc) {
   if (src.valid == nullptr || (buffer.role != Role::kOut && buffer.role != Role::kInOut) || AllValid(src.valid, n))
@@ -326,6 +334,7 @@ T GlobalTensor<T>::GetValue(int64_t index, Loc loc) const {
   M().ScalarTouch("GetValue", loc, ranges.list());
   GmBuffer& buffer = *M().gm[static_cast<size_t>(gm_)];
   const View view = GmView(*this) + index * size;
+  CheckScalarAddress("GlobalTensor.GetValue", loc, buffer, view.data, sizeof(T));
   const uint64_t address = static_cast<uint64_t>(view.data - buffer.base) + (static_cast<uint64_t>(gm_ + 1) << 40);
   auto [it, fresh] = t_core->dcache.try_emplace(address / 64);
   Core::CacheLine& line = it->second;
@@ -362,6 +371,7 @@ void GlobalTensor<T>::SetValue(int64_t index, T value, Loc loc) const {
   M().ScalarTouch("SetValue", loc, ranges.list());
   GmBuffer& buffer = *M().gm[static_cast<size_t>(gm_)];
   const uint8_t* data = GmView(*this).data + index * size;
+  CheckScalarAddress("GlobalTensor.SetValue", loc, buffer, data, sizeof(T));
   const uint64_t address = static_cast<uint64_t>(data - buffer.base) + (static_cast<uint64_t>(gm_ + 1) << 40);
   auto [it, fresh] = t_core->dcache.try_emplace(address / 64);
   Core::CacheLine& line = it->second;

@@ -13,6 +13,7 @@
 #include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <random>
 #include <string>
 #include <thread>
@@ -334,6 +335,11 @@ void CheckThreads() {
                static_cast<int>(sum));
       }
     }
+#if !defined(MS_DSV32_EMULATED)
+    const std::filesystem::directory_iterator tasks("/proc/self/task");
+    const auto running = std::distance(begin(tasks), end(tasks));
+    Expect(running == threads, "%d threads of the process, want %d", static_cast<int>(running), threads);
+#endif
     usleep(1000);  // the workers fall asleep and must be woken
     Expect(SumOfIndices(1000) == 499500, "ParallelFor after a pause, %d threads", threads);
   }
@@ -380,8 +386,8 @@ void CheckScratch() {
     void* second = a.Take<char>(1);
     Expect(reinterpret_cast<uintptr_t>(first) % 64 == 0 && reinterpret_cast<uintptr_t>(second) % 64 == 0, "alignment");
     Expect(static_cast<char*>(second) - static_cast<char*>(first) >= 4000, "parts overlap");
-    memset(first, 1, 4000);
-    memset(b.Take<char>(100), 2, 100);
+    const char* other = b.Take<char>(100);
+    Expect(other + 100 <= first || other > second, "two leases have one block");
   }
   {
     Scratch again(ScratchSize<float>(1000));

@@ -147,6 +147,36 @@ print(changed)
     assert result.stdout == "20\n", result.stdout + result.stderr
 
 
+def test_a_new_number_of_threads_waits_for_the_call_that_runs() -> None:
+    """Its working memory is for the threads that there are when it begins. A page that may not be read holds it up."""
+    code = """
+import ctypes, mmap, signal, threading, time
+signal.signal(signal.SIGSEGV, lambda *_: None)  # the call tries to read the page until it may
+case = cases.indexer_case(2, 1, 3000, selected_count=8)
+(want,) = kernel_impl.call(case.operator, case.inputs, case.attributes)
+lengths = np.frombuffer(mmap.mmap(-1, mmap.PAGESIZE), np.int32, 2)
+lengths[:] = case.inputs["kv_act_seqs"]
+inputs = case.inputs | {"kv_act_seqs": lengths}
+protect = ctypes.CDLL(None).mprotect
+page = ctypes.c_void_p(lengths.ctypes.data), ctypes.c_size_t(mmap.PAGESIZE)
+got, changed = [], []
+call = threading.Thread(target=lambda: got.extend(kernel_impl.call(case.operator, inputs, case.attributes)))
+change = threading.Thread(target=lambda: changed.append(kernel_impl.set_thread_count(3)))
+protect(*page, 0)
+call.start()
+time.sleep(0.2)
+change.start()
+time.sleep(0.3)
+print(got, changed)
+protect(*page, mmap.PROT_READ)
+call.join()
+change.join()
+print(np.array_equal(got[0], want), changed)
+"""
+    result = run(code)
+    assert result.stdout == "[] []\nTrue [None]\n", result.stdout + result.stderr
+
+
 def test_memory_that_the_system_refuses() -> None:
     """The error names the operator and the bytes, nothing is written, and with the memory the next call works."""
     code = """

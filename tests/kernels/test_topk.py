@@ -65,9 +65,22 @@ def test_fewer_numbers_than_are_selected(numbers: int) -> None:
     case = only_scales(cases.indexer_case(1, 1, 3000, selected_count=100), np.array([0x7E00]))
     scale = case.inputs["k_cache_scale"].copy()
     scale.reshape(-1)[np.random.default_rng(numbers).choice(scale.size, numbers, replace=False)] = 1
+    on_three_threads(case.copy(k_cache_scale=scale))
+
+
+@pytest.mark.parametrize("numbers", [900, 1000])
+def test_the_first_thread_has_all_numbers(numbers: int) -> None:
+    """There are fewer of them than are selected: the lowest bins of the other threads count."""
+    case = only_scales(cases.indexer_case(1, 1, 3000, selected_count=2048, shuffle=False), np.array([0x3C00]))
+    scale = case.inputs["k_cache_scale"].copy()
+    scale.reshape(-1)[numbers:] = np.nan
+    on_three_threads(case.copy(k_cache_scale=scale))
+
+
+def on_three_threads(case: cases.Case) -> None:
     try:
         kernel_impl.set_thread_count(3)
-        check(case.copy(k_cache_scale=scale))
+        check(case)
     finally:
         kernel_impl.set_thread_count(0)
 

@@ -270,6 +270,11 @@ __aicore__ inline void VectorFaults(const FaultTiling& t, GM_ADDR in, GM_ADDR ou
     out_gm.SetValue(3, 1.0f);
     DataCacheCleanAndInvalid<float, CacheLine::SINGLE_CACHE_LINE>(out_gm[3]);  // here
   }
+  FAULT(scalar_address) {
+    GlobalTensor<uint64_t> pairs;
+    pairs.SetGlobalBuffer(reinterpret_cast<__gm__ uint64_t*>(reinterpret_cast<__gm__ uint8_t*>(in) + 4), 4);
+    pairs.GetValue(0);  // here
+  }
   FAULT(second_pipe) {
     TPipe another;  // here
   }
