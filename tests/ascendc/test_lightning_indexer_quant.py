@@ -204,7 +204,9 @@ def test_short_tasks_behind_a_long_one(s1: int, kv_len: int) -> None:
 
 
 @pytest.mark.parametrize("cores", [1, 3, 4, 24])
-@pytest.mark.parametrize(("s1", "kv_lens"), [(4, [2049, 4096]), (3, [3, 513, 8191]), (4, [4096, 2050, 2048, 4097])])
+@pytest.mark.parametrize(
+    ("s1", "kv_lens"), [(4, [2049, 4096]), (3, [3, 513, 8191]), (4, [4096, 2050, 2048, 4097]), (4, [2050])]
+)
 def test_tokens_that_select_all_beside_tokens_that_do_not(s1: int, kv_lens: list[int], cores: int) -> None:
     """An AIV whose tokens see no more keys than are selected goes through the steps of the others without a score."""
     case = cases.indexer_case(len(kv_lens), s1, kv_lens)
@@ -231,6 +233,17 @@ def test_a_sample_that_misleads() -> None:
     sampled = np.flatnonzero(np.arange(9000) % 128 < 8)
     signs = np.sign(cases.indexer_scores(case)[0][0][sampled]).astype(np.float16)
     scales.reshape(-1)[case.paging.occupied_rows()[sampled]] *= 64 * signs
+    check(case.copy(k_cache_scale=scales))
+
+
+@pytest.mark.parametrize("first", [0, 2048])
+def test_the_best_in_one_chunk_of_two(first: int) -> None:
+    """Two chunks are sorted together: all that is kept may be of either."""
+    case = cases.indexer_case(s1=4, kv_lens=9000, selected_count=1100)
+    keys = np.arange(first, first + 2048)
+    signs = np.sign(cases.indexer_scores(case)[0][0][keys]).astype(np.float16)
+    scales = case.inputs["k_cache_scale"].copy()
+    scales.reshape(-1)[case.paging.occupied_rows()[keys]] *= 64 * signs
     check(case.copy(k_cache_scale=scales))
 
 
@@ -314,6 +327,14 @@ def test_few_of_the_best_in_each_list_and_many_of_the_next_in_one() -> None:
     changed = np.where(best | next_best, scales.reshape(-1)[rows] * wanted / scores, scales.reshape(-1)[rows])
     scales.reshape(-1)[rows] = changed.astype(np.float16)
     check(case.copy(k_cache_scale=scales), cores=8)
+
+
+@pytest.mark.parametrize("cores", [1, 4])
+def test_a_sequence_longer_than_its_table(cores: int) -> None:
+    """Keys beyond the columns of block_table rank last: the host does not see how long sequences are."""
+    case = cases.indexer_case(kv_lens=900, selected_count=64)
+    got, _ = run(case.copy(kv_act_seqs=np.array([5000], np.int32)), cores=cores, seed=1)
+    assert_topk(got, case.golden()["topk_indices"], *cases.indexer_scores(case), rtol=2e-3)
 
 
 def test_sequence_without_a_block() -> None:

@@ -255,6 +255,17 @@ def test_lists_of_a_short_sequence() -> None:
         check(case, cores=1)
 
 
+def test_a_sequence_longer_than_its_table() -> None:
+    """Entries beyond the columns of block_table are skipped: the host does not see how long sequences are."""
+    case = cases.attention_case(n_q=4, topk=64, kv_lens=300)
+    indices = case.inputs["topk_indices"].copy()
+    indices[0, [3, 20, 40]] = [384, 500, 599]
+    long = case.copy(topk_indices=indices, kv_act_seqs=np.array([600], np.int32))
+    want = cases.with_lse(case.copy(topk_indices=np.where(indices < 384, indices, -1))).golden()
+    for name, value in run(long, seed=1)[0].items():
+        assert_close_output(name, value, want[name])
+
+
 def test_an_entry_that_comes_twice_counts_twice() -> None:
     case = cases.attention_case(n_q=3, topk=520, kv_lens=600)
     indices = case.inputs["topk_indices"].copy()
