@@ -386,7 +386,9 @@ void CheckScratch() {
     void* second = a.Take<char>(1);
     Expect(reinterpret_cast<uintptr_t>(first) % 64 == 0 && reinterpret_cast<uintptr_t>(second) % 64 == 0, "alignment");
     Expect(static_cast<char*>(second) - static_cast<char*>(first) >= 4000, "parts overlap");
-    const char* other = b.Take<char>(100);
+    char* other = b.Take<char>(100);
+    memset(first, 1, 4000);
+    memset(other, 2, 100);
     Expect(other + 100 <= first || other > second, "two leases have one block");
   }
   {
