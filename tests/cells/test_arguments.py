@@ -6,7 +6,6 @@ The bare operators are compared with golden, with each of their arguments change
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
@@ -257,29 +256,11 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("cls", [cls for cls in CELLS if hasattr(cls, "load")])
 def test_arguments_of_load(cls: type[Any], files: Files) -> None:
-    first, second = files.paths
     cell = cls(**({"n_q": 2} if "n_q" in given.parameters(cls) else {}))
-    usual: dict[str, Any] = {"prefix": files.prefix(5), "heads": range(1, 3), "allow_unknown": True}
-    changes: dict[str, list[dict[str, Any]]] = {
-        "paths": [{"paths": second}, {"paths": weights.Checkpoint(second)}],
-        "prefix": [{"prefix": files.prefix(2)}],
-        "layer": [{"prefix": "", "layer": 5}, {"prefix": "", "layer": 2}],
-        "heads": [{"heads": range(2)}],
-        "allow_unknown": [],
-    }
-    parameters = inspect.signature(cell.load).parameters
-    assert set(parameters) | {"heads"} == set(changes)
-    if "heads" not in parameters:
-        del usual["heads"]
-    for change in [{}, *(c for name in parameters for c in changes[name])]:
-        arguments = {"paths": first, **usual, **change}
-        layer = arguments.get("layer") or int(arguments["prefix"].split(".")[2])
-        path = second if "paths" in change else first
+    for path, layer, arguments in files.loads(cell.load, [range(2)]):
         cell.load(**arguments)
         got = cell.get_weights()
         want = files.want("load_layer", path, layer, arguments.get("heads"))
         same(got, {name: want[name] for name in got})
-    for unknown in ({"allow_unknown": False}, {}):
-        with pytest.raises(ValueError, match=r"more(\.weight)? is not known here"):
-            cell.load(first, **{n: v for n, v in usual.items() if n != "allow_unknown"}, **unknown)
+    files.check_refusals(cell.load)
     same(cell.get_weights(), got)

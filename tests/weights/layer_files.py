@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import cases
 import checkpoints
 import numpy as np
+import pytest
 import tolerance
 
 from ms_dsv32 import weights
@@ -31,7 +33,7 @@ Weights = dict[str, Any]
 
 def own(seed: int) -> Weights:
     """The weights of a layer, as one of our own files has them."""
-    layer = {**cases.mla_weights(N_Q, seed), **cases.indexer_weights(seed), **cases.epilog_weights(N_Q, seed)}
+    layer = cases.layer_weights(N_Q, seed)
     return {n: a.view(checkpoints.BF16) if a.dtype == np.uint16 else a for n, a in layer.items()}
 
 
@@ -66,6 +68,38 @@ class Files:
     @staticmethod
     def prefix(layer: int) -> str:
         return checkpoints.prefix_of(layer)
+
+    def loads(self, load: Callable[..., Any], heads: Sequence[range | None]) -> Iterator[tuple[Path, int, Weights]]:
+        """A call of a loader, or of a cell's, and the same with each argument changed: path, layer, and the arguments.
+
+        Args:
+            load: what is called. A parameter that is not told of here fails.
+            heads: other values than that of the first call.
+        """
+        first, second = self.paths
+        changes: dict[str, list[Weights]] = {
+            "paths": [{"paths": second}, {"paths": weights.Checkpoint(second)}],
+            "prefix": [{"prefix": self.prefix(2)}],
+            "layer": [{"prefix": "", "layer": 5}, {"prefix": "", "layer": 2}],
+            "heads": [{"heads": value} for value in heads],
+            "allow_unknown": [],
+        }
+        parameters = inspect.signature(load).parameters
+        assert set(parameters) | {"heads"} == set(changes)
+        for change in [{}, *(c for name in parameters for c in changes[name])]:
+            arguments = {"paths": first, **self._usual(load), "allow_unknown": True, **change}
+            layer = arguments.get("layer") or int(arguments["prefix"].split(".")[2])
+            yield second if "paths" in change else first, layer, arguments
+
+    def check_refusals(self, load: Callable[..., Any]) -> None:
+        """Tensors that are not known are refused where the call asks for that, and by default."""
+        for unknown in ({"allow_unknown": False}, {}):
+            with pytest.raises(ValueError, match=r"more(\.weight)? is not known here"):
+                load(self.paths[0], **self._usual(load), **unknown)
+
+    def _usual(self, load: Callable[..., Any]) -> Weights:
+        usual = {"prefix": self.prefix(5), "heads": range(1, 3)}
+        return {name: value for name, value in usual.items() if name in inspect.signature(load).parameters}
 
     def want(self, function: str, path: Path, layer: int, heads: range | None) -> Weights:
         """The weights of a loader, cut here."""

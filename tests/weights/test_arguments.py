@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 
 import pytest
-from layer_files import FORMS, LAYERS, PARTS, Files, Weights, own, same
+from layer_files import FORMS, LAYERS, PARTS, Files, own, same
 
 from ms_dsv32 import weights
 
@@ -37,27 +37,9 @@ def test_every_loader_is_here() -> None:
 @pytest.mark.parametrize("function", PARTS)
 def test_every_argument_counts(files: Files, function: str) -> None:
     load = getattr(weights, function)
-    first, second = files.paths
-    usual: Weights = {"prefix": files.prefix(5), "heads": range(1, 3), "allow_unknown": True}
-    changes: dict[str, list[Weights]] = {
-        "paths": [{"paths": second}, {"paths": weights.Checkpoint(second)}],
-        "prefix": [{"prefix": files.prefix(2)}],
-        "layer": [{"prefix": "", "layer": 5}, {"prefix": "", "layer": 2}],
-        "heads": [{"heads": range(2)}, {"heads": range(2, 3)}, {"heads": None}],
-        "allow_unknown": [],
-    }
-    parameters = inspect.signature(load).parameters
-    assert set(parameters) - {"heads"} == set(changes) - {"heads"}
-    if "heads" not in parameters:
-        del usual["heads"]
-    for change in [{}, *(c for name in parameters for c in changes[name])]:
-        arguments = {"paths": first, **usual, **change}
-        layer = arguments.get("layer") or int(arguments["prefix"].split(".")[2])
-        path = second if "paths" in change else first
+    for path, layer, arguments in files.loads(load, [range(2), range(2, 3), None]):
         same(load(**arguments), files.want(function, path, layer, arguments.get("heads")))
-    for unknown in ({"allow_unknown": False}, {}):
-        with pytest.raises(ValueError, match=r"more(\.weight)? is not known here"):
-            load(first, **{n: v for n, v in usual.items() if n != "allow_unknown"}, **unknown)
+    files.check_refusals(load)
 
 
 def test_heads_of_weights(files: Files) -> None:
