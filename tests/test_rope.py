@@ -25,7 +25,7 @@ MODELS = {
     "a ramp that begins before the first pair": {"original_seq_len": 16, "beta_fast": 30.0, "beta_slow": 0.5},
     "a ramp that ends before the first pair": {"original_seq_len": 4},
     "an empty ramp": {"original_seq_len": 16, "beta_slow": 3.0},
-    "a ramp that ends behind the last pair": {"original_seq_len": 2**30},
+    "a ramp that ends after the last pair": {"original_seq_len": 2**30},
 }
 
 

@@ -109,10 +109,10 @@ def among(case: cases.Case, before: int, padding: int) -> cases.Case:
 
 
 def check_tokens(case: cases.Case, t: int, where: str) -> None:
-    """The two tokens of a case "behind" others, which make `t`, or "before" padding."""
+    """The two tokens of a case "after" others, which make `t`, or "before" padding."""
     want = run(case)
     info = op_info.load(case.operator)
-    before = t - 2 if where == "behind" else 0
+    before = t - 2 if where == "after" else 0
     whole = among(case, before, t - 2 - before)
     call = guarded.bind(whole)
     outputs = {
@@ -127,7 +127,7 @@ def check_tokens(case: cases.Case, t: int, where: str) -> None:
         assert (value[0 if before else -1] == EMPTY[name]).all()
 
 
-WHERE = pytest.mark.parametrize("where", ["behind", pytest.param("before", marks=pytest.mark.slow)])
+WHERE = pytest.mark.parametrize("where", ["after", pytest.param("before", marks=pytest.mark.slow)])
 
 
 @WHERE

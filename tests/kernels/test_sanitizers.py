@@ -49,7 +49,7 @@ REPEATED = (
     "operators.py::test_epilogs_sums",
     *(f"topk.py::test_random_scores[{count}-{seed}]" for count in (1, 100, 2048) for seed in (1, 2, 3)),
     *(f"topk.py::test_{name}" for name in ("every_int8_value", "every_pair_of_signs", "one_lowest_value")),
-    # Of threads that share tokens, one number of each kind is left: as many as tokens are left over, and more.
+    # Threads share tokens: one number of threads of each kind is left, as many as tokens are left over, and more.
     *(f"attention_rows.py::test_threads_and_batch_mates_change_no_bit[{case}" for case in ("2-", "4-", "1-1", "1-2")),
     *(f"attention_rows.py::test_threads_and_batch_mates_change_no_bit[{case}" for case in ("7-1", "7-2")),
 )

@@ -144,7 +144,7 @@ SKIPPED, KILLED, ENDLESS = replace(GOOD, passed=0), replace(GOOD, status=-11), r
     [
         ((CAUGHT, ONE), {}, "caught"),
         ((CAUGHT, CAUGHT, CAUGHT), {}, "error"),  # not the fault's doing
-        ((CAUGHT, CAUGHT, GOOD), {}, "caught"),  # a test that fails behind others only
+        ((CAUGHT, CAUGHT, GOOD), {}, "caught"),  # a test that fails after others only
         ((CAUGHT, NONE, GOOD), {}, "caught"),  # a test whose name pytest does not take
         ((GOOD, GOOD), {}, "survived"),
         ((GOOD, SKIPPED), {}, "error"),  # all were skipped
