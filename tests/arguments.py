@@ -72,17 +72,12 @@ def base(operator: str, seed: int = 0) -> Case:
         return cases.indexer_case(2, 2, LENGTHS, selected_count=SELECTED, seed=seed, full=True)
     if operator == "mla_epilog_quant":
         return _with_weights(cases.mla_epilog_case(2, 2, HEADS, seed=seed), seed)
-    if operator == "lightning_indexer_prolog_quant":
-        case = cases.indexer_prolog_case(2, 2, LENGTHS, seed=seed)
-    else:
-        case = {"mla_prolog_quant": cases.mla_prolog_case, "mla_indexer_prolog_quant": cases.fused_prolog_case}[
-            operator
-        ](2, 2, HEADS, LENGTHS, seed=seed)
+    case = cases.prolog_case(operator, 2, 2, HEADS, LENGTHS, seed=seed)
     return cases.with_epsilons(_with_weights(case.copy(**_tables(case, seed)), seed))
 
 
 def _with_weights(case: Case, seed: int) -> Case:
-    known = {**cases.mla_weights(HEADS, seed), **cases.indexer_weights(seed), **cases.epilog_weights(HEADS, seed)}
+    known = cases.layer_weights(HEADS, seed)
     return case.copy(**{n: known[weight_name(n)] for n in case.inputs if weight_name(n) in known})
 
 

@@ -33,6 +33,11 @@ IN_PLACE: dict[str, dict[str, str]] = {
 }
 """Of each operator: input caches that are updated in place, and the outputs that are the same buffers."""
 
+CACHE_INDEX = {
+    name: a.name for name in op_info.names() for a in op_info.load(name).inputs if a.name.endswith("cache_index")
+}
+"""The input of each prolog that tells the cache row of every token."""
+
 POISON: dict[type[np.generic], Any] = {
     np.int8: np.int8(-128),
     np.uint16: np.uint16(0x7FC1),
@@ -188,7 +193,7 @@ class Case:
             if name == "topk_indices":
                 tolerance.assert_topk(got[name], want[name], *indexer_scores(self), rtol=rtol)
             elif name in caches:
-                index = next(array for name, array in self.inputs.items() if name.endswith("cache_index"))
+                index = self.inputs[CACHE_INDEX[self.operator]]
                 tolerance.assert_close_cache(name, got[name], want[name], self.inputs[caches[name]], index)
             else:
                 tolerance.assert_close_output(name, got[name], want[name])
@@ -224,6 +229,11 @@ def indexer_weights(seed: int = 0) -> dict[str, Array]:
 def epilog_weights(n_q: int = 128, seed: int = 0) -> dict[str, Array]:
     """Full-size weights of `mla_epilog_quant`, read-only, made once per process."""
     return _frozen(golden.make_epilog_weights(seed, n_q=n_q))
+
+
+def layer_weights(n_q: int = 128, seed: int = 0) -> dict[str, Array]:
+    """The weights of all operators of a layer."""
+    return {**mla_weights(n_q, seed), **indexer_weights(seed), **epilog_weights(n_q, seed)}
 
 
 def _frozen(arrays: dict[str, Array]) -> dict[str, Array]:
@@ -395,6 +405,19 @@ def fused_prolog_case(
     return Case("mla_indexer_prolog_quant", inputs, {}, mla.paging, n_q)
 
 
+PROLOGS: dict[str, Callable[..., Case]] = {
+    "mla_prolog_quant": mla_prolog_case,
+    "lightning_indexer_prolog_quant": indexer_prolog_case,
+    "mla_indexer_prolog_quant": fused_prolog_case,
+}
+
+
+def prolog_case(operator: str, b: int, s1: int, n_q: int, kv_lens: Any = None, **options: Any) -> Case:
+    """A prolog's case by the operator's name; the indexer has no n_q."""
+    heads = {} if operator == "lightning_indexer_prolog_quant" else {"n_q": n_q}
+    return PROLOGS[operator](b, s1, **heads, kv_lens=kv_lens, **options)
+
+
 def with_epsilons(case: Case) -> Case:
     """A prolog's case with epsilons that count, unlike one another and the defaults: what they are added to is near 1.
 
@@ -419,6 +442,13 @@ def changed(case: Case, **inputs: Array) -> Case:
     """
     names = {weight_name(name): name for name in case.inputs}
     return case.copy(**{names[name]: value for name, value in inputs.items() if name in names})
+
+
+def with_table(case: Case, table: Array) -> Case:
+    """The case with another block_table, whose columns are an attribute too where the operator has it."""
+    name = "max_blocknum_perbatch"
+    columns = {name: table.shape[1]} if name in case.attributes else {}
+    return case.copy(block_table=table).with_attributes(**columns)
 
 
 def below_the_floor(case: Case) -> Case:

@@ -44,14 +44,11 @@ def packed(case: Case) -> Case:
     if not info.packable:
         return case
     changed = {}
-    for name, array in case.inputs.items():
-        if weight_name(name) in _WEIGHTS:
-            is_known = array is known(weight_name(name), case.n_q)
-            changed[name] = (
-                prepared(weight_name(name), case.n_q)
-                if is_known
-                else weights.prepare(weight_name(name), array, "Ascend")
-            )
+    for input_name, array in case.inputs.items():
+        name = weight_name(input_name)
+        if name in _WEIGHTS:
+            is_known = array is known(name, case.n_q)
+            changed[input_name] = prepared(name, case.n_q) if is_known else weights.prepare(name, array, "Ascend")
     return case.copy(**changed).with_attributes(weight_format="PACKED")
 
 

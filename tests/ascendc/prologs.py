@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from typing import Any
 
-from cases import Case
+from cases import CACHE_INDEX, Case
 from emulator import Arg, In, InOut, Library, Out, Report, Tiling, Workspace, build
 from numpy.typing import NDArray
 from tiling import OP_KERNEL, prolog_tiling
@@ -15,7 +15,6 @@ from ms_dsv32.weights import to_nz
 
 Array = NDArray[Any]
 
-_CACHE_INDEX = {"lightning_indexer_prolog_quant": "k_cache_index"}
 # Weights in NZ by the id of their row-major array, which is kept alive beside it: they are made once per process.
 _nz: dict[int, tuple[Array, Array]] = {}
 
@@ -48,7 +47,7 @@ def run(case: Case, blocks: int = 1, own: bool = False, **options: Any) -> tuple
     info = op_info.load(case.operator)
     mutable = case if own else case.copy()
     paging = case.paging
-    index = case.inputs[_CACHE_INDEX.get(case.operator, "cache_index")]
+    index = case.inputs[CACHE_INDEX[case.operator]]
     bound = {name.rpartition(".")[2]: value for name, value in op_info.bind_attrs(info, case.attributes).items()}
     epsilons = {
         name.removeprefix("mla_").removeprefix("layernorm_"): value

@@ -70,7 +70,7 @@ def test_the_emulator_sees_offsets_of_more_than_32_bits(narrow: bool) -> None:
 
 
 def far(case: cases.Case) -> cases.Case:
-    """The case with every other block behind FAR_BLOCKS others."""
+    """The case with every other block after FAR_BLOCKS others."""
     caches = {}
     moved = np.arange(case.paging.block_num) % 2 == 1
     for name in CACHES[case.operator]:
@@ -105,9 +105,7 @@ def test_rows_that_the_indexer_reads() -> None:
 @pytest.mark.parametrize("op", PROLOGS)
 def test_rows_that_a_prolog_writes(op: str) -> None:
     """Of tokens whose rows are equal in their lower 32 bits, each has its own."""
-    maker = {"mla_prolog_quant": cases.mla_prolog_case, "mla_indexer_prolog_quant": cases.fused_prolog_case}
-    case = maker[op](3, 1, 1, [3, 60, 5]) if op in maker else cases.indexer_prolog_case(3, 1, [3, 60, 5])
-    name = "k_cache_index" if op == "lightning_indexer_prolog_quant" else "cache_index"
+    case, name = cases.prolog_case(op, 3, 1, 1, [3, 60, 5]), cases.CACHE_INDEX[op]
     rows, index = case.paging.block_num * BLOCK, case.inputs[name].copy()
     want, _ = prologs.run(case)
     index[1:] = [index[0] + FAR_ROW, index[2] + FAR_ROW]

@@ -116,6 +116,14 @@ def check(case: cases.Case, **options: Any) -> Report:
     return report
 
 
+def with_loud_keys(case: cases.Case, positions: np.ndarray, token: int) -> cases.Case:
+    """The keys of one sequence at these positions have scores of 64 times the size, all positive for one token."""
+    signs = np.sign(cases.indexer_scores(case)[0][token][positions]).astype(np.float16)
+    scales = case.inputs["k_cache_scale"].copy()
+    scales.reshape(-1)[case.paging.occupied_rows()[positions]] *= 64 * signs
+    return case.copy(k_cache_scale=scales)
+
+
 @pytest.mark.parametrize("seed", [0, 1])
 def test_one_token(seed: int) -> None:
     check(cases.indexer_case(kv_lens=300, selected_count=64), seed=seed)
@@ -149,11 +157,7 @@ def test_tokens_of_a_sequence(s1: int, kv_len: int, cores: int) -> None:
 def test_the_last_key_of_each_token_is_its_best(s1: int) -> None:
     """Also where it is the only one of its tile that the last token sees."""
     case = cases.indexer_case(s1=s1, kv_lens=4097, selected_count=64)
-    last = 4097 - np.arange(1, s1 + 1)
-    signs = np.sign(cases.indexer_scores(case)[0][-1][last]).astype(np.float16)
-    scales = case.inputs["k_cache_scale"].copy()
-    scales.reshape(-1)[case.paging.occupied_rows()[last]] *= 64 * signs
-    check(case.copy(k_cache_scale=scales), seed=1)
+    check(with_loud_keys(case, 4097 - np.arange(1, s1 + 1), token=-1), seed=1)
 
 
 @pytest.mark.parametrize("count", [64, 65, 127, 129, 2047, 2048, 2049, 2111, 4096, 4097, 6145])
@@ -229,22 +233,14 @@ def test_few_distinct_keys() -> None:
 def test_a_sample_that_misleads() -> None:
     """What is selected is guessed from eight keys of each 128. They are the best here, so the guess is too high."""
     case = cases.indexer_case(s1=4, kv_lens=9000)
-    scales = case.inputs["k_cache_scale"].copy()
-    sampled = np.flatnonzero(np.arange(9000) % 128 < 8)
-    signs = np.sign(cases.indexer_scores(case)[0][0][sampled]).astype(np.float16)
-    scales.reshape(-1)[case.paging.occupied_rows()[sampled]] *= 64 * signs
-    check(case.copy(k_cache_scale=scales))
+    check(with_loud_keys(case, np.flatnonzero(np.arange(9000) % 128 < 8), token=0))
 
 
 @pytest.mark.parametrize("first", [0, 2048])
 def test_the_best_in_one_chunk_of_two(first: int) -> None:
     """Two chunks are sorted together: all that is kept may be of either."""
     case = cases.indexer_case(s1=4, kv_lens=9000, selected_count=1100)
-    keys = np.arange(first, first + 2048)
-    signs = np.sign(cases.indexer_scores(case)[0][0][keys]).astype(np.float16)
-    scales = case.inputs["k_cache_scale"].copy()
-    scales.reshape(-1)[case.paging.occupied_rows()[keys]] *= 64 * signs
-    check(case.copy(k_cache_scale=scales))
+    check(with_loud_keys(case, np.arange(first, first + 2048), token=0))
 
 
 def test_small_blocks_and_split_axes() -> None:
@@ -310,10 +306,8 @@ def test_wide_block_table(cores: int, seed: int) -> None:
 def test_most_of_the_best_in_few_lists(cores: int, s1: int, kv_len: int, loud: int) -> None:
     """Lists of which more is needed than is read beside the samples."""
     case = cases.indexer_case(s1=s1, kv_lens=kv_len)
-    scales = case.inputs["k_cache_scale"].copy()
-    signs = np.sign(cases.indexer_scores(case)[0][-1][8192 : 8192 + loud]).astype(np.float16)
-    scales.reshape(-1)[case.paging.occupied_rows()[8192 : 8192 + loud]] *= 64 * signs
-    check(case.copy(k_cache_scale=scales), cores=cores, seed=loud // 1000)
+    loud_case = with_loud_keys(case, np.arange(8192, 8192 + loud), token=-1)
+    check(loud_case, cores=cores, seed=loud // 1000)
 
 
 def test_few_of_the_best_in_each_list_and_many_of_the_next_in_one() -> None:

@@ -3,33 +3,24 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 
 import cases
 import numpy as np
 import pytest
-from cases import Case
+from cases import CACHE_INDEX, Case
 from prologs import assert_as_golden, run
 from tiling import PROLOGS, TilingRefusedError, prolog_tiling
 from tolerance import assert_same_bits
 
 from ms_dsv32.golden import float32_to_bf16
 
-MAKERS: dict[str, Callable[..., Case]] = {
-    "mla_prolog_quant": cases.mla_prolog_case,
-    "lightning_indexer_prolog_quant": lambda b=1, s1=1, n_q=128, kv_lens=None, **options: cases.indexer_prolog_case(
-        b, s1, kv_lens, **options
-    ),
-    "mla_indexer_prolog_quant": cases.fused_prolog_case,
-}
 ONE = 0x3F80  # in bfloat16
-CACHE_INDEX = {"lightning_indexer_prolog_quant": "k_cache_index"}
 
 
 @functools.lru_cache(maxsize=1)  # caches of many sequences are large
 def case_of(op: str, b: int, s1: int, n_q: int) -> Case:
     # Short sequences: the caches of many long ones would take longer than the kernel.
-    return cases.with_epsilons(MAKERS[op](b, s1, n_q, [s1 + n * 61 % 150 for n in range(b)], seed=b))
+    return cases.with_epsilons(cases.prolog_case(op, b, s1, n_q, [s1 + n * 61 % 150 for n in range(b)], seed=b))
 
 
 @functools.lru_cache(maxsize=1)
@@ -101,7 +92,7 @@ def test_bits_do_not_depend_on_cores_for_the_projections() -> None:
 @pytest.mark.parametrize("op", PROLOGS)
 def test_padding_and_rows_outside_the_cache_are_not_written(op: str) -> None:
     case = case_of(op, 5, 1, 2)
-    name = CACHE_INDEX.get(op, "cache_index")
+    name = CACHE_INDEX[op]
     valid = case.inputs[name]
     for i, bad in enumerate((-1, -(2**40), case.paging.block_num * 128, 2**40)):
         index = valid.copy()
@@ -116,7 +107,7 @@ def test_padding_and_rows_outside_the_cache_are_not_written(op: str) -> None:
 @pytest.mark.parametrize("blocks", [1, 3])
 def test_later_token_wins(op: str, blocks: int) -> None:
     case = case_of(op, 5, 1, 2)
-    name = CACHE_INDEX.get(op, "cache_index")
+    name = CACHE_INDEX[op]
     index = case.inputs[name].copy()
     index.reshape(-1)[[0, 3]] = index.reshape(-1)[4]
     case = case.copy(**{name: index})
@@ -128,7 +119,7 @@ def test_later_token_wins(op: str, blocks: int) -> None:
 @pytest.mark.parametrize("op", PROLOGS)
 def test_later_token_wins_across_steps(op: str) -> None:
     case = case_of(op, 130, 1, 2)
-    name = CACHE_INDEX.get(op, "cache_index")
+    name = CACHE_INDEX[op]
     index = case.inputs[name].copy()
     index.reshape(-1)[129] = index.reshape(-1)[3]
     case = case.copy(**{name: index})
@@ -158,7 +149,7 @@ def test_nan_stays_in_its_token(op: str) -> None:
     tokens[1, 7] = 0x7FC0
     got, _ = run(case.copy(**{x: tokens}), 2)
     want, _ = run(case, 2)
-    row = case.inputs[CACHE_INDEX.get(op, "cache_index")].reshape(-1)[1]
+    row = case.inputs[CACHE_INDEX[op]].reshape(-1)[1]
     for name, value in got.items():
         if name in cases.IN_PLACE[op].values():
             others = np.arange(case.paging.block_num * 128) != row
@@ -213,7 +204,7 @@ def test_weights_to_the_last_bit() -> None:
 
 @pytest.mark.parametrize("op", PROLOGS)
 def test_no_tokens(op: str) -> None:
-    case = MAKERS[op](0, 1, 2)
+    case = cases.prolog_case(op, 0, 1, 2)
     got, report = run(case, 2)
     assert_as_golden(case, got)
     assert report.instructions.get("Mmad", 0) == 0

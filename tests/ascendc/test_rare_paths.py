@@ -15,7 +15,7 @@ def wide(case: cases.Case, columns: int) -> cases.Case:
     small = case.inputs["block_table"]
     table = np.full((small.shape[0], columns), -1, np.int32)
     table[:, : small.shape[1]] = small
-    return case.copy(block_table=table).with_attributes(max_blocknum_perbatch=columns)
+    return cases.with_table(case, table)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -70,16 +70,14 @@ def test_neighbours_at_equal_distances(distance: int) -> None:
 def test_rows_that_many_tokens_of_a_step_have(op: str, blocks: int) -> None:
     """More tokens than a repeat of the vector unit has lanes; neighbours, and tokens of the same and of other AIVs."""
     t = 67
-    maker = {"mla_prolog_quant": cases.mla_prolog_case, "mla_indexer_prolog_quant": cases.fused_prolog_case}
-    case = maker[op](1, t, 1) if op in maker else cases.indexer_prolog_case(1, t)
-    name = "k_cache_index" if op == "lightning_indexer_prolog_quant" else "cache_index"
-    index = case.inputs[name].copy()
+    case = cases.prolog_case(op, 1, t, 1)
+    index = case.inputs[cases.CACHE_INDEX[op]].copy()
     index[[1, 2, 3]] = index[4]  # neighbours
     index[[10, 65]] = index[66]  # far apart, in the last lanes
     index[[20, 40]] = -1
     index[[21, 33, 34, 41]] = index[63]
     index[30:32] = index[31]
     index[11] = index[62]  # one other token, far apart
-    case = case.copy(**{name: index})
+    case = case.copy(**{cases.CACHE_INDEX[op]: index})
     got, _ = prologs.run(case, blocks, seed=blocks)
     prologs.assert_as_golden(case, got)

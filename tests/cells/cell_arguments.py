@@ -173,8 +173,7 @@ def values(cls: type[Any], *changed: str) -> dict[str, Any]:
 
 def weights_of(cls: type[Any], n_q: int, seed: int = 0) -> dict[str, Array]:
     """Row-major weights of a cell, by `cases`' seed."""
-    everything = {**cases.mla_weights(n_q, seed), **cases.indexer_weights(seed), **cases.epilog_weights(n_q, seed)}
-    return {name: array for name, array in everything.items() if name in weight_names(cls)}
+    return {name: array for name, array in cases.layer_weights(n_q, seed).items() if name in weight_names(cls)}
 
 
 @functools.cache

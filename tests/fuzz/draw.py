@@ -17,18 +17,13 @@ from typing import Any
 
 import cases
 import numpy as np
-from cases import IN_PLACE, Array, Case
+from cases import IN_PLACE, PROLOGS, Array, Case
 
 from ms_dsv32 import golden, kernel_impl, op_info
 
 GROUP = 128
 Rng = np.random.Generator
 
-PROLOGS = {
-    "mla_prolog_quant": cases.mla_prolog_case,
-    "lightning_indexer_prolog_quant": cases.indexer_prolog_case,
-    "mla_indexer_prolog_quant": cases.fused_prolog_case,
-}
 READERS = ("sparse_flash_attention_quant", "lightning_indexer_quant")
 HEADS = (1, 3)
 """Query heads where there are weights for each of them: few, as every number of heads has weights of its own."""

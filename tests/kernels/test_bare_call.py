@@ -7,6 +7,7 @@ from typing import Any
 
 import arguments
 import cases
+import guarded
 import numpy as np
 import pytest
 
@@ -131,11 +132,9 @@ def test_the_largest_number_of_threads() -> None:
 
 def test_floats_of_a_call_are_its_own() -> None:
     """Those that were bound count again in the next call."""
-    case = cases.mla_prolog_case(1, 1, 1)
-    info = op_info.load(case.operator)
+    case = cases.mla_prolog_case(1, 1, 1).with_attributes(epsilon_cq=0.25, epsilon_ckv=0.5)
+    info, bound = op_info.load(case.operator), guarded.bind(case)
     arrays = list(case.copy().inputs.values())
-    attrs = op_info.bind_attrs(info, {"epsilon_cq": 0.25, "epsilon_ckv": 0.5})
-    bound = kernel_impl.BoundCall(info.name, [a.shape for a in arrays], [a.ms_dtype for a in info.inputs], attrs)
     results = []
     for floats in ((), (0.5, 0.25), ()):
         outs = [np.zeros(s, o.np_dtype) for s, o in zip(bound.out_shapes, info.kernel_outputs, strict=True)]

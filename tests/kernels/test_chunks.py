@@ -12,7 +12,8 @@ import cases
 import numpy as np
 import pytest
 import tolerance
-from test_operators import CACHE_INDEX, PROLOGS, assert_same, check, check_part, pack, prolog, run
+from cases import CACHE_INDEX, PROLOGS
+from test_operators import assert_same, check, check_part, pack, prolog, run
 
 from ms_dsv32 import kernel_impl
 

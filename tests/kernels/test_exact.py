@@ -19,9 +19,10 @@ import exact
 import numpy as np
 import pytest
 import tolerance
+from cases import CACHE_INDEX
 from exact import ORDERS, Order
 from numpy.typing import NDArray
-from test_operators import CACHE_INDEX, TOKENS, pack, prolog, run
+from test_operators import TOKENS, pack, prolog, run
 
 from ms_dsv32 import golden, kernel_impl
 from ms_dsv32.golden import float32_to_bf16
@@ -344,7 +345,7 @@ def _layer_rows(lanes: int) -> tuple[Array, Array, Array]:
 
     def make(seed: int) -> tuple[list[Array], tuple[Array, Array, Array]]:
         x, rng = golden.round_bf16(_rows(128, 32, seed)), np.random.default_rng(seed)
-        # Of what is normed to about 1 beta leaves little.
+        # Beta takes away most of what is normed to about 1.
         sizes, less = (float32_to_bf16(rng.uniform(0.7, 1.4, (512, 128)) * sign) for sign in (1, -np.sign(x[0])))
         gamma, beta = (golden.bf16_to_float32(bits)[:, None, :] for bits in (sizes, less))
         normed = {n: exact.layer_normed(x, 1e-6, Order(n, False, "values")) for n in (4, 8, 16)}

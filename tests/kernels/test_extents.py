@@ -14,9 +14,10 @@ import guarded
 import numpy as np
 import pytest
 import tolerance
+from cases import CACHE_INDEX, PROLOGS
 from numpy.typing import NDArray
 from reserved import FAR_ROW, repeated, reserved
-from test_operators import CACHE_INDEX, PROLOGS, assert_same, prolog, run
+from test_operators import assert_same, prolog, run
 
 from ms_dsv32 import kernel_impl, op_info
 
@@ -82,10 +83,7 @@ def test_a_wide_block_table(operator: str) -> None:
     small = case.inputs["block_table"]
     table = reserved((3, 2**31 + 1), np.int32)
     table[:, : small.shape[1]] = small
-    wide = case.copy(block_table=table)
-    if "max_blocknum_perbatch" in case.attributes:
-        wide = wide.with_attributes(max_blocknum_perbatch=table.shape[1])
-    assert_same(run(wide), run(case))
+    assert_same(run(cases.with_table(case, table)), run(case))
 
 
 PER_TOKEN = ("query_nope", "query_rope", "topk_indices", "q_int8", "q_scale", "weights")

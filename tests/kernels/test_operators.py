@@ -12,21 +12,12 @@ import guarded
 import numpy as np
 import pytest
 import tolerance
+from cases import CACHE_INDEX, PROLOGS
 from numpy.typing import NDArray
 
 from ms_dsv32 import golden, kernel_impl, op_info
 
 Array = NDArray[Any]
-PROLOGS = {
-    "mla_prolog_quant": cases.mla_prolog_case,
-    "lightning_indexer_prolog_quant": cases.indexer_prolog_case,
-    "mla_indexer_prolog_quant": cases.fused_prolog_case,
-}
-CACHE_INDEX = {
-    "mla_prolog_quant": "cache_index",
-    "lightning_indexer_prolog_quant": "k_cache_index",
-    "mla_indexer_prolog_quant": "cache_index",
-}
 TOKENS = {"mla_prolog_quant": "token_x", "lightning_indexer_prolog_quant": "x", "mla_indexer_prolog_quant": "token_x"}
 
 
@@ -49,9 +40,8 @@ def assert_same(got: dict[str, Array], want: dict[str, Array]) -> None:
 
 
 def prolog(name: str, b: int, s1: int, n_q: int = 16, **options: Any) -> cases.Case:
-    """A prolog case whose epsilons count; the indexer has no n_q."""
-    heads = {} if name == "lightning_indexer_prolog_quant" else {"n_q": n_q}
-    return cases.with_epsilons(PROLOGS[name](b, s1, **heads, **options))
+    """A prolog case whose epsilons count."""
+    return cases.with_epsilons(cases.prolog_case(name, b, s1, n_q, **options))
 
 
 def pack(case: cases.Case) -> cases.Case:

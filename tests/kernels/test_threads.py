@@ -12,7 +12,8 @@ import cases
 import guarded
 import numpy as np
 import pytest
-from test_operators import PROLOGS, TOKENS, assert_same, check, check_part, pack, prolog, run
+from cases import PROLOGS
+from test_operators import TOKENS, assert_same, check, check_part, pack, prolog, run
 
 from ms_dsv32 import golden, kernel_impl, op_info
 

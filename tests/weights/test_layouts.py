@@ -21,10 +21,6 @@ OPERATORS = ("mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_epilog_q
 pytestmark = pytest.mark.mindspore  # Tensors, and cells
 
 
-def layer_weights(n_q: int) -> dict[str, np.ndarray]:
-    return {**cases.mla_weights(n_q), **cases.indexer_weights(), **cases.epilog_weights(n_q)}
-
-
 def test_every_bfloat16_makes_the_round_trip() -> None:
     bits = np.arange(2**16, dtype=np.uint32).astype(np.uint16).reshape(256, 256)
     tensor = weights.to_tensor(bits)
@@ -107,7 +103,7 @@ def test_nz_refuses_what_has_no_fractals() -> None:
 
 def test_a_prepared_weight_keeps_shape_and_dtype_and_is_restored() -> None:
     args = {a.name: a for operator in OPERATORS for a in op_info.load(operator).inputs}
-    for name, array in layer_weights(3).items():
+    for name, array in cases.layer_weights(3).items():
         for target, laid_out in (("CPU", args[name].packable), ("Ascend", args[name].format == "NZ")):
             prepared = weights.prepare(name, array, target)
             assert (prepared.dtype, prepared.shape) == (array.dtype, array.shape)
@@ -141,7 +137,7 @@ def test_prepare_names_what_is_wrong() -> None:
 
 
 def test_a_cell_for_ascend_holds_nz_and_saves_row_major(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer = layer_weights(2)
+    layer = cases.layer_weights(2)
     target = {"device_target": "Ascend"}
     get_context = ms.get_context
     cell = cells.SparseAttentionLayer(1, 2, softmax_scale=0.1)
@@ -169,12 +165,12 @@ def test_hadamard_is_the_golden_one() -> None:
 
 def test_shapes_are_those_of_the_weights() -> None:
     for n_q in (1, 16):
-        for name, array in layer_weights(n_q).items():
+        for name, array in cases.layer_weights(n_q).items():
             assert weights.shape_of(name, n_q) == array.shape
 
 
 def test_our_own_file_makes_the_round_trip(tmp_path: Path) -> None:
-    layer = layer_weights(2)
+    layer = cases.layer_weights(2)
     weights.save(tmp_path / "layer.safetensors", layer)
     loaded = weights.load_layer(tmp_path / "layer.safetensors")
     assert sorted(loaded) == sorted(layer)
