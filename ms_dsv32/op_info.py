@@ -129,11 +129,18 @@ class SourceFunction:
 
 @dataclass(frozen=True)
 class OpInfo:
-    """The contract of one operator."""
+    """The contract of one operator.
+
+    ``formula`` states the mathematics in the numbered steps of the golden reference, ``example`` is a call on tensors
+    that have the inputs' names, and ``limits`` is what a caller must know beside the shapes. Internal ones have none.
+    """
 
     name: str
     summary: str
     source: str
+    formula: tuple[str, ...]
+    example: tuple[str, ...]
+    limits: tuple[str, ...]
     source_functions: tuple[SourceFunction, ...]
     inputs: tuple[Arg, ...]
     attrs: tuple[Attr, ...]
@@ -280,6 +287,9 @@ def load(name: str) -> OpInfo:
         name=raw["name"],
         summary=raw["summary"],
         source=raw["source"],
+        formula=tuple(raw.get("formula", ())),
+        example=tuple(raw.get("example", ())),
+        limits=tuple(raw.get("limits", ())),
         source_functions=tuple(
             SourceFunction(tuple(f["names"]), tuple(f["parameters"]), f["notes"])
             for f in raw.get("source_functions", ())
@@ -489,20 +499,37 @@ def op_def(op: OpInfo) -> str:
 
 
 def docs() -> str:
-    """``docs/ops.md``: the operators' contracts as tables."""
+    """``docs/ops.md``: the operators' contracts as formulas, examples, limits and tables."""
     out = [
         "<!-- Generated from op_info/ by `python -m ms_dsv32.op_info --write`. Do not edit. -->",
         "# Operators",
         "",
+        *(f"- [`{name}`](#{name}): {load(name).summary}" for name in names()),
+        "",
         "Every tensor is contiguous. Where two shapes are given, the token axis may come merged or split. Caches are",
         "updated in place: the function returns the very tensors that were passed. NZ is the storage format on Ascend.",
         'A *packable* weight may be laid out once by `ms_dsv32.weights` and passed with `weight_format="PACKED"`. (+)',
-        "goes beyond the source.",
+        "marks what goes beyond the source. The operators have no gradient.",
+        "",
+        "An example is a call on tensors that have the inputs' names. A test runs each one.",
         "",
         "The source is PyPTO, as its repository was on 2026-08-22 (883e7dfb). A section *In PyPTO* lists what differs",
         "there from the operator here. Its functions take everything by position, outputs too, and NZ weights in",
         "FRACTAL_NZ. Here inputs are positional, attributes are keywords, outputs are returned, and weights are",
         "row-major or packed.",
+        "",
+        "## Formulas",
+        "",
+        "Arithmetic is in float32 unless a formula says otherwise. `bf16(x)` and `fp16(x)` round to nearest, ties to",
+        "even. `int32(a · b)` is an exact product of int8. `ms_dsv32/golden/<operator>.py` has the same steps.",
+        "",
+        "```text",
+        "RmsNorm(x, gamma, eps)         = x / sqrt(mean(x^2) + eps) * gamma",
+        "LayerNorm(x, gamma, beta, eps) = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * gamma + beta",
+        "Quant(x)                       = int8(rint(x * (127 / amax))), 1 / (127 / amax); amax = max(max |x|, 1e-30)",
+        "RopeHalfSplit(x, cos, sin)     = bf16(x * cos + [-b, a] * sin); [a, b] are the halves of x",
+        "RopeInterleaved(x, cos, sin)   = RopeHalfSplit([x[0::2], x[1::2]], cos, sin)",
+        "```",
         "",
         "## Dimensions",
         "",
@@ -516,6 +543,8 @@ def docs() -> str:
         out.append(f"| `{d.name}` | {bounds} | {d.doc} |")
     for op in map(load, names()):
         out += ["", f"## `{op.name}`", "", op.summary, "", f"Source: {op.source}", ""]
+        out += ["```text", *op.formula, "```", "", "```python", *op.example, "```", ""]
+        out += ["Limits:", "", *(f"- {limit}" for limit in op.limits), ""]
         out += ["| input | dtype | shape | format | |", "|---|---|---|---|---|"]
         for a in op.inputs:
             notes = [a.doc]
@@ -581,6 +610,10 @@ def generated(root: Path) -> Iterator[tuple[Path, str]]:
     yield root / "docs" / "ops.md", docs()
 
 
+_EXPLAINED = ("formula", "example", "limits")
+"""What ``docs/ops.md`` explains an operator by; internal ones are in no page."""
+
+
 def check_schemas() -> list[str]:
     """What is wrong with the JSON files, by their schemas and by what a schema cannot say; empty if nothing is."""
     import jsonschema  # a development dependency: users never need it
@@ -600,6 +633,7 @@ def check_schemas() -> list[str]:
         in_place = [i.name for i in op.inputs if i.in_place]
         if in_place != [o.in_place_of for o in op.outputs if o.in_place_of]:
             problems.append(f"{op.name}: in-place inputs and outputs do not pair")
+        problems += [f"{op.name} has no {n}" for n in _EXPLAINED if op.name in names() and not getattr(op, n)]
         for function in op.source_functions:
             problems += [f"{op.name}: {p}" for p in _source_problems(op, function)]
         problems += [f"{op.name}: {a.name} is optional and not the last input" for a in op.inputs[:-1] if a.optional]

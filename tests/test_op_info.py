@@ -6,6 +6,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -58,6 +59,23 @@ def test_names_and_order_are_the_contracts() -> None:
         assert [a.name for a in op.outputs] == outputs.split()
 
 
+@pytest.mark.parametrize("name", sorted(CONTRACT))
+def test_the_formula_has_the_steps_of_golden(name: str) -> None:
+    source = (ROOT / "ms_dsv32" / "golden" / f"{name}.py").read_text(encoding="utf-8")
+    steps = re.findall(r"^ *# (\(\d+\))", source, re.MULTILINE)
+    assert [line.split()[0] for line in op_info.load(name).formula] == steps
+
+
+@pytest.mark.parametrize("name", sorted(CONTRACT))
+def test_formula_and_example_use_the_contracts_names(name: str) -> None:
+    op = op_info.load(name)
+    arguments = [*op.required_inputs, *(a for a in op.attrs if a.required)]
+    for arg in (*arguments, *(o for o in op.outputs if not o.extension)):
+        assert re.search(rf"\b{arg.name}\b", "\n".join(op.example)), arg.name
+    assert f"ops.{name}(" in "\n".join(op.example)
+    assert set(op.formula) | set(op.example) | {f"- {limit}" for limit in op.limits} <= set(op_info.docs().split("\n"))
+
+
 def test_generated_files_are_in_step(capsys: pytest.CaptureFixture[str]) -> None:
     assert op_info.main(["--check"]) == 0, capsys.readouterr().err
 
@@ -89,6 +107,9 @@ def _edit(path: Path, change) -> None:
     ("change", "message"),
     [
         (lambda d: d.pop("summary"), "'summary' is a required property"),
+        (lambda d: d.pop("formula"), "mla_prolog_quant has no formula"),
+        (lambda d: d.pop("example"), "mla_prolog_quant has no example"),
+        (lambda d: d.update(limits=[]), "[] should be non-empty"),
         (lambda d: d["inputs"][0].update(dtype="bf17"), "'bf17' is not one of"),
         (lambda d: d["inputs"][0].update(shape=[["t", "hh"]]), "hh is no dim"),
         (lambda d: d["inputs"][0].update(shape=[["t", "h"], ["b", "h"]]), "alternatives must differ in rank"),

@@ -11,9 +11,10 @@ import cases
 import numpy as np
 import pytest
 import tolerance
-from calls import MODES, bare, run, tensors
+from calls import MODES, arrays, bare, run, tensors
 
-from ms_dsv32 import ops, weights
+from ms_dsv32 import op_info, ops, weights
+from ms_dsv32.config import ModelConfig
 
 MAKERS: dict[str, Any] = {
     "mla_prolog_quant": cases.mla_prolog_case,
@@ -43,6 +44,16 @@ def assert_same(got: dict[str, Any], want: dict[str, Any]) -> None:
 def test_golden(operator: str, mode_name: str) -> None:
     case = make(operator, 2, 2, [131, 257])
     case.check(run(case, mode_name))
+
+
+@pytest.mark.parametrize("operator", MAKERS)
+def test_the_example_of_the_contract_is_golden(operator: str) -> None:
+    case = make(operator, 2, 2, [131, 257])
+    if operator == "sparse_flash_attention_quant":
+        case = case.with_attributes(softmax_scale=ModelConfig().softmax_scale)
+    names: dict[str, Any] = dict(tensors(case))
+    exec("\n".join(op_info.load(operator).example), names)
+    case.check(arrays(case.outputs, [names[name] for name in case.outputs]))
 
 
 PROLOGS = ["mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_indexer_prolog_quant"]
