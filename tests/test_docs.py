@@ -1,13 +1,16 @@
-"""Pages say what is so: every environment variable is in the table."""
+"""Pages say what is so: every environment variable is in the table, and links between pages lead somewhere."""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 FOLDERS = ("ms_dsv32", "tests", "benchmarks", "examples")
 SOURCES = [ROOT / "setup.py", *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.*"))]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(p for p in SOURCES if p.suffix == ".md")])
 # In Python a name is a string or the keyword of a call that makes an environment; in C++ it is an argument of getenv.
 READS = {
     ".py": re.compile(r"""["'](MS_DSV32_[A-Z0-9_]+)["']"""),
@@ -41,3 +44,27 @@ def test_the_table_has_the_options_of_the_virtual_ascend() -> None:
     options = re.findall(r'"([A-Z_]+)"', re.findall(r"^OPTIONS = \((.*)\)$", source, re.MULTILINE)[0])
     named = {name for name in _variables_of_the_page() if name.startswith("ASCEND_VIRTUAL_")}
     assert named == {f"ASCEND_VIRTUAL_{option}" for option in options}
+
+
+def _anchor(heading: str) -> str:
+    """The anchor that GitHub gives a heading."""
+    text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading.replace("`", ""))
+    return re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
+
+
+def _text(page: Path) -> str:
+    """A page without its blocks of code."""
+    return re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", _text(page)):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        path = (page.parent / name).resolve() if name else page
+        assert path.exists(), target
+        if anchor and path.suffix == ".md":
+            headings = re.findall(r"^#+ (.*)$", _text(path), re.MULTILINE)
+            assert anchor in map(_anchor, headings), target
