@@ -75,6 +75,7 @@ def bars(found: Mapping[str, Any], path: Path) -> None:
         axes.set_yscale("log")
         axes.set_ylim(bottom=0.5)
         axes.set_title(op, fontsize=9, loc="left")
+        axes.set_ylabel("time / roofline", fontsize=7)
         axes.set_xticks(range(len(shapes)), [r["label"].replace(" ", "\n") for r in shapes], fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
     panels[0, 0].legend(
@@ -82,7 +83,7 @@ def bars(found: Mapping[str, Any], path: Path) -> None:
         bbox_to_anchor=(1, 1),  # above the bars
         fontsize=7,
         ncols=len(series),
-        title="time / roofline (torch: the better of eager and compile)",
+        title="lower is better (torch: the better of eager and compile)",
         title_fontsize=7,
     )
     _save(figure, path, "", found)
