@@ -1,4 +1,4 @@
-// The cube half of mla_epilog_quant: S1 and S3 of epilog.h.
+// The cube half of mla_epilog_quant: S1 and S3 of epilog_plan.h.
 //
 // Weights stream through slots of L1 in chunks, each beside a left operand that lies in a place of its own. The loader
 // goes through the same phases and chunks as the products and is as many chunks ahead as there are slots. Where a left
@@ -7,7 +7,7 @@
 #define MS_DSV32_ASCENDC_EPILOG_CUBE_H_
 
 #include "cube_tile.h"
-#include "epilog.h"
+#include "epilog_plan.h"
 
 namespace ms_dsv32::ascendc {
 

@@ -1,9 +1,9 @@
-// The vector half of mla_epilog_quant: S2 and S4 of epilog.h.
+// The vector half of mla_epilog_quant: S2 and S4 of epilog_plan.h.
 #ifndef MS_DSV32_ASCENDC_EPILOG_VECTOR_H_
 #define MS_DSV32_ASCENDC_EPILOG_VECTOR_H_
 
 #include "dequant.h"
-#include "epilog.h"
+#include "epilog_plan.h"
 #include "rows.h"
 
 namespace ms_dsv32::ascendc {

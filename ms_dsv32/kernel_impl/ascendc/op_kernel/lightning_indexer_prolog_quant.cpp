@@ -1,4 +1,4 @@
-// lightning_indexer_prolog_quant: see prolog.h for the plan.
+// lightning_indexer_prolog_quant: see prolog_plan.h for the plan.
 #include "prolog_cube.h"
 #include "prolog_vector.h"
 

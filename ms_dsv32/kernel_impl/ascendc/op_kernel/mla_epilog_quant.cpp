@@ -1,4 +1,4 @@
-// mla_epilog_quant: see epilog.h for the plan.
+// mla_epilog_quant: see epilog_plan.h for the plan.
 #include "epilog_cube.h"
 #include "epilog_vector.h"
 

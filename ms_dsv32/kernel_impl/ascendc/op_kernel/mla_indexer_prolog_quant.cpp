@@ -1,5 +1,5 @@
 // mla_indexer_prolog_quant: the stages of mla_prolog_quant and of lightning_indexer_prolog_quant in one launch. See
-// prolog.h for the plan.
+// prolog_plan.h for the plan.
 #include "prolog_cube.h"
 #include "prolog_vector.h"
 

@@ -1,4 +1,4 @@
-// The cube half of the prologs: S1, S3 and S5 of prolog.h.
+// The cube half of the prologs: S1, S3 and S5 of prolog_plan.h.
 //
 // Weights stream through slots of L1 in chunks. The loader goes through the same phases, items and chunks as the
 // products and is as many chunks ahead as there are slots, so that while the core waits for others, or for its vector
@@ -7,7 +7,7 @@
 #define MS_DSV32_ASCENDC_PROLOG_CUBE_H_
 
 #include "cube_stream.h"
-#include "prolog.h"
+#include "prolog_plan.h"
 
 namespace ms_dsv32::ascendc {
 

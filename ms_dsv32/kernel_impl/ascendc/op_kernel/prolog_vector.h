@@ -1,10 +1,10 @@
-// The vector half of the prologs: S2, S4 and S6 of prolog.h.
+// The vector half of the prologs: S2, S4 and S6 of prolog_plan.h.
 #ifndef MS_DSV32_ASCENDC_PROLOG_VECTOR_H_
 #define MS_DSV32_ASCENDC_PROLOG_VECTOR_H_
 
 #include "dequant.h"
 #include "norm.h"
-#include "prolog.h"
+#include "prolog_plan.h"
 #include "quant.h"
 #include "rope.h"
 #include "scatter.h"

@@ -8,8 +8,8 @@
 //   S4  vector  dequantisation: a core's AIVs share the tokens; those of a shared group's cores add their pieces
 // All cores wait for one another before S2, before S3, and before S4 of the shared groups. Weights stream meanwhile: S3
 // needs its left operand only when the first of them are there. S1 of a step comes before S3 of the step before it.
-#ifndef MS_DSV32_ASCENDC_EPILOG_H_
-#define MS_DSV32_ASCENDC_EPILOG_H_
+#ifndef MS_DSV32_ASCENDC_EPILOG_PLAN_H_
+#define MS_DSV32_ASCENDC_EPILOG_PLAN_H_
 
 #include "copy.h"
 #include "epilog_tiling.h"
@@ -102,4 +102,4 @@ class EpilogPlan {
 
 }  // namespace ms_dsv32::ascendc
 
-#endif  // MS_DSV32_ASCENDC_EPILOG_H_
+#endif  // MS_DSV32_ASCENDC_EPILOG_PLAN_H_

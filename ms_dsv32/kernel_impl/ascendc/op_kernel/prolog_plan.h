@@ -17,8 +17,8 @@
 // items (PrologTiling::projectors). x is then read once, not by each core that has some columns; the latents follow
 // each other in L1 without a pause; and the heads are dealt over the steps, so that all cores end at about the same
 // time. Nothing but the indexer's keys and the head weights of a step waits for its S1.
-#ifndef MS_DSV32_ASCENDC_PROLOG_H_
-#define MS_DSV32_ASCENDC_PROLOG_H_
+#ifndef MS_DSV32_ASCENDC_PROLOG_PLAN_H_
+#define MS_DSV32_ASCENDC_PROLOG_PLAN_H_
 
 #include "copy.h"
 #include "prolog_tiling.h"
@@ -212,4 +212,4 @@ class PrologWorkspace {
 
 }  // namespace ms_dsv32::ascendc
 
-#endif  // MS_DSV32_ASCENDC_PROLOG_H_
+#endif  // MS_DSV32_ASCENDC_PROLOG_PLAN_H_
