@@ -58,10 +58,13 @@ except Exception as error:
 
 @pytest.mark.parametrize("mode", ["pynative", "graph"])
 def test_a_fault_of_a_kernel_is_an_exception(mode: str) -> None:
-    source = (OP_KERNEL / "lightning_indexer_quant.cpp").read_text(encoding="utf-8")
+    entry = (OP_KERNEL / "lightning_indexer_quant.cpp").read_text(encoding="utf-8")
+    vector = (OP_KERNEL / "indexer_vector.h").read_text(encoding="utf-8")
     flag = "    BeginOut();\n    CopyOut(topk_indices_"
-    assert flag in source
-    faulty = source.replace(flag, flag.partition("\n")[2])
+    include = '#include "indexer_vector.h"\n'
+    assert flag in vector
+    assert include in entry
+    faulty = entry.replace(include, vector.replace(flag, flag.partition("\n")[2]))
     result = run(build_library({"lightning_indexer_quant": faulty}), "-c", SCRIPT, mode)
     assert result.stdout.startswith("RuntimeError "), result.stdout + result.stderr
     assert "lightning_indexer_quant: " in result.stdout

@@ -1,0 +1,286 @@
+// What the cube and the vector half of lightning_indexer_quant agree on: tasks, workspace, flags.
+//
+// A task is a unit of up to four tokens of a sequence and all its keys, or a part of them, on one AI core. A tile of
+// keys is read once for all tokens of the unit. While the AIC scores a step of up to 2048 keys, its AIVs sort those of
+// the step before into the running lists of the tokens, of which each AIV has half.
+//
+// Where there are fewer units than cores, or some are left over, cores share them in equal parts. Of a single token the
+// AIVs share the keys of the part, too, the first one the lower half, so that positions ascend from list to list. Of
+// the lists that a token has then, samples tell how much of each can be among the best: no more is merged.
+#ifndef MS_DSV32_ASCENDC_INDEXER_PLAN_H_
+#define MS_DSV32_ASCENDC_INDEXER_PLAN_H_
+
+#include "copy.h"
+#include "lightning_indexer_quant_tiling.h"
+#include "sequences.h"
+
+namespace ms_dsv32::ascendc {
+
+// Flags between cores.
+constexpr int64_t kWeightsReady = 0;  // AIV to AIC, for each task
+constexpr int64_t kScoresReady = 1;   // AIC to AIV, for each step
+constexpr int64_t kScoresFree = 2;    // AIV to AIC: the step is read
+constexpr int64_t kListsReady = 3;    // all AIVs
+constexpr int64_t kGroupsReady = 4;   // all AIVs
+
+// Tiles of a step. Long steps take less time to sort; the AIVs need that where they have two rows each. Behind short
+// ones less is left to be sorted at the end of a launch. While the last step is scored, the one before is sorted: with
+// a full list of one row that takes as long as to score six tiles.
+constexpr uint32_t kLastStep = 4, kFullListLastStep = 6, kShortStep = 8, kLongStep = kSortChunk / kKeyTile;
+
+// What is scored together. A row is a token of the unit with all keys of the task, or half of the keys.
+struct IndexerTask {
+  uint32_t sequence, token, tokens;
+  uint32_t visible;  // of the last token
+  // Tiles of keys [begin[0], begin[2]); the second half begins at begin[1].
+  uint32_t begin[3];
+  bool shared;     // with other cores: a token's list is one of several
+  bool halves;     // the AIVs share the keys of the only token
+  uint32_t part;   // of the shared unit
+  uint32_t round;  // of a whole unit
+
+  __aicore__ inline bool Halves() const { return halves; }
+  __aicore__ inline uint32_t Rows() const { return Halves() ? 2 : tokens; }
+  // Rows of an AIV are [RowBegin, RowEnd). It has more and fewer in turn.
+  __aicore__ inline uint32_t RowBegin(uint32_t sub) const { return (sub ^ (round & 1)) == 0 ? 0 : DivUp(Rows(), 2); }
+  __aicore__ inline uint32_t RowEnd(uint32_t sub) const { return (sub ^ (round & 1)) == 0 ? DivUp(Rows(), 2) : Rows(); }
+  __aicore__ inline uint32_t Token(uint32_t row) const { return Halves() ? token : token + row; }
+  __aicore__ inline uint32_t Visible(uint32_t row) const {
+    const uint32_t later = Halves() ? 0 : tokens - 1 - row;
+    return visible > later ? visible - later : 0;
+  }
+  __aicore__ inline uint32_t FirstTile(uint32_t row) const { return begin[Halves() ? row : 0]; }
+  __aicore__ inline uint32_t Tiles(uint32_t row) const { return begin[Halves() ? row + 1 : 2] - FirstTile(row); }
+  // Keys of the row in its tiles [from, to).
+  __aicore__ MS_DSV32_NOINLINE uint32_t Keys(uint32_t row, uint32_t from, uint32_t to) const {
+    const uint32_t first = (FirstTile(row) + from) * kKeyTile;
+    const uint32_t end = Smaller((FirstTile(row) + Smaller(to, Tiles(row))) * kKeyTile, Visible(row));
+    return end > first ? end - first : 0;
+  }
+  __aicore__ inline uint32_t Keys(uint32_t row) const { return Keys(row, 0, Tiles(row)); }
+
+  // Steps go over all rows at once; the first row has most tiles. Where an AIV has two rows, long steps come first, and
+  // a short one before the last; else all but the last are short.
+  __aicore__ inline bool Long() const { return Rows() > 2; }
+  __aicore__ inline uint32_t LastStep() const { return Long() || Halves() ? kLastStep : kFullListLastStep; }
+  __aicore__ inline uint32_t LongTiles() const {
+    const uint32_t others = Long() ? kShortStep + LastStep() : LastStep();
+    return Tiles(0) > others ? Tiles(0) - others : 0;
+  }
+  __aicore__ inline uint32_t LongSteps() const { return DivUp(LongTiles(), Long() ? kLongStep : kShortStep); }
+  __aicore__ MS_DSV32_NOINLINE uint32_t Steps() const {
+    if (Tiles(0) == 0) return 0;
+    return LongSteps() + (Long() && Tiles(0) > LastStep() ? 2 : 1);
+  }
+  __aicore__ MS_DSV32_NOINLINE uint32_t StepBegin(uint32_t step) const {
+    if (step < LongSteps()) return ShareBegin(LongTiles(), step, LongSteps());
+    if (step == LongSteps()) return LongTiles();
+    return step == Steps() ? Tiles(0) : Tiles(0) - LastStep();
+  }
+};
+
+class IndexerPlan {
+ public:
+  __aicore__ inline IndexerPlan(const LightningIndexerTiling& tiling, uint32_t core, GM_ADDR block_table,
+                                GM_ADDR kv_act_seqs, GM_ADDR query_act_seqs, GM_ADDR workspace)
+      : tiling_(tiling),
+        core_(core),
+        workspace_(workspace),
+        sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, kv_act_seqs, query_act_seqs),
+        rounds_(tiling.rounds),
+        shared_(tiling.shared),
+        sharers_(tiling.sharers),
+        lists_(tiling.lists),
+        unit_tokens_(tiling.unit_tokens) {
+    block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(tiling.b) * tiling.max_blocknum_perbatch);
+    if (tiling.ragged != 0) Deal();
+    halves_ = sequences_.Singles() >= shared_;
+    // A core's share of the shared units, in `sharers` parts of a unit: [core * shared, (core + 1) * shared).
+    if (core < sharers_) {
+      first_shared_ = core * shared_ / sharers_;
+      shared_tasks_ = DivUp((core + 1) * shared_, sharers_) - first_shared_;
+    }
+  }
+
+  // Tokens that are of a sequence.
+  __aicore__ inline uint32_t Tokens() const { return sequences_.Tokens(); }
+  __aicore__ inline uint32_t Rounds() const { return rounds_; }
+  __aicore__ inline uint32_t Shared() const { return shared_; }
+  __aicore__ inline uint32_t Lists() const { return lists_; }
+  // Places of tokens of shared units, those of a unit one after the other. Some units of a ragged call may have fewer
+  // tokens than others: there the units' first tokens come first, so that AIVs next to each other have one each.
+  __aicore__ inline uint32_t Slots() const { return shared_ * unit_tokens_; }
+  __aicore__ inline uint32_t SlotUnit(uint32_t slot) const {
+    return tiling_.ragged != 0 ? slot % shared_ : slot / unit_tokens_;
+  }
+  __aicore__ inline uint32_t SlotToken(uint32_t slot) const {
+    return tiling_.ragged != 0 ? slot / shared_ : slot % unit_tokens_;
+  }
+
+  // Tasks of this core: its parts of shared units, which are the last ones, then whole units. Those of a ragged call
+  // come from the last one on, as each is looked up from the one before.
+  __aicore__ inline uint32_t SharedTasks() const { return shared_tasks_; }
+  __aicore__ inline uint32_t Tasks() const { return shared_tasks_ + rounds_; }
+  __aicore__ MS_DSV32_NOINLINE IndexerTask Task(uint32_t index) const {
+    if (index >= shared_tasks_) {
+      const uint32_t round = index - shared_tasks_;
+      return Unit(tiling_.ragged != 0 ? rounds_ - 1 - round : round, core_);
+    }
+    const uint32_t shared = first_shared_ + index;
+    return Part(shared, core_ - FirstSharer(shared));
+  }
+
+  // All keys of the `index`th unit of a round.
+  __aicore__ MS_DSV32_NOINLINE IndexerTask Unit(uint32_t round, uint32_t index) const {
+    const TokenGroup unit = sequences_.Group(round * tiling_.cores + index);
+    IndexerTask task;
+    task.sequence = unit.sequence;
+    task.token = unit.token;
+    task.tokens = unit.tokens;
+    task.visible = unit.visible;
+    task.shared = false;
+    task.halves = false;
+    task.part = 0;
+    task.round = round;
+    Take(task, 0, 1, 1);
+    return task;
+  }
+  // The part of a shared unit that the `part`th of its cores has.
+  __aicore__ inline IndexerTask Part(uint32_t shared, uint32_t part) const {
+    IndexerTask task = Unit(rounds_, shared);
+    TakePart(task, shared, part);
+    return task;
+  }
+  __aicore__ MS_DSV32_NOINLINE void TakePart(IndexerTask& task, uint32_t shared, uint32_t part) const {
+    const uint32_t begin = (FirstSharer(shared) + part) * shared_, unit = shared * sharers_;
+    Take(task, begin > unit ? begin - unit : 0, Smaller(begin + shared_ - unit, sharers_), sharers_);
+    task.shared = true;
+    task.halves = halves_;
+    task.part = part;
+    task.round = 0;
+  }
+  __aicore__ inline uint32_t Parts(uint32_t shared) const {
+    return DivUp((shared + 1) * sharers_, shared_) - FirstSharer(shared);
+  }
+
+  // Entries of block_table from `column` on.
+  __aicore__ inline GlobalTensor<int32_t> Blocks(uint32_t sequence, uint32_t column) const {
+    return block_table_[static_cast<uint64_t>(sequence) * tiling_.max_blocknum_perbatch + column];
+  }
+
+  // Weights of a token of the core's `task`th task.
+  __aicore__ inline GlobalTensor<half> Weights(uint32_t task, uint32_t token) const {
+    const uint32_t index = task % kWeightSlots * kUnitTokens + token;
+    return Global<half>(Own() + index * kWeightRows * kIdxNHeads * 2, kWeightRows * kIdxNHeads * kUnitTokens);
+  }
+  // Scores of a row in the core's `step`th step.
+  __aicore__ inline GlobalTensor<float> Scores(uint32_t step, uint32_t row) const {
+    const uint32_t index = step % kScoreSlots * kUnitTokens + row;
+    return Global<float>(Own() + kWeightSlots * kUnitTokens * kWeightRows * kIdxNHeads * 2 + index * kSortChunk * 4,
+                         kSortChunk);
+  }
+  // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, each behind
+  // its samples, ListStride records one after the other.
+  __aicore__ inline uint32_t ListStride() const { return kMaxSamples + tiling_.list_records; }
+  __aicore__ inline uint32_t SampleStride() const { return lists_ > kMergeWidth ? kDenseStride : kSampleStride; }
+  __aicore__ MS_DSV32_NOINLINE GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
+    const uint64_t index = (static_cast<uint64_t>(shared) * unit_tokens_ + token) * lists_ + list;
+    return Global<float>(workspace_ + tiling_.list_offset + index * ListStride() * 8,
+                         static_cast<uint64_t>(lists_ - list) * ListStride() * 2);
+  }
+  __aicore__ inline GlobalTensor<float> List(uint32_t shared, uint32_t token, uint32_t list) const {
+    return Samples(shared, token, list)[kMaxSamples * 2];
+  }
+  __aicore__ inline uint32_t SharedUnit(uint32_t task) const { return first_shared_ + task; }
+
+  const LightningIndexerTiling& tiling_;
+  const uint32_t core_;
+
+ private:
+  __aicore__ inline GM_ADDR Own() const { return workspace_ + core_ * tiling_.core_bytes; }
+  __aicore__ inline uint32_t FirstSharer(uint32_t shared) const { return shared * sharers_ / shared_; }
+  // Tiles of the keys from share `from` to share `to` of `shares`. A unit that sees no more keys than it may select
+  // needs no scores: it has no tiles.
+  __aicore__ inline void Take(IndexerTask& task, uint32_t from, uint32_t to, uint32_t shares) const {
+    const uint32_t tiles = task.visible > tiling_.selected_count ? DivUp(task.visible, kKeyTile) : 0;
+    task.begin[0] = ShareBegin(tiles, from, shares);
+    task.begin[2] = ShareBegin(tiles, to, shares);
+    task.begin[1] = task.begin[0] + DivUp(task.begin[2] - task.begin[0], 2);
+  }
+
+  // Deals the units of a ragged call as the tiling function does those of others.
+  __aicore__ MS_DSV32_NOINLINE void Deal() {
+    const uint32_t units = sequences_.Groups();
+    const uint64_t capacity = static_cast<uint64_t>(tiling_.max_blocknum_perbatch) * tiling_.block_size;
+    const uint64_t most = units * (capacity / kSharedKeys + 1);
+    rounds_ = units / tiling_.cores;
+    shared_ = units % tiling_.cores;
+    sharers_ = most < tiling_.cores ? static_cast<uint32_t>(most) : tiling_.cores;
+    uint32_t parts = 0;
+    for (uint32_t shared = 0; shared < shared_; ++shared) parts = Larger(parts, Parts(shared));
+    sequences_.SeekLast();
+    const bool single = sequences_.Singles() >= shared_;
+    unit_tokens_ = single ? 1 : sequences_.MostTokens();
+    lists_ = parts * (single ? kVectorsPerCore : 1);
+  }
+
+  GM_ADDR workspace_;
+  Sequences<kUnitTokens> sequences_;
+  GlobalTensor<int32_t> block_table_;
+  // The tiling tells these; in a ragged call the kernel counts them.
+  uint32_t rounds_, shared_, sharers_, lists_, unit_tokens_;
+  bool halves_;  // every shared unit is a single token, of whose keys each AIV has a half
+  uint32_t first_shared_ = 0, shared_tasks_ = 0;
+};
+
+// Keys that follow each other in the cache, or that have no block of it.
+struct KeyRun {
+  uint32_t count;
+  int32_t row;  // cache row of the first, -1 without a block of the cache
+};
+
+// Goes over `count` keys of a sequence from `position` on, run by run. Blocks that are neighbours in the cache as they
+// are in the sequence are one run. Table::At(column) is the entry of block_table, or any negative number after its
+// end.
+template <typename Table>
+class KeyRuns {
+ public:
+  __aicore__ inline KeyRuns(const Table& table, const LightningIndexerTiling& tiling, uint32_t position, uint32_t count)
+      : table_(table), block_size_(tiling.block_size), block_num_(tiling.block_num), left_(count) {
+    column_ = position / block_size_;
+    within_ = position - column_ * block_size_;
+    if (count > 0) block_ = Block();
+  }
+  __aicore__ inline bool Done() const { return left_ == 0; }
+  __aicore__ MS_DSV32_NOINLINE KeyRun Next() {
+    KeyRun run{Smaller(block_size_ - within_, left_), -1};
+    if (block_ >= 0) run.row = block_ * static_cast<int32_t>(block_size_) + static_cast<int32_t>(within_);
+    left_ -= run.count;
+    within_ = 0;
+    while (left_ > 0) {
+      ++column_;
+      const int32_t before = block_;
+      block_ = Block();
+      if (block_ != (before < 0 ? before : before + 1)) break;
+      const uint32_t count = Smaller(block_size_, left_);
+      run.count += count;
+      left_ -= count;
+    }
+    return run;
+  }
+
+ private:
+  // -1 for whatever is no block.
+  __aicore__ inline int32_t Block() const {
+    const int32_t block = table_.At(column_);
+    return block >= 0 && block < static_cast<int32_t>(block_num_) ? block : -1;
+  }
+
+  const Table& table_;
+  uint32_t block_size_, block_num_, left_, column_, within_;
+  int32_t block_ = -1;
+};
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_INDEXER_PLAN_H_

@@ -1,0 +1,510 @@
+// The vector half of lightning_indexer_quant: weights of the heads, and the largest scores. See indexer_plan.h.
+#ifndef MS_DSV32_ASCENDC_INDEXER_VECTOR_H_
+#define MS_DSV32_ASCENDC_INDEXER_VECTOR_H_
+
+#include "copy.h"
+#include "indexer_plan.h"
+#include "sync.h"
+#include "topk.h"
+
+namespace ms_dsv32::ascendc {
+
+// The cube takes weights in half. Those of a token may be beyond its range at either end: they are multiplied by the
+// power of two that brings the largest of them to 2^14 or more, below 2^15. It is one for all keys of the token, and
+// their order remains.
+constexpr uint32_t kWeightExponent = 14, kFloatBias = 127, kLeastExponent = 2 * kFloatBias + kWeightExponent - 254;
+
+// A key without a block of the cache ranks below all others that have a score.
+constexpr float kUnscored = -3.0e38f;
+
+// A window of a sequence's row of block_table in UB. Scalar reads of GM would stop the AIV for as long as a copy takes
+// at each line of the data cache.
+class TableWindow {
+ public:
+  __aicore__ inline void Place(UbArena& arena) { entries_ = arena.Take<int32_t>(kColumns); }
+  // Entries of the task's keys from `position` on, at least for `count` keys; those may be as many as a step has.
+  __aicore__ MS_DSV32_NOINLINE void Cover(const IndexerPlan& plan, const IndexerTask& task, uint32_t position,
+                                          uint32_t count) {
+    const LightningIndexerTiling& tiling = plan.tiling_;
+    const uint32_t first = position / tiling.block_size, columns = tiling.max_blocknum_perbatch;
+    const uint32_t end = Smaller(DivUp(position + count, tiling.block_size), columns);
+    if (task.sequence == sequence_ && begin_ <= first && end <= end_) return;
+    const uint32_t last = Smaller(task.begin[2] * kKeyTile, task.visible);
+    sequence_ = task.sequence;
+    begin_ = first;
+    end_ = Smaller(Smaller(DivUp(last, tiling.block_size), columns), first + kColumns);
+    if (end_ <= begin_) return;
+    WaitPipe<HardEvent::S_MTE2>(kFlag);
+    CopyIn(entries_, plan.Blocks(sequence_, begin_), end_ - begin_);
+    WaitPipe<HardEvent::MTE2_S>(kFlag);
+  }
+  __aicore__ inline int32_t At(uint32_t column) const {
+    return column < end_ ? entries_.GetValue(column - begin_) : -1;
+  }
+
+ private:
+  // A step has 129 at most: kSortChunk keys in blocks of 16.
+  static constexpr uint32_t kColumns = 1024;
+  static constexpr int32_t kFlag = 0;
+  LocalTensor<int32_t> entries_;
+  uint32_t sequence_ = ~0u, begin_ = 0, end_ = 0;
+};
+
+class IndexerVector {
+ public:
+  __aicore__ inline IndexerVector(TPipe& pipe, const IndexerPlan& plan, uint32_t sub, GM_ADDR q_scale, GM_ADDR weights,
+                                  GM_ADDR k_cache_scale, GM_ADDR topk_indices)
+      : plan_(plan), tiling_(plan.tiling_), sub_(sub) {
+    const uint64_t heads = static_cast<uint64_t>(tiling_.t) * kIdxNHeads;
+    q_scale_ = Global<half>(q_scale, heads);
+    weights_ = Global<half>(weights, heads);
+    k_scale_ = Global<half>(k_cache_scale, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size);
+    topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.selected_count);
+    arena_.Init(pipe, kUbBytes);
+    positions_ = arena_.Take<int32_t>(RoundUp(tiling_.list_records, 64));
+    table_.Place(arena_);
+    common_bytes_ = arena_.Used();
+    topk_.Place(arena_, tiling_.list_records);
+    for (uint32_t i = 0; i < 2; ++i) {
+      scores_[i] = arena_.Take<float>(kSortChunk);
+      scale16_[i] = arena_.Take<half>(kSortChunk);
+    }
+    scale32_ = arena_.Take<float>(kSortChunk);
+    factors16_ = arena_.Take<half>(2 * kRows * kIdxNHeads);
+    factors32_ = arena_.Take<float>(2 * kRows * kIdxNHeads);
+    largest_ = arena_.Take<float>(kRows);
+  }
+
+  __aicore__ inline void Run(uint32_t vector, uint32_t vectors) {
+    score_slots_.Begin();
+    scale_slots_.Begin();
+    SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
+    uint32_t next = NextTask(0);
+    if (next < plan_.Tasks()) MakeWeights(plan_.Task(next), 0);
+    if (plan_.Tokens() < tiling_.t) WritePadding(vector, vectors);
+    // Lists of shared units are merged behind the first whole unit, when those of other cores are there, too.
+    const uint32_t merge_behind = plan_.Rounds() > 0 ? plan_.SharedTasks() : ~0u;
+    for (uint32_t index = 0; index < plan_.Tasks(); ++index) {
+      if (index == plan_.SharedTasks()) TellLists();
+      const IndexerTask task = plan_.Task(index);
+      if (task.Steps() > 0) {
+        next = NextTask(index + 1);
+        if (next < plan_.Tasks()) MakeWeights(plan_.Task(next), tasks_ + 1);
+        Score(task, index);
+        ++tasks_;
+      }
+      if (!task.shared) {
+        for (uint32_t row = task.RowBegin(sub_); row < task.RowEnd(sub_); ++row) {
+          if (task.Visible(row) <= tiling_.selected_count) SelectAll(task, row);
+        }
+      }
+      if (index == merge_behind) MergeShared(vector, vectors);
+    }
+    if (plan_.Rounds() == 0) {
+      TellLists();
+      MergeShared(vector, vectors);
+    }
+    AwaitOut();
+    WaitFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
+    score_slots_.End();
+    scale_slots_.End();
+  }
+
+ private:
+  // positions 8, window of block_table 4, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 2.3 KiB.
+  static constexpr uint32_t kUbBytes = 184 * 1024;
+  static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
+  // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written
+  // for GM from V over MTE3 to V: no flag is set again before its wait. The merging has barriers.
+  static constexpr int32_t kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 5;
+  // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists. UB has
+  // three times as many places, the samples in the second third.
+  static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
+  static_assert(kMergedRecords >= 3 * kMaxLists * kMaxSamples);
+  static_assert(TopK::kChunk == kSortChunk && TopK::kSamples == kMaxSamples && ListMerger::kMaxLists == kMaxLists);
+  // All dense samples may belong to two lists, which are needed as a whole then.
+  static_assert(kMergedRecords >= kMaxSelected + kMaxLists * kDenseStride + 2 * (kMaxSelected / 2));
+
+  __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {
+    while (index < plan_.Tasks() && plan_.Task(index).Steps() == 0) ++index;
+    return index;
+  }
+
+  // (2) one factor for each head, in half, of the tokens of this AIV. Of a single token the first AIV makes them.
+  __aicore__ MS_DSV32_NOINLINE void MakeWeights(const IndexerTask& task, uint32_t index) {
+    const uint32_t row = task.RowBegin(sub_), end = Smaller(task.RowEnd(sub_), task.tokens);
+    if (row < end) {
+      const uint32_t count = (end - row) * kIdxNHeads;
+      const uint64_t head = static_cast<uint64_t>(task.token + row) * kIdxNHeads;
+      const LocalTensor<float> left = factors32_, right = factors32_[count];
+      WaitFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
+      CopyIn(factors16_, q_scale_[head], count);
+      CopyIn(factors16_[count], weights_[head], count);
+      WaitPipe<HardEvent::MTE2_V>(kFactorFlag);
+      Cast(left, factors16_, RoundMode::CAST_NONE, 2 * count);
+      PipeBarrier<PIPE_V>();
+      Mul(left, left, right, static_cast<int32_t>(count));
+      PipeBarrier<PIPE_V>();
+      ScaleWeights(left, right, end - row);
+      // The rows twice, so that one copy takes them all. (A repeat is a row of 256 bytes in float, 128 in half.)
+      static_assert(kWeightRows == 2, "a row of weights and its copy");
+      const UnaryRepeatParams twice(1, 1, kWeightRows * kIdxNHeads / kC0<half>, kIdxNHeads / kC0<float>);
+      for (uint32_t i = 0; i < kWeightRows; ++i) {
+        Cast(factors16_[i * kIdxNHeads], left, RoundMode::CAST_RINT, uint64_t{kIdxNHeads},
+             static_cast<uint8_t>(end - row), twice);
+      }
+      WaitPipe<HardEvent::V_MTE3>(kFactorFlag);
+      CopyOut(plan_.Weights(index, row), factors16_, kWeightRows * count);
+      SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
+      PipeBarrier<PIPE_V>();
+    }
+    NotifyCube(kWeightsReady);
+  }
+
+  // Around copies to GM of what V has written: BeginOut, the copies, EndOut. AwaitOut lets V overwrite their source.
+  __aicore__ inline void BeginOut() {
+    AwaitOut();
+    WaitPipe<HardEvent::V_MTE3>(kOutFlag);
+  }
+  __aicore__ inline void EndOut() {
+    SetFlag<HardEvent::MTE3_V>(kOutFlag);
+    out_ = true;
+  }
+  __aicore__ inline void AwaitOut() {
+    if (out_) WaitFlag<HardEvent::MTE3_V>(kOutFlag);
+    out_ = false;
+  }
+
+  // Rows of kIdxNHeads weights, each by its power of two. Destroys `scratch`.
+  __aicore__ inline void ScaleWeights(const LocalTensor<float>& weights, const LocalTensor<float>& scratch,
+                                      uint32_t rows) {
+    Abs(scratch, weights, static_cast<int32_t>(rows * kIdxNHeads));
+    PipeBarrier<PIPE_V>();
+    WholeReduceMax(largest_, scratch, static_cast<int32_t>(kIdxNHeads), static_cast<int32_t>(rows), 1, 1, 8,
+                   ReduceOrder::ORDER_ONLY_VALUE);
+    WaitPipe<HardEvent::V_S>(kFactorFlag);
+    const LocalTensor<int32_t> bits = largest_.ReinterpretCast<int32_t>();
+    for (uint32_t row = 0; row < rows; ++row) {
+      const uint32_t exponent = static_cast<uint32_t>(bits.GetValue(row)) >> 23;
+      union {
+        uint32_t bits;
+        float value;
+      } scale;
+      scale.bits = (2 * kFloatBias + kWeightExponent - Larger(exponent, kLeastExponent)) << 23;
+      const LocalTensor<float> own = weights[row * kIdxNHeads];
+      Muls(own, own, scale.value, static_cast<int32_t>(kIdxNHeads));
+    }
+    WaitPipe<HardEvent::S_V>(kFactorFlag);
+    PipeBarrier<PIPE_V>();
+  }
+
+  __aicore__ MS_DSV32_NOINLINE void Score(const IndexerTask& task, uint32_t index) {
+    AwaitOut();  // the lists are free
+    topk_.Begin();
+    const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_), steps = task.Steps();
+    StepKeys next = LoadScales(task, 0);
+    for (uint32_t step = 0; step < steps; ++step, ++steps_) {
+      const uint32_t from = task.StepBegin(step), to = task.StepBegin(step + 1);
+      const StepKeys keys = next;
+      AwaitCore(kScoresReady);
+      uint32_t loaded[kRows] = {};
+      bool scored = false;
+      for (uint32_t row = begin; row < end; ++row) {
+        if (task.Visible(row) <= tiling_.selected_count) continue;
+        const uint32_t count = task.Keys(row, from, to);
+        loaded[row - begin] = count;
+        if (count == 0) continue;
+        scored = true;
+        DataCopy(scores_[score_slots_.Acquire()], plan_.Scores(steps_, row), RoundUp(count, 8));
+        score_slots_.Publish();
+      }
+      // Scores are read by MTE2 alone.
+      CrossCoreSetFlag<2, PIPE_MTE2>(kScoresFree);
+      const LocalTensor<half> scales = scale16_[scale_slots_.Take()];
+      // Only a row has the barriers that let the next step overwrite scale32_.
+      if (scored && keys.missing < keys.count) Cast(scale32_, scales, RoundMode::CAST_NONE, keys.count);
+      if (scored && !task.Long()) topk_.Expect(keys.first);
+      scale_slots_.Release();
+      // While the scalar unit waits for what sorting finds, it can ask for nothing.
+      if (step + 1 < steps) next = LoadScales(task, step + 1);
+      for (uint32_t row = begin; row < end; ++row) {
+        if (loaded[row - begin] == 0) continue;
+        const LocalTensor<float> scores = scores_[score_slots_.Take()];
+        PipeBarrier<PIPE_V>();
+        if (keys.missing < keys.count) Mul(scores, scores, scale32_, static_cast<int32_t>(loaded[row - begin]));
+        PipeBarrier<PIPE_V>();
+        if (keys.missing > 0) ReplaceUnscored(task, scores, keys.first, loaded[row - begin]);
+        // (5) the largest scores of the token. Sorting the first ones may wait where the next step is a long one, too.
+        topk_.Add(row - begin, scores, keys.first, loaded[row - begin], task.Long() && step + 1 < task.LongSteps());
+        score_slots_.Release();
+      }
+    }
+    for (uint32_t row = begin; row < end; ++row) {
+      if (task.Visible(row) > tiling_.selected_count) Keep(task, row, index);
+    }
+  }
+
+  // Keys that the rows of an AIV see in a step.
+  struct StepKeys {
+    uint32_t first, count;
+    uint32_t missing;  // have no block of the cache
+  };
+
+  // Scales of the keys of a step.
+  __aicore__ MS_DSV32_NOINLINE StepKeys LoadScales(const IndexerTask& task, uint32_t step) {
+    const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_), from = task.StepBegin(step);
+    // The last row of an AIV sees most.
+    StepKeys keys{(task.FirstTile(begin) + from) * kKeyTile,
+                  begin < end ? task.Keys(end - 1, from, task.StepBegin(step + 1)) : 0, 0};
+    const LocalTensor<half> scales = scale16_[scale_slots_.Acquire()];
+    table_.Cover(plan_, task, keys.first, keys.count);
+    KeyRuns<TableWindow> runs(table_, tiling_, keys.first, keys.count);
+    for (uint32_t done = 0; !runs.Done();) {
+      const KeyRun run = runs.Next();
+      if (run.row >= 0) {
+        CopyIn(scales[done], k_scale_[run.row], run.count);
+      } else {
+        keys.missing += run.count;
+      }
+      done += run.count;
+    }
+    scale_slots_.Publish();
+    return keys;
+  }
+
+  // Scores of the keys without a block.
+  __aicore__ MS_DSV32_NOINLINE void ReplaceUnscored(const IndexerTask& task, const LocalTensor<float>& scores,
+                                                    uint32_t first, uint32_t count) {
+    table_.Cover(plan_, task, first, count);
+    KeyRuns<TableWindow> runs(table_, tiling_, first, count);
+    for (uint32_t done = 0; !runs.Done();) {
+      const KeyRun run = runs.Next();
+      if (run.row < 0) Duplicate(scores[done], kUnscored, static_cast<int32_t>(run.count));
+      done += run.count;
+    }
+    PipeBarrier<PIPE_V>();
+  }
+
+  // What becomes of a row's list: the result, or one of several lists of the token.
+  __aicore__ MS_DSV32_NOINLINE void Keep(const IndexerTask& task, uint32_t row, uint32_t index) {
+    const uint32_t own = row - task.RowBegin(sub_);
+    const RecordList best = topk_.List(own);
+    if (!task.shared) {
+      WritePositions(task.Token(row), best.records);
+      return;
+    }
+    if (best.count == 0) return;
+    const uint32_t shared = plan_.SharedUnit(index), token = task.Token(row) - task.token;
+    const uint32_t list = task.Halves() ? task.part * 2 + row : task.part;
+    AwaitOut();
+    const LocalTensor<float> sampled = topk_.Sampled(own, list, plan_.SampleStride());
+    BeginOut();
+    CopyOut(plan_.Samples(shared, token, list), sampled, (kMaxSamples + best.count) * 2);
+    EndOut();
+  }
+
+  __aicore__ MS_DSV32_NOINLINE void WritePositions(uint32_t token, const LocalTensor<float>& records) {
+    AwaitOut();
+    RecordPositions(positions_, records, tiling_.list_records);
+    WriteIndices(token);
+  }
+  __aicore__ MS_DSV32_NOINLINE void WriteIndices(uint32_t token) {
+    BeginOut();
+    CopyOut(topk_indices_[static_cast<uint64_t>(token) * tiling_.selected_count], positions_, tiling_.selected_count);
+    EndOut();
+  }
+
+  // A token that sees no more keys than it may select.
+  __aicore__ MS_DSV32_NOINLINE void SelectAll(const IndexerTask& task, uint32_t row) {
+    // The scalar unit writes the first block of a CreateVecIndex, whole and at once: -1 comes behind it.
+    AwaitOut();
+    PipeBarrier<PIPE_ALL>();
+    CreateVecIndex(positions_, int32_t{0}, tiling_.selected_count);
+    PipeBarrier<PIPE_V>();
+    FillFrom(positions_, task.Visible(row), tiling_.selected_count, -1);
+    WriteIndices(task.Token(row));
+  }
+
+  // The rows of tokens that are of no sequence, dealt to all AIVs: -1 throughout.
+  __aicore__ MS_DSV32_NOINLINE void WritePadding(uint32_t vector, uint32_t vectors) {
+    AwaitOut();
+    Duplicate(positions_, -1, static_cast<int32_t>(tiling_.selected_count));
+    BeginOut();
+    for (uint32_t token = plan_.Tokens() + vector; token < tiling_.t; token += vectors) {
+      CopyOut(topk_indices_[static_cast<uint64_t>(token) * tiling_.selected_count], positions_, tiling_.selected_count);
+    }
+    EndOut();
+  }
+
+  // ------------------------------------------------------------ lists of shared units
+
+  __aicore__ inline void TellLists() {
+    if (plan_.Shared() > 0) CrossCoreSetFlag<0, PIPE_MTE3>(kListsReady);
+  }
+
+  // The tokens of shared units, dealt to all AIVs: a token with few lists to one, one with many in groups.
+  __aicore__ MS_DSV32_NOINLINE void MergeShared(uint32_t vector, uint32_t vectors) {
+    if (plan_.Shared() == 0) return;
+    CrossCoreWaitFlag(kListsReady);
+    // Nothing of the scores is in use: their UB holds the lists.
+    arena_.Reset(common_bytes_);
+    merger_.Place(arena_, 3 * kMergedRecords);
+    const uint32_t groups = plan_.Lists() > kMergeWidth ? kMergeGroups : 1;
+    const uint32_t tokens = plan_.Slots();
+    for (uint32_t index = vector; index < tokens * groups; index += vectors) {
+      MergeGroup(index / groups, index % groups, groups);
+    }
+    if (groups > 1) {
+      // There are fewer groups than AIVs: an AIV still knows the lengths of its token.
+      AwaitAllVectors(kGroupsReady);
+      if (vector < tokens * groups && vector % groups == 0) MergeGroups(vector / groups, groups);
+    }
+    if (plan_.Rounds() == 0) return;
+    PipeBarrier<PIPE_ALL>();
+    arena_.Reset(common_bytes_);
+    topk_.Place(arena_, tiling_.list_records);
+  }
+
+  __aicore__ inline uint32_t FirstList(uint32_t group, uint32_t groups) const {
+    return group * DivUp(plan_.Lists(), groups);
+  }
+
+  __aicore__ MS_DSV32_NOINLINE void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
+    const uint32_t shared = plan_.SlotUnit(index), token = plan_.SlotToken(index);
+    const IndexerTask unit = plan_.Part(shared, 0);
+    if (token >= unit.tokens) return;
+    if (unit.Visible(token) <= tiling_.selected_count) {
+      if (group == 0) SelectAll(unit, token);
+      return;
+    }
+    PipeBarrier<PIPE_ALL>();
+    CountLists(unit, shared, token);
+    // The lists follow the samples before these have told how much of a list is needed: about as much as it has if all
+    // lists are alike.
+    const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
+    const uint32_t stride = plan_.SampleStride(), enough = DivUp(tiling_.selected_count, stride);
+    const uint32_t head = Smaller((DivUp(3 * enough, 2 * plan_.Lists()) + 2) * stride, tiling_.list_records);
+    const DataCopyParams samples(static_cast<uint16_t>(lists_), kMaxSamples / 4,
+                                 static_cast<uint16_t>(tiling_.list_records / 4), 0);
+    DataCopy(merger_.At(kMergedRecords), plan_.Samples(shared, token, 0), samples);
+    SetFlag<HardEvent::MTE2_V>(kMergeFlag);
+    if (first < end) {
+      const DataCopyParams heads(static_cast<uint16_t>(end - first), static_cast<uint16_t>(head / 4),
+                                 static_cast<uint16_t>((plan_.ListStride() - head) / 4), 0);
+      DataCopy(merger_.At(0), plan_.List(shared, token, first), heads);
+    }
+    WaitFlag<HardEvent::MTE2_V>(kMergeFlag);
+    Prune(enough, stride);
+    bool more = false;
+    for (uint32_t list = first; list < end; ++list) more = more || lengths_[list] > head;
+    if (more) PipeBarrier<PIPE_MTE2>();
+    merger_.Begin(0, kMergedRecords);
+    for (uint32_t list = first, at = 0; list < end; ++list) {
+      const uint32_t length = lengths_[list];
+      if (more && length > 0) CopyIn(merger_.At(at), plan_.List(shared, token, list), length * 2);
+      merger_.Add(at, length);
+      at += more ? RoundUp(length, 4) : head;
+    }
+    WaitPipe<HardEvent::MTE2_V>(kFactorFlag);
+    const RecordList best = merger_.Merge(tiling_.selected_count);
+    if (groups == 1) {
+      WritePositions(unit.token + token, best.records);
+    } else if (best.count > 0) {
+      BeginOut();
+      CopyOut(plan_.List(shared, token, first), best.records, best.count * 2);
+      EndOut();
+    }
+  }
+
+  // The groups of a token, each merged to its first list.
+  __aicore__ MS_DSV32_NOINLINE void MergeGroups(uint32_t index, uint32_t groups) {
+    const uint32_t shared = plan_.SlotUnit(index), token = plan_.SlotToken(index);
+    const IndexerTask unit = plan_.Part(shared, 0);
+    if (token >= unit.tokens || unit.Visible(token) <= tiling_.selected_count) return;
+    PipeBarrier<PIPE_ALL>();
+    merger_.Begin(0, kMergedRecords);
+    uint32_t at = 0;
+    for (uint32_t group = 0; group < groups; ++group) {
+      uint32_t length = 0;
+      const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
+      for (uint32_t list = first; list < end; ++list) {
+        length += lengths_[list];
+      }
+      length = Smaller(length, tiling_.selected_count);
+      if (length == 0) continue;
+      CopyIn(merger_.At(at), plan_.List(shared, token, first), length * 2);
+      merger_.Add(at, length);
+      at += RoundUp(length, 4);
+    }
+    WaitPipe<HardEvent::MTE2_V>(kMergeFlag);
+    WritePositions(unit.token + token, merger_.Merge(tiling_.selected_count).records);
+  }
+
+  // The lists of a token of a shared unit, and their lengths.
+  __aicore__ MS_DSV32_NOINLINE void CountLists(IndexerTask task, uint32_t shared, uint32_t token) {
+    lists_ = 0;
+    const uint32_t parts = plan_.Parts(shared);
+    for (uint32_t part = 0; part < parts; ++part) {
+      plan_.TakePart(task, shared, part);
+      const uint32_t first = task.Halves() ? 0 : token, end = task.Halves() ? 2 : token + 1;
+      for (uint32_t row = first; row < end; ++row) {
+        lengths_[lists_++] = Smaller(task.Keys(row), tiling_.selected_count);
+      }
+    }
+  }
+
+  // How much of each list can be among the token's best. Each of the `enough` best samples has stride - 1
+  // records of its list before it, so that what comes behind the next sample of a list comes behind selected_count
+  // others.
+  __aicore__ MS_DSV32_NOINLINE void Prune(uint32_t enough, uint32_t stride) {
+    merger_.Begin(kMergedRecords, kMaxLists * kMaxSamples);
+    for (uint32_t list = 0; list < lists_; ++list) {
+      merger_.Add(kMergedRecords + list * kMaxSamples, Smaller(lengths_[list] / stride, kMaxSamples));
+    }
+    const RecordList best = merger_.Merge(enough);
+    if (best.count < enough) return;
+    const uint32_t padded = RoundUp(enough, 32);
+    // Which lists they are of: four to a word, as the scalar unit takes long for each.
+    if (enough % 4 != 0) FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * padded, 0);
+    AwaitOut();
+    PipeBarrier<PIPE_V>();
+    RecordPositions(positions_, best.records, padded);
+    PipeBarrier<PIPE_V>();
+    const LocalTensor<int16_t> narrow = positions_[padded].ReinterpretCast<int16_t>();
+    Cast(narrow, positions_, RoundMode::CAST_NONE, padded);
+    WaitPipe<HardEvent::V_S>(kMergeFlag);
+    const LocalTensor<uint64_t> words = narrow.ReinterpretCast<uint64_t>();
+    uint32_t among[kMaxLists] = {};
+    for (uint32_t i = 0; i < enough; i += 4) {
+      const uint64_t word = words.GetValue(i / 4);
+      for (uint32_t k = 0; k < Smaller(4, enough - i); ++k) ++among[word >> (16 * k) & 0xffff];
+    }
+    WaitPipe<HardEvent::S_V>(kMergeFlag);
+    for (uint32_t list = 0; list < lists_; ++list) {
+      if (among[list] < kMaxSamples) lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * stride);
+    }
+  }
+
+  const IndexerPlan& plan_;
+  const LightningIndexerTiling& tiling_;
+  const uint32_t sub_;
+  GlobalTensor<half> q_scale_, weights_, k_scale_;
+  GlobalTensor<int32_t> topk_indices_;
+  UbArena arena_;
+  uint32_t common_bytes_ = 0;
+  TableWindow table_;
+  TopK topk_;
+  ListMerger merger_;
+  LocalTensor<float> scores_[2], scale32_, factors32_, largest_;
+  LocalTensor<half> scale16_[2], factors16_;
+  LocalTensor<int32_t> positions_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> score_slots_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 2> scale_slots_;
+  uint32_t lengths_[kMaxLists] = {}, lists_ = 0;
+  uint32_t tasks_ = 0, steps_ = 0;
+  bool out_ = false;  // copies to GM have ended with a flag that nobody has waited for
+};
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_INDEXER_VECTOR_H_
