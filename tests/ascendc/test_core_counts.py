@@ -108,9 +108,9 @@ extern "C" const char* check_attention(uint32_t t, uint32_t n_q, uint32_t topk, 
   if (out.head_parts * out.column_parts > out.team) return Wrong("%u parts for a team", out.head_parts);
   if (out.head_parts == 0 || out.column_parts == 0) return Wrong("no part has the output of %u heads", n_q);
   // The busiest core's keys fit into its lists, and its chunks below what the flags between cores count.
-  const uint32_t fractals = tiling::CeilDiv(topk, kFractalRows), own = tiling::CeilDiv(fractals, out.team);
-  if (tiling::CeilDiv(own, kVectorsPerCore) * kFractalRows > out.list_rows) return Wrong("lists of %u", out.list_rows);
-  if (tiling::CeilDiv(own * kFractalRows, out.key_chunk) > 2 * kMaxChunks) return Wrong("chunks of %u", out.key_chunk);
+  const uint32_t fractals = tiling::CeilDiv(topk, kFractal), own = tiling::CeilDiv(fractals, out.team);
+  if (tiling::CeilDiv(own, kVectorsPerCore) * kFractal > out.list_rows) return Wrong("lists of %u", out.list_rows);
+  if (tiling::CeilDiv(own * kFractal, out.key_chunk) > 2 * kMaxChunks) return Wrong("chunks of %u", out.key_chunk);
   if (out.key_chunk % out.score_tile != 0) return Wrong("tiles of %u keys", out.score_tile);
   return out.workspace_bytes == out.slot_bytes * out.slots * (out.cores / out.team) ? nullptr : "workspace";
 }

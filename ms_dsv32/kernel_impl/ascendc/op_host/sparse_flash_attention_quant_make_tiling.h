@@ -20,12 +20,12 @@ struct OutputGrid {
   uint32_t cube, copies;
   constexpr uint32_t Cycles() const { return cube > copies ? cube : copies; }
 };
-constexpr uint32_t kFractalCopy = 512;                          // bytes
-constexpr uint32_t kL2Rate = 110;                               // bytes a cycle from L2 to a core
-constexpr uint32_t kScoreFractals = kLatentDim / kFractalRows;  // of the sum of a score
+constexpr uint32_t kFractalCopy = 512;                      // bytes
+constexpr uint32_t kL2Rate = 110;                           // bytes a cycle from L2 to a core
+constexpr uint32_t kScoreFractals = kLatentDim / kFractal;  // of the sum of a score
 
 constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
-  const uint32_t heads = tiling::CeilDiv(n_q, kFractalRows), columns = kKvLoraRank / kFractalRows;
+  const uint32_t heads = tiling::CeilDiv(n_q, kFractal), columns = kKvLoraRank / kFractal;
   OutputGrid best{0, 0, ~0u, ~0u};
   for (uint32_t parts = 1; parts <= tiling::Smaller(team, heads); ++parts) {
     const uint32_t column_parts = tiling::Smaller(team / parts, columns);
@@ -42,10 +42,10 @@ constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t c
   constexpr uint64_t kGatherRow = 57;  // unsorted, 1.5 copies of 24 cycles; 656 bytes from HBM, 32 a cycle
   constexpr uint64_t kWaits = 3000;    // of a task: two barriers between cores and the latencies of GM around them
   const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
-  const uint64_t tasks = tiling::CeilDiv(shape.t, cores / team), heads = tiling::CeilDiv(shape.n_q, kFractalRows);
-  const uint64_t fractals = tiling::CeilDiv(shape.topk, kFractalRows), own = tiling::CeilDiv(fractals, team);
+  const uint64_t tasks = tiling::CeilDiv(shape.t, cores / team), heads = tiling::CeilDiv(shape.n_q, kFractal);
+  const uint64_t fractals = tiling::CeilDiv(shape.topk, kFractal), own = tiling::CeilDiv(fractals, team);
   const uint64_t vectors = uint64_t{kVectorsPerCore} * team;
-  const uint64_t gather = (fractals + vectors - 1) / vectors * kFractalRows * kGatherRow;
+  const uint64_t gather = (fractals + vectors - 1) / vectors * kFractal * kGatherRow;
   // A row takes 8 instructions for 64 columns, and a third more between them.
   const uint64_t softmax = (shape.n_q + vectors - 1) / vectors * shape.topk / 6;
   const uint64_t output = fractals * grid.Cycles();
@@ -92,13 +92,13 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   out.head_parts = grid.head_parts;
   out.column_parts = grid.column_parts;
   out.key_rows = tiling::RoundUp(shape.topk, 64);
-  const uint32_t core_fractals = tiling::CeilDiv(out.key_rows / kFractalRows, team);
+  const uint32_t core_fractals = tiling::CeilDiv(out.key_rows / kFractal, team);
   // With one task, chunks may be twice as many, so that the last one takes the cube a short time.
   const bool one_task = shape.t <= teams;
-  const uint32_t most_chunks = one_task ? 2 * kMaxChunks : kMaxChunks, core_keys = core_fractals * kFractalRows;
+  const uint32_t most_chunks = one_task ? 2 * kMaxChunks : kMaxChunks, core_keys = core_fractals * kFractal;
   out.score_tile = core_keys <= most_chunks * kShortTile ? kShortTile : kScoreTile;
   out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_keys, most_chunks), out.score_tile);
-  out.list_rows = tiling::CeilDiv(core_fractals, kVectorsPerCore) * kFractalRows;
+  out.list_rows = tiling::CeilDiv(core_fractals, kVectorsPerCore) * kFractal;
   // The gather of a task and the softmax of the one before it share the time, if they fit into UB together: the lists
   // of the next task beside those of this one, and the softmax.
   const uint32_t list_bytes = 2 * out.list_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4;

@@ -6,11 +6,10 @@
 #include <type_traits>
 
 #include "copy.h"
+#include "dims.h"
 #include "sync.h"
 
 namespace ms_dsv32::ascendc {
-
-constexpr uint32_t kFractal = 16;  // rows of a fractal
 
 // Type that the cube accumulates products of T in.
 template <typename T>

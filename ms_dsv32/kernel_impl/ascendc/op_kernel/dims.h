@@ -9,6 +9,9 @@ namespace ms_dsv32::ascendc {
 
 // AIVs of an AI core: kernels are MIX 1:2. CANN names the call that returns it differently from version to version.
 constexpr uint32_t kVectorsPerCore = 2;
+// Rows of a fractal, and its columns where they are 2-byte values. The cube computes whole fractals, so rows are dealt
+// to cores and AIVs in fractals too.
+constexpr uint32_t kFractal = 16;
 
 constexpr uint32_t kH = 7168;
 constexpr uint32_t kQLoraRank = 1536;

@@ -8,8 +8,6 @@ namespace ms_dsv32::ascendc {
 
 // Keys of one tile of scores: 96 x 576 bfloat16 are 108 KiB of L1, three of them beside the query's 144 KiB.
 constexpr uint32_t kScoreTile = 96;
-// Rows and columns of a fractal of 2-byte values: what cores and AIVs are dealt.
-constexpr uint32_t kFractalRows = 16;
 // The cube begins with the keys of a task chunk by chunk. Two tasks of 7 chunks stay below the 15 that a cross-core
 // counter holds.
 constexpr uint32_t kMaxChunks = 7;

@@ -1,0 +1,111 @@
+// What the cube and the vector half of sparse_flash_attention_quant agree on: tasks, workspace, flags.
+//
+// A task is one token, on a team of AI cores. Each core's AIVs gather and dequantise a part of the keys to the
+// workspace, and its AIC multiplies them with the query. Then the AIVs make probabilities of the scores, each of a part
+// of the heads, and the AICs multiply those with the keys, each for a part of the heads and columns of the output.
+// Several tasks are under way at a time, so that the AIVs gather the keys of one while the AICs work on another. Few
+// tokens have large teams; with many tokens a team is one core.
+#ifndef MS_DSV32_ASCENDC_ATTENTION_PLAN_H_
+#define MS_DSV32_ASCENDC_ATTENTION_PLAN_H_
+
+#include "copy.h"
+#include "sequences.h"
+#include "sparse_flash_attention_quant_tiling.h"
+
+namespace ms_dsv32::ascendc {
+
+// Flags between the AIC and its AIVs.
+constexpr int64_t kKeysReady = 0;           // AIV to AIC, for each chunk of keys
+constexpr int64_t kScoresReady = 1;         // AIC to AIV
+constexpr int64_t kProbabilitiesReady = 2;  // AIV to AIC
+constexpr int64_t kSlotFree = 3;            // AIC to AIV: the team has read all of a task's part of the workspace
+// The same between all cores, where a team is more than one.
+constexpr int64_t kScoresShared = 4;         // AIC to AIC: with the scores, all keys of the team are there
+constexpr int64_t kProbabilitiesShared = 5;  // AIC to AIC
+
+struct AttentionTask {
+  uint32_t token, sequence, heads;
+  uint32_t offset, sequence_tokens;  // of the token in its sequence, and how many that has
+  uint32_t length;                   // positions of the sequence
+  uint32_t count;                    // entries of topk_indices that are read
+  uint32_t keys;                     // the same in whole fractals: rows of keys in the workspace, zeros from count on
+  uint32_t key_begin, key_end;       // the part of them that this core gathers and scores
+  uint32_t early;                    // entries that each AIV takes as they come, while the others are sorted
+};
+
+// What AIC and AIVs share: the tasks of this core and the workspace.
+class AttentionPlan {
+ public:
+  __aicore__ inline AttentionPlan(const SparseFlashAttentionTiling& tiling, uint32_t core, GM_ADDR kv_act_seqs,
+                                  GM_ADDR query_act_seqs, GM_ADDR workspace)
+      : tiling_(tiling),
+        team_(core / tiling.team),
+        member_(core % tiling.team),
+        workspace_(workspace),
+        sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, kv_act_seqs, query_act_seqs) {
+    tasks_ = Larger(DivUp(sequences_.Tokens(), tiling.cores / tiling.team), 1);
+  }
+  // Tokens that are of a sequence.
+  __aicore__ inline uint32_t Tokens() const { return sequences_.Tokens(); }
+  // Every core takes part in as many tasks.
+  __aicore__ inline uint32_t Tasks() const { return tasks_; }
+
+  // Task `index` of this team. One behind the last token has neither heads nor keys.
+  __aicore__ inline AttentionTask Task(uint32_t index) const {
+    AttentionTask task{};
+    task.token = index * (tiling_.cores / tiling_.team) + team_;
+    if (task.token >= sequences_.Tokens()) return task;
+    const TokenGroup token = sequences_.Group(task.token);
+    task.heads = tiling_.n_q;
+    task.sequence = token.sequence;
+    task.offset = token.offset;
+    task.sequence_tokens = token.sequence_tokens;
+    task.length = token.length;
+    task.count = Smaller(token.visible, tiling_.topk);
+    const uint32_t fractals = DivUp(task.count, kFractal);
+    task.keys = fractals * kFractal;
+    task.key_begin = ShareBegin(fractals, member_, tiling_.team) * kFractal;
+    task.key_end = ShareBegin(fractals, member_ + 1, tiling_.team) * kFractal;
+    // While the entries of the only task are sorted, an AIV has nothing else to do. Its share of the first chunk must
+    // hold as many. How much padding a call has must not decide on the order of sums.
+    const bool enough = task.count / kFractal / tiling_.team * kFractal >= tiling_.key_chunk;
+    const bool only = tiling_.t <= tiling_.cores / tiling_.team;
+    if (tiling_.sort_offset > 0 && only && enough) task.early = kEarlyEntries;
+    return task;
+  }
+
+  // Part of the workspace of task `index`.
+  template <typename T>
+  __aicore__ inline GlobalTensor<T> Slot(uint32_t index, uint64_t offset, uint64_t elements) const {
+    return Global<T>(workspace_ + (team_ * tiling_.slots + index % tiling_.slots) * tiling_.slot_bytes + offset,
+                     elements);
+  }
+  __aicore__ inline GlobalTensor<bfloat16_t> Latent(uint32_t index) const {
+    return Slot<bfloat16_t>(index, 0, tiling_.key_rows * kKvLoraRank);
+  }
+  __aicore__ inline GlobalTensor<bfloat16_t> Rope(uint32_t index) const {
+    return Slot<bfloat16_t>(index, tiling_.rope_offset, tiling_.key_rows * kRopeDim);
+  }
+  // 1 for an entry that is skipped, else 0.
+  __aicore__ inline GlobalTensor<float> Skipped(uint32_t index) const {
+    return Slot<float>(index, tiling_.skipped_offset, tiling_.key_rows);
+  }
+  __aicore__ inline GlobalTensor<float> Scores(uint32_t index) const {
+    return Slot<float>(index, tiling_.score_offset, tiling_.key_rows * tiling_.n_q);
+  }
+  __aicore__ inline GlobalTensor<bfloat16_t> Probabilities(uint32_t index) const {
+    return Slot<bfloat16_t>(index, tiling_.probability_offset, tiling_.key_rows * tiling_.n_q);
+  }
+
+  const SparseFlashAttentionTiling& tiling_;
+  const uint32_t team_, member_;  // this core's team, and its number there
+
+ private:
+  GM_ADDR workspace_;
+  Sequences<1> sequences_;
+  uint32_t tasks_ = 0;
+};
+
+}  // namespace ms_dsv32::ascendc
+
+#endif  // MS_DSV32_ASCENDC_ATTENTION_PLAN_H_
