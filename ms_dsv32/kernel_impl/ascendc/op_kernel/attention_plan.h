@@ -50,6 +50,8 @@ class AttentionPlan {
   // Every core takes part in as many tasks.
   __aicore__ inline uint32_t Tasks() const { return tasks_; }
 
+  __aicore__ inline uint64_t CacheRows() const { return static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size; }
+
   // Task `index` of this team. One behind the last token has neither heads nor keys.
   __aicore__ inline AttentionTask Task(uint32_t index) const {
     AttentionTask task{};

@@ -16,15 +16,18 @@ class AttentionVector {
   __aicore__ inline AttentionVector(TPipe& pipe, const AttentionPlan& plan, uint32_t sub, GM_ADDR key_nope_2d,
                                     GM_ADDR key_rope_2d, GM_ADDR k_nope_scales, GM_ADDR topk_indices,
                                     GM_ADDR block_table, GM_ADDR attention_out, GM_ADDR lse)
-      : plan_(plan), tiling_(plan.tiling_), sub_(sub), together_(plan.tiling_.softmax_offset > 0) {
-    const uint64_t rows = static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size;
-    keys_.Init(Global<int8_t>(key_nope_2d, rows * kKvLoraRank), Global<bfloat16_t>(key_rope_2d, rows * kRopeDim),
-               Global<float>(k_nope_scales, rows * kKScaleGroups));
+      : plan_(plan),
+        tiling_(plan.tiling_),
+        sub_(sub),
+        together_(plan.tiling_.softmax_offset > 0),
+        arena_(pipe, kUbBytes),
+        keys_(Global<int8_t>(key_nope_2d, plan.CacheRows() * kKvLoraRank),
+              Global<bfloat16_t>(key_rope_2d, plan.CacheRows() * kRopeDim),
+              Global<float>(k_nope_scales, plan.CacheRows() * kKScaleGroups)) {
     topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.topk);
     block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(tiling_.b) * tiling_.max_blocknum_perbatch);
     attention_out_ = Global<bfloat16_t>(attention_out, static_cast<uint64_t>(tiling_.t) * tiling_.n_q * kKvLoraRank);
     lse_ = Global<float>(lse, static_cast<uint64_t>(tiling_.t) * tiling_.n_q);
-    arena_.Init(pipe, kUbBytes);
     // At the begin of UB, as Sort32 takes them at multiples of 128 bytes, and in whole runs, as what pads them is
     // sorted.
     if (tiling_.sort_offset > 0) unsorted_ = arena_.Take<int32_t>(RoundUp(tiling_.topk, kSortedRun));

@@ -40,7 +40,7 @@ __aicore__ inline GlobalTensor<T> Global(GM_ADDR address, uint64_t elements) {
 // Hands out the UB of one TBuf from its begin.
 class UbArena {
  public:
-  __aicore__ inline void Init(TPipe& pipe, uint32_t bytes) { pipe.InitBuffer(buffer_, bytes); }
+  __aicore__ inline UbArena(TPipe& pipe, uint32_t bytes) { pipe.InitBuffer(buffer_, bytes); }
   __aicore__ inline void Reset(uint32_t used = 0) { used_ = used; }
   __aicore__ inline uint32_t Used() const { return used_; }
   template <typename T>

@@ -14,14 +14,16 @@ class CubeStream {
   static constexpr uint32_t kL0Bytes = 32768;
   static constexpr uint32_t kL0cBytes = 65536;
 
-  __aicore__ inline void Init(TPipe& pipe, uint32_t left_bytes, uint32_t slots, uint32_t slot_bytes) {
-    slots_ = slots;
-    slot_bytes_ = slot_bytes;
+  __aicore__ inline CubeStream(TPipe& pipe, uint32_t left_bytes, uint32_t slots, uint32_t slot_bytes)
+      : slots_(slots), slot_bytes_(slot_bytes) {
     pipe.InitBuffer(left_, left_bytes);
     pipe.InitBuffer(stream_, slots * slot_bytes);
     pipe.InitBuffer(l0a_, 2 * kL0Bytes);
     pipe.InitBuffer(l0b_, 2 * kL0Bytes);
     pipe.InitBuffer(l0c_, 2 * kL0cBytes);
+  }
+  // All slots and both accumulators are free. Every Begin needs an End.
+  __aicore__ inline void Begin() {
     for (uint32_t slot = 0; slot < slots_; ++slot) {
       SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(slot));
     }
@@ -29,7 +31,7 @@ class CubeStream {
     SetFlag<HardEvent::FIX_M>(0);
     SetFlag<HardEvent::FIX_M>(1);
   }
-  __aicore__ inline void Finish() {
+  __aicore__ inline void End() {
     for (uint32_t slot = 0; slot < slots_; ++slot) {
       WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(slot));
     }
@@ -126,7 +128,8 @@ class CubeStream {
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
   Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
-  uint32_t slots_ = 0, slot_bytes_ = 0, begun_ = 0, filled_ = 0, taken_ = 0, next_product_ = 0;
+  uint32_t slots_, slot_bytes_;
+  uint32_t begun_ = 0, filled_ = 0, taken_ = 0, next_product_ = 0;
   bool first_[2] = {true, true}, open_[2] = {false, false};
 };
 

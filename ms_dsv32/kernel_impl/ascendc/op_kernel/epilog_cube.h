@@ -13,23 +13,21 @@ namespace ms_dsv32::ascendc {
 
 class EpilogCube {
  public:
-  __aicore__ inline void Init(TPipe& pipe, const EpilogArguments& arguments, const EpilogTiling& tiling) {
-    a_ = arguments;
-    plan_.Init(arguments.workspace, tiling, static_cast<uint32_t>(GetBlockIdx()));
-    slots_ = tiling.slots;
-    slot_bytes_ = tiling.slot_bytes;
+  __aicore__ inline EpilogCube(TPipe& pipe, const EpilogArguments& arguments, const EpilogTiling& tiling)
+      : a_(arguments),
+        plan_(arguments.workspace, tiling, static_cast<uint32_t>(GetBlockIdx())),
+        slots_(tiling.slots),
+        slot_bytes_(tiling.slot_bytes) {
     pipe.InitBuffer(left_, tiling.left_bytes);
     pipe.InitBuffer(weights_, slots_ * slot_bytes_);
     pipe.InitBuffer(l0a_, kL0Slots * kL0Bytes);
     pipe.InitBuffer(l0b_, kL0Slots * kL0Bytes);
     pipe.InitBuffer(l0c_, 2 * kHalfBytes);
-    l0_slots_.Begin();
-    SetFlag<HardEvent::FIX_M>(0);
-    SetFlag<HardEvent::FIX_M>(1);
   }
 
   // S1 of steps 0 and 1, S3 of step 0, S1 of step 2, S3 of step 1, ...
-  __aicore__ inline void Process() {
+  __aicore__ inline void Run() {
+    Begin();
     const uint32_t steps = plan_.Steps();
     if (steps > 0) {
       Load();
@@ -44,7 +42,7 @@ class EpilogCube {
       }
       Outputs(step);
     }
-    Finish();
+    End();
   }
 
  private:
@@ -285,7 +283,12 @@ class EpilogCube {
     ++taken_;
     Load();
   }
-  __aicore__ inline void Finish() {
+  __aicore__ inline void Begin() {
+    l0_slots_.Begin();
+    SetFlag<HardEvent::FIX_M>(0);
+    SetFlag<HardEvent::FIX_M>(1);
+  }
+  __aicore__ inline void End() {
     AwaitReturned(taken_);
     l0_slots_.End();
     WaitFlag<HardEvent::FIX_M>(0);
@@ -412,7 +415,8 @@ class EpilogCube {
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
   Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3, kL0Slots> l0_slots_;
-  uint32_t slots_ = 0, slot_bytes_ = 0, half_ = 0, l0b_slot_ = 0;
+  uint32_t slots_, slot_bytes_;
+  uint32_t half_ = 0, l0b_slot_ = 0;
   Place at_{0, 0, 0};  // of the loader
   uint32_t phase_ = 0, first_place_ = 0;
   // Chunks are counted over the launch: those that were filled, handed over, taken, and known to have left L1.

@@ -35,17 +35,16 @@ struct EpilogArguments {
   GmAddress workspace;  // the user's part
 };
 
-// What one AI core has to do, and where it is in the workspace. All functions but Init are of any core.
+// What one AI core has to do, and where it is in the workspace.
 class EpilogPlan {
  public:
-  __aicore__ inline void Init(GM_ADDR workspace, const EpilogTiling& tiling, uint32_t core) {
-    t_ = tiling;
-    base_ = workspace;
-    core_ = core;
-    k_ = tiling.n_q * kVHeadDim;
-    spans_ = DivUp(k_, kSpanRows);
-    steps_ = DivUp(tiling.t, tiling.token_step);
-  }
+  __aicore__ inline EpilogPlan(GM_ADDR workspace, const EpilogTiling& tiling, uint32_t core)
+      : t_(tiling),
+        base_(workspace),
+        core_(core),
+        k_(tiling.n_q * kVHeadDim),
+        spans_(DivUp(k_, kSpanRows)),
+        steps_(DivUp(tiling.t, tiling.token_step)) {}
   __aicore__ inline const EpilogTiling& Tiling() const { return t_; }
   __aicore__ inline uint32_t Core() const { return core_; }
   __aicore__ inline uint32_t K() const { return k_; }
@@ -96,8 +95,8 @@ class EpilogPlan {
   __aicore__ inline GM_ADDR Slot(uint32_t step) const { return base_ + step % 2 * t_.step_bytes; }
 
   EpilogTiling t_;
-  GM_ADDR base_ = nullptr;
-  uint32_t core_ = 0, k_ = 0, spans_ = 0, steps_ = 0;
+  GM_ADDR base_;
+  uint32_t core_, k_, spans_, steps_;
 };
 
 }  // namespace ms_dsv32::ascendc

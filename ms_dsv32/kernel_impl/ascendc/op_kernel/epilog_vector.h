@@ -10,16 +10,15 @@ namespace ms_dsv32::ascendc {
 
 class EpilogVector {
  public:
-  __aicore__ inline void Init(TPipe& pipe, const EpilogArguments& arguments, const EpilogTiling& tiling) {
-    a_ = arguments;
-    vector_ = static_cast<uint32_t>(GetBlockIdx());
-    sub_ = static_cast<uint32_t>(GetSubBlockIdx());
-    plan_.Init(arguments.workspace, tiling, vector_ / 2);
-    arena_.Init(pipe, kUbBytes);
-  }
+  __aicore__ inline EpilogVector(TPipe& pipe, const EpilogArguments& arguments, const EpilogTiling& tiling)
+      : a_(arguments),
+        vector_(static_cast<uint32_t>(GetBlockIdx())),
+        sub_(static_cast<uint32_t>(GetSubBlockIdx())),
+        plan_(arguments.workspace, tiling, vector_ / kVectorsPerCore),
+        arena_(pipe, kUbBytes) {}
 
   // As the cube is one step ahead with S1, so is S2.
-  __aicore__ inline void Process() {
+  __aicore__ inline void Run() {
     const uint32_t steps = plan_.Steps();
     if (steps > 0) {
       Quantise(0);
@@ -286,9 +285,9 @@ class EpilogVector {
   }
 
   EpilogArguments a_;
+  uint32_t vector_, sub_;
   EpilogPlan plan_;
   UbArena arena_;
-  uint32_t vector_ = 0, sub_ = 0;
 
   // Flag 2 is that of WaitPipe.
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 3, kInSlots> in_slots_;

@@ -65,12 +65,9 @@ class KeyGather {
   static constexpr uint32_t kBytes =
       kInSlots * kBatch * kLatent + kOutSlots * kHalf * (kLatent + kRope) * 2 + kHalf * (kLatent * 4 + kGroups * 32);
 
-  __aicore__ inline void Init(const GlobalTensor<int8_t>& latent, const GlobalTensor<bfloat16_t>& rope,
-                              const GlobalTensor<float>& scales) {
-    latent_ = latent;
-    rope_ = rope;
-    scales_ = scales;
-  }
+  __aicore__ inline KeyGather(const GlobalTensor<int8_t>& latent, const GlobalTensor<bfloat16_t>& rope,
+                              const GlobalTensor<float>& scales)
+      : latent_(latent), rope_(rope), scales_(scales) {}
   // Takes kBytes of UB, and kStageBytes for each row of the stage.
   __aicore__ inline void Place(UbArena& arena, uint32_t stage_rows) {
     stage_rows_ = stage_rows;

@@ -54,13 +54,12 @@ class IndexerVector {
  public:
   __aicore__ inline IndexerVector(TPipe& pipe, const IndexerPlan& plan, uint32_t sub, GM_ADDR q_scale, GM_ADDR weights,
                                   GM_ADDR k_cache_scale, GM_ADDR topk_indices)
-      : plan_(plan), tiling_(plan.tiling_), sub_(sub) {
+      : plan_(plan), tiling_(plan.tiling_), sub_(sub), arena_(pipe, kUbBytes) {
     const uint64_t heads = static_cast<uint64_t>(tiling_.t) * kIdxNHeads;
     q_scale_ = Global<half>(q_scale, heads);
     weights_ = Global<half>(weights, heads);
     k_scale_ = Global<half>(k_cache_scale, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size);
     topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.selected_count);
-    arena_.Init(pipe, kUbBytes);
     positions_ = arena_.Take<int32_t>(RoundUp(tiling_.list_records, 64));
     table_.Place(arena_);
     common_bytes_ = arena_.Used();

@@ -37,13 +37,11 @@ extern "C" __global__ __aicore__ void lightning_indexer_prolog_quant(
   arguments.workspace = AscendC::GetUserWorkspace(workspace);
   AscendC::TPipe pipe;
   if ASCEND_IS_AIC {
-    PrologCube<false, true> cube;
-    cube.Init(pipe, arguments, tiling_data);
-    cube.Process();
+    PrologCube<false, true> cube(pipe, arguments, tiling_data);
+    cube.Run();
   }
   if ASCEND_IS_AIV {
-    PrologVector<false, true> vector;
-    vector.Init(pipe, arguments, tiling_data);
-    vector.Process();
+    PrologVector<false, true> vector(pipe, arguments, tiling_data);
+    vector.Run();
   }
 }

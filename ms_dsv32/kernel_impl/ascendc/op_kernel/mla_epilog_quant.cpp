@@ -18,13 +18,11 @@ extern "C" __global__ __aicore__ void mla_epilog_quant(GM_ADDR attention_out, GM
   arguments.workspace = AscendC::GetUserWorkspace(workspace);
   AscendC::TPipe pipe;
   if ASCEND_IS_AIC {
-    EpilogCube cube;
-    cube.Init(pipe, arguments, tiling_data);
-    cube.Process();
+    EpilogCube cube(pipe, arguments, tiling_data);
+    cube.Run();
   }
   if ASCEND_IS_AIV {
-    EpilogVector vector;
-    vector.Init(pipe, arguments, tiling_data);
-    vector.Process();
+    EpilogVector vector(pipe, arguments, tiling_data);
+    vector.Run();
   }
 }

@@ -53,13 +53,11 @@ extern "C" __global__ __aicore__ void mla_indexer_prolog_quant(
   arguments.q_norm_scale = arguments.workspace + tiling_data.q_norm_scale_offset;
   AscendC::TPipe pipe;
   if ASCEND_IS_AIC {
-    PrologCube<true, true> cube;
-    cube.Init(pipe, arguments, tiling_data);
-    cube.Process();
+    PrologCube<true, true> cube(pipe, arguments, tiling_data);
+    cube.Run();
   }
   if ASCEND_IS_AIV {
-    PrologVector<true, true> vector;
-    vector.Init(pipe, arguments, tiling_data);
-    vector.Process();
+    PrologVector<true, true> vector(pipe, arguments, tiling_data);
+    vector.Run();
   }
 }

@@ -36,13 +36,11 @@ extern "C" __global__ __aicore__ void mla_prolog_quant(
   arguments.workspace = AscendC::GetUserWorkspace(workspace);
   AscendC::TPipe pipe;
   if ASCEND_IS_AIC {
-    PrologCube<true, false> cube;
-    cube.Init(pipe, arguments, tiling_data);
-    cube.Process();
+    PrologCube<true, false> cube(pipe, arguments, tiling_data);
+    cube.Run();
   }
   if ASCEND_IS_AIV {
-    PrologVector<true, false> vector;
-    vector.Init(pipe, arguments, tiling_data);
-    vector.Process();
+    PrologVector<true, false> vector(pipe, arguments, tiling_data);
+    vector.Run();
   }
 }

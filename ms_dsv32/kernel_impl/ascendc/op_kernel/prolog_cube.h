@@ -14,28 +14,29 @@ namespace ms_dsv32::ascendc {
 template <bool kMla, bool kIndexer>
 class PrologCube {
  public:
-  __aicore__ inline void Init(TPipe& pipe, const PrologArguments& arguments, const PrologTiling& tiling) {
-    a_ = arguments;
-    t_ = tiling;
-    core_ = static_cast<uint32_t>(GetBlockIdx());
-    steps_ = DivUp(t_.t, t_.token_step);
-    unit_begin_ = t_.units.begin[core_];
-    unit_end_ = t_.units.begin[core_ + 1];
-    items_.Init(tiling, kIndexer, core_, steps_);
-    workspace_.Init(arguments.workspace, tiling, core_);
-    early_begin_ = unit_begin_;
+  __aicore__ inline PrologCube(TPipe& pipe, const PrologArguments& arguments, const PrologTiling& tiling)
+      : a_(arguments),
+        t_(tiling),
+        core_(static_cast<uint32_t>(GetBlockIdx())),
+        steps_(DivUp(tiling.t, tiling.token_step)),
+        unit_begin_(tiling.units.begin[core_]),
+        unit_end_(tiling.units.begin[core_ + 1]),
+        early_begin_(unit_begin_),
+        late_group_(unit_begin_),
+        items_(tiling, kIndexer, core_, steps_),
+        workspace_(arguments.workspace, tiling, core_),
+        stream_(pipe, tiling.left_bytes, tiling.stream_slots, tiling.stream_bytes) {
     if (WeightsLate<kMla>(t_)) {
       early_begin_ = unit_begin_ < kWeightPairs ? Smaller(unit_end_, kWeightPairs) : unit_begin_;
     }
-    late_group_ = unit_begin_;
     for (uint32_t begin = early_begin_; begin < unit_end_; begin = PassEnd(begin)) {
       x_chunks_ += kPartRows / kXChunk;
     }
-    stream_.Init(pipe, t_.left_bytes, t_.stream_slots, t_.stream_bytes);
   }
 
   // S1 of steps 0 and 1, S3 and S5 of step 0, S1 of step 2, S3 and S5 of step 1, ...
-  __aicore__ inline void Process() {
+  __aicore__ inline void Run() {
+    stream_.Begin();
     SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     if (Apart()) {
       SetFlag<HardEvent::MTE1_MTE2>(kOtherQueryFlag);
@@ -76,7 +77,7 @@ class PrologCube {
       WaitFlag<HardEvent::MTE1_MTE2>(kOtherQueryFlag);
     }
     WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
-    stream_.Finish();
+    stream_.End();
   }
 
  private:
@@ -201,10 +202,10 @@ class PrologCube {
 
   // What the pairs of a part of K and a unit, from `pair` to `end`, have of one projection: `units` from unit `begin`
   // on, at `column` of the projection's `width`.
-  struct Run {
+  struct UnitRun {
     uint32_t begin, units, column, width;
   };
-  __aicore__ inline Run RunAt(uint32_t pair, uint32_t end) const {
+  __aicore__ inline UnitRun RunAt(uint32_t pair, uint32_t end) const {
     const uint32_t unit = UnitOf(pair);
     const uint32_t first = unit < kLatentUnits   ? 0
                            : unit < kKeyValueEnd ? kLatentUnits
@@ -293,7 +294,7 @@ class PrologCube {
       LoadX(step, k0, k);
     }
     for (uint32_t pair = group; pair < end;) {
-      const Run run = RunAt(pair, end);
+      const UnitRun run = RunAt(pair, end);
       CopyNzToL1(weights[(pair - group) * kUnitColumns * rows],
                  Global<bfloat16_t>(ProjectionWeights(run.begin), uint64_t{kH} * run.width), kH, k0 + k, rows,
                  run.column, run.units * kUnitColumns);
@@ -476,7 +477,7 @@ class PrologCube {
   __aicore__ MS_DSV32_NOINLINE void Store(uint32_t step, uint32_t product, uint32_t begin, uint32_t end) {
     const LocalTensor<float> sums = stream_.Close<float>(product);
     for (uint32_t pair = begin; pair < end;) {
-      const Run run = RunAt(pair, end);
+      const UnitRun run = RunAt(pair, end);
       StoreC(ProjectionSums(run.begin, step, PartOf(pair))[run.column], sums, Tokens(step), Rows(step),
              (pair - begin) * kUnitColumns, run.units * kUnitColumns, run.width);
       pair += run.units;
@@ -723,12 +724,12 @@ class PrologCube {
 
   PrologArguments a_;
   PrologTiling t_;
+  uint32_t core_, steps_, unit_begin_, unit_end_, early_begin_, late_group_;
   PrologItems items_;
   PrologWorkspace workspace_;
   CubeStream stream_;
   Place ahead_{0, 0, 0, 0, 0, 0};
-  uint32_t core_ = 0, steps_ = 0, unit_begin_ = 0, unit_end_ = 0, early_begin_ = 0, late_group_ = 0, late_chunk_ = 0,
-           x_filled_ = 0, x_taken_ = 0;
+  uint32_t late_chunk_ = 0, x_filled_ = 0, x_taken_ = 0;
   // Chunks of x of a step, and those that S1 has left; chunks of weights that are on their way without their x.
   uint32_t x_chunks_ = 0, x_left_ = 0, owed_ = 0;
   uint32_t heard_ = 0;       // items whose S4 the cube knows to be done

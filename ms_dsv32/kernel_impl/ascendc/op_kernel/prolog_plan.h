@@ -77,15 +77,14 @@ __aicore__ inline uint32_t OwnBegin(const PrologTiling& tiling, uint32_t count, 
 // of a step come among the heads of the next one, and those of the last step after its last head.
 class PrologItems {
  public:
-  __aicore__ inline void Init(const PrologTiling& tiling, bool indexer, uint32_t core, uint32_t steps) {
-    steps_ = steps;
-    rope_begin_ = tiling.ropes.begin[core];
-    nope_begin_ = tiling.nopes.begin[core];
-    ropes_ = tiling.ropes.begin[core + 1] - rope_begin_;
-    nopes_ = tiling.nopes.begin[core + 1] - nope_begin_;
-    keys_ = indexer && core >= tiling.projectors ? 1 : 0;
-    late_keys_ = tiling.projectors > 0;
-    begin_[0] = 0;
+  __aicore__ inline PrologItems(const PrologTiling& tiling, bool indexer, uint32_t core, uint32_t steps)
+      : steps_(steps),
+        rope_begin_(tiling.ropes.begin[core]),
+        nope_begin_(tiling.nopes.begin[core]),
+        ropes_(tiling.ropes.begin[core + 1] - rope_begin_),
+        nopes_(tiling.nopes.begin[core + 1] - nope_begin_),
+        keys_(indexer && core >= tiling.projectors ? 1 : 0),
+        late_keys_(tiling.projectors > 0) {
     for (uint32_t deal = 0; deal < kDeals; ++deal) {
       head_begin_[deal] = tiling.indexer_heads[deal].begin[core];
       heads_[deal] = tiling.indexer_heads[deal].begin[core + 1] - head_begin_[deal];
@@ -160,20 +159,19 @@ class PrologItems {
     return step_;
   }
 
-  uint32_t steps_ = 0, rope_begin_ = 0, nope_begin_ = 0, ropes_ = 0, nopes_ = 0, keys_ = 0;
+  uint32_t steps_, rope_begin_, nope_begin_, ropes_, nopes_, keys_;
+  bool late_keys_;
   uint32_t head_begin_[kDeals] = {}, heads_[kDeals] = {}, begin_[kDeals + 1] = {};
   uint32_t total_ = 0, lag_ = 0;
   mutable uint32_t step_ = 0;
-  bool few_ = false, late_keys_ = false;
+  bool few_ = false;
 };
 
 // Addresses in the workspace.
 class PrologWorkspace {
  public:
-  __aicore__ inline void Init(GM_ADDR base, const PrologTiling& tiling, uint32_t core) {
-    step_ = base;
-    head_ = base + tiling.head_offset + core * kHeadSlots * tiling.head_bytes;
-  }
+  __aicore__ inline PrologWorkspace(GM_ADDR base, const PrologTiling& tiling, uint32_t core)
+      : step_(base), head_(base + tiling.head_offset + core * kHeadSlots * tiling.head_bytes) {}
   // Parts of the projections: sums over kPartRows of K.
   __aicore__ inline GlobalTensor<float> Latent(const PrologTiling& t, uint32_t step, uint32_t part) const {
     return Global<float>(Part(t, step, part) + t.latent_offset, t.token_step * kQLoraRank);
@@ -206,8 +204,7 @@ class PrologWorkspace {
   __aicore__ inline GM_ADDR Head(const PrologTiling& t, uint32_t item) const {
     return head_ + (item % kHeadSlots) * t.head_bytes;
   }
-  GM_ADDR step_ = nullptr;
-  GM_ADDR head_ = nullptr;
+  GmAddress step_, head_;
 };
 
 }  // namespace ms_dsv32::ascendc

@@ -14,22 +14,21 @@ namespace ms_dsv32::ascendc {
 template <bool kMla, bool kIndexer>
 class PrologVector {
  public:
-  __aicore__ inline void Init(TPipe& pipe, const PrologArguments& arguments, const PrologTiling& tiling) {
-    a_ = arguments;
-    t_ = tiling;
-    vector_ = static_cast<uint32_t>(GetBlockIdx());
-    sub_ = static_cast<uint32_t>(GetSubBlockIdx());
-    core_ = vector_ / 2;
-    steps_ = DivUp(t_.t, t_.token_step);
-    items_.Init(tiling, kIndexer, core_, steps_);
-    workspace_.Init(arguments.workspace, tiling, core_);
-    arena_.Init(pipe, kUbBytes);
-  }
+  __aicore__ inline PrologVector(TPipe& pipe, const PrologArguments& arguments, const PrologTiling& tiling)
+      : a_(arguments),
+        t_(tiling),
+        vector_(static_cast<uint32_t>(GetBlockIdx())),
+        sub_(static_cast<uint32_t>(GetSubBlockIdx())),
+        core_(vector_ / kVectorsPerCore),
+        steps_(DivUp(tiling.t, tiling.token_step)),
+        items_(tiling, kIndexer, core_, steps_),
+        workspace_(arguments.workspace, tiling, core_),
+        arena_(pipe, kUbBytes) {}
 
   // As the cube is one step ahead with S1, so is S2 of the query latent. It comes between nope parts, when the cube has
   // long items to go on with, and in the last step S2 of the keys. Cores come there at different times, so nobody waits
   // at that place: an AIV tells the others of S1 before the items, and hears of their S2 before its last item.
-  __aicore__ inline void Process() {
+  __aicore__ inline void Run() {
     if (steps_ == 0) {
       return;
     }
@@ -234,7 +233,7 @@ class PrologVector {
     const LocalTensor<float> scale = arena_.Take<float>(kLanes);
     const LocalTensor<float> gamma = arena_.Take<float>(kQLoraRank);
     RowScratch scratch;
-    scratch.Init(arena_);
+    scratch.Place(arena_);
     const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
     const GlobalTensor<float> q_norm_scale = Global<float>(a_.q_norm_scale, t_.t);
     CopyIn(rounded, Global<bfloat16_t>(a_.gamma_cq, kQLoraRank), kQLoraRank);
@@ -298,7 +297,7 @@ class PrologVector {
     const LocalTensor<bfloat16_t> key_rope = arena_.Take<bfloat16_t>(kKeyRows * kRopeDim);
     const LocalTensor<int64_t> index = arena_.Take<int64_t>(kMaxTokenStep);
     RowScratch scratch;
-    scratch.Init(arena_);
+    scratch.Place(arena_);
     const uint64_t tokens = t_.t;
     const GlobalTensor<bfloat16_t> gm_cos = Global<bfloat16_t>(a_.cos, tokens * kRopeDim);
     const GlobalTensor<bfloat16_t> gm_sin = Global<bfloat16_t>(a_.sin, tokens * kRopeDim);
@@ -306,7 +305,7 @@ class PrologVector {
     const GlobalTensor<bfloat16_t> kr_cache = Global<bfloat16_t>(a_.kr_cache, t_.cache_rows * kRopeDim);
     const GlobalTensor<float> k_scale_cache = Global<float>(a_.k_scale_cache, t_.cache_rows * kKScaleGroups);
     CacheRows<kMaxTokenStep> cache_rows;
-    cache_rows.Init(index, arena_);
+    cache_rows.Place(index, arena_);
     LoadCacheRows(cache_rows, index, m_);
     LoadFloats(gamma, rounded, Global<bfloat16_t>(a_.gamma_ckv, kKvLoraRank), kKvLoraRank);
     for (uint32_t r = own_begin_; r < own_end_; r += kKeyRows) {
@@ -480,9 +479,9 @@ class PrologVector {
       half_scale_ = arena_.Take<half>(kLanes);
       for (uint32_t i = 0; i < kRowSlots; ++i) {
         index_[i] = arena_.Take<int64_t>(kRowSteps * kMaxTokenStep);
-        cache_rows_[i].Init(index_[i], arena_);
+        cache_rows_[i].Place(index_[i], arena_);
       }
-      scratch_.Init(arena_);
+      scratch_.Place(arena_);
     }
   }
 
@@ -861,10 +860,11 @@ class PrologVector {
 
   PrologArguments a_;
   PrologTiling t_;
+  uint32_t vector_, sub_, core_, steps_;
   PrologItems items_;
   PrologWorkspace workspace_;
   UbArena arena_;
-  uint32_t vector_ = 0, sub_ = 0, core_ = 0, steps_ = 0, t0_ = 0, m_ = 0, own_begin_ = 0, own_end_ = 0;
+  uint32_t t0_ = 0, m_ = 0, own_begin_ = 0, own_end_ = 0;
   static constexpr uint32_t kNever = 0xffffffff;
   uint32_t finished_ = 0;      // items whose S6 is done
   uint32_t tell_at_ = kNever;  // the item before which the cube hears of the latents of the next step

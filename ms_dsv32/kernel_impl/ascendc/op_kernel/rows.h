@@ -139,7 +139,7 @@ struct RowScratch {
   LocalTensor<float> ones;      // kMaxRows
   LocalTensor<float> blocks;    // kMaxRows * 8
   LocalTensor<float> partial;   // 512
-  __aicore__ inline void Init(UbArena& arena) {
+  __aicore__ inline void Place(UbArena& arena) {
     scalars = arena.Take<float>(kMaxRows);
     constant = arena.Take<float>(kMaxRows);
     ones = arena.Take<float>(kMaxRows);

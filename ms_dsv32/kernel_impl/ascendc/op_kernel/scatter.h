@@ -14,7 +14,7 @@ template <uint32_t kTokens>
 class CacheRows {
  public:
   // Scratch, kept for Of: two times kTokens floats and a block.
-  __aicore__ inline void Init(const LocalTensor<int64_t>& index, UbArena& arena) {
+  __aicore__ inline void Place(const LocalTensor<int64_t>& index, UbArena& arena) {
     index_ = index;
     values_ = arena.Take<float>(kTokens);
     work_ = arena.Take<float>(kTokens);
