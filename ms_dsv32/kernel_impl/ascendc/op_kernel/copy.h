@@ -30,6 +30,9 @@ __aicore__ inline constexpr uint32_t ShareBegin(uint32_t count, uint32_t part, u
   return static_cast<uint32_t>(static_cast<uint64_t>(count) * part / parts);
 }
 
+// GM_ADDR is a macro that makes a pointer of the first name of a declaration only.
+using GmAddress = GM_ADDR;
+
 template <typename T>
 __aicore__ inline GlobalTensor<T> Global(GM_ADDR address, uint64_t elements) {
   GlobalTensor<T> tensor;

@@ -28,8 +28,6 @@ enum EpilogFlag : int64_t {
   kAllPieces = 7,      // S3 of all pieces is done: likewise
 };
 
-using GmAddress = GM_ADDR;  // GM_ADDR is a macro: it makes a pointer of the first name of a declaration only
-
 struct EpilogArguments {
   GmAddress attention_out, w_uv, w_o, w_o_scale, hidden_out;
   GmAddress workspace;  // the user's part

@@ -34,8 +34,8 @@ extern "C" __global__ __aicore__ void lightning_indexer_prolog_quant(
   arguments.q_int8 = q_int8_out;
   arguments.q_scale = q_scale_out;
   arguments.weights = weights_out;
-  arguments.workspace = AscendC::GetUserWorkspace(workspace);
-  AscendC::TPipe pipe;
+  arguments.workspace = GetUserWorkspace(workspace);
+  TPipe pipe;
   if ASCEND_IS_AIC {
     PrologCube<false, true> cube(pipe, arguments, tiling_data);
     cube.Run();

@@ -15,8 +15,8 @@ extern "C" __global__ __aicore__ void mla_epilog_quant(GM_ADDR attention_out, GM
   arguments.w_o = w_o;
   arguments.w_o_scale = w_o_scale;
   arguments.hidden_out = hidden_out;
-  arguments.workspace = AscendC::GetUserWorkspace(workspace);
-  AscendC::TPipe pipe;
+  arguments.workspace = GetUserWorkspace(workspace);
+  TPipe pipe;
   if ASCEND_IS_AIC {
     EpilogCube cube(pipe, arguments, tiling_data);
     cube.Run();

@@ -48,10 +48,10 @@ extern "C" __global__ __aicore__ void mla_indexer_prolog_quant(
   arguments.q_int8 = ip_q_int8_out;
   arguments.q_scale = ip_q_scale_out;
   arguments.weights = ip_weights_out;
-  arguments.workspace = AscendC::GetUserWorkspace(workspace);
+  arguments.workspace = GetUserWorkspace(workspace);
   arguments.q_norm = arguments.workspace + tiling_data.q_norm_offset;
   arguments.q_norm_scale = arguments.workspace + tiling_data.q_norm_scale_offset;
-  AscendC::TPipe pipe;
+  TPipe pipe;
   if ASCEND_IS_AIC {
     PrologCube<true, true> cube(pipe, arguments, tiling_data);
     cube.Run();

@@ -33,8 +33,8 @@ extern "C" __global__ __aicore__ void mla_prolog_quant(
   arguments.q_norm_scale = q_norm_scale_out;
   arguments.query_nope = query_nope_out;
   arguments.query_rope = query_rope_out;
-  arguments.workspace = AscendC::GetUserWorkspace(workspace);
-  AscendC::TPipe pipe;
+  arguments.workspace = GetUserWorkspace(workspace);
+  TPipe pipe;
   if ASCEND_IS_AIC {
     PrologCube<true, false> cube(pipe, arguments, tiling_data);
     cube.Run();

@@ -41,8 +41,6 @@ enum PrologFlag : int64_t {
   kAllKeys = 9,       // the indexer's cache rows of a step are written: likewise
 };
 
-using GmAddress = GM_ADDR;  // GM_ADDR is a macro: it makes a pointer of the first name of a declaration only
-
 // Null where an operator has no such argument. q_norm and q_norm_scale are outputs, inputs or workspace.
 struct PrologArguments {
   GmAddress x, w_dq, w_uq_qr, dequant_scale, w_uk, w_dkv_kr, gamma_cq, gamma_ckv, cos, sin, cache_index;

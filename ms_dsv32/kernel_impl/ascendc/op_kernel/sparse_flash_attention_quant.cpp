@@ -9,22 +9,21 @@ extern "C" __global__ __aicore__ void sparse_flash_attention_quant(GM_ADDR query
                                                                    GM_ADDR block_table, GM_ADDR kv_act_seqs,
                                                                    GM_ADDR query_act_seqs, GM_ADDR attention_out,
                                                                    GM_ADDR lse, GM_ADDR workspace, GM_ADDR tiling) {
-  using namespace AscendC;
-  using namespace ms_dsv32::ascendc;
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
+  using namespace ms_dsv32::ascendc;
   REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::SparseFlashAttentionTiling);
-  GET_TILING_DATA(data, tiling);
-  if (data.t == 0) return;
+  GET_TILING_DATA(tiling_data, tiling);
+  if (tiling_data.t == 0) return;
   TPipe pipe;
   GM_ADDR user = GetUserWorkspace(workspace);
   if ASCEND_IS_AIC {
-    const AttentionPlan plan(data, static_cast<uint32_t>(GetBlockIdx()), kv_act_seqs, query_act_seqs, user);
+    const AttentionPlan plan(tiling_data, static_cast<uint32_t>(GetBlockIdx()), kv_act_seqs, query_act_seqs, user);
     AttentionCube cube(pipe, plan, query_nope, query_rope, attention_out);
     cube.Run();
   }
   if ASCEND_IS_AIV {
-    const AttentionPlan plan(data, static_cast<uint32_t>(GetBlockIdx()) / kVectorsPerCore, kv_act_seqs, query_act_seqs,
-                             user);
+    const AttentionPlan plan(tiling_data, static_cast<uint32_t>(GetBlockIdx()) / kVectorsPerCore, kv_act_seqs,
+                             query_act_seqs, user);
     AttentionVector vector(pipe, plan, static_cast<uint32_t>(GetSubBlockIdx()), key_nope_2d, key_rope_2d, k_nope_scales,
                            topk_indices, block_table, attention_out, lse);
     vector.Run();
