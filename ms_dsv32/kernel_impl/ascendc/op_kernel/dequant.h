@@ -14,7 +14,7 @@ __aicore__ inline LocalTensor<float> DequantRows(const LocalTensor<int32_t>& sum
                                                  const LocalTensor<float>& channel_scale, uint32_t rows) {
   LocalTensor<float> x = sums.template ReinterpretCast<float>();
   Cast(x, sums, RoundMode::CAST_NONE, rows * kD);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   WithRowScalar<MulOp, kD>(x, token_blocks, rows);
   WithColumns<MulOp, kD>(x, channel_scale, rows);
   return x;

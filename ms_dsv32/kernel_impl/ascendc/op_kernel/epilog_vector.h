@@ -66,7 +66,7 @@ class EpilogVector {
     in_slots.Begin();
     out_slots.Begin();
     Duplicate(magnitude, static_cast<int16_t>(0x7fff), static_cast<int32_t>(kMaskValues));
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     AwaitCore(kHeadsDone);
     AwaitAllVectors(kAllHeads);
     const GlobalTensor<bfloat16_t> values = plan_.Values(step);
@@ -108,19 +108,19 @@ class EpilogVector {
     for (uint32_t at = 0; at < count; at += kMaskValues) {
       And(work[at], bits[at], magnitude, static_cast<int32_t>(Smaller(kMaskValues, count - at)));
     }
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     for (uint32_t parts = count / kHalfLanes; parts > 1;) {
       const uint32_t half = parts / 2;
       Max(work, work, work[(parts - half) * kHalfLanes], static_cast<int32_t>(half * kHalfLanes));
-      VectorBarrier();
+      PipeBarrier<PIPE_V>();
       parts -= half;
     }
     Cast(largest, work.ReinterpretCast<bfloat16_t>(), RoundMode::CAST_NONE, kHalfLanes);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     Max(largest, largest, largest[kLanes], static_cast<int32_t>(kLanes));
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     WholeReduceMax(largest[kLanes], largest, static_cast<int32_t>(kLanes), 1, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
   }
 
   // amax = max(largest[64], 1e-30), q = int8(rint(x * (127 / amax))), scale[0] = 1 / (127 / amax). As QuantRows, for a
@@ -133,27 +133,27 @@ class EpilogVector {
     const LocalTensor<float> constant = largest, factor = largest[kLanes];
     Maxs(factor, factor, 1e-30f, 8);
     Duplicate(constant, 127.0f, 8);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     Div(factor, constant, factor, 8);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     Duplicate(constant, 1.0f, 8);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     SpreadScalars(blocks, factor, 8);
     for (uint32_t at = 0; at < count; at += kMostRepeats * kLanes) {
       MulOp::Apply(x[at], blocks, static_cast<uint8_t>(Smaller(kMostRepeats, (count - at) / kLanes)),
                    BinaryRepeatParams(1, 1, 0, 8, 8, 0));
     }
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     const LocalTensor<int32_t> integers = x.ReinterpretCast<int32_t>();
     Cast(integers, x, RoundMode::CAST_RINT, count);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     SetDeqScale(static_cast<half>(1.0f));
     Cast(halves, integers, RoundMode::CAST_NONE, count);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     out_slots.Acquire();
     Div(scale, constant, factor, 8);
     Cast(q, halves, RoundMode::CAST_TRUNC, count);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
   }
 
   // ---- S4 (3) dequantisation
@@ -257,7 +257,7 @@ class EpilogVector {
           Add(sum_, sum_, sums, static_cast<uint64_t>(kGroupColumns), static_cast<uint8_t>(rows),
               BinaryRepeatParams(1, 1, 1, kBlockColumns / 8, kBlockColumns / 8, kBlockColumns / 8));
         }
-        VectorBarrier();
+        PipeBarrier<PIPE_V>();
         in_slots_.Release();
         first = false;
       }
@@ -274,7 +274,7 @@ class EpilogVector {
                                           const LocalTensor<float>& x, uint32_t rows) {
     const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kSumsInSlot];
     Cast(out, x, RoundMode::CAST_RINT, rows * kBlockColumns);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     out_slots_.Publish();
     out_slots_.Take();
     const uint64_t token = static_cast<uint64_t>(step) * plan_.Tiling().token_step + row;

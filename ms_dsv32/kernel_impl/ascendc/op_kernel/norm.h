@@ -13,14 +13,14 @@ __aicore__ inline void DivideByRms(const LocalTensor<float>& x, const LocalTenso
   Mul(squares, x, x, static_cast<int32_t>(rows * kD));
   // kD is not always a power of two: the exact mean is a quotient.
   Duplicate(scratch.constant, static_cast<float>(kD), static_cast<int32_t>(rows));
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   RowSum<kD>(scratch.scalars, squares, scratch.partial, rows);
   Div(scratch.scalars, scratch.scalars, scratch.constant, static_cast<int32_t>(rows));
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   Adds(scratch.scalars, scratch.scalars, epsilon, static_cast<int32_t>(rows));
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   Sqrt(scratch.scalars, scratch.scalars, static_cast<int32_t>(rows));
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   SpreadScalars(scratch.blocks, scratch.scalars, rows);
   WithRowScalar<DivOp, kD>(x, scratch.blocks, rows);
 }
@@ -41,10 +41,10 @@ __aicore__ inline void LayerNorm(const LocalTensor<float>& x, const LocalTensor<
                                  const RowScratch& scratch, uint32_t rows) {
   static_assert((kD & (kD - 1)) == 0, "1 / kD must be exact");
   DataCopy(squares, x, rows * kD);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   RowSum<kD>(scratch.scalars, squares, scratch.partial, rows);
   Muls(scratch.scalars, scratch.scalars, 1.0f / kD, static_cast<int32_t>(rows));
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   SpreadScalars(scratch.blocks, scratch.scalars, rows);
   WithRowScalar<SubOp, kD>(x, scratch.blocks, rows);
   DivideByRms<kD>(x, squares, epsilon, scratch, rows);

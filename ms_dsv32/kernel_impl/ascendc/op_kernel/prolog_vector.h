@@ -201,14 +201,14 @@ class PrologVector {
     CopyIn(raw, src, count);
     WaitPipe<HardEvent::MTE2_V>(2);
     Cast(dst, raw, RoundMode::CAST_NONE, count);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
   }
 
   // parts[0, count) += the other parts of K, in their order, which are `count` apart.
   __aicore__ MS_DSV32_NOINLINE void SumParts(const LocalTensor<float>& parts, uint32_t count) {
     for (uint32_t part = 1; part < kProjectParts; ++part) {
       Add(parts, parts, parts[part * count], static_cast<int32_t>(count));
-      VectorBarrier();
+      PipeBarrier<PIPE_V>();
     }
   }
 
@@ -246,7 +246,7 @@ class PrologVector {
       WaitPipe<HardEvent::MTE2_V>(2);
       if (r == own_begin_) {
         Cast(gamma, rounded, RoundMode::CAST_NONE, kQLoraRank);
-        VectorBarrier();
+        PipeBarrier<PIPE_V>();
       }
       SumParts(parts, count);
       const LocalTensor<float> x = parts;
@@ -318,7 +318,7 @@ class PrologVector {
       WaitPipe<HardEvent::MTE2_V>(2);
       SumParts(parts, rows * kLatentDim);
       Cast(raw, parts, RoundMode::CAST_RINT, rows * kLatentDim);
-      VectorBarrier();
+      PipeBarrier<PIPE_V>();
       for (uint32_t i = 0; i < rows; ++i) {
         Cast(x[i * kKvLoraRank], raw[i * kLatentDim], RoundMode::CAST_NONE, kKvLoraRank);
       }
@@ -326,7 +326,7 @@ class PrologVector {
            UnaryRepeatParams(1, 1, kRopeDim / 8, kLatentDim / 16));
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
       SpreadSin(sin, raw_sin, rows);
-      VectorBarrier();
+      PipeBarrier<PIPE_V>();
       RmsNorm<kKvLoraRank>(x, work, gamma, t_.epsilon_ckv, scratch, rows);
       RoundBf16(rounded, x, rows * kKvLoraRank);
       WaitPipe<HardEvent::MTE3_V>(2);
@@ -559,7 +559,7 @@ class PrologVector {
       Cast(gamma_, raw_gamma, RoundMode::CAST_NONE, kIdxHeadDim);
       Cast(beta_, raw_beta, RoundMode::CAST_NONE, kIdxHeadDim);
     }
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
   }
 
   // Those of the next step, and its cache rows: loaded before the last item of a step, so that nothing waits for them.
@@ -619,7 +619,7 @@ class PrologVector {
         Dequantised<kNopeDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim], r, rows);
     const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kNopeDim];
     Cast(out, x, RoundMode::CAST_RINT, rows * kNopeDim);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     in_slots_.Release();
     out_slots_.Publish();
     out_slots_.Take();
@@ -638,7 +638,7 @@ class PrologVector {
     RopeInterleaved(turned_, rope_work_, pairs_, x, cos_[token], sin_[token], rows);
     in_slots_.Release();
     Cast(out, turned_, RoundMode::CAST_RINT, rows * kRopeDim);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     out_slots_.Publish();
     out_slots_.Take();
     const uint64_t row = static_cast<uint64_t>(t_.n_q) * kRopeDim;
@@ -652,14 +652,14 @@ class PrologVector {
                                                  const LocalTensor<float>& cos, const LocalTensor<float>& sin,
                                                  uint32_t rows) {
     Cast(out, x, RoundMode::CAST_RINT, rows * kIdxHeadDim);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     Cast(x, out, RoundMode::CAST_NONE, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
          UnaryRepeatParams(1, 1, kIdxHeadDim / 8, kIdxHeadDim / 16));
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     RopeHalfSplit(turned_, rope_work_, x, kIdxHeadDim / 8, cos, sin, rows);
     Cast(out, turned_, RoundMode::CAST_RINT, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
          UnaryRepeatParams(1, 1, kIdxHeadDim / 16, kRopeDim / 8));
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
   }
 
   // S4 (1) indexer query: dequantisation, RoPE
@@ -748,12 +748,12 @@ class PrologVector {
       const LocalTensor<bfloat16_t> rounded = slot[kIndexKeyRows * kIdxNHeads].ReinterpretCast<bfloat16_t>();
       RoundBf16(rounded, sums, count);
       Muls(sums, sums, 0.125f, static_cast<int32_t>(count));  // idx_n_heads ** -0.5
-      VectorBarrier();
+      PipeBarrier<PIPE_V>();
       Muls(sums, sums, 0.08838834764831845f, static_cast<int32_t>(count));  // idx_head_dim ** -0.5
-      VectorBarrier();
+      PipeBarrier<PIPE_V>();
       const LocalTensor<half> out = rope_out_[out_slots_.Acquire() * kHeadRows * kRopeDim].ReinterpretCast<half>();
       Cast(out, sums, RoundMode::CAST_RINT, count);
-      VectorBarrier();
+      PipeBarrier<PIPE_V>();
       in_slots_.Release();
       out_slots_.Publish();
       out_slots_.Take();
@@ -778,7 +778,7 @@ class PrologVector {
     in_slots_.Publish();
     in_slots_.Take();
     Cast(x_, raw, RoundMode::CAST_NONE, rows * kIdxHeadDim);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     const uint32_t out_slot = out_slots_.Acquire();
     // The raw values are used up: the slot is the scratch of the quantisation.
     QuantRows<kIdxHeadDim, true>(QuantisedRows(out_slot), scale_, x_, slot.ReinterpretCast<float>(), scratch_, rows,

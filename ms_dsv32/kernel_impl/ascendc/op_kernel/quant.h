@@ -23,12 +23,12 @@ __aicore__ inline void QuantRows(const LocalTensor<int8_t>& q, const LocalTensor
   Abs(work, x, static_cast<int32_t>(count));
   Duplicate(scratch.constant, 127.0f, row_count);
   Duplicate(scratch.ones, 1.0f, row_count);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   RowMax<kD>(scratch.scalars, work, scratch.partial, rows);
   Maxs(scratch.scalars, scratch.scalars, 1e-30f, row_count);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   Div(scratch.scalars, scratch.constant, scratch.scalars, row_count);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   Div(scale, scratch.ones, scratch.scalars, row_count);
   SpreadScalars(scratch.blocks, scratch.scalars, rows);
   if constexpr (kHalf) {
@@ -42,13 +42,13 @@ __aicore__ inline void QuantRows(const LocalTensor<int8_t>& q, const LocalTensor
   // twice, and a NaN becomes 0 in int32.
   const LocalTensor<int32_t> integers = x.template ReinterpretCast<int32_t>();
   Cast(integers, x, RoundMode::CAST_RINT, count);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   const LocalTensor<half> halves = work.template ReinterpretCast<half>();
   SetDeqScale(static_cast<half>(1.0f));
   Cast(halves, integers, RoundMode::CAST_NONE, count);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   Cast(q, halves, RoundMode::CAST_TRUNC, count);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
 }
 
 }  // namespace ms_dsv32::ascendc

@@ -31,10 +31,10 @@ __aicore__ inline void RopePairs(const LocalTensor<float>& turned, const LocalTe
   Mul(turned[kRopeHalf], second, cos[kRopeHalf], mask, repeat, products);
   Mul(work, second, sin[kRopeHalf], mask, repeat, products);
   Mul(work[kRopeHalf], first, sin, mask, repeat, products);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   Sub(turned, turned, work, mask, repeat, sums);
   Add(turned[kRopeHalf], turned[kRopeHalf], work[kRopeHalf], mask, repeat, sums);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
 }
 
 // Pairs (x[2i], x[2i + 1]), as MLA has them; the output is in half-split order. `pairs` has rows * 64 floats of
@@ -48,7 +48,7 @@ __aicore__ inline void RopeInterleaved(const LocalTensor<float>& turned, const L
   const GatherMaskParams params(1, static_cast<uint16_t>(rows), 8, 0);
   GatherMask(even, x, static_cast<uint8_t>(1), false, static_cast<uint32_t>(0), params, gathered);
   GatherMask(odd, x, static_cast<uint8_t>(2), false, static_cast<uint32_t>(0), params, gathered);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   RopePairs(turned, work, even, odd, kRopeHalf / 8, cos, sin, rows);
 }
 
@@ -63,11 +63,11 @@ __aicore__ inline void RopeHalfSplit(const LocalTensor<float>& turned, const Loc
   const BinaryRepeatParams sums(1, 1, 1, 8, 8, 8);
   Mul(turned, x, cos, static_cast<uint64_t>(2 * kRopeHalf), repeat, products);
   Mul(work, x, sin, static_cast<uint64_t>(2 * kRopeHalf), repeat, products);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   const uint64_t mask = kRopeHalf;
   Sub(turned, turned, work[kRopeHalf], mask, repeat, sums);
   Add(turned[kRopeHalf], turned[kRopeHalf], work, mask, repeat, sums);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
 }
 
 }  // namespace ms_dsv32::ascendc

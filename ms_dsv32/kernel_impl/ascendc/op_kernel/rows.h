@@ -9,8 +9,6 @@ namespace ms_dsv32::ascendc {
 
 constexpr uint32_t kLanes = 64;  // floats of one repeat
 
-__aicore__ inline void VectorBarrier() { PipeBarrier<PIPE_V>(); }
-
 struct MulOp {
   static __aicore__ inline void Apply(const LocalTensor<float>& x, const LocalTensor<float>& y, uint8_t repeat,
                                       const BinaryRepeatParams& params) {
@@ -40,7 +38,7 @@ struct AddOp {
 template <typename T>
 __aicore__ inline void SpreadScalars(const LocalTensor<T>& blocks, const LocalTensor<T>& scalars, uint32_t rows) {
   Brcb(blocks, scalars, static_cast<uint8_t>(DivUp(rows, 8)), BrcbRepeatParams(1, 8));
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
 }
 
 // x[r, :] = x[r, :] op scalar[r], the scalars as blocks.
@@ -56,7 +54,7 @@ __aicore__ inline void WithRowScalar(const LocalTensor<float>& x, const LocalTen
       Op::Apply(x[r * kD], blocks[r * 8], kParts, BinaryRepeatParams(1, 1, 0, 8, 8, 0));
     }
   }
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
 }
 
 // x[r, :] = x[r, :] op column[:].
@@ -73,7 +71,7 @@ __aicore__ inline void WithColumns(const LocalTensor<float>& x, const LocalTenso
       Op::Apply(x[r * kD], columns, kParts, BinaryRepeatParams(1, 1, 1, 8, 8, 8));
     }
   }
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
 }
 
 // Sums and maxima of rows. kD is 128 or a multiple of 512. Destroys x; `partial` has rows * kD / 64 floats where kD >
@@ -84,15 +82,15 @@ __aicore__ inline void RowSum(const LocalTensor<float>& sum, const LocalTensor<f
   if constexpr (kD == 2 * kLanes) {
     Add(x, x, x[kLanes], static_cast<uint64_t>(kLanes), static_cast<uint8_t>(rows),
         BinaryRepeatParams(1, 1, 1, 16, 16, 16));
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     WholeReduceSum(sum, x, static_cast<int32_t>(kLanes), static_cast<int32_t>(rows), 1, 1, 16);
   } else {
     static_assert(kD % 512 == 0, "the partial results of a row must be whole blocks");
     WholeReduceSum(partial, x, static_cast<int32_t>(kLanes), static_cast<int32_t>(rows * kD / kLanes), 1, 1, 8);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     WholeReduceSum(sum, partial, static_cast<int32_t>(kD / kLanes), static_cast<int32_t>(rows), 1, 1, kD / 512);
   }
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
 }
 template <uint32_t kD>
 __aicore__ inline void RowMax(const LocalTensor<float>& largest, const LocalTensor<float>& x,
@@ -100,10 +98,10 @@ __aicore__ inline void RowMax(const LocalTensor<float>& largest, const LocalTens
   if constexpr (kD == 2 * kLanes) {
     Max(x, x, x[kLanes], static_cast<uint64_t>(kLanes), static_cast<uint8_t>(rows),
         BinaryRepeatParams(1, 1, 1, 16, 16, 16));
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     // Twice by blocks of 8, as a reduction of a whole repeat takes seven times as long as one of its blocks.
     BlockReduceMax(partial, x, static_cast<int32_t>(rows), static_cast<int32_t>(kLanes), 1, 1, 16);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     constexpr uint32_t kRows = kLanes / 8;  // whose blocks are one repeat
     if (rows >= kRows) {
       BlockReduceMax(largest, partial, static_cast<int32_t>(rows / kRows), static_cast<int32_t>(kLanes), 1, 1, 8);
@@ -116,19 +114,19 @@ __aicore__ inline void RowMax(const LocalTensor<float>& largest, const LocalTens
     static_assert(kD % 512 == 0, "the partial results of a row must be whole blocks");
     WholeReduceMax(partial, x, static_cast<int32_t>(kLanes), static_cast<int32_t>(rows * kD / kLanes), 1, 1, 8,
                    ReduceOrder::ORDER_ONLY_VALUE);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     WholeReduceMax(largest, partial, static_cast<int32_t>(kD / kLanes), static_cast<int32_t>(rows), 1, 1, kD / 512,
                    ReduceOrder::ORDER_ONLY_VALUE);
   }
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
 }
 
 // Rounds to bfloat16: `rounded` gets the values, and x again what they are as float.
 __aicore__ inline void RoundBf16(const LocalTensor<bfloat16_t>& rounded, const LocalTensor<float>& x, uint32_t count) {
   Cast(rounded, x, RoundMode::CAST_RINT, count);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
   Cast(x, rounded, RoundMode::CAST_NONE, count);
-  VectorBarrier();
+  PipeBarrier<PIPE_V>();
 }
 
 // Scratch of the row functions that need scalars of each row: up to kMaxRows rows, 512 partial results.

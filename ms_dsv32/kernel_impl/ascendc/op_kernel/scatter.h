@@ -31,7 +31,7 @@ class CacheRows {
     GatherMask(words, index_.ReinterpretCast<int32_t>(), static_cast<uint8_t>(1), false, static_cast<uint32_t>(0),
                params, gathered);
     Duplicate(values_, -1.0f, static_cast<int32_t>(kTokens));
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     Cast(values_, words, RoundMode::CAST_NONE, tokens);
     WaitPipe<HardEvent::V_S>(2);
   }
@@ -67,13 +67,13 @@ class CacheRows {
   __aicore__ inline bool IsUnique(uint32_t token) const {
     const auto count = static_cast<int32_t>(kTokens);
     const float value = values_.GetValue(token);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     Adds(work_, values_, -value, count);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     Abs(work_, work_, count);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     Mins(work_, work_, 1.0f, count);
-    VectorBarrier();
+    PipeBarrier<PIPE_V>();
     WaitPipe<HardEvent::S_V>(2);  // the token before has read its count
     WholeReduceSum(others_, work_, static_cast<int32_t>(kLanes), static_cast<int32_t>(kRepeats), 1, 1, 8);
     WaitPipe<HardEvent::V_S>(2);
