@@ -179,7 +179,8 @@ class PrologCube {
   }
   // Tokens whose keys this core's AIVs have.
   __aicore__ inline uint32_t KeyRows(uint32_t step) const {
-    return OwnBegin(t_, Tokens(step), 2 * core_ + 2) - OwnBegin(t_, Tokens(step), 2 * core_);
+    return OwnBegin(t_, Tokens(step), kVectorsPerCore * (core_ + 1)) -
+           OwnBegin(t_, Tokens(step), kVectorsPerCore * core_);
   }
 
   // Pairs of a part of K and a unit: one part behind the other, but where the head weights come late, theirs first.

@@ -65,8 +65,8 @@ __aicore__ inline bool WeightsLate(const PrologTiling& tiling) {
 
 // Begin of what an AIV has of things that are dealt to all AIVs whose cores have items.
 __aicore__ inline uint32_t OwnBegin(const PrologTiling& tiling, uint32_t count, uint32_t vector) {
-  const uint32_t others = 2 * tiling.projectors;
-  return vector < others ? 0 : ShareBegin(count, vector - others, 2 * tiling.cores - others);
+  const uint32_t others = kVectorsPerCore * tiling.projectors;
+  return vector < others ? 0 : ShareBegin(count, vector - others, kVectorsPerCore * tiling.cores - others);
 }
 
 // The items of one AI core, counted over all steps. Each step has the same but for the indexer's heads. The nope parts

@@ -33,8 +33,8 @@ class PrologVector {
       return;
     }
     if constexpr (kIndexer) {
-      FetchBytes(a_.hadamard_q, kIdxHeadDim * kIdxHeadDim * 2, 2 * t_.cores);
-      FetchBytes(a_.hadamard_k, kIdxHeadDim * kIdxHeadDim * 2, 2 * t_.cores);
+      FetchBytes(a_.hadamard_q, kIdxHeadDim * kIdxHeadDim * 2, kVectorsPerCore * t_.cores);
+      FetchBytes(a_.hadamard_k, kIdxHeadDim * kIdxHeadDim * 2, kVectorsPerCore * t_.cores);
     }
     Fetch(0);
     NotifyCubesOfReads(kAllVectors, kFetched);
@@ -121,9 +121,10 @@ class PrologVector {
     if (step > 0 && !by_slots) {
       BeginPhase();
     }
-    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2, 2 * t_.cores, by_slots);
+    FetchBytes(a_.x + static_cast<uint64_t>(t0) * kH * 2, tokens * kH * 2, kVectorsPerCore * t_.cores, by_slots);
     if constexpr (!kMla) {
-      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, 2 * t_.cores, by_slots);
+      FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, kVectorsPerCore * t_.cores,
+                 by_slots);
     }
   }
   // This AIV's share, one of `vectors`, of `bytes`, a multiple of lines of 512, to UB that is free, or to slots of
@@ -177,15 +178,16 @@ class PrologVector {
       return;
     }
     constexpr uint32_t kRows = 48;  // of a part, which fit into UB
-    const uint32_t tokens = Smaller(t_.token_step, t_.t - t0), end = ShareBegin(tokens, sub_ + 1, 2);
+    const uint32_t tokens = Smaller(t_.token_step, t_.t - t0), end = ShareBegin(tokens, sub_ + 1, kVectorsPerCore);
     const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
-    for (uint32_t r = ShareBegin(tokens, sub_, 2); r < end; r += kRows) {
+    for (uint32_t r = ShareBegin(tokens, sub_, kVectorsPerCore); r < end; r += kRows) {
       const uint32_t rows = Smaller(kRows, end - r);
       BeginPhase();
       CopyRowsIn(arena_.Take<bfloat16_t>(rows * kPartRows), x[static_cast<uint64_t>(t0 + r) * kH + core_ * kPartRows],
                  rows, kPartRows, kH, kPartRows);
     }
-    FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank, 2 * t_.projectors);
+    FetchBytes(a_.q_norm + static_cast<uint64_t>(t0) * kQLoraRank, tokens * kQLoraRank,
+               kVectorsPerCore * t_.projectors);
   }
 
   // Starts a phase with all of UB: nothing of the phase before is under way.
@@ -374,13 +376,17 @@ class PrologVector {
     }
   }
 
-  // Of the items, both AIVs of a core share the tokens: the first half is the first one's.
-  __aicore__ inline uint32_t HalfBegin() const { return sub_ == 0 ? 0 : (m_ + 1) / 2; }
-  __aicore__ inline uint32_t HalfEnd() const { return sub_ == 0 ? (m_ + 1) / 2 : m_; }
+  // Both AIVs of a core work on every item: AIV 0 on the first half of the step's tokens, AIV 1 on the second.
+  __aicore__ inline uint32_t HalfBegin(uint32_t tokens) const { return sub_ == 0 ? 0 : DivUp(tokens, kVectorsPerCore); }
+  __aicore__ inline uint32_t HalfEnd(uint32_t tokens) const {
+    return sub_ == 0 ? DivUp(tokens, kVectorsPerCore) : tokens;
+  }
+  __aicore__ inline uint32_t HalfBegin() const { return HalfBegin(m_); }
+  __aicore__ inline uint32_t HalfEnd() const { return HalfEnd(m_); }
 
   // What of UB belongs to the items of a step, whatever comes between them.
   __aicore__ inline void TakeConstants() {
-    constexpr uint32_t kHalfRows = kMaxTokenStep / 2;
+    constexpr uint32_t kHalfRows = kMaxTokenStep / kVectorsPerCore;
     cos_ = arena_.Take<float>(kHalfRows * kRopeDim);
     sin_ = arena_.Take<float>(kHalfRows * kRopeDim);
     token_blocks_ = arena_.Take<float>(kHalfRows * 8);
@@ -531,7 +537,7 @@ class PrologVector {
   // cos, sin and the scale of the latent of this AIV's half of the tokens, and the norm of the indexer's keys; through
   // the slots of sums, which are empty.
   __aicore__ MS_DSV32_NOINLINE void LoadConstants() {
-    constexpr uint32_t kRaw = kMaxTokenStep / 2 * kRopeDim;
+    constexpr uint32_t kRaw = kMaxTokenStep / kVectorsPerCore * kRopeDim;
     const LocalTensor<bfloat16_t> raw_cos = in_.ReinterpretCast<bfloat16_t>();
     const LocalTensor<bfloat16_t> raw_sin = raw_cos[kRaw];
     const LocalTensor<bfloat16_t> raw_gamma = raw_cos[2 * kRaw];
@@ -566,7 +572,7 @@ class PrologVector {
   static constexpr int32_t kNextFlag = 6;  // of V_MTE2, MTE2_V and MTE2_S
   __aicore__ MS_DSV32_NOINLINE void LoadNextConstants(uint32_t step) {
     const uint32_t t0 = step * t_.token_step, m = Smaller(t_.token_step, t_.t - t0);
-    const uint32_t begin = sub_ == 0 ? 0 : (m + 1) / 2, rows = (sub_ == 0 ? (m + 1) / 2 : m) - begin;
+    const uint32_t begin = HalfBegin(m), rows = HalfEnd(m) - begin;
     const uint64_t token = t0 + begin, tokens = t_.t;
     WaitFlag<HardEvent::V_MTE2>(kNextFlag);
     WaitPipe<HardEvent::S_MTE2>(2);  // the cache rows of the step that had the place are read
@@ -582,7 +588,7 @@ class PrologVector {
     SetFlag<HardEvent::MTE2_S>(kNextFlag);
   }
   __aicore__ MS_DSV32_NOINLINE void NextConstants(uint32_t step) {
-    static_assert(kMaxTokenStep / 2 * kRopeDim * 2 <= kHeadRows * kRopeDim * 4,
+    static_assert(kMaxTokenStep / kVectorsPerCore * kRopeDim * 2 <= kHeadRows * kRopeDim * 4,
                   "raw cos and sin have the places of RoPE");
     const uint32_t rows = HalfEnd() - HalfBegin();
     WaitFlag<HardEvent::MTE2_V>(kNextFlag);
@@ -685,7 +691,7 @@ class PrologVector {
     const GlobalTensor<bfloat16_t> gm_cos = Global<bfloat16_t>(a_.cos, tokens * kRopeDim);
     const GlobalTensor<bfloat16_t> gm_sin = Global<bfloat16_t>(a_.sin, tokens * kRopeDim);
     // Rows of the query slot begin with the first token of the AIC.
-    const uint32_t core_begin = OwnBegin(t_, m_, 2 * core_);
+    const uint32_t core_begin = OwnBegin(t_, m_, kVectorsPerCore * core_);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
@@ -830,7 +836,7 @@ class PrologVector {
     }
     const GlobalTensor<int8_t> k_cache = Global<int8_t>(a_.k_cache, t_.cache_rows * kIdxHeadDim);
     const GlobalTensor<half> k_cache_scale = Global<half>(a_.k_cache_scale, t_.cache_rows);
-    const uint32_t core_begin = OwnBegin(t_, m_, 2 * core_);
+    const uint32_t core_begin = OwnBegin(t_, m_, kVectorsPerCore * core_);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
       const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
       const uint32_t slot = Quantised(workspace_.Turned(t_, i)[(r - core_begin) * kIdxHeadDim], rows);
