@@ -28,8 +28,8 @@ class AttentionCube {
     stream_slots_.Begin();
     l0_slots_.Begin();
     SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
-    SetFlag<HardEvent::FIX_M>(0);
-    SetFlag<HardEvent::FIX_M>(1);
+    SetFlag<HardEvent::FIX_M>(kFirstHalf);
+    SetFlag<HardEvent::FIX_M>(kSecondHalf);
     const uint32_t tasks = plan_.Tasks();
     AttentionTask previous{}, task = plan_.Task(0);
     LoadQuery(task);
@@ -44,8 +44,8 @@ class AttentionCube {
     // No query comes any more.
     stream_slots_.Grow();
     Output(previous, tasks - 1);
-    WaitFlag<HardEvent::FIX_M>(0);
-    WaitFlag<HardEvent::FIX_M>(1);
+    WaitFlag<HardEvent::FIX_M>(kFirstHalf);
+    WaitFlag<HardEvent::FIX_M>(kSecondHalf);
     stream_slots_.End();
     l0_slots_.End();
   }
@@ -57,9 +57,10 @@ class AttentionCube {
   static constexpr uint32_t kStreamBytes = 125440;
   static constexpr uint32_t kL0Bytes = 32768;
   static constexpr uint32_t kL0CBytes = 65536;
-  static constexpr int32_t kQueryFlag = kStreamSlots;  // where the query lies is one more slot in the end
-  static constexpr uint32_t kScoreStep = 96;           // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
-  static constexpr uint32_t kOutputColumns = 256;      // 128 x 256 floats fill L0C
+  static constexpr int32_t kStreamFlag = 0;
+  static constexpr int32_t kQueryFlag = kStreamFlag + kStreamSlots;  // where the query lies is one more slot in the end
+  static constexpr uint32_t kScoreStep = 96;       // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
+  static constexpr uint32_t kOutputColumns = 256;  // 128 x 256 floats fill L0C
   static_assert(kScoreTile * kLatentDim * 2 <= kStreamBytes && kStreamBytes <= kQueryBytes &&
                 128 * kScoreTile * 4 <= kL0CBytes);
 
@@ -195,8 +196,8 @@ class AttentionCube {
     const GlobalTensor<bfloat16_t> probabilities = plan_.Probabilities(index)[part.head * tiling_.key_rows];
     const LocalTensor<float> c = l0c_.Get<float>();
     const uint32_t m16 = part.m16, columns = part.columns;
-    WaitFlag<HardEvent::FIX_M>(0);
-    WaitFlag<HardEvent::FIX_M>(1);
+    WaitFlag<HardEvent::FIX_M>(kFirstHalf);
+    WaitFlag<HardEvent::FIX_M>(kSecondHalf);
     for (uint32_t i = 0;; ++i) {
       // Slots that have keys take turns: the first tile of each, then the second one.
       const bool here = i < loaded * part.deep;
@@ -227,11 +228,11 @@ class AttentionCube {
       }
       stream_slots_.Release();
     }
-    WaitPipe<HardEvent::M_FIX>(0);
+    WaitPipe<HardEvent::M_FIX>(kFirstHalf);
     const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.n_q + part.head;
     StoreC(attention_out_[row * kKvLoraRank + part.column], c, part.heads, m16, 0, columns, kKvLoraRank);
-    SetFlag<HardEvent::FIX_M>(0);
-    SetFlag<HardEvent::FIX_M>(1);
+    SetFlag<HardEvent::FIX_M>(kFirstHalf);
+    SetFlag<HardEvent::FIX_M>(kSecondHalf);
   }
 
   // The workspace of the oldest task is read, by MTE2 alone.
@@ -254,8 +255,8 @@ class AttentionCube {
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
-  Ring<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0, kStreamSlots> stream_slots_;
-  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
+  Ring<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, kStreamFlag, kStreamSlots> stream_slots_;
+  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, kFirstL0Flag> l0_slots_;
   uint32_t l0c_slot_ = 0;
 };
 

@@ -77,9 +77,9 @@ class AttentionVector {
 
  private:
   static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
-  // Flags of the events between two pipes: 0 to 2 belong to the gather's slots, 3 to the softmax's mask, 3 and 4 to its
-  // results, 4 to 6 to its batches of scores, 5 and 6 to the lists; kFlag is for what has no other.
-  static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kListFlag = 5, kSortFlag = 0;
+  // Flags of events between two pipes: 0 to 2 belong to the slots of the gather, 3 to the softmax's mask, 3 and 4 to
+  // its results, 4 to 6 to its batches of scores, and 5 and 6 to the lists. kFlag is for waits that have no other.
+  static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kBatchFlag = 4, kListFlag = 5, kSortFlag = 0;
   static constexpr uint32_t kSortSteps = 4;    // Sort32, two levels of merging, the merge of what they have sorted
   static constexpr uint32_t kSortedRun = 512;  // records that Sort32 and two levels of merging sort
   // Batches of a gather before the softmax of the task before it begins: until then the scores of the slowest core of
@@ -535,7 +535,7 @@ class AttentionVector {
   RowSoftmax softmax_;
   LocalTensor<float> mask_, skipped_sum_, scores_[kScoreBatches], log_sum_[kLogSums];
   LocalTensor<bfloat16_t> probabilities_[2];
-  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 4, kScoreBatches> rows_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, kBatchFlag, kScoreBatches> rows_;
   Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, kResultFlag, 1> results_;
 };
 

@@ -28,16 +28,16 @@ class CubeStream {
       SetFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(slot));
     }
     l0_slots_.Begin();
-    SetFlag<HardEvent::FIX_M>(0);
-    SetFlag<HardEvent::FIX_M>(1);
+    SetFlag<HardEvent::FIX_M>(kFirstHalf);
+    SetFlag<HardEvent::FIX_M>(kSecondHalf);
   }
   __aicore__ inline void End() {
     for (uint32_t slot = 0; slot < slots_; ++slot) {
       WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(slot));
     }
     l0_slots_.End();
-    WaitFlag<HardEvent::FIX_M>(0);
-    WaitFlag<HardEvent::FIX_M>(1);
+    WaitFlag<HardEvent::FIX_M>(kFirstHalf);
+    WaitFlag<HardEvent::FIX_M>(kSecondHalf);
   }
 
   template <typename T>
@@ -127,7 +127,7 @@ class CubeStream {
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
-  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0_slots_;
+  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, kFirstL0Flag> l0_slots_;
   uint32_t slots_, slot_bytes_;
   uint32_t begun_ = 0, filled_ = 0, taken_ = 0, next_product_ = 0;
   bool first_[2] = {true, true}, open_[2] = {false, false};

@@ -11,6 +11,9 @@
 
 namespace ms_dsv32::ascendc {
 
+// Flags of FIX_M and M_FIX, where the two halves of L0C hold an accumulator each.
+constexpr int32_t kFirstHalf = 0, kSecondHalf = 1;
+
 // Type that the cube accumulates products of T in.
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, int8_t>, int32_t, float>;

@@ -285,14 +285,14 @@ class EpilogCube {
   }
   __aicore__ inline void Begin() {
     l0_slots_.Begin();
-    SetFlag<HardEvent::FIX_M>(0);
-    SetFlag<HardEvent::FIX_M>(1);
+    SetFlag<HardEvent::FIX_M>(kFirstHalf);
+    SetFlag<HardEvent::FIX_M>(kSecondHalf);
   }
   __aicore__ inline void End() {
     AwaitReturned(taken_);
     l0_slots_.End();
-    WaitFlag<HardEvent::FIX_M>(0);
-    WaitFlag<HardEvent::FIX_M>(1);
+    WaitFlag<HardEvent::FIX_M>(kFirstHalf);
+    WaitFlag<HardEvent::FIX_M>(kSecondHalf);
   }
 
   // ---- Products
@@ -414,7 +414,7 @@ class EpilogCube {
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
-  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3, kL0Slots> l0_slots_;
+  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, kFirstL0Flag, kL0Slots> l0_slots_;
   uint32_t slots_, slot_bytes_;
   uint32_t half_ = 0, l0b_slot_ = 0;
   Place at_{0, 0, 0};  // of the loader

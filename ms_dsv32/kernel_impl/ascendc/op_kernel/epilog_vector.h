@@ -41,6 +41,10 @@ class EpilogVector {
   static constexpr uint32_t kSumsInSlot = kRows * kBlockColumns;
   static constexpr uint32_t kInSlots = 3, kOutSlots = 3;
 
+  // Flags of events between two pipes: kSlotFlag is the first one of the slots, kWaitFlag is for waits that follow at
+  // once.
+  static constexpr int32_t kWaitFlag = 2, kSlotFlag = 3;
+
   // Starts a phase with all of UB: nothing of the phase before is under way.
   __aicore__ inline void BeginPhase() {
     PipeBarrier<PIPE_ALL>();
@@ -61,8 +65,8 @@ class EpilogVector {
     const LocalTensor<float> scalars = arena_.Take<float>(2 * kLanes);
     const LocalTensor<float> blocks = arena_.Take<float>(kLanes);
     const LocalTensor<float> scale_blocks = arena_.Take<float>(kEpilogRows * 8);  // with one core, half of the tokens
-    Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 3> in_slots;
-    Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 3, 1> out_slots;
+    Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, kSlotFlag> in_slots;
+    Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, kSlotFlag, 1> out_slots;
     in_slots.Begin();
     out_slots.Begin();
     Duplicate(magnitude, static_cast<int16_t>(0x7fff), static_cast<int32_t>(kMaskValues));
@@ -210,9 +214,9 @@ class EpilogVector {
     if (begin == end) {
       return;
     }
-    WaitPipe<HardEvent::V_MTE2>(2);
+    WaitPipe<HardEvent::V_MTE2>(kWaitFlag);
     CopyIn(raw_scales_, plan_.Scales(step)[begin], end - begin);
-    WaitPipe<HardEvent::MTE2_V>(2);
+    WaitPipe<HardEvent::MTE2_V>(kWaitFlag);
     SpreadScalars(blocks, raw_scales_, end - begin);
   }
 
@@ -289,9 +293,8 @@ class EpilogVector {
   EpilogPlan plan_;
   UbArena arena_;
 
-  // Flag 2 is that of WaitPipe.
-  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 3, kInSlots> in_slots_;
-  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 3, kOutSlots> out_slots_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, kSlotFlag, kInSlots> in_slots_;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, kSlotFlag, kOutSlots> out_slots_;
   LocalTensor<int32_t> in_, sum_;
   LocalTensor<bfloat16_t> out_;
   LocalTensor<float> raw_scales_, token_blocks_, piece_blocks_, piece_channel_, channel_;

@@ -174,6 +174,7 @@ class KeyGather {
   __aicore__ inline void Release() { SetFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot_)); }
 
  private:
+  static constexpr int32_t kOutFlag = 0;  // the first of out_
   // A stretch of so many rows for each one that is asked for is copied as a whole: the bytes between cost as much as
   // the copies that are saved.
   static constexpr uint32_t kWidestStretch = 6;
@@ -256,7 +257,7 @@ class KeyGather {
   LocalTensor<float> scale_stage_[kInSlots], spread_, k32_, row_scales_;
   uint32_t staged_[kBatch];
   uint32_t slot_ = 0, stage_rows_ = 0;
-  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 0, kOutSlots> out_;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, kOutFlag, kOutSlots> out_;
 };
 
 }  // namespace ms_dsv32::ascendc

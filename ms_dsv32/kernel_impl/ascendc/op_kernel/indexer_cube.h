@@ -116,12 +116,17 @@ class IndexerCube {
   static constexpr uint32_t kKeySlots = 4, kLoadedTiles = 3, kDotSlots = 4, kProductSlots = 3, kSumSlots = 2;
   // Sums run so many products behind: the way of a product through Fixpipe and L1 takes more than two.
   static constexpr uint32_t kLag = 3;
-  // Flags beside those of the slots. Queries and weights of a task are in L1; the first dots of a task are on their
-  // way, so that those of the next one may follow; the queries are in L0B; the products of a tile are done. The cube
-  // may run as many tiles ahead as there are places in L0A: each has an id, as with one for all of them it would set a
-  // flag that nobody has waited for. TPipe has 0 to 2 of M_MTE1, so that 6 and 7, which CANN advises against, are among
-  // theirs.
-  static constexpr int32_t kQueryFlag = 5, kWeightFlag = 4, kTaskFlag = 4, kLocalQueryFlag = 5, kTileFlag = 5;
+  // The first flags of the slots.
+  static constexpr int32_t kKeyFlag = 0, kDotFlag = 0, kProductFlag = 0, kSumFlag = kProductFlag + kProductSlots;
+  // MTE2_MTE1: the weights of a task are in L1, or its queries are. MTE1_MTE2: the first dots of a task are on their
+  // way, so that those of the next task may follow. MTE1_M: the queries of a task are in L0B.
+  static constexpr int32_t kWeightFlag = kKeyFlag + kKeySlots, kQueryFlag = kWeightFlag + 1;
+  static constexpr int32_t kTaskFlag = kKeyFlag + kKeySlots;
+  static constexpr int32_t kLocalQueryFlag = kFirstL0Flag + 2;
+  // M_MTE1: the products of a tile are done. The cube may run as many tiles ahead as there are places in L0A, and each
+  // place has a flag: with one for all of them, the cube would set a flag that nobody has waited for. They come after
+  // the flags of L0B's two slots, so that 6 and 7, which CANN advises against, are among them.
+  static constexpr int32_t kTileFlag = kFirstL0Flag + 2;
 
   // A unit of work in flight: a row of a task and a tile of keys.
   struct Pending {
@@ -391,11 +396,11 @@ class IndexerCube {
   TBuf<TPosition::A2> l0a_;
   TBuf<TPosition::B2> l0b_;
   TBuf<TPosition::CO1> l0c_;
-  Ring<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, 0, kKeySlots> key_slots_;
-  Ring<HardEvent::FIX_MTE1, HardEvent::MTE1_FIX, 0, kDotSlots> dot_slots_;
-  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, 3> l0b_slots_;
-  Ring<HardEvent::M_FIX, HardEvent::FIX_M, 0, kProductSlots> product_slots_;
-  Ring<HardEvent::M_FIX, HardEvent::FIX_M, 3, kSumSlots> sum_slots_;
+  Ring<HardEvent::MTE2_MTE1, HardEvent::MTE1_MTE2, kKeyFlag, kKeySlots> key_slots_;
+  Ring<HardEvent::FIX_MTE1, HardEvent::MTE1_FIX, kDotFlag, kDotSlots> dot_slots_;
+  Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, kFirstL0Flag> l0b_slots_;
+  Ring<HardEvent::M_FIX, HardEvent::FIX_M, kProductFlag, kProductSlots> product_slots_;
+  Ring<HardEvent::M_FIX, HardEvent::FIX_M, kSumFlag, kSumSlots> sum_slots_;
   KeyCursor cursor_;
   Pending pending_[kLag];
   uint32_t fetched_ = 0, loaded_ = 0, tile_in_l0a_ = 0, key_ = 0;

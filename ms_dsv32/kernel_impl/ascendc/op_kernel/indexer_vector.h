@@ -113,9 +113,10 @@ class IndexerVector {
   // positions 8, window of block_table 4, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 2.3 KiB.
   static constexpr uint32_t kUbBytes = 184 * 1024;
   static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
-  // Flags beside those of the slots. A task's factors go round from MTE2 over V and MTE3 to MTE2, what V has written
-  // for GM from V over MTE3 to V: no flag is set again before its wait. The merging has barriers.
-  static constexpr int32_t kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 5;
+  // Flags of events between two pipes: two for the slots of scores, and two for those of scales. The factors of a task
+  // go round from MTE2 to V, to MTE3 and back to MTE2, and what V has written for GM goes from V to MTE3 and back: no
+  // flag is set again before its wait. Merging has barriers.
+  static constexpr int32_t kScoreFlag = 0, kScaleFlag = 2, kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 5;
   // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists. UB has
   // three times as many places, the samples in the second third.
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
@@ -497,8 +498,8 @@ class IndexerVector {
   LocalTensor<float> scores_[2], scale32_, factors32_, largest_;
   LocalTensor<half> scale16_[2], factors16_;
   LocalTensor<int32_t> positions_;
-  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 0> score_slots_;
-  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 2> scale_slots_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, kScoreFlag> score_slots_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, kScaleFlag> scale_slots_;
   uint32_t lengths_[kMaxLists] = {}, lists_ = 0;
   uint32_t tasks_ = 0, steps_ = 0;
   bool out_ = false;  // copies to GM have ended with a flag that nobody has waited for

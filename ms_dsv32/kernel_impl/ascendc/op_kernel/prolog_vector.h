@@ -99,6 +99,10 @@ class PrologVector {
   static constexpr uint32_t kInSlots = 3, kOutSlots = 4;  // so much is under way to and from UB
   static constexpr uint32_t kSlotBytes = kHeadRows * kNopeDim * 4;
 
+  // Flags of events between two pipes: kSlotFlag is the first one of the slots, kNextFlag belongs to the constants of
+  // the next step, and kWaitFlag is for waits that follow at once.
+  static constexpr int32_t kWaitFlag = 2, kSlotFlag = 3, kNextFlag = 6;
+
   // The tokens of a step, and which of them are this AIV's where tokens are dealt to all.
   __aicore__ inline void SetStep(uint32_t step) {
     t0_ = step * t_.token_step;
@@ -199,9 +203,9 @@ class PrologVector {
   // bfloat16 values [count] from GM as float, through `raw`. No other copy may be under way.
   __aicore__ MS_DSV32_NOINLINE void LoadFloats(const LocalTensor<float>& dst, const LocalTensor<bfloat16_t>& raw,
                                                const GlobalTensor<bfloat16_t>& src, uint32_t count) {
-    WaitPipe<HardEvent::V_MTE2>(2);
+    WaitPipe<HardEvent::V_MTE2>(kWaitFlag);
     CopyIn(raw, src, count);
-    WaitPipe<HardEvent::MTE2_V>(2);
+    WaitPipe<HardEvent::MTE2_V>(kWaitFlag);
     Cast(dst, raw, RoundMode::CAST_NONE, count);
     PipeBarrier<PIPE_V>();
   }
@@ -243,9 +247,9 @@ class PrologVector {
     for (uint32_t r = own_begin_; r < own_end_; r += kLatentRows) {
       const uint32_t rows = Smaller(kLatentRows, own_end_ - r);
       const uint32_t count = rows * kQLoraRank;
-      WaitPipe<HardEvent::V_MTE2>(2);
+      WaitPipe<HardEvent::V_MTE2>(kWaitFlag);
       CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.latent_offset, r * kQLoraRank, count);
-      WaitPipe<HardEvent::MTE2_V>(2);
+      WaitPipe<HardEvent::MTE2_V>(kWaitFlag);
       if (r == own_begin_) {
         Cast(gamma, rounded, RoundMode::CAST_NONE, kQLoraRank);
         PipeBarrier<PIPE_V>();
@@ -255,9 +259,9 @@ class PrologVector {
       RoundBf16(rounded, x, count);
       RmsNorm<kQLoraRank>(x, work, gamma, t_.epsilon_cq, scratch, rows);
       RoundBf16(rounded, x, count);
-      WaitPipe<HardEvent::MTE3_V>(2);
+      WaitPipe<HardEvent::MTE3_V>(kWaitFlag);
       QuantRows<kQLoraRank>(q, scale, x, work, scratch, rows);
-      WaitPipe<HardEvent::V_MTE3>(2);
+      WaitPipe<HardEvent::V_MTE3>(kWaitFlag);
       CopyOut(q_norm[static_cast<uint64_t>(t0_ + r) * kQLoraRank], q, count);
       CopyOut(q_norm_scale[t0_ + r], scale, rows);
     }
@@ -313,11 +317,11 @@ class PrologVector {
     for (uint32_t r = own_begin_; r < own_end_; r += kKeyRows) {
       const uint32_t rows = Smaller(kKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
-      WaitPipe<HardEvent::V_MTE2>(2);
+      WaitPipe<HardEvent::V_MTE2>(kWaitFlag);
       CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.key_value_offset, r * kLatentDim, rows * kLatentDim);
       CopyIn(raw_cos, gm_cos[token * kRopeDim], rows * kRopeDim);
       CopyIn(raw_sin, gm_sin[token * kRopeDim], rows * kRopeDim);
-      WaitPipe<HardEvent::MTE2_V>(2);
+      WaitPipe<HardEvent::MTE2_V>(kWaitFlag);
       SumParts(parts, rows * kLatentDim);
       Cast(raw, parts, RoundMode::CAST_RINT, rows * kLatentDim);
       PipeBarrier<PIPE_V>();
@@ -331,12 +335,12 @@ class PrologVector {
       PipeBarrier<PIPE_V>();
       RmsNorm<kKvLoraRank>(x, work, gamma, t_.epsilon_ckv, scratch, rows);
       RoundBf16(rounded, x, rows * kKvLoraRank);
-      WaitPipe<HardEvent::MTE3_V>(2);
+      WaitPipe<HardEvent::MTE3_V>(kWaitFlag);
       QuantRows<kScaleGroup>(q, scale, x, work, scratch, rows * kKScaleGroups);
       SpreadScalars(scale_blocks, scale, rows * kKScaleGroups);
       RopeInterleaved(turned, rope_work, pairs, rope, cos, sin, rows);
       Cast(key_rope, turned, RoundMode::CAST_RINT, rows * kRopeDim);
-      WaitPipe<HardEvent::V_MTE3>(2);
+      WaitPipe<HardEvent::V_MTE3>(kWaitFlag);
       for (uint32_t i = 0; i < rows; ++i) {
         const int64_t row = cache_rows.Of(r + i);
         if (row < 0) {
@@ -352,10 +356,10 @@ class PrologVector {
 
   template <typename Rows>
   __aicore__ MS_DSV32_NOINLINE void LoadCacheRows(Rows& rows, const LocalTensor<int64_t>& index, uint32_t tokens) {
-    WaitPipe<HardEvent::V_MTE2>(2);
+    WaitPipe<HardEvent::V_MTE2>(kWaitFlag);
     CopyIn(index, Global<int64_t>(a_.cache_index, t_.t)[t0_], tokens);
-    WaitPipe<HardEvent::MTE2_S>(2);
-    WaitPipe<HardEvent::MTE2_V>(2);
+    WaitPipe<HardEvent::MTE2_S>(kWaitFlag);
+    WaitPipe<HardEvent::MTE2_V>(kWaitFlag);
     rows.Load(tokens, t_.cache_rows);
   }
 
@@ -555,7 +559,7 @@ class PrologVector {
       CopyIn(raw_gamma, Global<bfloat16_t>(a_.ln_gamma_k, kIdxHeadDim), kIdxHeadDim);
       CopyIn(raw_beta, Global<bfloat16_t>(a_.ln_beta_k, kIdxHeadDim), kIdxHeadDim);
     }
-    WaitPipe<HardEvent::MTE2_V>(2);
+    WaitPipe<HardEvent::MTE2_V>(kWaitFlag);
     if (rows > 0) {
       Cast(cos_, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
       SpreadSin(sin_, raw_sin, rows);
@@ -569,13 +573,12 @@ class PrologVector {
   }
 
   // Those of the next step, and its cache rows: loaded before the last item of a step, so that nothing waits for them.
-  static constexpr int32_t kNextFlag = 6;  // of V_MTE2, MTE2_V and MTE2_S
   __aicore__ MS_DSV32_NOINLINE void LoadNextConstants(uint32_t step) {
     const uint32_t t0 = step * t_.token_step, m = Smaller(t_.token_step, t_.t - t0);
     const uint32_t begin = HalfBegin(m), rows = HalfEnd(m) - begin;
     const uint64_t token = t0 + begin, tokens = t_.t;
     WaitFlag<HardEvent::V_MTE2>(kNextFlag);
-    WaitPipe<HardEvent::S_MTE2>(2);  // the cache rows of the step that had the place are read
+    WaitPipe<HardEvent::S_MTE2>(kWaitFlag);  // the cache rows of the step that had the place are read
     if (rows > 0) {
       CopyIn(rope_.ReinterpretCast<bfloat16_t>(), Global<bfloat16_t>(a_.cos, tokens * kRopeDim)[token * kRopeDim],
              rows * kRopeDim);
@@ -825,7 +828,7 @@ class PrologVector {
     KeyRows& cache_rows = cache_rows_[step % kRowSlots];
     if constexpr (!kOnePhase) {
       if (own_begin_ < own_end_) {
-        WaitPipe<HardEvent::S_MTE2>(2);  // those of the step before are read
+        WaitPipe<HardEvent::S_MTE2>(kWaitFlag);  // those of the step before are read
         LoadCacheRows(cache_rows_[0], index_[0], RowTokens(t0_));
       }
       ResolveRows(step);
@@ -875,9 +878,8 @@ class PrologVector {
   uint32_t finished_ = 0;      // items whose S6 is done
   uint32_t tell_at_ = kNever;  // the item before which the cube hears of the latents of the next step
 
-  // Flag 2 is that of WaitPipe.
-  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, 3, kInSlots> in_slots_;
-  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, 3, kOutSlots> out_slots_;
+  Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, kSlotFlag, kInSlots> in_slots_;
+  Ring<HardEvent::V_MTE3, HardEvent::MTE3_V, kSlotFlag, kOutSlots> out_slots_;
   LocalTensor<float> cos_, sin_, token_blocks_, channel_, rope_, pairs_, turned_, rope_work_;
   LocalTensor<int32_t> in_;
   LocalTensor<bfloat16_t> out_, rope_out_;

@@ -33,7 +33,7 @@ class CacheRows {
     Duplicate(values_, -1.0f, static_cast<int32_t>(kTokens));
     PipeBarrier<PIPE_V>();
     Cast(values_, words, RoundMode::CAST_NONE, tokens);
-    WaitPipe<HardEvent::V_S>(2);
+    WaitPipe<HardEvent::V_S>(kFlag);
   }
 
   // Puts what Of says into the place of each token of [begin, end), where Resolved finds it without the vector unit.
@@ -62,6 +62,8 @@ class CacheRows {
   }
 
  private:
+  static constexpr int32_t kFlag = 2;  // of V_S and S_V
+
   // Whether the vector unit tells `token` from all others, which a scalar read of each would take long to find out:
   // values are whole numbers, so min(|difference|, 1) counts the others.
   __aicore__ inline bool IsUnique(uint32_t token) const {
@@ -74,9 +76,9 @@ class CacheRows {
     PipeBarrier<PIPE_V>();
     Mins(work_, work_, 1.0f, count);
     PipeBarrier<PIPE_V>();
-    WaitPipe<HardEvent::S_V>(2);  // the token before has read its count
+    WaitPipe<HardEvent::S_V>(kFlag);  // the token before has read its count
     WholeReduceSum(others_, work_, static_cast<int32_t>(kLanes), static_cast<int32_t>(kRepeats), 1, 1, 8);
-    WaitPipe<HardEvent::V_S>(2);
+    WaitPipe<HardEvent::V_S>(kFlag);
     float others = 0;
     for (uint32_t i = 0; i < kRepeats; ++i) {
       others += others_.GetValue(i);

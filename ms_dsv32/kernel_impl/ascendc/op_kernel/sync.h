@@ -15,9 +15,12 @@ __aicore__ inline void WaitPipe(int32_t id) {
   WaitFlag<kEvent>(id);
 }
 
+// The first id of M_MTE1 that a kernel may use: TPipe takes 0 to 2 on an AIC.
+constexpr int32_t kFirstL0Flag = 3;
+
 // Slots of a buffer, two unless kSlots says otherwise, that one pipe fills and another one empties in turn. kFull tells
 // the consumer that a slot is filled, kFree tells the producer that it is empty; slot i uses flag kFirstId + i of both
-// events. Ids of M_MTE1 start at 3: TPipe takes 0 to 2 on an AIC.
+// events.
 template <HardEvent kFull, HardEvent kFree, int32_t kFirstId, uint32_t kSlots = 2>
 class Ring {
  public:

@@ -76,9 +76,9 @@ class TopK {
       AddAll(i, scores, first, count);
     } else {
       // A score that is no larger than the last of a full list comes behind it.
-      WaitPipe<HardEvent::V_S>(0);
+      WaitPipe<HardEvent::V_S>(kFlag);
       const float last = lists_[slot_[i]].GetValue(keep_ * 2 - 2);
-      WaitPipe<HardEvent::S_V>(0);
+      WaitPipe<HardEvent::S_V>(kFlag);
       const Kept kept = Keep(runs_[1], scores, first, count, CMPMODE::GT, last);
       if (kept.count > 0) Insert(i, kept);
     }
@@ -103,6 +103,8 @@ class TopK {
   }
 
  private:
+  static constexpr int32_t kFlag = 0;  // of V_S and S_V
+
   // Scores and their positions, with room for kChunk.
   struct Kept {
     LocalTensor<float> scores;
@@ -122,7 +124,7 @@ class TopK {
     const LocalTensor<uint32_t> bits = bits_.ReinterpretCast<uint32_t>();
     GatherMask(kept.positions, positions_, bits, true, count, params, unused);
     GatherMask(kept.scores, scores, bits, true, count, params, unused);
-    WaitPipe<HardEvent::V_S>(0);
+    WaitPipe<HardEvent::V_S>(kFlag);
     PipeBarrier<PIPE_V>();
     // GatherMask's own output is of no use: it is the register's value at issue, when the instruction has not run. The
     // register holds the count once the scalar unit has waited (asc-devkit, "asc_get_rsvd_count").
@@ -162,9 +164,9 @@ class TopK {
     PipeBarrier<PIPE_V>();
     const RecordList halves[2] = {{runs_[0], 128}, {runs_[0][256], 128}};
     MergeLists(runs_[1], halves, 2);
-    WaitPipe<HardEvent::V_S>(0);
+    WaitPipe<HardEvent::V_S>(kFlag);
     const float guess = runs_[1].GetValue((keep_ / 16 + kMargin) * 2);
-    WaitPipe<HardEvent::S_V>(0);
+    WaitPipe<HardEvent::S_V>(kFlag);
     // Sorting goes over runs_[1], and puts a first list that is not merged to the begin of `place`.
     const Kept low = Keep(runs_[1], place, waiting_first_, waiting, CMPMODE::GE, guess);
     const Kept high = Keep(place[kChunk], scores, first, count, CMPMODE::GE, guess);
@@ -183,7 +185,7 @@ class TopK {
     for (uint32_t i = 0; i < count; ++i) {
       if ((static_cast<uint32_t>(bits.GetValue(i)) & 0x7fffffffu) > 0x7f800000u) bits.SetValue(i, kMinusInfinity);
     }
-    WaitPipe<HardEvent::S_V>(0);
+    WaitPipe<HardEvent::S_V>(kFlag);
   }
 
   // Sorts scores and merges them with the list of token `i`.
