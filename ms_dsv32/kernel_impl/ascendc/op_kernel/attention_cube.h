@@ -36,7 +36,9 @@ class AttentionCube {
     for (uint32_t index = 0; index < tasks; ++index) {
       const AttentionTask next = index + 1 < tasks ? plan_.Task(index + 1) : AttentionTask{};
       Scores(task, index);
-      if (index > 0) Output(previous, index - 1);
+      if (index > 0) {
+        Output(previous, index - 1);
+      }
       LoadQuery(next);
       previous = task;
       task = next;
@@ -66,7 +68,9 @@ class AttentionCube {
 
   // The query of a task, as soon as that of the task before it is no longer read.
   __aicore__ inline void LoadQuery(const AttentionTask& task) {
-    if (task.key_begin == task.key_end) return;
+    if (task.key_begin == task.key_end) {
+      return;
+    }
     const uint32_t m16 = RoundUp(task.heads, kFractal);
     const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.n_q;
     const LocalTensor<bfloat16_t> query = l1_.GetWithOffset<bfloat16_t>(kQueryBytes / 2, 0);
@@ -85,7 +89,9 @@ class AttentionCube {
       const GlobalTensor<float> scores = plan_.Scores(index);
       WaitFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
       for (uint32_t key0 = task.key_begin; key0 < task.key_end; key0 += tiling_.score_tile) {
-        if ((key0 - task.key_begin) % tiling_.key_chunk == 0) AwaitCore(kKeysReady);
+        if ((key0 - task.key_begin) % tiling_.key_chunk == 0) {
+          AwaitCore(kKeysReady);
+        }
         const uint32_t n = Smaller(tiling_.score_tile, task.key_end - key0);
         const LocalTensor<bfloat16_t> keys = Stream(stream_slots_.Acquire());
         CopyNdToL1(keys, latent[key0 * kKvLoraRank], n, kKvLoraRank, kKvLoraRank, n);
@@ -160,7 +166,9 @@ class AttentionCube {
       // Behind this, all probabilities of the team are there, and all cores have read what they need of the last task.
       CrossCoreSetFlag<0, PIPE_MTE2>(kProbabilitiesShared);
       CrossCoreWaitFlag(kProbabilitiesShared);
-      if (index > 0) NotifySlotFree();
+      if (index > 0) {
+        NotifySlotFree();
+      }
     }
     if (part.heads > 0) {
       for (; part.column < part.column_end; part.column += kOutputColumns) {
@@ -168,7 +176,9 @@ class AttentionCube {
         loaded = 0;
       }
     }
-    if (tiling_.team == 1) NotifySlotFree();
+    if (tiling_.team == 1) {
+      NotifySlotFree();
+    }
   }
 
   // Keys whose probabilities share a slot of L1 with `part.deep` times as many keys.
@@ -203,7 +213,9 @@ class AttentionCube {
       const bool here = i < loaded * part.deep;
       const uint32_t tile = here ? i % loaded * part.deep : i, nth = here ? i / loaded : 0;
       const uint32_t key0 = (tile + nth) * part.tile;
-      if (key0 >= task.keys) break;
+      if (key0 >= task.keys) {
+        break;
+      }
       const uint32_t keys = Smaller(part.tile, task.keys - key0);
       const uint32_t rows = Smaller((here ? part.deep : 1) * part.tile, task.keys - tile * part.tile);
       if (!here) {

@@ -56,7 +56,9 @@ class AttentionPlan {
   __aicore__ inline AttentionTask Task(uint32_t index) const {
     AttentionTask task{};
     task.token = index * (tiling_.cores / tiling_.team) + team_;
-    if (task.token >= sequences_.Tokens()) return task;
+    if (task.token >= sequences_.Tokens()) {
+      return task;
+    }
     const TokenGroup token = sequences_.Group(task.token);
     task.heads = tiling_.n_q;
     task.sequence = token.sequence;
@@ -72,7 +74,9 @@ class AttentionPlan {
     // hold as many. How much padding a call has must not decide on the order of sums.
     const bool enough = task.count / kFractal / tiling_.team * kFractal >= tiling_.key_chunk;
     const bool only = tiling_.t <= tiling_.cores / tiling_.team;
-    if (tiling_.sort_offset > 0 && only && enough) task.early = kEarlyEntries;
+    if (tiling_.sort_offset > 0 && only && enough) {
+      task.early = kEarlyEntries;
+    }
     return task;
   }
 

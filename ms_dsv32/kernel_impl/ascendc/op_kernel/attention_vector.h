@@ -30,7 +30,9 @@ class AttentionVector {
     lse_ = Global<float>(lse, static_cast<uint64_t>(tiling_.t) * tiling_.n_q);
     // At the begin of UB, as Sort32 takes them at multiples of 128 bytes, and in whole runs, as what pads them is
     // sorted.
-    if (tiling_.sort_offset > 0) unsorted_ = arena_.Take<int32_t>(RoundUp(tiling_.topk, kSortedRun));
+    if (tiling_.sort_offset > 0) {
+      unsorted_ = arena_.Take<int32_t>(RoundUp(tiling_.topk, kSortedRun));
+    }
     for (uint32_t i = 0; i < (together_ ? 2 : 1); ++i) {
       entries_[i] = arena_.Take<int32_t>(tiling_.list_rows);
       skipped_[i] = arena_.Take<float>(tiling_.list_rows);
@@ -46,18 +48,28 @@ class AttentionVector {
     SetFlag<HardEvent::V_MTE2>(kMaskFlag);
     results_.Begin();
     AttentionTask task = plan_.Task(0);
-    if (together_) LoadLists(task, 0);
-    if (together_ && tiling_.sort_offset > 0) SortEntries(task, 0);
+    if (together_) {
+      LoadLists(task, 0);
+    }
+    if (together_ && tiling_.sort_offset > 0) {
+      SortEntries(task, 0);
+    }
     for (uint32_t index = 0; index < tasks; ++index) {
       next_ = index + 1 < tasks ? plan_.Task(index + 1) : AttentionTask{};
-      if (index >= tiling_.slots) AwaitCore(kSlotFree);
+      if (index >= tiling_.slots) {
+        AwaitCore(kSlotFree);
+      }
       if (!together_) {
         PipeBarrier<PIPE_ALL>();
         LoadLists(task, 0);
-        if (tiling_.sort_offset > 0) SortEntries(task, 0);
+        if (tiling_.sort_offset > 0) {
+          SortEntries(task, 0);
+        }
       }
       Gather(task, index);
-      if (!together_ && index > 0) Softmax();
+      if (!together_ && index > 0) {
+        Softmax();
+      }
       softmax_task_ = task;
       softmax_index_ = index;
       task = next_;
@@ -71,8 +83,12 @@ class AttentionVector {
     AwaitMarks(1);
     // A team of cores is told of a task's slot with the next task, one core at the end of each.
     const uint32_t told = tiling_.team > 1 ? tasks - 1 : tasks;
-    for (uint32_t i = tasks > tiling_.slots ? tasks - tiling_.slots : 0; i < told; ++i) AwaitCore(kSlotFree);
-    if (plan_.Tokens() < tiling_.t) WritePadding();
+    for (uint32_t i = tasks > tiling_.slots ? tasks - tiling_.slots : 0; i < told; ++i) {
+      AwaitCore(kSlotFree);
+    }
+    if (plan_.Tokens() < tiling_.t) {
+      WritePadding();
+    }
   }
 
  private:
@@ -105,8 +121,12 @@ class AttentionVector {
     if (tiling_.sort_offset > 0) {
       const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
       const uint32_t vector = plan_.member_ * kVectorsPerCore + sub_, early = AllEarly(task);
-      if (task.early > 0) CopyIn(entries_[list], topk_indices_[row + vector * task.early], task.early);
-      if (task.count > early) CopyIn(unsorted_, topk_indices_[row + early], task.count - early);
+      if (task.early > 0) {
+        CopyIn(entries_[list], topk_indices_[row + vector * task.early], task.early);
+      }
+      if (task.count > early) {
+        CopyIn(unsorted_, topk_indices_[row + early], task.count - early);
+      }
     } else {
       LoadEntries(task, list);
     }
@@ -130,7 +150,9 @@ class AttentionVector {
       CopyRowsIn(entries_[list], topk_indices_[row + task.key_begin + sub_ * half], whole, half, tiling_.key_chunk,
                  half);
     }
-    if (begin < end) CopyIn(entries_[list][whole * half], topk_indices_[row + begin], end - begin);
+    if (begin < end) {
+      CopyIn(entries_[list][whole * half], topk_indices_[row + begin], end - begin);
+    }
   }
 
   // Sorts the entries of a task by position, and keeps this AIV's share of every chunk: rows of one block come one
@@ -138,7 +160,9 @@ class AttentionVector {
   // takes the vector pipe about as long as a batch of the gather: one of each in turn. The order of positions that
   // float cannot tell apart does not matter.
   __aicore__ MS_DSV32_NOINLINE void SortEntries(const AttentionTask& task, uint32_t list) {
-    for (uint32_t step = 0; step < kSortSteps; ++step) SortStep(task, list, step);
+    for (uint32_t step = 0; step < kSortSteps; ++step) {
+      SortStep(task, list, step);
+    }
   }
   __aicore__ MS_DSV32_NOINLINE void SortStep(const AttentionTask& task, uint32_t list, uint32_t step) {
     if (step == 0) {
@@ -160,8 +184,12 @@ class AttentionVector {
         MergeRuns(even, odd, 128, n);
       } else {
         RecordList lists[4];
-        for (uint32_t i = 0; i < n; ++i) lists[i] = {even[i * 2 * kSortedRun], kSortedRun};
-        if (n > 1) MergeLists(odd, lists, n);
+        for (uint32_t i = 0; i < n; ++i) {
+          lists[i] = {even[i * 2 * kSortedRun], kSortedRun};
+        }
+        if (n > 1) {
+          MergeLists(odd, lists, n);
+        }
         PipeBarrier<PIPE_V>();
         TakeShares(task, list, n > 1 ? odd : even, count);
       }
@@ -193,11 +221,17 @@ class AttentionVector {
       const uint32_t end = ShareOfChunk(task, chunk, 1);
       uint32_t begin = ShareOfChunk(task, chunk, 0);
       entry += end - begin;
-      if (chunk == task.key_begin) begin += task.early;
-      if (begin == end) continue;
+      if (chunk == task.key_begin) {
+        begin += task.early;
+      }
+      if (begin == end) {
+        continue;
+      }
       // The early entries of the cores before come before, and those of this core too after its first share.
       uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
-      if (chunk == task.key_begin && sub_ == 0) before -= task.early;
+      if (chunk == task.key_begin && sub_ == 0) {
+        before -= task.early;
+      }
       TakeSorted(entries_[list][entry - (end - begin)], records, task, begin - before, end - before, count);
     }
   }
@@ -221,7 +255,9 @@ class AttentionVector {
   }
   // The entries that were sorted last are there, and the UB is free.
   __aicore__ inline void AwaitSorted() {
-    if (sorting_) WaitFlag<HardEvent::V_S>(kSortFlag);
+    if (sorting_) {
+      WaitFlag<HardEvent::V_S>(kSortFlag);
+    }
     sorting_ = false;
   }
   // Entries of a task that are not sorted.
@@ -241,7 +277,9 @@ class AttentionVector {
     const LocalTensor<int32_t> entries = entries_[list];
     const LocalTensor<uint64_t> pairs = entries.ReinterpretCast<uint64_t>();
     const LocalTensor<float> skipped = skipped_[list];
-    if (tiling_.sort_offset == 0) WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
+    if (tiling_.sort_offset == 0) {
+      WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
+    }
     PagedSequence sequence;
     sequence.table = table_[list];
     sequence.length = static_cast<int32_t>(task.length);
@@ -258,14 +296,18 @@ class AttentionVector {
       const uint32_t begin = ShareOfChunk(task, chunk, 0), end = ShareOfChunk(task, chunk, 1), first = entry;
       for (uint32_t key = begin; key < end; key += KeyGather::kBatch) {
         int32_t rows[KeyGather::kBatch];
-        if (entry == task.early) AwaitSorted();
+        if (entry == task.early) {
+          AwaitSorted();
+        }
         keys_.Acquire();
         for (uint32_t half = 0; half < 2; ++half) {
           uint64_t marks = 0;  // a block of 32 bytes
           uint64_t pair = 0;
           for (uint32_t i = half * KeyGather::kHalf; i < (half + 1) * KeyGather::kHalf; ++i, ++entry) {
             rows[i] = kNoRow;
-            if (key + i >= task.count) continue;
+            if (key + i >= task.count) {
+              continue;
+            }
             if (i % 2 != 0) {
               pair >>= 32;
             } else if (key + i + 1 < task.count) {
@@ -274,9 +316,13 @@ class AttentionVector {
               pair = static_cast<uint32_t>(entries.GetValue(entry));
             }
             rows[i] = sequence.Row(static_cast<int32_t>(static_cast<uint32_t>(pair)));
-            if (rows[i] == kNoRow) marks |= uint64_t{1} << (entry % 8);
+            if (rows[i] == kNoRow) {
+              marks |= uint64_t{1} << (entry % 8);
+            }
           }
-          if (marks != 0) MarkSkipped(skipped[entry - KeyGather::kHalf], marks);
+          if (marks != 0) {
+            MarkSkipped(skipped[entry - KeyGather::kHalf], marks);
+          }
           keys_.Fetch(rows, half);
         }
         keys_.FetchRest(rows);
@@ -284,7 +330,9 @@ class AttentionVector {
           const uint32_t row = key + half * KeyGather::kHalf;
           keys_.Dequantise(rows, half, latent[row * kKvLoraRank], rope[row * kRopeDim]);
           // MTE3 has waited for the vector pipe's marks with those keys.
-          if (half == 0 && key + KeyGather::kBatch >= end) CopyOut(skipped_out[begin], skipped[first], end - begin);
+          if (half == 0 && key + KeyGather::kBatch >= end) {
+            CopyOut(skipped_out[begin], skipped[first], end - begin);
+          }
         }
         keys_.Release();
         ++batches;
@@ -300,7 +348,9 @@ class AttentionVector {
       SetFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
       marks_leave_[list] = true;
     }
-    while (next_lists_ != kReady) PrepareLists(list ^ 1);
+    while (next_lists_ != kReady) {
+      PrepareLists(list ^ 1);
+    }
     FinishSoftmax();
   }
   // One step of what the next task's lists need. They are sorted before the softmax needs its UB.
@@ -311,7 +361,9 @@ class AttentionVector {
       sort_step_ = 0;
     } else {
       SortStep(next_, list, sort_step_);
-      if (++sort_step_ == kSortSteps) next_lists_ = kReady;
+      if (++sort_step_ == kSortSteps) {
+        next_lists_ = kReady;
+      }
     }
   }
   // Those of 8 entries whose bits are set.
@@ -321,7 +373,9 @@ class AttentionVector {
   }
   // The marks of a list that are on their way out.
   __aicore__ inline void AwaitMarks(uint32_t list) {
-    if (marks_leave_[list]) WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
+    if (marks_leave_[list]) {
+      WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
+    }
     marks_leave_[list] = false;
   }
 
@@ -340,7 +394,9 @@ class AttentionVector {
     FinishSoftmax();
   }
   __aicore__ inline void FinishSoftmax() {
-    while (stage_ != kDone) StepSoftmax();
+    while (stage_ != kDone) {
+      StepSoftmax();
+    }
   }
   // What may be done without waiting for what was asked for in the step before.
   __aicore__ MS_DSV32_NOINLINE void StepSoftmax() {
@@ -359,21 +415,33 @@ class AttentionVector {
     head_ = HeadBegin(softmax_task_);
     head_end_ = HeadBegin(softmax_task_, 1);
     first_batch_ = true;
-    if (head_ == head_end_) return EndSoftmax();
+    if (head_ == head_end_) {
+      return EndSoftmax();
+    }
     arena_.Reset(alone_ ? 0 : tiling_.softmax_offset);
     mask_ = arena_.Take<float>(tiling_.key_rows);
     softmax_.Place(arena_);
-    for (uint32_t i = 0; i < kLogSums; ++i) log_sum_[i] = arena_.Take<float>(RowSoftmax::kRows);
+    for (uint32_t i = 0; i < kLogSums; ++i) {
+      log_sum_[i] = arena_.Take<float>(RowSoftmax::kRows);
+    }
     const uint32_t batch = (alone_ ? (kUbBytes - arena_.Used()) / 192 * 64 : kScoreBatchBytes) / 4;
-    for (uint32_t i = 0; i < rows_.Slots(); ++i) scores_[i] = arena_.Take<float>(batch);
-    for (uint32_t i = 0; i < results_.Slots(); ++i) probabilities_[i] = arena_.Take<bfloat16_t>(batch);
-    if (softmax_task_.count == 0) return Empty();
+    for (uint32_t i = 0; i < rows_.Slots(); ++i) {
+      scores_[i] = arena_.Take<float>(batch);
+    }
+    for (uint32_t i = 0; i < results_.Slots(); ++i) {
+      probabilities_[i] = arena_.Take<bfloat16_t>(batch);
+    }
+    if (softmax_task_.count == 0) {
+      return Empty();
+    }
     width_ = RoundUp(softmax_task_.keys, 64);
     step_ = Smaller(RowSoftmax::kRows, batch / width_);
     // Alone, two batches that arrive one after the other are better than a larger one, unless it is small; and equal
     // ones, as the last one is on its way out while nothing else is to do.
     const uint32_t heads = head_end_ - head_;
-    if (alone_ && heads > kFewHeads) step_ = DivUp(heads, Larger(2, DivUp(heads, step_)));
+    if (alone_ && heads > kFewHeads) {
+      step_ = DivUp(heads, Larger(2, DivUp(heads, step_)));
+    }
     softmax_.Begin();
     load_head_ = head_;
     WaitFlag<HardEvent::V_MTE2>(kMaskFlag);
@@ -425,7 +493,9 @@ class AttentionVector {
   // Copies the next batch of scores, if there is one. Two are on their way or worked on. Beside a gather, a third slot
   // is one that was released a step before it is needed: MTE2 has keys to fetch, and must not wait for the vector pipe.
   __aicore__ inline void LoadScores() {
-    if (load_head_ >= head_end_) return;
+    if (load_head_ >= head_end_) {
+      return;
+    }
     const uint32_t slot = rows_.Acquire();
     CopyRowsIn(scores_[slot], plan_.Scores(softmax_index_)[static_cast<uint64_t>(load_head_) * tiling_.key_rows],
                Smaller(step_, head_end_ - load_head_), softmax_task_.keys, tiling_.key_rows, width_);
@@ -452,7 +522,9 @@ class AttentionVector {
     const uint32_t head = head_, rows = Smaller(step_, head_end_ - head);
     const uint64_t output_row = OutputRow();
     head_ = head + rows;
-    if (!first_batch_) LoadScores();
+    if (!first_batch_) {
+      LoadScores();
+    }
     slot_ = rows_.Take();
     first_batch_ = false;
     const LocalTensor<float> scores = scores_[slot_], log_sum = NextLogSum();

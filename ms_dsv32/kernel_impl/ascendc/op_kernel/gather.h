@@ -20,13 +20,19 @@ struct PagedSequence {
   // Cache row of a position, kNoRow for one outside the sequence or without a block of the cache. Neighbours are often
   // of one block: it is looked up once for them.
   __aicore__ inline int32_t Row(int32_t position) {
-    if (position < 0 || position >= length) return kNoRow;
+    if (position < 0 || position >= length) {
+      return kNoRow;
+    }
     if (first_row == kNoRow || position < first || position - first >= block_size) {
       first_row = kNoRow;
       const int32_t column = position / block_size;
-      if (column >= table_columns) return kNoRow;
+      if (column >= table_columns) {
+        return kNoRow;
+      }
       const int32_t block = table.GetValue(column);
-      if (block < 0 || block >= block_num) return kNoRow;
+      if (block < 0 || block >= block_num) {
+        return kNoRow;
+      }
       first = column * block_size;
       first_row = block * block_size;
     }
@@ -85,12 +91,16 @@ class KeyGather {
     row_scales_ = arena.Take<float>(kHalf * kGroups * 8);
   }
   __aicore__ inline void Begin() {
-    for (uint32_t slot = 0; slot < kInSlots; ++slot) SetFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot));
+    for (uint32_t slot = 0; slot < kInSlots; ++slot) {
+      SetFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot));
+    }
     slot_ = 0;
     out_.Begin();
   }
   __aicore__ inline void End() {
-    for (uint32_t slot = 0; slot < kInSlots; ++slot) WaitFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot));
+    for (uint32_t slot = 0; slot < kInSlots; ++slot) {
+      WaitFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot));
+    }
     out_.End();
   }
 
@@ -114,10 +124,14 @@ class KeyGather {
           rows[i] = rows[i + 1];
           rows[i + 1] = row;
         }
-        if (Near(rows[i], rows[i + 1])) count = 2;
+        if (Near(rows[i], rows[i + 1])) {
+          count = 2;
+        }
       }
       const int32_t distance = count == 2 ? rows[i + 1] - rows[i] : 1;
-      while (count > 1 && i + count < end && rows[i + count] - rows[i + count - 1] == distance) ++count;
+      while (count > 1 && i + count < end && rows[i + count] - rows[i + count - 1] == distance) {
+        ++count;
+      }
       CopyCacheRows(k8_[slot_][i * kLatent], latent_, kLatent, rows[i], count, static_cast<uint32_t>(distance), 0);
       i += count;
     }
@@ -139,7 +153,9 @@ class KeyGather {
                                                const GlobalTensor<bfloat16_t>& rope_out) {
     const uint32_t first = part * kHalf, out = out_.Acquire();
     bool any = false;
-    for (uint32_t i = first; i < first + kHalf; ++i) any = any || rows[i] != kNoRow;
+    for (uint32_t i = first; i < first + kHalf; ++i) {
+      any = any || rows[i] != kNoRow;
+    }
     if (any) {
       // int8 reaches float through half, which holds it exactly and lies where the result will.
       const LocalTensor<half> k16 = k_[out].template ReinterpretCast<half>();
@@ -158,7 +174,9 @@ class KeyGather {
       PipeBarrier<PIPE_V>();
     }
     for (uint32_t i = first; i < first + kHalf; ++i) {
-      if (rows[i] != kNoRow) continue;
+      if (rows[i] != kNoRow) {
+        continue;
+      }
       Duplicate(k_[out][(i - first) * kLatent].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
                 static_cast<int32_t>(kLatent));
       Duplicate(kr_[out][(i - first) * kRope].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
@@ -199,7 +217,9 @@ class KeyGather {
       if (i + 1 < end && rows[i + 1] != kNoRow && staged_[i + 1] > staged_[i]) {
         distance = staged_[i + 1] - staged_[i];
         for (count = 2; i + count < end && rows[i + count] != kNoRow; ++count) {
-          if (staged_[i + count] != staged_[i + count - 1] + distance) break;
+          if (staged_[i + count] != staged_[i + count - 1] + distance) {
+            break;
+          }
         }
       }
       const DataCopyParams params(static_cast<uint16_t>(count), static_cast<uint16_t>(kBlocks),
@@ -225,15 +245,21 @@ class KeyGather {
       uint32_t count = 1, span = 1;
       for (uint32_t k = 1; i + k < kBatch && rows[i + k] > rows[i + k - 1]; ++k) {
         const uint32_t wider = static_cast<uint32_t>(rows[i + k] - rows[i]) + 1;
-        if (used + RoundUp(wider, 2) + 2 * (kBatch - i - k - 1) > stage_rows_) break;
-        if (wider > kWidestStretch * (k + 1)) continue;
+        if (used + RoundUp(wider, 2) + 2 * (kBatch - i - k - 1) > stage_rows_) {
+          break;
+        }
+        if (wider > kWidestStretch * (k + 1)) {
+          continue;
+        }
         count = k + 1;
         span = wider;
       }
       if (count > 2) {
         CopyIn(rope[used * kRope], rope_[static_cast<uint64_t>(rows[i]) * kRope], span * kRope);
         CopyIn(scales[used * kGroups], scales_[static_cast<uint64_t>(rows[i]) * kGroups], span * kGroups);
-        for (uint32_t k = i; k < i + count; ++k) staged_[k] = used + static_cast<uint32_t>(rows[k] - rows[i]);
+        for (uint32_t k = i; k < i + count; ++k) {
+          staged_[k] = used + static_cast<uint32_t>(rows[k] - rows[i]);
+        }
         used += RoundUp(span, 2);
       } else {
         const bool two = i + 1 < kBatch && rows[i + 1] > rows[i] && Near(rows[i], rows[i + 1]);
@@ -241,7 +267,9 @@ class KeyGather {
         const uint32_t distance = two ? static_cast<uint32_t>(rows[i + 1] - rows[i]) : 1;
         CopyCacheRows(rope[used * kRope], rope_, kRope, rows[i], count, distance, kRope);
         CopyCacheRows(scales[used * kGroups], scales_, kGroups, rows[i], count, distance, 0);
-        for (uint32_t k = 0; k < count; ++k) staged_[i + k] = used + 2 * k;
+        for (uint32_t k = 0; k < count; ++k) {
+          staged_[i + k] = used + 2 * k;
+        }
         used += 2 * count;
       }
       i += count;

@@ -29,7 +29,9 @@ class KeyCursor {
       return;
     }
     row_ = 0;
-    if (++tile_ == task_.Tiles(0)) NextTask(plan);
+    if (++tile_ == task_.Tiles(0)) {
+      NextTask(plan);
+    }
   }
 
  private:
@@ -38,7 +40,9 @@ class KeyCursor {
     row_ = 0;
     for (++index_; index_ < plan.Tasks(); ++index_) {
       task_ = plan.Task(index_);
-      if (task_.Tiles(0) > 0) break;
+      if (task_.Tiles(0) > 0) {
+        break;
+      }
     }
   }
   IndexerTask task_;
@@ -80,9 +84,15 @@ class IndexerCube {
     SetFlag<HardEvent::M_MTE1>(kTileFlag + kLoadedTiles - 1);
     uint32_t next = NextTask(0);
     cursor_.Begin(plan_);
-    if (next < plan_.Tasks()) FetchQuery(plan_.Task(next), 0);
-    for (uint32_t i = 0; i < kKeySlots; ++i) FetchKeys();
-    if (next < plan_.Tasks()) FetchWeights(plan_.Task(next), 0);
+    if (next < plan_.Tasks()) {
+      FetchQuery(plan_.Task(next), 0);
+    }
+    for (uint32_t i = 0; i < kKeySlots; ++i) {
+      FetchKeys();
+    }
+    if (next < plan_.Tasks()) {
+      FetchWeights(plan_.Task(next), 0);
+    }
     for (uint32_t i = 0; i + 1 < kLoadedTiles; ++i) {
       LoadKeys();
       FetchKeys();
@@ -94,7 +104,9 @@ class IndexerCube {
       ++tasks_;
     }
     Drain();
-    for (uint32_t i = 0; i < Smaller(steps_, kScoreSlots); ++i) AwaitCore(kScoresFree);
+    for (uint32_t i = 0; i < Smaller(steps_, kScoreSlots); ++i) {
+      AwaitCore(kScoresFree);
+    }
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
     WaitFlag<HardEvent::M_MTE1>(LastTileFlag());
     key_slots_.End();
@@ -139,7 +151,9 @@ class IndexerCube {
   };
 
   __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {
-    while (index < plan_.Tasks() && plan_.Task(index).Tiles(0) == 0) ++index;
+    while (index < plan_.Tasks() && plan_.Task(index).Tiles(0) == 0) {
+      ++index;
+    }
     return index;
   }
 
@@ -178,7 +192,9 @@ class IndexerCube {
         }
         const uint32_t token = task.Token(row) - task.token;
         Product(token);
-        if (row + 1 == rows || task.Halves()) SetFlag<HardEvent::M_MTE1>(kTileFlag + static_cast<int32_t>(key_));
+        if (row + 1 == rows || task.Halves()) {
+          SetFlag<HardEvent::M_MTE1>(kTileFlag + static_cast<int32_t>(key_));
+        }
         Scale();
         Advance();
         Pending& pending = pending_[units_ % kLag];
@@ -195,7 +211,9 @@ class IndexerCube {
       // The AIVs make the next task's weights when they begin this one: they must have all scores of the one before.
       const bool behind = units_ - units < kLag;
       if (!fetched && tile >= last_step && (!behind || tile + 1 == task.Tiles(0))) {
-        if (behind) Drain();
+        if (behind) {
+          Drain();
+        }
         FetchQuery(plan_.Task(next), tasks_ + 1);
         FetchWeights(plan_.Task(next), tasks_ + 1);
         fetched = true;
@@ -206,19 +224,27 @@ class IndexerCube {
 
   // Behind a product: sums of the oldest one in flight, and the load of the last one's dots.
   __aicore__ inline void Advance() {
-    if (in_flight_ == kLag) Sums();
-    if (in_flight_ > 0) LoadDots();
+    if (in_flight_ == kLag) {
+      Sums();
+    }
+    if (in_flight_ > 0) {
+      LoadDots();
+    }
   }
   __aicore__ MS_DSV32_NOINLINE void Drain() {
     Advance();
-    while (in_flight_ > 0) Sums();
+    while (in_flight_ > 0) {
+      Sums();
+    }
   }
 
   // The tile of the cursor to L1: 16 keys after 16, as L0A has them, so that a tile is loaded at once. Rows behind the
   // last key of a sequence are what the cache has there; those without a block are what L1 held. The scores of both are
   // replaced before anybody looks.
   __aicore__ MS_DSV32_NOINLINE void FetchKeys() {
-    if (!cursor_.Valid(plan_)) return;
+    if (!cursor_.Valid(plan_)) {
+      return;
+    }
     const IndexerTask& task = cursor_.Current();
     const LocalTensor<int8_t> keys = Keys(key_slots_.Acquire());
     const uint32_t position = cursor_.Position();
@@ -248,7 +274,9 @@ class IndexerCube {
 
   // The oldest tile of L1 to L0A, two tiles ahead. Its place there held the tile whose products are done.
   __aicore__ MS_DSV32_NOINLINE void LoadKeys() {
-    if (loaded_ == fetched_) return;
+    if (loaded_ == fetched_) {
+      return;
+    }
     const uint32_t place = loaded_++ % kLoadedTiles;
     LoadFractals(LocalKeys(place), Keys(key_slots_.Take()), kKeyBytes);
     SetFlag<HardEvent::MTE1_M>(static_cast<int32_t>(place));
@@ -334,10 +362,14 @@ class IndexerCube {
     l0b_slots_.Release();
     sum_slots_.Publish();
     sum_slots_.Take();
-    if (pending.first && pending.step >= kScoreSlots) AwaitCore(kScoresFree);
+    if (pending.first && pending.step >= kScoreSlots) {
+      AwaitCore(kScoresFree);
+    }
     StoreC(pending.scores, c, 1, kFractal, 0, kKeyTile, kKeyTile);
     sum_slots_.Release();
-    if (pending.last) NotifyVectors(kScoresReady);
+    if (pending.last) {
+      NotifyVectors(kScoresReady);
+    }
   }
 
   // One product that nothing is added to: unlike Multiply it needs no barrier.

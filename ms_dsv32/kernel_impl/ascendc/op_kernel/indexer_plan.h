@@ -69,12 +69,18 @@ struct IndexerTask {
   }
   __aicore__ inline uint32_t LongSteps() const { return DivUp(LongTiles(), Long() ? kLongStep : kShortStep); }
   __aicore__ MS_DSV32_NOINLINE uint32_t Steps() const {
-    if (Tiles(0) == 0) return 0;
+    if (Tiles(0) == 0) {
+      return 0;
+    }
     return LongSteps() + (Long() && Tiles(0) > LastStep() ? 2 : 1);
   }
   __aicore__ MS_DSV32_NOINLINE uint32_t StepBegin(uint32_t step) const {
-    if (step < LongSteps()) return ShareBegin(LongTiles(), step, LongSteps());
-    if (step == LongSteps()) return LongTiles();
+    if (step < LongSteps()) {
+      return ShareBegin(LongTiles(), step, LongSteps());
+    }
+    if (step == LongSteps()) {
+      return LongTiles();
+    }
     return step == Steps() ? Tiles(0) : Tiles(0) - LastStep();
   }
 };
@@ -93,7 +99,9 @@ class IndexerPlan {
         lists_(tiling.lists),
         unit_tokens_(tiling.unit_tokens) {
     block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(tiling.b) * tiling.max_blocknum_perbatch);
-    if (tiling.ragged != 0) Deal();
+    if (tiling.ragged != 0) {
+      Deal();
+    }
     halves_ = sequences_.Singles() >= shared_;
     // A core's share of the shared units, in `sharers` parts of a unit: [core * shared, (core + 1) * shared).
     if (core < sharers_) {
@@ -217,7 +225,9 @@ class IndexerPlan {
     shared_ = units % tiling_.cores;
     sharers_ = most < tiling_.cores ? static_cast<uint32_t>(most) : tiling_.cores;
     uint32_t parts = 0;
-    for (uint32_t shared = 0; shared < shared_; ++shared) parts = Larger(parts, Parts(shared));
+    for (uint32_t shared = 0; shared < shared_; ++shared) {
+      parts = Larger(parts, Parts(shared));
+    }
     sequences_.SeekLast();
     const bool single = sequences_.Singles() >= shared_;
     unit_tokens_ = single ? 1 : sequences_.MostTokens();
@@ -249,19 +259,25 @@ class KeyRuns {
       : table_(table), block_size_(tiling.block_size), block_num_(tiling.block_num), left_(count) {
     column_ = position / block_size_;
     within_ = position - column_ * block_size_;
-    if (count > 0) block_ = Block();
+    if (count > 0) {
+      block_ = Block();
+    }
   }
   __aicore__ inline bool Done() const { return left_ == 0; }
   __aicore__ MS_DSV32_NOINLINE KeyRun Next() {
     KeyRun run{Smaller(block_size_ - within_, left_), -1};
-    if (block_ >= 0) run.row = block_ * static_cast<int32_t>(block_size_) + static_cast<int32_t>(within_);
+    if (block_ >= 0) {
+      run.row = block_ * static_cast<int32_t>(block_size_) + static_cast<int32_t>(within_);
+    }
     left_ -= run.count;
     within_ = 0;
     while (left_ > 0) {
       ++column_;
       const int32_t before = block_;
       block_ = Block();
-      if (block_ != (before < 0 ? before : before + 1)) break;
+      if (block_ != (before < 0 ? before : before + 1)) {
+        break;
+      }
       const uint32_t count = Smaller(block_size_, left_);
       run.count += count;
       left_ -= count;

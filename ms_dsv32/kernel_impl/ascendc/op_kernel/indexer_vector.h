@@ -28,12 +28,16 @@ class TableWindow {
     const LightningIndexerTiling& tiling = plan.tiling_;
     const uint32_t first = position / tiling.block_size, columns = tiling.max_blocknum_perbatch;
     const uint32_t end = Smaller(DivUp(position + count, tiling.block_size), columns);
-    if (task.sequence == sequence_ && begin_ <= first && end <= end_) return;
+    if (task.sequence == sequence_ && begin_ <= first && end <= end_) {
+      return;
+    }
     const uint32_t last = Smaller(task.begin[2] * kKeyTile, task.visible);
     sequence_ = task.sequence;
     begin_ = first;
     end_ = Smaller(Smaller(DivUp(last, tiling.block_size), columns), first + kColumns);
-    if (end_ <= begin_) return;
+    if (end_ <= begin_) {
+      return;
+    }
     WaitPipe<HardEvent::S_MTE2>(kFlag);
     CopyIn(entries_, plan.Blocks(sequence_, begin_), end_ - begin_);
     WaitPipe<HardEvent::MTE2_S>(kFlag);
@@ -79,25 +83,37 @@ class IndexerVector {
     scale_slots_.Begin();
     SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
     uint32_t next = NextTask(0);
-    if (next < plan_.Tasks()) MakeWeights(plan_.Task(next), 0);
-    if (plan_.Tokens() < tiling_.t) WritePadding(vector, vectors);
+    if (next < plan_.Tasks()) {
+      MakeWeights(plan_.Task(next), 0);
+    }
+    if (plan_.Tokens() < tiling_.t) {
+      WritePadding(vector, vectors);
+    }
     // Lists of shared units are merged behind the first whole unit, when those of other cores are there, too.
     const uint32_t merge_behind = plan_.Rounds() > 0 ? plan_.SharedTasks() : ~0u;
     for (uint32_t index = 0; index < plan_.Tasks(); ++index) {
-      if (index == plan_.SharedTasks()) TellLists();
+      if (index == plan_.SharedTasks()) {
+        TellLists();
+      }
       const IndexerTask task = plan_.Task(index);
       if (task.Steps() > 0) {
         next = NextTask(index + 1);
-        if (next < plan_.Tasks()) MakeWeights(plan_.Task(next), tasks_ + 1);
+        if (next < plan_.Tasks()) {
+          MakeWeights(plan_.Task(next), tasks_ + 1);
+        }
         Score(task, index);
         ++tasks_;
       }
       if (!task.shared) {
         for (uint32_t row = task.RowBegin(sub_); row < task.RowEnd(sub_); ++row) {
-          if (task.Visible(row) <= tiling_.selected_count) SelectAll(task, row);
+          if (task.Visible(row) <= tiling_.selected_count) {
+            SelectAll(task, row);
+          }
         }
       }
-      if (index == merge_behind) MergeShared(vector, vectors);
+      if (index == merge_behind) {
+        MergeShared(vector, vectors);
+      }
     }
     if (plan_.Rounds() == 0) {
       TellLists();
@@ -126,7 +142,9 @@ class IndexerVector {
   static_assert(kMergedRecords >= kMaxSelected + kMaxLists * kDenseStride + 2 * (kMaxSelected / 2));
 
   __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {
-    while (index < plan_.Tasks() && plan_.Task(index).Steps() == 0) ++index;
+    while (index < plan_.Tasks() && plan_.Task(index).Steps() == 0) {
+      ++index;
+    }
     return index;
   }
 
@@ -171,7 +189,9 @@ class IndexerVector {
     out_ = true;
   }
   __aicore__ inline void AwaitOut() {
-    if (out_) WaitFlag<HardEvent::MTE3_V>(kOutFlag);
+    if (out_) {
+      WaitFlag<HardEvent::MTE3_V>(kOutFlag);
+    }
     out_ = false;
   }
 
@@ -210,10 +230,14 @@ class IndexerVector {
       uint32_t loaded[kRows] = {};
       bool scored = false;
       for (uint32_t row = begin; row < end; ++row) {
-        if (task.Visible(row) <= tiling_.selected_count) continue;
+        if (task.Visible(row) <= tiling_.selected_count) {
+          continue;
+        }
         const uint32_t count = task.Keys(row, from, to);
         loaded[row - begin] = count;
-        if (count == 0) continue;
+        if (count == 0) {
+          continue;
+        }
         scored = true;
         DataCopy(scores_[score_slots_.Acquire()], plan_.Scores(steps_, row), RoundUp(count, 8));
         score_slots_.Publish();
@@ -222,25 +246,39 @@ class IndexerVector {
       CrossCoreSetFlag<2, PIPE_MTE2>(kScoresFree);
       const LocalTensor<half> scales = scale16_[scale_slots_.Take()];
       // Only a row has the barriers that let the next step overwrite scale32_.
-      if (scored && keys.missing < keys.count) Cast(scale32_, scales, RoundMode::CAST_NONE, keys.count);
-      if (scored && !task.Long()) topk_.Expect(keys.first);
+      if (scored && keys.missing < keys.count) {
+        Cast(scale32_, scales, RoundMode::CAST_NONE, keys.count);
+      }
+      if (scored && !task.Long()) {
+        topk_.Expect(keys.first);
+      }
       scale_slots_.Release();
       // While the scalar unit waits for what sorting finds, it can ask for nothing.
-      if (step + 1 < steps) next = LoadScales(task, step + 1);
+      if (step + 1 < steps) {
+        next = LoadScales(task, step + 1);
+      }
       for (uint32_t row = begin; row < end; ++row) {
-        if (loaded[row - begin] == 0) continue;
+        if (loaded[row - begin] == 0) {
+          continue;
+        }
         const LocalTensor<float> scores = scores_[score_slots_.Take()];
         PipeBarrier<PIPE_V>();
-        if (keys.missing < keys.count) Mul(scores, scores, scale32_, static_cast<int32_t>(loaded[row - begin]));
+        if (keys.missing < keys.count) {
+          Mul(scores, scores, scale32_, static_cast<int32_t>(loaded[row - begin]));
+        }
         PipeBarrier<PIPE_V>();
-        if (keys.missing > 0) ReplaceUnscored(task, scores, keys.first, loaded[row - begin]);
+        if (keys.missing > 0) {
+          ReplaceUnscored(task, scores, keys.first, loaded[row - begin]);
+        }
         // (5) the largest scores of the token. Sorting the first ones may wait where the next step is a long one, too.
         topk_.Add(row - begin, scores, keys.first, loaded[row - begin], task.Long() && step + 1 < task.LongSteps());
         score_slots_.Release();
       }
     }
     for (uint32_t row = begin; row < end; ++row) {
-      if (task.Visible(row) > tiling_.selected_count) Keep(task, row, index);
+      if (task.Visible(row) > tiling_.selected_count) {
+        Keep(task, row, index);
+      }
     }
   }
 
@@ -279,7 +317,9 @@ class IndexerVector {
     KeyRuns<TableWindow> runs(table_, tiling_, first, count);
     for (uint32_t done = 0; !runs.Done();) {
       const KeyRun run = runs.Next();
-      if (run.row < 0) Duplicate(scores[done], kUnscored, static_cast<int32_t>(run.count));
+      if (run.row < 0) {
+        Duplicate(scores[done], kUnscored, static_cast<int32_t>(run.count));
+      }
       done += run.count;
     }
     PipeBarrier<PIPE_V>();
@@ -293,7 +333,9 @@ class IndexerVector {
       WritePositions(task.Token(row), best.records);
       return;
     }
-    if (best.count == 0) return;
+    if (best.count == 0) {
+      return;
+    }
     const uint32_t shared = plan_.SharedUnit(index), token = task.Token(row) - task.token;
     const uint32_t list = task.Halves() ? task.part * 2 + row : task.part;
     AwaitOut();
@@ -339,12 +381,16 @@ class IndexerVector {
   // ------------------------------------------------------------ lists of shared units
 
   __aicore__ inline void TellLists() {
-    if (plan_.Shared() > 0) CrossCoreSetFlag<0, PIPE_MTE3>(kListsReady);
+    if (plan_.Shared() > 0) {
+      CrossCoreSetFlag<0, PIPE_MTE3>(kListsReady);
+    }
   }
 
   // The tokens of shared units, dealt to all AIVs: a token with few lists to one, one with many in groups.
   __aicore__ MS_DSV32_NOINLINE void MergeShared(uint32_t vector, uint32_t vectors) {
-    if (plan_.Shared() == 0) return;
+    if (plan_.Shared() == 0) {
+      return;
+    }
     CrossCoreWaitFlag(kListsReady);
     // Nothing of the scores is in use: their UB holds the lists.
     arena_.Reset(common_bytes_);
@@ -357,9 +403,13 @@ class IndexerVector {
     if (groups > 1) {
       // There are fewer groups than AIVs: an AIV still knows the lengths of its token.
       AwaitAllVectors(kGroupsReady);
-      if (vector < tokens * groups && vector % groups == 0) MergeGroups(vector / groups, groups);
+      if (vector < tokens * groups && vector % groups == 0) {
+        MergeGroups(vector / groups, groups);
+      }
     }
-    if (plan_.Rounds() == 0) return;
+    if (plan_.Rounds() == 0) {
+      return;
+    }
     PipeBarrier<PIPE_ALL>();
     arena_.Reset(common_bytes_);
     topk_.Place(arena_, tiling_.list_records);
@@ -372,9 +422,13 @@ class IndexerVector {
   __aicore__ MS_DSV32_NOINLINE void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
     const uint32_t shared = plan_.SlotUnit(index), token = plan_.SlotToken(index);
     const IndexerTask unit = plan_.Part(shared, 0);
-    if (token >= unit.tokens) return;
+    if (token >= unit.tokens) {
+      return;
+    }
     if (unit.Visible(token) <= tiling_.selected_count) {
-      if (group == 0) SelectAll(unit, token);
+      if (group == 0) {
+        SelectAll(unit, token);
+      }
       return;
     }
     PipeBarrier<PIPE_ALL>();
@@ -396,12 +450,18 @@ class IndexerVector {
     WaitFlag<HardEvent::MTE2_V>(kMergeFlag);
     Prune(enough, stride);
     bool more = false;
-    for (uint32_t list = first; list < end; ++list) more = more || lengths_[list] > head;
-    if (more) PipeBarrier<PIPE_MTE2>();
+    for (uint32_t list = first; list < end; ++list) {
+      more = more || lengths_[list] > head;
+    }
+    if (more) {
+      PipeBarrier<PIPE_MTE2>();
+    }
     merger_.Begin(0, kMergedRecords);
     for (uint32_t list = first, at = 0; list < end; ++list) {
       const uint32_t length = lengths_[list];
-      if (more && length > 0) CopyIn(merger_.At(at), plan_.List(shared, token, list), length * 2);
+      if (more && length > 0) {
+        CopyIn(merger_.At(at), plan_.List(shared, token, list), length * 2);
+      }
       merger_.Add(at, length);
       at += more ? RoundUp(length, 4) : head;
     }
@@ -420,7 +480,9 @@ class IndexerVector {
   __aicore__ MS_DSV32_NOINLINE void MergeGroups(uint32_t index, uint32_t groups) {
     const uint32_t shared = plan_.SlotUnit(index), token = plan_.SlotToken(index);
     const IndexerTask unit = plan_.Part(shared, 0);
-    if (token >= unit.tokens || unit.Visible(token) <= tiling_.selected_count) return;
+    if (token >= unit.tokens || unit.Visible(token) <= tiling_.selected_count) {
+      return;
+    }
     PipeBarrier<PIPE_ALL>();
     merger_.Begin(0, kMergedRecords);
     uint32_t at = 0;
@@ -431,7 +493,9 @@ class IndexerVector {
         length += lengths_[list];
       }
       length = Smaller(length, tiling_.selected_count);
-      if (length == 0) continue;
+      if (length == 0) {
+        continue;
+      }
       CopyIn(merger_.At(at), plan_.List(shared, token, first), length * 2);
       merger_.Add(at, length);
       at += RoundUp(length, 4);
@@ -462,10 +526,14 @@ class IndexerVector {
       merger_.Add(kMergedRecords + list * kMaxSamples, Smaller(lengths_[list] / stride, kMaxSamples));
     }
     const RecordList best = merger_.Merge(enough);
-    if (best.count < enough) return;
+    if (best.count < enough) {
+      return;
+    }
     const uint32_t padded = RoundUp(enough, 32);
     // Which lists they are of: four to a word, as the scalar unit takes long for each.
-    if (enough % 4 != 0) FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * padded, 0);
+    if (enough % 4 != 0) {
+      FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * padded, 0);
+    }
     AwaitOut();
     PipeBarrier<PIPE_V>();
     RecordPositions(positions_, best.records, padded);
@@ -477,11 +545,15 @@ class IndexerVector {
     uint32_t among[kMaxLists] = {};
     for (uint32_t i = 0; i < enough; i += 4) {
       const uint64_t word = words.GetValue(i / 4);
-      for (uint32_t k = 0; k < Smaller(4, enough - i); ++k) ++among[word >> (16 * k) & 0xffff];
+      for (uint32_t k = 0; k < Smaller(4, enough - i); ++k) {
+        ++among[word >> (16 * k) & 0xffff];
+      }
     }
     WaitPipe<HardEvent::S_V>(kMergeFlag);
     for (uint32_t list = 0; list < lists_; ++list) {
-      if (among[list] < kMaxSamples) lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * stride);
+      if (among[list] < kMaxSamples) {
+        lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * stride);
+      }
     }
   }
 

@@ -12,7 +12,9 @@ extern "C" __global__ __aicore__ void lightning_indexer_quant(GM_ADDR q_int8, GM
   using namespace ms_dsv32::ascendc;
   REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::LightningIndexerTiling);
   GET_TILING_DATA(tiling_data, tiling);
-  if (tiling_data.t == 0) return;
+  if (tiling_data.t == 0) {
+    return;
+  }
   TPipe pipe;
   GM_ADDR user = GetUserWorkspace(workspace);
   if ASCEND_IS_AIC {

@@ -18,7 +18,9 @@ struct RecordList {
 __aicore__ MS_DSV32_NOINLINE static void MergeLists(const LocalTensor<float>& dst, const RecordList* lists,
                                                     uint32_t n) {
   MrgSort4Info info;
-  for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = static_cast<uint16_t>(i < n ? lists[i].count : 0);
+  for (uint32_t i = 0; i < 4; ++i) {
+    info.elementLengths[i] = static_cast<uint16_t>(i < n ? lists[i].count : 0);
+  }
   info.ifExhaustedSuspension = false;
   info.validBit = static_cast<uint16_t>((1u << n) - 1);
   info.repeatTimes = 1;
@@ -31,7 +33,9 @@ __aicore__ MS_DSV32_NOINLINE static void MergeLists(const LocalTensor<float>& ds
 __aicore__ MS_DSV32_NOINLINE static void MergeRuns(const LocalTensor<float>& dst, const LocalTensor<float>& src,
                                                    uint32_t run, uint32_t groups) {
   MrgSort4Info info;
-  for (uint32_t i = 0; i < 4; ++i) info.elementLengths[i] = static_cast<uint16_t>(run);
+  for (uint32_t i = 0; i < 4; ++i) {
+    info.elementLengths[i] = static_cast<uint16_t>(run);
+  }
   info.ifExhaustedSuspension = false;
   info.validBit = 15;
   info.repeatTimes = static_cast<uint8_t>(groups);
@@ -46,7 +50,9 @@ __aicore__ MS_DSV32_NOINLINE static void FillFrom(const LocalTensor<int32_t>& x,
     uint64_t lanes[2] = {LanesFrom(from % 64), 0};
     Duplicate(x[whole - 64], value, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1), static_cast<uint8_t>(8));
   }
-  if (whole < to) Duplicate(x[whole], value, static_cast<int32_t>(to - whole));
+  if (whole < to) {
+    Duplicate(x[whole], value, static_cast<int32_t>(to - whole));
+  }
 }
 
 }  // namespace ms_dsv32::ascendc

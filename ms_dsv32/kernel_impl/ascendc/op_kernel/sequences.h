@@ -48,7 +48,9 @@ class Sequences {
 
   // For a ragged call that has a group: the next group that is looked up is among the last.
   __aicore__ inline void SeekLast() {
-    if (groups_ == 0) return;
+    if (groups_ == 0) {
+      return;
+    }
     sequence_ = b_ - 1;
     count_ = static_cast<uint32_t>(counts_.GetValue(sequence_));
     first_group_ = groups_ - DivUp(count_, kGroup);
@@ -57,7 +59,9 @@ class Sequences {
 
   // Group `index` < Groups().
   __aicore__ MS_DSV32_NOINLINE TokenGroup Group(uint32_t index) const {
-    if (ragged_) Seek(index);
+    if (ragged_) {
+      Seek(index);
+    }
     const uint32_t parts = DivUp(count_, kGroup);
     TokenGroup group;
     group.sequence = ragged_ ? sequence_ : index / parts;
@@ -94,10 +98,14 @@ class Sequences {
         sequence += 2;
       }
     }
-    if (!valid) tokens_ = groups_ = singles_ = 0;
+    if (!valid) {
+      tokens_ = groups_ = singles_ = 0;
+    }
   }
   __aicore__ inline bool Add(int32_t count, uint32_t t) {
-    if (count < 0 || static_cast<uint32_t>(count) > t - tokens_) return false;
+    if (count < 0 || static_cast<uint32_t>(count) > t - tokens_) {
+      return false;
+    }
     tokens_ += static_cast<uint32_t>(count);
     groups_ += DivUp(static_cast<uint32_t>(count), kGroup);
     singles_ = count > 1 ? 0 : singles_ + static_cast<uint32_t>(count);

@@ -60,7 +60,9 @@ class RowSoftmax {
     Duplicate(lanes_, kMasked, static_cast<int32_t>(rows * 64));
     PipeBarrier<PIPE_V>();
     if (masked) {
-      for (uint32_t r = 0; r < rows; ++r) Add(scores[r * width], scores[r * width], mask, static_cast<int32_t>(width));
+      for (uint32_t r = 0; r < rows; ++r) {
+        Add(scores[r * width], scores[r * width], mask, static_cast<int32_t>(width));
+      }
       PipeBarrier<PIPE_V>();
     }
     if (count % 64 != 0) {

@@ -13,7 +13,9 @@ extern "C" __global__ __aicore__ void sparse_flash_attention_quant(GM_ADDR query
   using namespace ms_dsv32::ascendc;
   REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::SparseFlashAttentionTiling);
   GET_TILING_DATA(tiling_data, tiling);
-  if (tiling_data.t == 0) return;
+  if (tiling_data.t == 0) {
+    return;
+  }
   TPipe pipe;
   GM_ADDR user = GetUserWorkspace(workspace);
   if ASCEND_IS_AIC {

@@ -27,11 +27,15 @@ class Ring {
   // All slots are free. Every Begin needs an End.
   __aicore__ inline void Begin() {
     slots_ = kSlots;
-    for (uint32_t i = 0; i < slots_; ++i) SetFlag<kFree>(Id(i));
+    for (uint32_t i = 0; i < slots_; ++i) {
+      SetFlag<kFree>(Id(i));
+    }
     acquired_ = published_ = consumed_ = 0;
   }
   __aicore__ inline void End() {
-    for (uint32_t i = 0; i < slots_; ++i) WaitFlag<kFree>(Id(i));
+    for (uint32_t i = 0; i < slots_; ++i) {
+      WaitFlag<kFree>(Id(i));
+    }
   }
   // One slot more, while none is filled: the consumer has set its kFree, or will.
   __aicore__ inline void Grow() { ++slots_; }

@@ -63,7 +63,9 @@ class TopK {
   // multiples of 128.
   __aicore__ inline void Add(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count, bool more) {
     // Scores are compared in whole repeats.
-    if (count % 64 != 0) FillFrom(scores.ReinterpretCast<int32_t>(), count, RoundUp(count, 64), kMinusInfinity);
+    if (count % 64 != 0) {
+      FillFrom(scores.ReinterpretCast<int32_t>(), count, RoundUp(count, 64), kMinusInfinity);
+    }
     if (waiting_[i] > 0) {
       AddTwo(i, scores, first, count);
     } else if (held_[i] == 0 && more && keep_ > kChunk / 2) {
@@ -80,7 +82,9 @@ class TopK {
       const float last = lists_[slot_[i]].GetValue(keep_ * 2 - 2);
       WaitPipe<HardEvent::S_V>(kFlag);
       const Kept kept = Keep(runs_[1], scores, first, count, CMPMODE::GT, last);
-      if (kept.count > 0) Insert(i, kept);
+      if (kept.count > 0) {
+        Insert(i, kept);
+      }
     }
   }
   // The best `keep` records so far of token `i`, or as many as there are.
@@ -91,7 +95,9 @@ class TopK {
   __aicore__ inline LocalTensor<float> Sampled(uint32_t i, uint32_t id, uint32_t stride) const {
     const LocalTensor<float> dst = sampled_lists_[slot_[i]];
     const uint32_t samples = Smaller(held_[i] / stride, kSamples);
-    if (samples == 0) return dst;
+    if (samples == 0) {
+      return dst;
+    }
     uint64_t kept = 0;
     GatherMask(dst, lists_[slot_[i]][(stride - 32) * 2], sampled_, false, 0,
                GatherMaskParams(1, static_cast<uint16_t>(samples), static_cast<uint16_t>(stride / 4), 0), kept);
@@ -133,7 +139,9 @@ class TopK {
   }
   __aicore__ inline void MovePositions(uint32_t first) {
     PipeBarrier<PIPE_V>();
-    if (first == first_) return;
+    if (first == first_) {
+      return;
+    }
     Adds(positions_, positions_, static_cast<int32_t>(first - first_), static_cast<int32_t>(kChunk));
     first_ = first;
     PipeBarrier<PIPE_V>();
@@ -141,7 +149,9 @@ class TopK {
 
   __aicore__ MS_DSV32_NOINLINE void AddAll(uint32_t i, const LocalTensor<float>& scores, uint32_t first,
                                            uint32_t count) {
-    if (Keep(runs_[1], scores, first, count, CMPMODE::GE, -__builtin_inff()).count < count) RankNanLast(scores, count);
+    if (Keep(runs_[1], scores, first, count, CMPMODE::GE, -__builtin_inff()).count < count) {
+      RankNanLast(scores, count);
+    }
     Insert(i, {scores, positions_, count});
   }
 
@@ -171,8 +181,12 @@ class TopK {
     const Kept low = Keep(runs_[1], place, waiting_first_, waiting, CMPMODE::GE, guess);
     const Kept high = Keep(place[kChunk], scores, first, count, CMPMODE::GE, guess);
     if (low.count + high.count >= keep_) {
-      if (low.count > 0) Insert(i, low);
-      if (high.count > 0) Insert(i, high);
+      if (low.count > 0) {
+        Insert(i, low);
+      }
+      if (high.count > 0) {
+        Insert(i, high);
+      }
     } else {
       AddAll(i, place, waiting_first_, waiting);
       AddAll(i, scores, first, count);
@@ -183,7 +197,9 @@ class TopK {
   __aicore__ MS_DSV32_NOINLINE void RankNanLast(const LocalTensor<float>& scores, uint32_t count) {
     const LocalTensor<int32_t> bits = scores.ReinterpretCast<int32_t>();
     for (uint32_t i = 0; i < count; ++i) {
-      if ((static_cast<uint32_t>(bits.GetValue(i)) & 0x7fffffffu) > 0x7f800000u) bits.SetValue(i, kMinusInfinity);
+      if ((static_cast<uint32_t>(bits.GetValue(i)) & 0x7fffffffu) > 0x7f800000u) {
+        bits.SetValue(i, kMinusInfinity);
+      }
     }
     WaitPipe<HardEvent::S_V>(kFlag);
   }
@@ -203,9 +219,15 @@ class TopK {
     // Runs of 512, and of what is left behind them. What pads the last run stays out.
     RecordList lists[5];
     uint32_t n = 0;
-    if (held_[i] > 0) lists[n++] = {lists_[slot_[i]], held_[i]};
-    if (fours > 0) MergeRuns(runs_[0], runs_[1], 128, fours);
-    for (uint32_t k = 0; k < fours; ++k) lists[n++] = {runs_[0][k * 1024], Smaller(512, count - k * 512)};
+    if (held_[i] > 0) {
+      lists[n++] = {lists_[slot_[i]], held_[i]};
+    }
+    if (fours > 0) {
+      MergeRuns(runs_[0], runs_[1], 128, fours);
+    }
+    for (uint32_t k = 0; k < fours; ++k) {
+      lists[n++] = {runs_[0][k * 1024], Smaller(512, count - k * 512)};
+    }
     if (left > 0) {
       const uint32_t done = fours * 512;
       RecordList rest[3];
@@ -213,7 +235,9 @@ class TopK {
         rest[k] = {runs_[1][(done + k * 128) * 2], Smaller(128, count - done - k * 128)};
       }
       lists[n++] = {left == 1 ? rest[0].records : runs_[0][done * 2], count - done};
-      if (left > 1) MergeLists(lists[n - 1].records, rest, left);
+      if (left > 1) {
+        MergeLists(lists[n - 1].records, rest, left);
+      }
     }
     PipeBarrier<PIPE_V>();
     if (n > 4) {  // the list and four runs; of runs_[1] only what may be left behind three of 512 is in use
@@ -265,7 +289,9 @@ class ListMerger {
   }
   // A list at record `at`, a multiple of four: blocks of 32 bytes.
   __aicore__ inline void Add(uint32_t at, uint32_t length) {
-    if (length == 0) return;
+    if (length == 0) {
+      return;
+    }
     at_[count_] = at;
     length_[count_++] = length;
   }
@@ -274,7 +300,9 @@ class ListMerger {
     for (uint32_t part = 1; count_ > 1; part = part == 2 ? 0 : part + 1) {
       // The first pass leaves a power of four, and lists that it need not touch where they are.
       uint32_t left = 1;
-      while (left * 4 < count_) left *= 4;
+      while (left * 4 < count_) {
+        left *= 4;
+      }
       uint32_t surplus = count_ - left, merged = 0, used = begin_ + part * part_;
       for (uint32_t i = 0; i < count_; ++merged) {
         const uint32_t n = surplus == 0 ? 1 : surplus % 3 == 0 ? 4 : surplus % 3 + 1;
