@@ -86,7 +86,7 @@ extern "C" const char* check_prolog(int op, uint32_t t, uint32_t n_q, uint32_t c
   const char* no = MakePrologTiling({t, n_q, 1024, mla, indexer, 1e-5f, 1e-5f, 1e-6f}, Arch2201(cores), out);
   if (no) return no;
   if (out.cores != cores) return Wrong("%u cores", out.cores);
-  const uint32_t columns = (mla ? kQLoraRank + kLatentDim : 0) + (indexer ? kIdxHeadDim + kIdxNHeads : 0);
+  const uint32_t columns = (mla ? kQLoraRank + kKeyDim : 0) + (indexer ? kIdxHeadDim + kIdxNHeads : 0);
   if ((no = Dealt("nope parts", out.nopes, cores, mla ? n_q : 0))) return no;
   if ((no = Dealt("rope parts", out.ropes, cores, mla ? n_q : 0))) return no;
   if ((no = Dealt("units", out.units, cores, columns / kUnitColumns * kProjectParts))) return no;

@@ -90,7 +90,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   const uint64_t step = tiling.token_step;
   tiling.latent_offset = 0;
   tiling.key_value_offset = tiling.latent_offset + (shape.mla ? AlignLine(step * kQLoraRank * 4) : 0);
-  tiling.index_key_offset = tiling.key_value_offset + (shape.mla ? AlignLine(step * kLatentDim * 4) : 0);
+  tiling.index_key_offset = tiling.key_value_offset + (shape.mla ? AlignLine(step * kKeyDim * 4) : 0);
   tiling.weights_offset = tiling.index_key_offset + (shape.indexer ? AlignLine(step * kIdxHeadDim * 4) : 0);
   tiling.part_bytes = tiling.weights_offset + (shape.indexer ? AlignLine(step * kIdxNHeads * 4) : 0);
   tiling.step_bytes = kProjectParts * tiling.part_bytes;
@@ -109,7 +109,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   // bytes are dealt. The projections end with a wait for all cores, and are dealt by themselves; without the MLA half
   // nothing waits, and they fill up what the heads leave uneven.
   uint32_t load[kMostCores] = {};
-  const uint32_t columns = (shape.mla ? kQLoraRank + kLatentDim : 0) + (shape.indexer ? kIdxHeadDim + kIdxNHeads : 0);
+  const uint32_t columns = (shape.mla ? kQLoraRank + kKeyDim : 0) + (shape.indexer ? kIdxHeadDim + kIdxNHeads : 0);
   if (tiling.projectors > 0) {
     for (uint32_t deal = 0; deal < kDeals; ++deal) {
       // The weights of the first step come from HBM and take twice as long. The second step makes up for that; from

@@ -20,9 +20,9 @@ struct OutputGrid {
   uint32_t cube, copies;
   constexpr uint32_t Cycles() const { return cube > copies ? cube : copies; }
 };
-constexpr uint32_t kFractalCopy = 512;                      // bytes
-constexpr uint32_t kL2Rate = 110;                           // bytes a cycle from L2 to a core
-constexpr uint32_t kScoreFractals = kLatentDim / kFractal;  // of the sum of a score
+constexpr uint32_t kFractalCopy = 512;                   // bytes
+constexpr uint32_t kL2Rate = 110;                        // bytes a cycle from L2 to a core
+constexpr uint32_t kScoreFractals = kKeyDim / kFractal;  // of the sum of a score
 
 constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
   const uint32_t heads = tiling::CeilDiv(n_q, kFractal), columns = kKvLoraRank / kFractal;

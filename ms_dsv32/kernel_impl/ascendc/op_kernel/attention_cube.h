@@ -54,7 +54,7 @@ class AttentionCube {
 
  private:
   // L1: 147456 + 3 * 125440 = 523776 of 524032 bytes. L0A, L0B: 2 * 32768. L0C: 2 * 65536.
-  static constexpr uint32_t kQueryBytes = 128 * kLatentDim * 2;
+  static constexpr uint32_t kQueryBytes = 128 * kKeyDim * 2;
   static constexpr uint32_t kStreamSlots = 3;
   static constexpr uint32_t kStreamBytes = 125440;
   static constexpr uint32_t kL0Bytes = 32768;
@@ -63,7 +63,7 @@ class AttentionCube {
   static constexpr int32_t kQueryFlag = kStreamFlag + kStreamSlots;  // where the query lies is one more slot in the end
   static constexpr uint32_t kScoreStep = 96;       // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
   static constexpr uint32_t kOutputColumns = 256;  // 128 x 256 floats fill L0C
-  static_assert(kScoreTile * kLatentDim * 2 <= kStreamBytes && kStreamBytes <= kQueryBytes &&
+  static_assert(kScoreTile * kKeyDim * 2 <= kStreamBytes && kStreamBytes <= kQueryBytes &&
                 128 * kScoreTile * 4 <= kL0CBytes);
 
   // The query of a task, as soon as that of the task before it is no longer read.
@@ -100,7 +100,7 @@ class AttentionCube {
         stream_slots_.Take();
         WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(l0c_slot_));
         const LocalTensor<float> c = l0c_.GetWithOffset<float>(kL0CBytes / 4, l0c_slot_ * kL0CBytes);
-        for (uint32_t k = 0; k < kLatentDim; k += kScoreStep) {
+        for (uint32_t k = 0; k < kKeyDim; k += kScoreStep) {
           const uint32_t l0 = l0_slots_.Acquire();
           LoadA(L0a(l0), query, m16, k, kScoreStep);
           LoadBTransposed(L0b(l0), keys, n, k, kScoreStep, 0, n);

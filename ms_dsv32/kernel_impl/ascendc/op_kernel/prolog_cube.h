@@ -96,7 +96,7 @@ class PrologCube {
 
   // Units of each projection of x, in this order: w_dq, w_dkv_kr, wk, w_proj.
   static constexpr uint32_t kLatentUnits = kMla ? kQLoraRank / kUnitColumns : 0;
-  static constexpr uint32_t kKeyValueEnd = kLatentUnits + (kMla ? kLatentDim / kUnitColumns : 0);
+  static constexpr uint32_t kKeyValueEnd = kLatentUnits + (kMla ? kKeyDim / kUnitColumns : 0);
   static constexpr uint32_t kIndexKeyEnd = kKeyValueEnd + (kIndexer ? kIdxHeadDim / kUnitColumns : 0);
   static constexpr uint32_t kUnits = kIndexKeyEnd + (kIndexer ? kIdxNHeads / kUnitColumns : 0);
 

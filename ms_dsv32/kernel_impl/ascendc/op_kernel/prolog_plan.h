@@ -175,7 +175,7 @@ class PrologWorkspace {
     return Global<float>(Part(t, step, part) + t.latent_offset, t.token_step * kQLoraRank);
   }
   __aicore__ inline GlobalTensor<float> KeyValue(const PrologTiling& t, uint32_t step, uint32_t part) const {
-    return Global<float>(Part(t, step, part) + t.key_value_offset, t.token_step * kLatentDim);
+    return Global<float>(Part(t, step, part) + t.key_value_offset, t.token_step * kKeyDim);
   }
   __aicore__ inline GlobalTensor<float> IndexKey(const PrologTiling& t, uint32_t step, uint32_t part) const {
     return Global<float>(Part(t, step, part) + t.index_key_offset, t.token_step * kIdxHeadDim);

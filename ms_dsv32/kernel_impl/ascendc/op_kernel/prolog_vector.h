@@ -283,8 +283,8 @@ class PrologVector {
     TakeConstants();
     constexpr uint32_t kCount = kKeyRows * kKvLoraRank;
     constexpr uint32_t kGroups = kKeyRows * kKScaleGroups;
-    const LocalTensor<float> parts = arena_.Take<float>(kProjectParts * kKeyRows * kLatentDim);
-    const LocalTensor<bfloat16_t> raw = arena_.Take<bfloat16_t>(kKeyRows * kLatentDim);
+    const LocalTensor<float> parts = arena_.Take<float>(kProjectParts * kKeyRows * kKeyDim);
+    const LocalTensor<bfloat16_t> raw = arena_.Take<bfloat16_t>(kKeyRows * kKeyDim);
     const LocalTensor<bfloat16_t> rounded = arena_.Take<bfloat16_t>(kCount);
     const LocalTensor<float> x = arena_.Take<float>(kCount);
     const LocalTensor<float> work = arena_.Take<float>(kCount);
@@ -318,18 +318,18 @@ class PrologVector {
       const uint32_t rows = Smaller(kKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
       WaitPipe<HardEvent::V_MTE2>(kWaitFlag);
-      CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.key_value_offset, r * kLatentDim, rows * kLatentDim);
+      CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.key_value_offset, r * kKeyDim, rows * kKeyDim);
       CopyIn(raw_cos, gm_cos[token * kRopeDim], rows * kRopeDim);
       CopyIn(raw_sin, gm_sin[token * kRopeDim], rows * kRopeDim);
       WaitPipe<HardEvent::MTE2_V>(kWaitFlag);
-      SumParts(parts, rows * kLatentDim);
-      Cast(raw, parts, RoundMode::CAST_RINT, rows * kLatentDim);
+      SumParts(parts, rows * kKeyDim);
+      Cast(raw, parts, RoundMode::CAST_RINT, rows * kKeyDim);
       PipeBarrier<PIPE_V>();
       for (uint32_t i = 0; i < rows; ++i) {
-        Cast(x[i * kKvLoraRank], raw[i * kLatentDim], RoundMode::CAST_NONE, kKvLoraRank);
+        Cast(x[i * kKvLoraRank], raw[i * kKeyDim], RoundMode::CAST_NONE, kKvLoraRank);
       }
       Cast(rope, raw[kKvLoraRank], RoundMode::CAST_NONE, static_cast<uint64_t>(kRopeDim), static_cast<uint8_t>(rows),
-           UnaryRepeatParams(1, 1, kRopeDim / 8, kLatentDim / 16));
+           UnaryRepeatParams(1, 1, kRopeDim / 8, kKeyDim / 16));
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
       SpreadSin(sin, raw_sin, rows);
       PipeBarrier<PIPE_V>();
