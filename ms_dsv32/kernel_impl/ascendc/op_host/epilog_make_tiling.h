@@ -90,8 +90,7 @@ constexpr const char* MakeMlaEpilogQuantTiling(const EpilogShape& shape, const P
   DealGroups(tiling);
   uint32_t groups = 0;
   for (uint32_t core = 0; core < tiling.cores; ++core) {
-    const uint32_t own = tiling.groups[core + 1] - tiling.groups[core];
-    groups = own > groups ? own : groups;
+    groups = tiling::Larger(groups, tiling.groups[core + 1] - tiling.groups[core]);
   }
   const auto line = [](uint64_t bytes) { return (bytes + 511) / 512 * 512; };  // GM lines have 512 bytes
   const uint64_t step = tiling.token_step, values = step * tiling.n_q * kVHeadDim;

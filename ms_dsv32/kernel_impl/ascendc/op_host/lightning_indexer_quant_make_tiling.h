@@ -23,8 +23,7 @@ constexpr uint32_t MostUnits(uint64_t t, uint64_t b) {
 constexpr uint32_t MostLists(uint32_t cores) {
   uint32_t most = 0;
   for (uint32_t shared = 1; shared < cores; ++shared) {
-    const uint32_t lists = shared * (tiling::CeilDiv(cores, shared) + 1) * kUnitTokens;
-    most = lists > most ? lists : most;
+    most = tiling::Larger(most, shared * (tiling::CeilDiv(cores, shared) + 1) * kUnitTokens);
   }
   return most;
 }
@@ -69,7 +68,7 @@ constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platf
   for (uint32_t unit = 0; unit < out.shared; ++unit) {
     const uint32_t first = unit * out.sharers / out.shared;
     const uint32_t end = tiling::CeilDiv((unit + 1) * out.sharers, out.shared);
-    parts = end - first > parts ? end - first : parts;
+    parts = tiling::Larger(parts, end - first);
   }
   out.lists = parts * (out.s1 == 1 ? kVectorsPerCore : 1);
   if (shape.ragged) out.lists = out.cores * kVectorsPerCore;  // of one unit on all cores

@@ -22,11 +22,12 @@ constexpr const char* Refusal(const Platform& platform) {
   return platform.cores < 1 ? "the device has no AI core" : nullptr;
 }
 
-// Arithmetic of tiling functions.
+// Arithmetic of tiling functions, with the names that op_kernel/copy.h has for the device.
 namespace tiling {
 constexpr uint32_t CeilDiv(uint32_t a, uint32_t b) { return (a + b - 1) / b; }
 constexpr uint32_t RoundUp(uint32_t a, uint32_t b) { return CeilDiv(a, b) * b; }
 constexpr uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
+constexpr uint32_t Larger(uint32_t a, uint32_t b) { return a < b ? b : a; }
 }  // namespace tiling
 
 }  // namespace ms_dsv32::ascendc

@@ -18,7 +18,7 @@ struct SparseFlashAttentionShape {
 struct OutputGrid {
   uint32_t head_parts, column_parts;
   uint32_t cube, copies;
-  constexpr uint32_t Cycles() const { return cube > copies ? cube : copies; }
+  constexpr uint32_t Cycles() const { return tiling::Larger(cube, copies); }
 };
 constexpr uint32_t kFractalCopy = 512;                   // bytes
 constexpr uint32_t kL2Rate = 110;                        // bytes a cycle from L2 to a core

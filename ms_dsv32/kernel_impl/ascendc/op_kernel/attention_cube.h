@@ -139,7 +139,7 @@ class AttentionCube {
     const uint32_t head_part = plan_.member_ / tiling_.column_parts, column_part = plan_.member_ % tiling_.column_parts;
     OutputPart part{};
     if (task.keys > 0 && head_part < tiling_.head_parts) {
-      const uint32_t fractals = DivUp(task.heads, kFractal), columns = kKvLoraRank / kFractal;
+      const uint32_t fractals = CeilDiv(task.heads, kFractal), columns = kKvLoraRank / kFractal;
       part.head = ShareBegin(fractals, head_part, tiling_.head_parts) * kFractal;
       part.heads = Smaller(ShareBegin(fractals, head_part + 1, tiling_.head_parts) * kFractal, task.heads) - part.head;
       part.column = ShareBegin(columns, column_part, tiling_.column_parts) * kFractal;
@@ -153,7 +153,7 @@ class AttentionCube {
         part.tile = TileKeys(part);
       }
       const uint32_t most = kL0Bytes / 2 / Larger(part.m16, part.columns);
-      part.step = RoundUp(DivUp(part.tile, DivUp(part.tile, most / kFractal * kFractal)), kFractal);
+      part.step = RoundUp(CeilDiv(part.tile, CeilDiv(part.tile, most / kFractal * kFractal)), kFractal);
     }
     // Keys come before the probabilities; many of them only for the last task, as those of others seldom wait.
     uint32_t loaded = 0;

@@ -440,7 +440,7 @@ class AttentionVector {
     // ones, as the last one is on its way out while nothing else is to do.
     const uint32_t heads = head_end_ - head_;
     if (alone_ && heads > kFewHeads) {
-      step_ = DivUp(heads, Larger(2, DivUp(heads, step_)));
+      step_ = CeilDiv(heads, Larger(2, CeilDiv(heads, step_)));
     }
     softmax_.Begin();
     load_head_ = head_;

@@ -18,8 +18,9 @@ using namespace AscendC;
 template <typename T>
 constexpr uint32_t kC0 = 32 / sizeof(T);
 
-__aicore__ inline constexpr uint32_t DivUp(uint32_t value, uint32_t unit) { return (value + unit - 1) / unit; }
-__aicore__ inline constexpr uint32_t RoundUp(uint32_t value, uint32_t unit) { return DivUp(value, unit) * unit; }
+__aicore__ inline constexpr uint32_t CeilDiv(uint32_t value, uint32_t unit) { return (value + unit - 1) / unit; }
+__aicore__ inline constexpr uint32_t RoundUp(uint32_t value, uint32_t unit) { return CeilDiv(value, unit) * unit; }
+// Min and Max are vector instructions of CANN's.
 __aicore__ inline constexpr uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 __aicore__ inline constexpr uint32_t Larger(uint32_t a, uint32_t b) { return a < b ? b : a; }
 // Lanes [from, 64) of a repeat of 4-byte elements.

@@ -82,7 +82,7 @@ __aicore__ inline void Multiply(const LocalTensor<C>& l0c, const LocalTensor<T>&
   params.cmatrixInitVal = first;
   Mmad(l0c, l0a, l0b, params);
   // Accumulating products that are shorter than the cube's pipeline must not overlap.
-  if (DivUp(m, kFractal) * (n / kFractal) < 10) {
+  if (CeilDiv(m, kFractal) * (n / kFractal) < 10) {
     PipeBarrier<PIPE_M>();
   }
 }

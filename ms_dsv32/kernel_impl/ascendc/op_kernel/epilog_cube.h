@@ -69,13 +69,13 @@ class EpilogCube {
   };
 
   // Rows of the tokens' blocks of an accumulator.
-  __aicore__ inline uint32_t TokenBlocks(uint32_t step) const { return DivUp(plan_.Tokens(step), kEpilogRows); }
+  __aicore__ inline uint32_t TokenBlocks(uint32_t step) const { return CeilDiv(plan_.Tokens(step), kEpilogRows); }
   __aicore__ inline uint32_t BlockRows(uint32_t step, uint32_t block) const {
     return Smaller(kEpilogRows, plan_.Tokens(step) - block * kEpilogRows);
   }
   __aicore__ inline uint32_t HeadRows() const { return slot_bytes_ / kHeadRowBytes; }
   __aicore__ inline uint32_t OutputRows() const { return slot_bytes_ / kBlockColumns; }
-  __aicore__ inline uint32_t Parts(uint32_t span) const { return DivUp(plan_.SpanRows(span), OutputRows()); }
+  __aicore__ inline uint32_t Parts(uint32_t span) const { return CeilDiv(plan_.SpanRows(span), OutputRows()); }
 
   // ---- Memories
   template <typename T>
@@ -221,8 +221,8 @@ class EpilogCube {
   // with more heads, and for S2, beyond what the slots hold.
   __aicore__ MS_DSV32_NOINLINE void Warm() {
     const EpilogTiling& tiling = plan_.Tiling();
-    const uint32_t heads = DivUp(tiling.n_q, tiling.cores) - (plan_.HeadEnd() - plan_.HeadBegin());
-    const uint32_t tokens = DivUp(tiling.t, kVectorsPerCore * tiling.cores);
+    const uint32_t heads = CeilDiv(tiling.n_q, tiling.cores) - (plan_.HeadEnd() - plan_.HeadBegin());
+    const uint32_t tokens = CeilDiv(tiling.t, kVectorsPerCore * tiling.cores);
     const uint32_t bytes = heads * kKvLoraRank * (kHeadRowBytes + tiling.t * 2) + tokens * kQuantiseBytes + kWaitBytes;
     const uint32_t chunks = bytes / slot_bytes_, places = tiling.left_bytes / slot_bytes_;
     if (chunks <= slots_ || !IsOutput(phase_)) {

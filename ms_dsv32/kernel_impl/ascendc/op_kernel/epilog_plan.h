@@ -41,8 +41,8 @@ class EpilogPlan {
         base_(workspace),
         core_(core),
         k_(tiling.n_q * kVHeadDim),
-        spans_(DivUp(k_, kSpanRows)),
-        steps_(DivUp(tiling.t, tiling.token_step)) {}
+        spans_(CeilDiv(k_, kSpanRows)),
+        steps_(CeilDiv(tiling.t, tiling.token_step)) {}
   __aicore__ inline const EpilogTiling& Tiling() const { return t_; }
   __aicore__ inline uint32_t Core() const { return core_; }
   __aicore__ inline uint32_t K() const { return k_; }
@@ -55,7 +55,7 @@ class EpilogPlan {
   // Own groups of columns, and their blocks.
   __aicore__ inline uint32_t FirstGroup() const { return t_.groups[core_]; }
   __aicore__ inline uint32_t Groups() const { return t_.groups[core_ + 1] - t_.groups[core_]; }
-  __aicore__ inline uint32_t OwnBlocks() const { return DivUp(Groups(), kBlockGroups); }
+  __aicore__ inline uint32_t OwnBlocks() const { return CeilDiv(Groups(), kBlockGroups); }
   // A piece comes after the own groups: in the last block, or in one more.
   __aicore__ inline uint32_t PieceSpans(uint32_t core) const { return t_.pieces[core].end - t_.pieces[core].begin; }
   __aicore__ inline uint32_t PieceGroup() const { return t_.pieces[core_].group; }
@@ -65,10 +65,10 @@ class EpilogPlan {
   __aicore__ inline uint32_t SpanBegin(uint32_t i) const { return (t_.pieces[core_].begin + i) % spans_ * kSpanRows; }
   __aicore__ inline uint32_t SpanRows(uint32_t i) const { return Smaller(kSpanRows, k_ - SpanBegin(i)); }
   __aicore__ inline uint32_t SpanGroups(uint32_t i) const { return Groups() + (i < PieceSpans(core_) ? 1 : 0); }
-  __aicore__ inline uint32_t SpanBlocks(uint32_t i) const { return DivUp(SpanGroups(i), kBlockGroups); }
+  __aicore__ inline uint32_t SpanBlocks(uint32_t i) const { return CeilDiv(SpanGroups(i), kBlockGroups); }
 
   // Blocks of a part of the last span that is handed to the AIVs at once.
-  __aicore__ inline uint32_t PartBlocks() const { return DivUp(OwnBlocks(), kMostParts); }
+  __aicore__ inline uint32_t PartBlocks() const { return CeilDiv(OwnBlocks(), kMostParts); }
 
   __aicore__ inline GlobalTensor<bfloat16_t> Values(uint32_t step) const {
     return Global<bfloat16_t>(Slot(step), static_cast<uint64_t>(t_.token_step) * k_);

@@ -42,8 +42,10 @@ struct IndexerTask {
   __aicore__ inline bool Halves() const { return halves; }
   __aicore__ inline uint32_t Rows() const { return Halves() ? 2 : tokens; }
   // Rows of an AIV are [RowBegin, RowEnd). It has more and fewer in turn.
-  __aicore__ inline uint32_t RowBegin(uint32_t sub) const { return (sub ^ (round & 1)) == 0 ? 0 : DivUp(Rows(), 2); }
-  __aicore__ inline uint32_t RowEnd(uint32_t sub) const { return (sub ^ (round & 1)) == 0 ? DivUp(Rows(), 2) : Rows(); }
+  __aicore__ inline uint32_t RowBegin(uint32_t sub) const { return (sub ^ (round & 1)) == 0 ? 0 : CeilDiv(Rows(), 2); }
+  __aicore__ inline uint32_t RowEnd(uint32_t sub) const {
+    return (sub ^ (round & 1)) == 0 ? CeilDiv(Rows(), 2) : Rows();
+  }
   __aicore__ inline uint32_t Token(uint32_t row) const { return Halves() ? token : token + row; }
   __aicore__ inline uint32_t Visible(uint32_t row) const {
     const uint32_t later = Halves() ? 0 : tokens - 1 - row;
@@ -67,7 +69,7 @@ struct IndexerTask {
     const uint32_t others = Long() ? kShortStep + LastStep() : LastStep();
     return Tiles(0) > others ? Tiles(0) - others : 0;
   }
-  __aicore__ inline uint32_t LongSteps() const { return DivUp(LongTiles(), Long() ? kLongStep : kShortStep); }
+  __aicore__ inline uint32_t LongSteps() const { return CeilDiv(LongTiles(), Long() ? kLongStep : kShortStep); }
   __aicore__ MS_DSV32_NOINLINE uint32_t Steps() const {
     if (Tiles(0) == 0) {
       return 0;
@@ -106,7 +108,7 @@ class IndexerPlan {
     // A core's share of the shared units, in `sharers` parts of a unit: [core * shared, (core + 1) * shared).
     if (core < sharers_) {
       first_shared_ = core * shared_ / sharers_;
-      shared_tasks_ = DivUp((core + 1) * shared_, sharers_) - first_shared_;
+      shared_tasks_ = CeilDiv((core + 1) * shared_, sharers_) - first_shared_;
     }
   }
 
@@ -168,7 +170,7 @@ class IndexerPlan {
     task.round = 0;
   }
   __aicore__ inline uint32_t Parts(uint32_t shared) const {
-    return DivUp((shared + 1) * sharers_, shared_) - FirstSharer(shared);
+    return CeilDiv((shared + 1) * sharers_, shared_) - FirstSharer(shared);
   }
 
   // Entries of block_table from `column` on.
@@ -210,10 +212,10 @@ class IndexerPlan {
   // Tiles of the keys from share `from` to share `to` of `shares`. A unit that sees no more keys than it may select
   // needs no scores: it has no tiles.
   __aicore__ inline void Take(IndexerTask& task, uint32_t from, uint32_t to, uint32_t shares) const {
-    const uint32_t tiles = task.visible > tiling_.selected_count ? DivUp(task.visible, kKeyTile) : 0;
+    const uint32_t tiles = task.visible > tiling_.selected_count ? CeilDiv(task.visible, kKeyTile) : 0;
     task.begin[0] = ShareBegin(tiles, from, shares);
     task.begin[2] = ShareBegin(tiles, to, shares);
-    task.begin[1] = task.begin[0] + DivUp(task.begin[2] - task.begin[0], 2);
+    task.begin[1] = task.begin[0] + CeilDiv(task.begin[2] - task.begin[0], 2);
   }
 
   // Deals the units of a ragged call as the tiling function does those of others.

@@ -27,14 +27,14 @@ class TableWindow {
                                           uint32_t count) {
     const LightningIndexerTiling& tiling = plan.tiling_;
     const uint32_t first = position / tiling.block_size, columns = tiling.max_blocknum_perbatch;
-    const uint32_t end = Smaller(DivUp(position + count, tiling.block_size), columns);
+    const uint32_t end = Smaller(CeilDiv(position + count, tiling.block_size), columns);
     if (task.sequence == sequence_ && begin_ <= first && end <= end_) {
       return;
     }
     const uint32_t last = Smaller(task.begin[2] * kKeyTile, task.visible);
     sequence_ = task.sequence;
     begin_ = first;
-    end_ = Smaller(Smaller(DivUp(last, tiling.block_size), columns), first + kColumns);
+    end_ = Smaller(Smaller(CeilDiv(last, tiling.block_size), columns), first + kColumns);
     if (end_ <= begin_) {
       return;
     }
@@ -416,7 +416,7 @@ class IndexerVector {
   }
 
   __aicore__ inline uint32_t FirstList(uint32_t group, uint32_t groups) const {
-    return group * DivUp(plan_.Lists(), groups);
+    return group * CeilDiv(plan_.Lists(), groups);
   }
 
   __aicore__ MS_DSV32_NOINLINE void MergeGroup(uint32_t index, uint32_t group, uint32_t groups) {
@@ -436,8 +436,8 @@ class IndexerVector {
     // The lists follow the samples before these have told how much of a list is needed: about as much as it has if all
     // lists are alike.
     const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
-    const uint32_t stride = plan_.SampleStride(), enough = DivUp(tiling_.selected_count, stride);
-    const uint32_t head = Smaller((DivUp(3 * enough, 2 * plan_.Lists()) + 2) * stride, tiling_.list_records);
+    const uint32_t stride = plan_.SampleStride(), enough = CeilDiv(tiling_.selected_count, stride);
+    const uint32_t head = Smaller((CeilDiv(3 * enough, 2 * plan_.Lists()) + 2) * stride, tiling_.list_records);
     const DataCopyParams samples(static_cast<uint16_t>(lists_), kMaxSamples / 4,
                                  static_cast<uint16_t>(tiling_.list_records / 4), 0);
     DataCopy(merger_.At(kMergedRecords), plan_.Samples(shared, token, 0), samples);

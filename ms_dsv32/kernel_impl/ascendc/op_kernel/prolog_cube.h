@@ -18,7 +18,7 @@ class PrologCube {
       : a_(arguments),
         t_(tiling),
         core_(static_cast<uint32_t>(GetBlockIdx())),
-        steps_(DivUp(tiling.t, tiling.token_step)),
+        steps_(CeilDiv(tiling.t, tiling.token_step)),
         unit_begin_(tiling.units.begin[core_]),
         unit_end_(tiling.units.begin[core_ + 1]),
         early_begin_(unit_begin_),

@@ -20,7 +20,7 @@ class PrologVector {
         vector_(static_cast<uint32_t>(GetBlockIdx())),
         sub_(static_cast<uint32_t>(GetSubBlockIdx())),
         core_(vector_ / kVectorsPerCore),
-        steps_(DivUp(tiling.t, tiling.token_step)),
+        steps_(CeilDiv(tiling.t, tiling.token_step)),
         items_(tiling, kIndexer, core_, steps_),
         workspace_(arguments.workspace, tiling, core_),
         arena_(pipe, kUbBytes) {}
@@ -381,9 +381,11 @@ class PrologVector {
   }
 
   // Both AIVs of a core work on every item: AIV 0 on the first half of the step's tokens, AIV 1 on the second.
-  __aicore__ inline uint32_t HalfBegin(uint32_t tokens) const { return sub_ == 0 ? 0 : DivUp(tokens, kVectorsPerCore); }
+  __aicore__ inline uint32_t HalfBegin(uint32_t tokens) const {
+    return sub_ == 0 ? 0 : CeilDiv(tokens, kVectorsPerCore);
+  }
   __aicore__ inline uint32_t HalfEnd(uint32_t tokens) const {
-    return sub_ == 0 ? DivUp(tokens, kVectorsPerCore) : tokens;
+    return sub_ == 0 ? CeilDiv(tokens, kVectorsPerCore) : tokens;
   }
   __aicore__ inline uint32_t HalfBegin() const { return HalfBegin(m_); }
   __aicore__ inline uint32_t HalfEnd() const { return HalfEnd(m_); }

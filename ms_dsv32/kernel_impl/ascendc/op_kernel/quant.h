@@ -36,7 +36,7 @@ __aicore__ inline void QuantRows(const LocalTensor<int8_t>& q, const LocalTensor
   }
   WithRowScalar<MulOp, kD>(x, scratch.blocks, rows);
   if constexpr (kHalf) {
-    Brcb(halves_of.blocks, halves_of.scale, static_cast<uint8_t>(DivUp(rows, 8)), BrcbRepeatParams(1, 8));
+    Brcb(halves_of.blocks, halves_of.scale, static_cast<uint8_t>(CeilDiv(rows, 8)), BrcbRepeatParams(1, 8));
   }
   // int8 is reached through int32 and half only. Integers of at most 127 are exact in half, so nothing is rounded
   // twice, and a NaN becomes 0 in int32.

@@ -37,7 +37,7 @@ struct AddOp {
 // Scalars [rows] to blocks [rows, 8], as WithRowScalar takes them. Scalars and blocks are read and written in eights.
 template <typename T>
 __aicore__ inline void SpreadScalars(const LocalTensor<T>& blocks, const LocalTensor<T>& scalars, uint32_t rows) {
-  Brcb(blocks, scalars, static_cast<uint8_t>(DivUp(rows, 8)), BrcbRepeatParams(1, 8));
+  Brcb(blocks, scalars, static_cast<uint8_t>(CeilDiv(rows, 8)), BrcbRepeatParams(1, 8));
   PipeBarrier<PIPE_V>();
 }
 

@@ -27,7 +27,7 @@ class CacheRows {
     // The lower words as float: equal rows have equal ones, though not the other way round.
     const LocalTensor<int32_t> words = work_.ReinterpretCast<int32_t>();
     uint64_t gathered = 0;
-    const GatherMaskParams params(1, static_cast<uint16_t>(DivUp(tokens, kLanes / 2)), 8, 0);
+    const GatherMaskParams params(1, static_cast<uint16_t>(CeilDiv(tokens, kLanes / 2)), 8, 0);
     GatherMask(words, index_.ReinterpretCast<int32_t>(), static_cast<uint8_t>(1), false, static_cast<uint32_t>(0),
                params, gathered);
     Duplicate(values_, -1.0f, static_cast<int32_t>(kTokens));

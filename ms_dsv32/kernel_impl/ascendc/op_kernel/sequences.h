@@ -27,7 +27,7 @@ class Sequences {
       : b_(b), ragged_(ragged != 0), tokens_(t), most_(s1), count_(s1) {
     lengths_ = Global<int32_t>(kv_act_seqs, b);
     if (!ragged_) {
-      groups_ = b * DivUp(s1, kGroup);
+      groups_ = b * CeilDiv(s1, kGroup);
       singles_ = s1 == 1 ? groups_ : 0;
       return;
     }
@@ -53,7 +53,7 @@ class Sequences {
     }
     sequence_ = b_ - 1;
     count_ = static_cast<uint32_t>(counts_.GetValue(sequence_));
-    first_group_ = groups_ - DivUp(count_, kGroup);
+    first_group_ = groups_ - CeilDiv(count_, kGroup);
     first_token_ = tokens_ - count_;
   }
 
@@ -62,7 +62,7 @@ class Sequences {
     if (ragged_) {
       Seek(index);
     }
-    const uint32_t parts = DivUp(count_, kGroup);
+    const uint32_t parts = CeilDiv(count_, kGroup);
     TokenGroup group;
     group.sequence = ragged_ ? sequence_ : index / parts;
     const uint32_t part = ragged_ ? index - first_group_ : index % parts;
@@ -107,7 +107,7 @@ class Sequences {
       return false;
     }
     tokens_ += static_cast<uint32_t>(count);
-    groups_ += DivUp(static_cast<uint32_t>(count), kGroup);
+    groups_ += CeilDiv(static_cast<uint32_t>(count), kGroup);
     singles_ = count > 1 ? 0 : singles_ + static_cast<uint32_t>(count);
     most_ = Larger(most_, static_cast<uint32_t>(count));
     return true;
@@ -118,11 +118,11 @@ class Sequences {
   __aicore__ MS_DSV32_NOINLINE void Seek(uint32_t index) const {
     while (index < first_group_) {
       count_ = static_cast<uint32_t>(counts_.GetValue(--sequence_));
-      first_group_ -= DivUp(count_, kGroup);
+      first_group_ -= CeilDiv(count_, kGroup);
       first_token_ -= count_;
     }
-    while (index - first_group_ >= DivUp(count_, kGroup)) {
-      first_group_ += DivUp(count_, kGroup);
+    while (index - first_group_ >= CeilDiv(count_, kGroup)) {
+      first_group_ += CeilDiv(count_, kGroup);
       first_token_ += count_;
       count_ = static_cast<uint32_t>(counts_.GetValue(++sequence_));
     }
