@@ -68,7 +68,7 @@ constexpr const char* MakeMlaEpilogQuantTiling(const EpilogShape& shape, const P
   if (platform.l1 < 491520) return "L1 must hold 491520 bytes: left operands of 256 tokens and seven slots of weights";
   if (platform.l0a < 65536 || platform.l0b < 65536) return "L0A and L0B must hold two slots of 32768 bytes";
   if (platform.l0c < 131072) return "L0C must hold two accumulators of 128 x 128";
-  if (platform.ub < 196352) return "UB must hold 196352 bytes";
+  if (platform.ub < kUbBytes) return "UB must hold 196352 bytes";
   tiling = EpilogTiling{};
   tiling.cores = shape.t == 0 ? 1 : tiling::Smaller(platform.cores, kMostEpilogCores);
   tiling.t = shape.t;

@@ -14,8 +14,8 @@ struct Platform {
   uint32_t ub, l1, l0a, l0b, l0c;
 };
 
-// NPU arch 2201. MIX kernels lose 256 B of UB and of L1 to the runtime.
-constexpr Platform Arch2201(uint32_t cores) { return {cores, 196608 - 256, 524288 - 256, 65536, 65536, 131072}; }
+// NPU arch 2201. The runtime takes 256 bytes of L1 from MIX kernels, as of UB.
+constexpr Platform Arch2201(uint32_t cores) { return {cores, kUbBytes, 524288 - 256, 65536, 65536, 131072}; }
 
 // Why no tiling function can use the device, or null. They divide by the number of cores.
 constexpr const char* Refusal(const Platform& platform) {

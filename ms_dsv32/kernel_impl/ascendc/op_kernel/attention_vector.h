@@ -92,7 +92,6 @@ class AttentionVector {
   }
 
  private:
-  static constexpr uint32_t kUbBytes = 192 * 1024 - 256;
   // Flags of events between two pipes: 0 to 2 belong to the slots of the gather, 3 to the softmax's mask, 3 and 4 to
   // its results, 4 to 6 to its batches of scores, and 5 and 6 to the lists. kFlag is for waits that have no other.
   static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kBatchFlag = 4, kListFlag = 5, kSortFlag = 0;

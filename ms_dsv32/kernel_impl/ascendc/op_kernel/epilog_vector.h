@@ -32,7 +32,6 @@ class EpilogVector {
   }
 
  private:
-  static constexpr uint32_t kUbBytes = 196352;
   static constexpr uint32_t kMostValues = 128 * kVHeadDim;  // of a token
   static constexpr uint32_t kHalfLanes = 128;               // 2-byte values of one repeat
   static constexpr uint32_t kMaskValues = 2048;             // masks of bits: And takes no single one for all

@@ -58,7 +58,7 @@ class IndexerVector {
  public:
   __aicore__ inline IndexerVector(TPipe& pipe, const IndexerPlan& plan, uint32_t sub, GM_ADDR q_scale, GM_ADDR weights,
                                   GM_ADDR k_cache_scale, GM_ADDR topk_indices)
-      : plan_(plan), tiling_(plan.tiling_), sub_(sub), arena_(pipe, kUbBytes) {
+      : plan_(plan), tiling_(plan.tiling_), sub_(sub), arena_(pipe, kArenaBytes) {
     const uint64_t heads = static_cast<uint64_t>(tiling_.t) * kIdxNHeads;
     q_scale_ = Global<half>(q_scale, heads);
     weights_ = Global<half>(weights, heads);
@@ -126,8 +126,10 @@ class IndexerVector {
   }
 
  private:
-  // positions 8, window of block_table 4, topk 40.5 + 3 * 32, scores 16, scales 16, samples and weights 2.3 KiB.
-  static constexpr uint32_t kUbBytes = 184 * 1024;
+  // KiB of UB: positions 8, window of block_table 4, TopK 40.5 and three lists of 32.25, scores 16, scales 16, factors
+  // of the heads 1.5. Together they are 182.75, and a block for largest_.
+  static constexpr uint32_t kArenaBytes = 184 * 1024;
+  static_assert(kArenaBytes <= kUbBytes);
   static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
   // Flags of events between two pipes: two for the slots of scores, and two for those of scales. The factors of a task
   // go round from MTE2 to V, to MTE3 and back to MTE2, and what V has written for GM goes from V to MTE3 and back: no

@@ -89,7 +89,6 @@ class PrologVector {
   }
 
  private:
-  static constexpr uint32_t kUbBytes = 196352;
   // Nope parts behind S2 of the next step: few while the cube has S1 to go on with, more where it has none.
   static constexpr uint32_t kNopesInTurn = 2, kNopesAtEnd = 4;
   static constexpr uint32_t kLatentRows = 4;              // rows of 1536 at a time: 24 KiB of float, for each part of K
