@@ -3,6 +3,7 @@
 #define MS_DSV32_ASCENDC_GATHER_H_
 
 #include "copy.h"
+#include "dims.h"
 #include "sync.h"
 
 namespace ms_dsv32::ascendc {
@@ -59,7 +60,6 @@ __aicore__ inline void CopyCacheRows(const LocalTensor<T>& dst, const GlobalTens
 // the last of a stretch that ascends slowly, whether they are asked for or not. Those come to a stage in UB.
 class KeyGather {
  public:
-  static constexpr uint32_t kLatent = 512, kRope = 64, kGroups = 4, kGroup = kLatent / kGroups;
   static constexpr uint32_t kBatch = 16;         // rows in flight in one slot
   static constexpr uint32_t kHalf = kBatch / 2;  // rows that are looked up, dequantised and copied out at a time
   // A slot is taken from its copies in to the arithmetic, a half from there until it is out: about a latency of GM
@@ -67,9 +67,11 @@ class KeyGather {
   static constexpr uint32_t kInSlots = 3, kOutSlots = 3;
   // Rows of a slot's stage. One that comes alone or in a pair takes two, as its scales take a block of 32 bytes.
   static constexpr uint32_t kFewestStageRows = 2 * kBatch;
-  static constexpr uint32_t kStageBytes = kInSlots * (kRope * 2 + kGroups * 4) + kGroups * 32;  // of a row
-  static constexpr uint32_t kBytes =
-      kInSlots * kBatch * kLatent + kOutSlots * kHalf * (kLatent + kRope) * 2 + kHalf * (kLatent * 4 + kGroups * 32);
+  static constexpr uint32_t kStageBytes =
+      kInSlots * (kRopeDim * 2 + kKScaleGroups * 4) + kKScaleGroups * 32;  // of a row
+  static constexpr uint32_t kBytes = kInSlots * kBatch * kKvLoraRank +
+                                     kOutSlots * kHalf * (kKvLoraRank + kRopeDim) * 2 +
+                                     kHalf * (kKvLoraRank * 4 + kKScaleGroups * 32);
 
   __aicore__ inline KeyGather(const GlobalTensor<int8_t>& latent, const GlobalTensor<bfloat16_t>& rope,
                               const GlobalTensor<float>& scales)
@@ -78,17 +80,17 @@ class KeyGather {
   __aicore__ inline void Place(UbArena& arena, uint32_t stage_rows) {
     stage_rows_ = stage_rows;
     for (uint32_t slot = 0; slot < kInSlots; ++slot) {
-      k8_[slot] = arena.Take<int8_t>(kBatch * kLatent);
-      rope_stage_[slot] = arena.Take<bfloat16_t>(stage_rows * kRope);
-      scale_stage_[slot] = arena.Take<float>(stage_rows * kGroups);
+      k8_[slot] = arena.Take<int8_t>(kBatch * kKvLoraRank);
+      rope_stage_[slot] = arena.Take<bfloat16_t>(stage_rows * kRopeDim);
+      scale_stage_[slot] = arena.Take<float>(stage_rows * kKScaleGroups);
     }
     for (uint32_t slot = 0; slot < kOutSlots; ++slot) {
-      k_[slot] = arena.Take<bfloat16_t>(kHalf * kLatent);
-      kr_[slot] = arena.Take<bfloat16_t>(kHalf * kRope);
+      k_[slot] = arena.Take<bfloat16_t>(kHalf * kKvLoraRank);
+      kr_[slot] = arena.Take<bfloat16_t>(kHalf * kRopeDim);
     }
-    spread_ = arena.Take<float>(stage_rows * kGroups * 8);
-    k32_ = arena.Take<float>(kHalf * kLatent);
-    row_scales_ = arena.Take<float>(kHalf * kGroups * 8);
+    spread_ = arena.Take<float>(stage_rows * kKScaleGroups * 8);
+    k32_ = arena.Take<float>(kHalf * kKvLoraRank);
+    row_scales_ = arena.Take<float>(kHalf * kKScaleGroups * 8);
   }
   __aicore__ inline void Begin() {
     for (uint32_t slot = 0; slot < kInSlots; ++slot) {
@@ -132,7 +134,8 @@ class KeyGather {
       while (count > 1 && i + count < end && rows[i + count] - rows[i + count - 1] == distance) {
         ++count;
       }
-      CopyCacheRows(k8_[slot_][i * kLatent], latent_, kLatent, rows[i], count, static_cast<uint32_t>(distance), 0);
+      CopyCacheRows(k8_[slot_][i * kKvLoraRank], latent_, kKvLoraRank, rows[i], count, static_cast<uint32_t>(distance),
+                    0);
       i += count;
     }
   }
@@ -159,33 +162,33 @@ class KeyGather {
     if (any) {
       // int8 reaches float through half, which holds it exactly and lies where the result will.
       const LocalTensor<half> k16 = k_[out].template ReinterpretCast<half>();
-      Cast(k16, k8_[slot_][first * kLatent], RoundMode::CAST_NONE, kHalf * kLatent);
+      Cast(k16, k8_[slot_][first * kKvLoraRank], RoundMode::CAST_NONE, kHalf * kKvLoraRank);
       PipeBarrier<PIPE_V>();
-      Cast(k32_, k16, RoundMode::CAST_NONE, kHalf * kLatent);
+      Cast(k32_, k16, RoundMode::CAST_NONE, kHalf * kKvLoraRank);
       TakeStaged(rows, first, kr_[out]);
       PipeBarrier<PIPE_V>();
       // Groups of two repeats share a scale: even repeats of all rows, then odd ones.
-      for (uint32_t c = 0; c < kGroup; c += 64) {
-        Mul(k32_[c], k32_[c], row_scales_, static_cast<uint64_t>(64), static_cast<uint8_t>(kHalf * kGroups),
-            BinaryRepeatParams(1, 1, 0, kGroup / 8, kGroup / 8, 1));
+      for (uint32_t c = 0; c < kScaleGroup; c += 64) {
+        Mul(k32_[c], k32_[c], row_scales_, static_cast<uint64_t>(64), static_cast<uint8_t>(kHalf * kKScaleGroups),
+            BinaryRepeatParams(1, 1, 0, kScaleGroup / 8, kScaleGroup / 8, 1));
       }
       PipeBarrier<PIPE_V>();
-      Cast(k_[out], k32_, RoundMode::CAST_RINT, kHalf * kLatent);
+      Cast(k_[out], k32_, RoundMode::CAST_RINT, kHalf * kKvLoraRank);
       PipeBarrier<PIPE_V>();
     }
     for (uint32_t i = first; i < first + kHalf; ++i) {
       if (rows[i] != kNoRow) {
         continue;
       }
-      Duplicate(k_[out][(i - first) * kLatent].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
-                static_cast<int32_t>(kLatent));
-      Duplicate(kr_[out][(i - first) * kRope].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
-                static_cast<int32_t>(kRope));
+      Duplicate(k_[out][(i - first) * kKvLoraRank].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+                static_cast<int32_t>(kKvLoraRank));
+      Duplicate(kr_[out][(i - first) * kRopeDim].ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
+                static_cast<int32_t>(kRopeDim));
     }
     out_.Publish();
     out_.Take();
-    DataCopy(latent_out, k_[out], kHalf * kLatent);
-    DataCopy(rope_out, kr_[out], kHalf * kRope);
+    DataCopy(latent_out, k_[out], kHalf * kKvLoraRank);
+    DataCopy(rope_out, kr_[out], kHalf * kRopeDim);
     out_.Release();
   }
   // The other end of Acquire.
@@ -199,14 +202,14 @@ class KeyGather {
 
   // Whether one copy can fetch both rows, a < b.
   static __aicore__ inline bool Near(int32_t a, int32_t b) {
-    return b - a <= static_cast<int32_t>(0xffffffffu / kLatent);
+    return b - a <= static_cast<int32_t>(0xffffffffu / kKvLoraRank);
   }
 
   // From the stage, of rows [first, first + kHalf) of the batch: rope parts to `rope`, spread scales to row_scales_.
   // Both are of 128 bytes. Rows at equal distances in the stage, as those of a pair are, come by one instruction.
   __aicore__ inline void TakeStaged(const int32_t* rows, uint32_t first, const LocalTensor<bfloat16_t>& rope) {
-    constexpr uint32_t kBlocks = kRope * 2 / 32;
-    static_assert(kBlocks == kGroups);
+    constexpr uint32_t kBlocks = kRopeDim * 2 / 32;
+    static_assert(kBlocks == kKScaleGroups);
     const uint32_t end = first + kHalf;
     for (uint32_t i = first; i < end;) {
       if (rows[i] == kNoRow) {
@@ -224,8 +227,8 @@ class KeyGather {
       }
       const DataCopyParams params(static_cast<uint16_t>(count), static_cast<uint16_t>(kBlocks),
                                   static_cast<uint16_t>((distance - 1) * kBlocks), 0);
-      DataCopy(rope[(i - first) * kRope], rope_stage_[slot_][staged_[i] * kRope], params);
-      DataCopy(row_scales_[(i - first) * kGroups * 8], spread_[staged_[i] * kGroups * 8], params);
+      DataCopy(rope[(i - first) * kRopeDim], rope_stage_[slot_][staged_[i] * kRopeDim], params);
+      DataCopy(row_scales_[(i - first) * kKScaleGroups * 8], spread_[staged_[i] * kKScaleGroups * 8], params);
       i += count;
     }
   }
@@ -255,8 +258,9 @@ class KeyGather {
         span = wider;
       }
       if (count > 2) {
-        CopyIn(rope[used * kRope], rope_[static_cast<uint64_t>(rows[i]) * kRope], span * kRope);
-        CopyIn(scales[used * kGroups], scales_[static_cast<uint64_t>(rows[i]) * kGroups], span * kGroups);
+        CopyIn(rope[used * kRopeDim], rope_[static_cast<uint64_t>(rows[i]) * kRopeDim], span * kRopeDim);
+        CopyIn(scales[used * kKScaleGroups], scales_[static_cast<uint64_t>(rows[i]) * kKScaleGroups],
+               span * kKScaleGroups);
         for (uint32_t k = i; k < i + count; ++k) {
           staged_[k] = used + static_cast<uint32_t>(rows[k] - rows[i]);
         }
@@ -265,8 +269,8 @@ class KeyGather {
         const bool two = i + 1 < kBatch && rows[i + 1] > rows[i] && Near(rows[i], rows[i + 1]);
         count = two ? 2 : 1;
         const uint32_t distance = two ? static_cast<uint32_t>(rows[i + 1] - rows[i]) : 1;
-        CopyCacheRows(rope[used * kRope], rope_, kRope, rows[i], count, distance, kRope);
-        CopyCacheRows(scales[used * kGroups], scales_, kGroups, rows[i], count, distance, 0);
+        CopyCacheRows(rope[used * kRopeDim], rope_, kRopeDim, rows[i], count, distance, kRopeDim);
+        CopyCacheRows(scales[used * kKScaleGroups], scales_, kKScaleGroups, rows[i], count, distance, 0);
         for (uint32_t k = 0; k < count; ++k) {
           staged_[i + k] = used + 2 * k;
         }

@@ -130,7 +130,7 @@ class IndexerVector {
   // of the heads 1.5. Together they are 182.75, and a block for largest_.
   static constexpr uint32_t kArenaBytes = 184 * 1024;
   static_assert(kArenaBytes <= kUbBytes);
-  static constexpr uint32_t kRows = kUnitTokens / 2;  // of an AIV
+  static constexpr uint32_t kRows = kUnitTokens / kVectorsPerCore;  // of an AIV
   // Flags of events between two pipes: two for the slots of scores, and two for those of scales. The factors of a task
   // go round from MTE2 to V, to MTE3 and back to MTE2, and what V has written for GM goes from V to MTE3 and back: no
   // flag is set again before its wait. Merging has barriers.
@@ -139,7 +139,7 @@ class IndexerVector {
   // three times as many places, the samples in the second third.
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
   static_assert(kMergedRecords >= 3 * kMaxLists * kMaxSamples);
-  static_assert(TopK::kChunk == kSortChunk && TopK::kSamples == kMaxSamples && ListMerger::kMaxLists == kMaxLists);
+  static_assert(TopK::kTokens == kRows);
   // All dense samples may belong to two lists, which are needed as a whole then.
   static_assert(kMergedRecords >= kMaxSelected + kMaxLists * kDenseStride + 2 * (kMaxSelected / 2));
 

@@ -6,8 +6,8 @@
 
 namespace ms_dsv32::ascendc {
 
-// Keys that are sorted at a time: Sort32 and three levels of 4-way MrgSort, 32 * 4^3.
-constexpr uint32_t kSortChunk = 2048;
+// Keys that are sorted at a time: runs of Sort32, and three levels of MrgSort, each of which merges four runs to one.
+constexpr uint32_t kSortChunk = 32 * 4 * 4 * 4;
 // MrgSort takes lists of up to 4095 records; three lists of selected_count + 2048 records of 8 bytes share UB with the
 // sort.
 constexpr uint32_t kMaxSelected = 2048;

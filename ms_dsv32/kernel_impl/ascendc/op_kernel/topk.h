@@ -5,6 +5,7 @@
 #define MS_DSV32_ASCENDC_TOPK_H_
 
 #include "copy.h"
+#include "lightning_indexer_quant_tiling.h"
 #include "records.h"
 #include "sync.h"
 
@@ -13,9 +14,9 @@ namespace ms_dsv32::ascendc {
 // The best scores of up to two tokens, chunk after chunk of each.
 class TopK {
  public:
-  static constexpr uint32_t kChunk = 2048;
+  static constexpr uint32_t kChunk = kSortChunk;
   static constexpr uint32_t kTokens = 2;
-  static constexpr uint32_t kSamples = 32;
+  static constexpr uint32_t kSamples = kMaxSamples;
 
   // Takes 2 * 16 + 8.5 KiB and three lists of keep + 2048 + 32 records of UB. Must begin at a multiple of 256
   // bytes, while nothing uses UB.
@@ -275,8 +276,6 @@ class TopK {
 // Merges many sorted lists.
 class ListMerger {
  public:
-  static constexpr uint32_t kMaxLists = 64;
-
   // Takes 8 bytes of UB for each record.
   __aicore__ inline void Place(UbArena& arena, uint32_t records) { area_ = arena.Take<float>(records * 2); }
   __aicore__ inline LocalTensor<float> At(uint32_t record) const { return area_[record * 2]; }
