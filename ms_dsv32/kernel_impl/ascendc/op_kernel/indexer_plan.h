@@ -48,8 +48,7 @@ struct IndexerTask {
   }
   __aicore__ inline uint32_t Token(uint32_t row) const { return Halves() ? token : token + row; }
   __aicore__ inline uint32_t Visible(uint32_t row) const {
-    const uint32_t later = Halves() ? 0 : tokens - 1 - row;
-    return visible > later ? visible - later : 0;
+    return VisibleKeys(visible, Halves() ? 0 : tokens - 1 - row);
   }
   __aicore__ inline uint32_t FirstTile(uint32_t row) const { return begin[Halves() ? row : 0]; }
   __aicore__ inline uint32_t Tiles(uint32_t row) const { return begin[Halves() ? row + 1 : 2] - FirstTile(row); }

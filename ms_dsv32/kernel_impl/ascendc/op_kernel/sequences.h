@@ -8,6 +8,12 @@ namespace ms_dsv32::ascendc {
 
 using namespace AscendC;
 
+// Keys that a token sees: the last token of a sequence sees all of its keys, and each token before it one key fewer.
+// `later` counts the tokens between. A token with fewer keys than that sees none.
+__aicore__ inline constexpr uint32_t VisibleKeys(uint32_t last_sees, uint32_t later) {
+  return last_sees > later ? last_sees - later : 0;
+}
+
 // Neighbouring tokens of one sequence.
 struct TokenGroup {
   uint32_t sequence, token, tokens;
@@ -72,9 +78,8 @@ class Sequences {
     group.sequence_tokens = count_;
     const int32_t length = lengths_.GetValue(group.sequence);
     group.length = length > 0 ? static_cast<uint32_t>(length) : 0;
-    // The last token of a sequence sees all of its keys.
     const uint32_t later = count_ - group.offset - group.tokens;
-    group.visible = group.length > later ? group.length - later : 0;
+    group.visible = VisibleKeys(group.length, later);
     return group;
   }
 
