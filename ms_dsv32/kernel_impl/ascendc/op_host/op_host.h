@@ -16,10 +16,17 @@
 
 #include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
 #include "ms_dsv32/kernel_impl/cpu/call.h"
+#include "ms_dsv32/kernel_impl/generated/dims.h"
 #include "register/op_def_registry.h"
 #include "tiling/platform/platform_ascendc.h"
 
 namespace ms_dsv32::ascendc {
+
+// Kernels see no header outside their folder, so that they have dimensions of their own: those of the contract.
+static_assert(kH == op_info::kH && kQLoraRank == op_info::kQLoraRank && kKvLoraRank == op_info::kKvLoraRank);
+static_assert(kRopeDim == op_info::kRopeDim && kNopeDim == op_info::kQkNopeHeadDim && kQHeadDim == op_info::kQHeadDim);
+static_assert(kVHeadDim == op_info::kVHeadDim && kKScaleGroups == op_info::kKScaleGroups);
+static_assert(kIdxNHeads == op_info::kIdxNHeads && kIdxHeadDim == op_info::kIdxHeadDim);
 
 // An output of an OpDef: its dtype, and the input whose buffer it is or -1.
 struct OutputInfo {
