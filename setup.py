@@ -36,8 +36,8 @@ from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-CPU = Path("ms_dsv32/kernel_impl/cpu")
-ASCENDC = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc"
+KERNEL_IMPL = ROOT / "ms_dsv32" / "kernel_impl"
+CONTRACT, CPU, ASCENDC = (KERNEL_IMPL / name for name in ("contract", "cpu", "ascendc"))
 
 # MindSpore passes std::string and std::vector through its ahead-of-time interface with the old ABI. Contraction is off
 # because the contract rounds after each named step; fused multiply-add is written out where a kernel wants it.
@@ -47,7 +47,7 @@ FLAGS = [
 ]
 SIMDE = bool(os.environ.get("MS_DSV32_SIMDE"))
 # Of each machine the instruction sets, with their flags; the newest comes last.
-ISAS: dict[str, dict[str, list[str]]] = json.loads((ROOT / CPU / "isas.json").read_text())
+ISAS: dict[str, dict[str, list[str]]] = json.loads((CPU / "isas.json").read_text())
 if SIMDE:
     ISAS["x86_64"] |= dict.fromkeys(("avx512", "avx512_bf16"), ISAS["x86_64"]["avx2"])
     del ISAS["x86_64"]["amx"]  # nothing stands in for it
@@ -88,7 +88,7 @@ class BuildLibrary(build_ext):
             raise SystemExit(f"ms_dsv32: {compiler[0]} compiles for none of MS_DSV32_ISAS={','.join(wanted)}")
         tables = " ".join(f"F({name})" for name in reversed(isas))
         flags = [*FLAGS, f"-I{ROOT}"]
-        exports = f"-Wl,--version-script={ROOT / CPU / 'exports.map'}"
+        exports = f"-Wl,--version-script={CPU / 'exports.map'}"
         link = ["-shared", "-pthread", "-Wl,-z,nodelete", "-Wl,--no-undefined", exports]
         if sanitize := os.environ.get("MS_DSV32_SANITIZE"):
             flags += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g"]
@@ -99,14 +99,15 @@ class BuildLibrary(build_ext):
         # In a checkout objects stay, so that building again compiles what changed.
         temp = ROOT / ("build/objects" if self.inplace or self.editable_mode else self.build_temp)
         temp.mkdir(parents=True, exist_ok=True)
-        baseline = sorted(p.stem for p in (ROOT / CPU).glob("*.cc") if p.stem not in KERNELS)
-        units = [(name, name, [f"-DMS_DSV32_ISAS(F)={tables}"] if name == "dispatch" else []) for name in baseline]
+        kernels = [CPU / f"{name}.cc" for name in KERNELS]
+        baseline = sorted({*CONTRACT.glob("*.cc"), *CPU.glob("*.cc")} - {*kernels})
+        units = [(p, p.stem, [f"-DMS_DSV32_ISAS(F)={tables}"] if p.stem == "dispatch" else []) for p in baseline]
         for isa, isa_flags in isas.items():
-            units += [(name, f"{name}.{isa}", [*isa_flags, f"-DMS_DSV32_ISA={isa}"]) for name in KERNELS]
+            units += [(p, f"{p.stem}.{isa}", [*isa_flags, f"-DMS_DSV32_ISA={isa}"]) for p in kernels]
 
-        def compile_unit(unit: tuple[str, str, list[str]]) -> Path:
-            name, output, extra = unit
-            source, target = ROOT / CPU / f"{name}.cc", temp / f"{output}.o"
+        def compile_unit(unit: tuple[Path, str, list[str]]) -> Path:
+            source, output, extra = unit
+            target = temp / f"{output}.o"
             command = [*compiler, *flags, *extra, "-MMD", "-MF", f"{target}.d", "-c", str(source), "-o", str(target)]
             if not _up_to_date(target, command):
                 print(f"compiling {output}", flush=True)
@@ -249,7 +250,7 @@ class BuildAscend(Command):
                 example.unlink()
             for file in [*(ASCENDC / folder).glob("*.cpp"), *(ASCENDC / folder).glob("*.h")]:
                 shutil.copy2(file, project / folder)
-        shutil.copy2(ROOT / CPU / "op_check.cc", project / "op_host" / "op_check.cpp")
+        shutil.copy2(CONTRACT / "op_check.cc", project / "op_host" / "op_check.cpp")
         # As the first line, which is where CANN's documentation has options: they must come before the kernels.
         shutil.copy2(ASCENDC / "kernel_options.cmake", project / "cmake")
         kernels = project / "op_kernel" / "CMakeLists.txt"

@@ -1,8 +1,8 @@
 """The only reader of ``op_info/``: the operators' contracts as objects, and what is generated from them.
 
 ``python -m ms_dsv32.op_info --check`` validates the JSON files against their schemas and fails if a generated file is
-out of step; ``--write`` writes the generated files: the C++ tables in ``kernel_impl/generated/`` (argument indices,
-shapes, dtypes and attribute rules, against which every call is checked), CANN's operator definitions
+out of step; ``--write`` writes the generated files: the C++ tables in ``kernel_impl/contract/generated/`` (argument
+indices, shapes, dtypes and attribute rules, against which every call is checked), CANN's operator definitions
 ``kernel_impl/ascendc/op_host/<op>_def.cpp`` and ``docs/ops.md``.
 
 A shape is written in symbols (``dims.json`` gives their values or ranges), each axis a sum or a product of them. An
@@ -404,7 +404,7 @@ def op_header(op: OpInfo) -> str:
         "// clang-format off",
         "#pragma once",
         "",
-        '#include "ms_dsv32/kernel_impl/cpu/op_info.h"',
+        '#include "ms_dsv32/kernel_impl/contract/tables.h"',
         "",
         f"namespace ms_dsv32::op_info::{op.name} {{",
         "",
@@ -457,7 +457,7 @@ def op_def(op: OpInfo) -> str:
     lines = [
         _notice(op.name, "//"),
         "// clang-format off",
-        f'#include "ms_dsv32/kernel_impl/generated/{op.name}.h"',
+        f'#include "ms_dsv32/kernel_impl/contract/generated/{op.name}.h"',
         "",
         '#include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"',
         "",
@@ -599,7 +599,7 @@ def _shapes(arg: Arg) -> str:
 
 def generated(root: Path) -> Iterator[tuple[Path, str]]:
     """Each generated file of the checkout at ``root``, with the text that it must have."""
-    headers = root / "ms_dsv32" / "kernel_impl" / "generated"
+    headers = root / "ms_dsv32" / "kernel_impl" / "contract" / "generated"
     yield headers / "dims.h", dims_header()
     op_host = root / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_host"
     for name in internal():

@@ -15,16 +15,16 @@ from emulator import building, cache_directory, compiler
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 ASCENDC = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc"
+CONTRACT = ASCENDC.with_name("contract")
 SOURCES = [
     *sorted((ASCENDC / "op_host").glob("*.cpp")),
-    ROOT / "ms_dsv32" / "kernel_impl" / "cpu" / "op_check.cc",
+    CONTRACT / "op_check.cc",
     HERE / "driver.cpp",
 ]
 HEADERS = [
     *HERE.glob("stubs/**/*.h"),
     *ASCENDC.glob("*/*.h"),
-    *(ROOT / "ms_dsv32" / "kernel_impl" / "generated").glob("*.h"),
-    *(ROOT / "ms_dsv32" / "kernel_impl" / "cpu").glob("*.h"),
+    *CONTRACT.rglob("*.h"),
 ]
 FAILED = 0xFFFFFFFF  # ge::GRAPH_FAILED
 TILING_CAPACITY = 2048  # bytes that CANN has for tiling data by default

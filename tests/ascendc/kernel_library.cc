@@ -11,11 +11,11 @@
 #include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/prolog_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
-#include "ms_dsv32/kernel_impl/cpu/call.h"
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
+#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
-#include "ms_dsv32/kernel_impl/generated/lightning_indexer_quant.h"
-#include "ms_dsv32/kernel_impl/generated/sparse_flash_attention_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/kernel_calls.h"
 
 ASCENDC_EMULATOR_DECLARE(mla_prolog_quant);
 ASCENDC_EMULATOR_DECLARE(lightning_indexer_prolog_quant);

@@ -26,10 +26,14 @@ from ms_dsv32 import op_info
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-CPU = ROOT / "ms_dsv32" / "kernel_impl" / "cpu"
-OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
+KERNEL_IMPL = ROOT / "ms_dsv32" / "kernel_impl"
+CONTRACT, CPU = KERNEL_IMPL / "contract", KERNEL_IMPL / "cpu"
+OP_KERNEL = KERNEL_IMPL / "ascendc" / "op_kernel"
 OP_HOST = OP_KERNEL.with_name("op_host")
-SHARED = ("custom_ops", "graph_guard", "op_check", "pack", "query_tokens", "threading")
+SHARED = [
+    *sorted(CONTRACT.glob("*.cc")),
+    *(CPU / f"{name}.cc" for name in ("custom_ops", "graph_guard", "pack", "threading")),
+]
 """Sources of the CPU library that stay as they are."""
 FLAGS = (
     *("-std=c++17", "-O1", "-fPIC", "-pthread", "-fvisibility=hidden", "-D_GLIBCXX_USE_CXX11_ABI=0"),
@@ -74,8 +78,7 @@ def _objects() -> list[Path]:
     """What does not depend on the text of the kernels: compiled once for each content."""
     text = _tables() + (HERE / "kernel_library.cc").read_text(encoding="utf-8")
     digest = hashlib.sha256("\0".join([text, compiler(), *FLAGS]).encode())
-    generated = ROOT / "ms_dsv32" / "kernel_impl" / "generated"
-    headers = [*CPU.glob("*"), *generated.glob("*"), *OP_HOST.glob("*.h"), *OP_KERNEL.glob("*.h")]
+    headers = [*CONTRACT.rglob("*.*"), *CPU.rglob("*.*"), *OP_HOST.glob("*.h"), *OP_KERNEL.glob("*.h")]
     for path in sorted([*headers, EMULATOR / "interface.h"]):
         digest.update(path.read_bytes())
     folder = cache_directory() / f"kernel_library-{digest.hexdigest()[:20]}"
@@ -86,7 +89,7 @@ def _objects() -> list[Path]:
             made.mkdir()
             own = made / "kernel_library.cc"
             own.write_text(text, encoding="utf-8")
-            units = [own, *(CPU / f"{name}.cc" for name in SHARED)]
+            units = [own, *SHARED]
             commands = [[compiler(), *FLAGS, "-c", str(unit), "-o", str(made / f"{unit.stem}.o")] for unit in units]
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
                 list(pool.map(_run, commands))

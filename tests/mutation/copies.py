@@ -28,7 +28,7 @@ _LIBRARY = Path("ms_dsv32/kernel_impl/libms_dsv32_cpu.so")
 _OBJECTS = Path("build/objects")
 _GOOD = Path("build/good")
 _BUILD_SECONDS = 1200
-_COMPILED = ("setup.py", "ms_dsv32/kernel_impl/cpu/", "ms_dsv32/kernel_impl/generated/")
+_COMPILED = ("setup.py", "ms_dsv32/kernel_impl/cpu/", "ms_dsv32/kernel_impl/contract/")
 _SETTINGS = ("MS_DSV32_", "PYTEST_", "OPENBLAS_", "OMP_")
 """Variables of this process that a copy's processes do not get: they would change what is built and tested."""
 

@@ -12,22 +12,23 @@
 #include <string>
 #include <vector>
 
-#include "ms_dsv32/kernel_impl/cpu/call.h"
+#include "ms_dsv32/kernel_impl/contract/call.h"
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
+#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_epilog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_indexer_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/sparse_attention_step.h"
+#include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant.h"
+#include "ms_dsv32/kernel_impl/contract/op_check.h"
+#include "ms_dsv32/kernel_impl/contract/query_tokens.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 #include "ms_dsv32/kernel_impl/cpu/fp_env.h"
 #include "ms_dsv32/kernel_impl/cpu/graph_guard.h"
-#include "ms_dsv32/kernel_impl/cpu/op_check.h"
+#include "ms_dsv32/kernel_impl/cpu/kernel_calls.h"
 #include "ms_dsv32/kernel_impl/cpu/pack.h"
-#include "ms_dsv32/kernel_impl/cpu/query_tokens.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
-#include "ms_dsv32/kernel_impl/generated/lightning_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/generated/lightning_indexer_quant.h"
-#include "ms_dsv32/kernel_impl/generated/mla_epilog_quant.h"
-#include "ms_dsv32/kernel_impl/generated/mla_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/generated/mla_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/generated/sparse_attention_step.h"
-#include "ms_dsv32/kernel_impl/generated/sparse_flash_attention_quant.h"
 
 #define MS_DSV32_EXPORT __attribute__((visibility("default")))
 
@@ -93,7 +94,7 @@ std::vector<bool> CheckSequences(const Call& call, int block_table_index, int kv
 void CheckSelection(const Call& call) {
   using namespace op_info::sparse_flash_attention_quant;
   const std::vector<bool> complete = CheckSequences(call, kBlockTable, kKvActSeqs, kQueryActSeqs);
-  const std::vector<cpu::QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
+  const std::vector<QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
   const auto* topk_indices = call.Data<const int32_t>(kTopkIndices);
   const auto* block_table = call.Data<const int32_t>(kBlockTable);
   const auto* kv_act_seqs = call.Data<const int32_t>(kKvActSeqs);

@@ -26,8 +26,8 @@
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_INDEX_SCORE_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_INDEX_SCORE_H_
 
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 #include "ms_dsv32/kernel_impl/cpu/simd.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 

@@ -1,27 +1,28 @@
 // The CPU kernel of a call: its arguments as the kernel's parameters.
+#include "ms_dsv32/kernel_impl/cpu/kernel_calls.h"
+
 #include <algorithm>
 #include <limits>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "ms_dsv32/kernel_impl/cpu/call.h"
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
+#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_epilog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_indexer_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant.h"
+#include "ms_dsv32/kernel_impl/contract/query_tokens.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_epilog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/query_tokens.h"
 #include "ms_dsv32/kernel_impl/cpu/sparse_flash_attention_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
-#include "ms_dsv32/kernel_impl/generated/lightning_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/generated/lightning_indexer_quant.h"
-#include "ms_dsv32/kernel_impl/generated/mla_epilog_quant.h"
-#include "ms_dsv32/kernel_impl/generated/mla_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/generated/mla_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/generated/sparse_flash_attention_quant.h"
 
 namespace ms_dsv32 {
 namespace {
@@ -122,7 +123,7 @@ void FillPadding(T* output, int64_t begin, int64_t end, int64_t width, T value) 
 
 void RunSparseFlashAttentionQuant(const Call& call) {
   using namespace op_info::sparse_flash_attention_quant;
-  const std::vector<cpu::QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
+  const std::vector<QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
   cpu::SparseFlashAttentionQuantParams params{};
   params.query_nope = call.Data<const uint16_t>(kQueryNope);
   params.query_rope = call.Data<const uint16_t>(kQueryRope);
@@ -147,7 +148,7 @@ void RunSparseFlashAttentionQuant(const Call& call) {
 
 void RunLightningIndexerQuant(const Call& call) {
   using namespace op_info::lightning_indexer_quant;
-  const std::vector<cpu::QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
+  const std::vector<QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
   cpu::LightningIndexerQuantParams params{};
   params.q_int8 = call.Data<const int8_t>(kQInt8);
   params.q_scale = call.Data<const uint16_t>(kQScale);

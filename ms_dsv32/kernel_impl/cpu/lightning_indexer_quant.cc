@@ -4,12 +4,12 @@
 // them in the first histogram of the selection while they are in L1. A last stage selects, one token per item.
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_quant.h"
 
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 #include "ms_dsv32/kernel_impl/cpu/index_score.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/simd.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
 #include "ms_dsv32/kernel_impl/cpu/topk.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {

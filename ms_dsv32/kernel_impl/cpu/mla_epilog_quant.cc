@@ -1,11 +1,11 @@
 #include "ms_dsv32/kernel_impl/cpu/mla_epilog_quant.h"
 
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 #include "ms_dsv32/kernel_impl/cpu/gemm.h"
 #include "ms_dsv32/kernel_impl/cpu/quant.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
 #include "ms_dsv32/kernel_impl/cpu/token_range.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {

@@ -2,6 +2,7 @@
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_MLA_PROLOG_STAGES_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_MLA_PROLOG_STAGES_H_
 
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 #include "ms_dsv32/kernel_impl/cpu/gemm.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/norm.h"
@@ -10,7 +11,6 @@
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/token_projection.h"
 #include "ms_dsv32/kernel_impl/cpu/token_range.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 

@@ -4,7 +4,7 @@
 
 #include <stdint.h>
 
-#include "ms_dsv32/kernel_impl/cpu/query_token.h"
+#include "ms_dsv32/kernel_impl/contract/query_token.h"
 
 namespace ms_dsv32::cpu {
 

@@ -6,9 +6,9 @@
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_TOKEN_PROJECTION_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_TOKEN_PROJECTION_H_
 
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 #include "ms_dsv32/kernel_impl/cpu/gemm.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 

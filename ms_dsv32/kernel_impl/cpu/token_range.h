@@ -2,10 +2,10 @@
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_TOKEN_RANGE_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_TOKEN_RANGE_H_
 
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 #include "ms_dsv32/kernel_impl/cpu/lightning_indexer_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_epilog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/mla_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 

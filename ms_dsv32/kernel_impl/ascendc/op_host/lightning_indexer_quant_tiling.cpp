@@ -1,7 +1,7 @@
 // Hands a call of lightning_indexer_quant to its tiling function.
 #include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"
-#include "ms_dsv32/kernel_impl/generated/lightning_indexer_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_quant.h"
 
 namespace ms_dsv32::ascendc {
 

@@ -1,7 +1,7 @@
 // Hands a call of mla_epilog_quant to its tiling function.
 #include "ms_dsv32/kernel_impl/ascendc/op_host/epilog_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"
-#include "ms_dsv32/kernel_impl/generated/mla_epilog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_epilog_quant.h"
 
 namespace ms_dsv32::ascendc {
 

@@ -1,6 +1,6 @@
 // Generated from op_info/mla_indexer_prolog_quant.json by `python -m ms_dsv32.op_info --write`. Do not edit.
 // clang-format off
-#include "ms_dsv32/kernel_impl/generated/mla_indexer_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_indexer_prolog_quant.h"
 
 #include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"
 

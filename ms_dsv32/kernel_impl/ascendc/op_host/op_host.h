@@ -15,8 +15,8 @@
 #include <vector>
 
 #include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
-#include "ms_dsv32/kernel_impl/cpu/call.h"
-#include "ms_dsv32/kernel_impl/generated/dims.h"
+#include "ms_dsv32/kernel_impl/contract/call.h"
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 #include "register/op_def_registry.h"
 #include "tiling/platform/platform_ascendc.h"
 

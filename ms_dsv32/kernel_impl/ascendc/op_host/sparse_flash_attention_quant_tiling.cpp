@@ -1,7 +1,7 @@
 // Hands a call of sparse_flash_attention_quant to its tiling function.
 #include "ms_dsv32/kernel_impl/ascendc/op_host/op_host.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
-#include "ms_dsv32/kernel_impl/generated/sparse_flash_attention_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant.h"
 
 namespace ms_dsv32::ascendc {
 

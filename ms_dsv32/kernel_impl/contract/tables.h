@@ -1,4 +1,4 @@
-// The form of the generated tables in kernel_impl/generated/: what op_info/<op>.json says, for C++.
+// The form of the generated tables in kernel_impl/contract/generated/: what op_info/<op>.json says, for C++.
 #pragma once
 
 #include <cstddef>

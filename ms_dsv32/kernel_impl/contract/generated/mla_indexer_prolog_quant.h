@@ -2,7 +2,7 @@
 // clang-format off
 #pragma once
 
-#include "ms_dsv32/kernel_impl/cpu/op_info.h"
+#include "ms_dsv32/kernel_impl/contract/tables.h"
 
 namespace ms_dsv32::op_info::mla_indexer_prolog_quant {
 

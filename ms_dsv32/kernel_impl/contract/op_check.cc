@@ -1,4 +1,4 @@
-#include "ms_dsv32/kernel_impl/cpu/op_check.h"
+#include "ms_dsv32/kernel_impl/contract/op_check.h"
 
 #include <algorithm>
 #include <cmath>
@@ -9,7 +9,7 @@
 #include <limits>
 #include <sstream>
 
-#include "ms_dsv32/kernel_impl/generated/dims.h"
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 
 namespace ms_dsv32 {
 namespace {

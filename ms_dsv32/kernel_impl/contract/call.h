@@ -1,4 +1,4 @@
-// One call of an operator, checked, and the kernels that run it.
+// One call of an operator whose shapes, dtypes and attributes have been checked.
 #pragma once
 
 #include <cstdint>
@@ -6,7 +6,7 @@
 #include <string_view>
 #include <vector>
 
-#include "ms_dsv32/kernel_impl/cpu/op_check.h"
+#include "ms_dsv32/kernel_impl/contract/op_check.h"
 
 namespace ms_dsv32 {
 
@@ -47,8 +47,5 @@ class Call {
   Dims dims_;
   std::vector<bool> given_;
 };
-
-// Runs the kernel of a call whose values have been checked too.
-void RunKernel(const Call& call);
 
 }  // namespace ms_dsv32

@@ -3,8 +3,8 @@
 
 #include <vector>
 
-#include "ms_dsv32/kernel_impl/cpu/call.h"
-#include "ms_dsv32/kernel_impl/cpu/query_token.h"
+#include "ms_dsv32/kernel_impl/contract/call.h"
+#include "ms_dsv32/kernel_impl/contract/query_token.h"
 
 namespace ms_dsv32 {
 
@@ -14,6 +14,6 @@ void CheckQueryActSeqs(const Call& call, int query_act_seqs_index);
 
 // The tokens that belong to a sequence, in order: all t, or the first sum(query_act_seqs), which CheckQueryActSeqs has
 // accepted.
-std::vector<cpu::QueryToken> QueryTokens(const Call& call, int kv_act_seqs_index, int query_act_seqs_index);
+std::vector<QueryToken> QueryTokens(const Call& call, int kv_act_seqs_index, int query_act_seqs_index);
 
 }  // namespace ms_dsv32

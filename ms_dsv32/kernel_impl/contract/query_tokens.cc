@@ -1,4 +1,4 @@
-#include "ms_dsv32/kernel_impl/cpu/query_tokens.h"
+#include "ms_dsv32/kernel_impl/contract/query_tokens.h"
 
 #include <algorithm>
 #include <string>
@@ -23,11 +23,11 @@ void CheckQueryActSeqs(const Call& call, int query_act_seqs_index) {
   }
 }
 
-std::vector<cpu::QueryToken> QueryTokens(const Call& call, int kv_act_seqs_index, int query_act_seqs_index) {
+std::vector<QueryToken> QueryTokens(const Call& call, int kv_act_seqs_index, int query_act_seqs_index) {
   const auto* kv_act_seqs = call.Data<const int32_t>(kv_act_seqs_index);
   const auto* query_act_seqs =
       call.Given(query_act_seqs_index) ? call.Data<const int32_t>(query_act_seqs_index) : nullptr;
-  std::vector<cpu::QueryToken> tokens;
+  std::vector<QueryToken> tokens;
   tokens.reserve(static_cast<size_t>(call.Dim("t")));
   for (int64_t b = 0; b < call.Dim("b"); ++b) {
     const int64_t count = query_act_seqs != nullptr ? query_act_seqs[b] : call.Dim("s1");

@@ -8,7 +8,7 @@
 #include <string_view>
 #include <vector>
 
-#include "ms_dsv32/kernel_impl/cpu/op_info.h"
+#include "ms_dsv32/kernel_impl/contract/tables.h"
 
 namespace ms_dsv32 {
 
