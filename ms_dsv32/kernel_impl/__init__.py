@@ -24,7 +24,7 @@ _MS_DTYPES = {np.dtype(names[3]): names[0] for names in op_info.DTYPES.values()}
 
 
 class _Attr(ctypes.Structure):
-    # Mirrors CAttr of cpu/custom_ops.cc.
+    # Mirrors CAttr of cpu/c_api.h.
     _fields_ = (
         ("name", ctypes.c_char_p),
         ("type", ctypes.c_int),  # op_info::AttrType

@@ -20,7 +20,7 @@ MindSpore has several ways to lose a write into an input tensor, none of which i
   tensors of the first call too: with `CacheCheck` a cell checks each call.
 - A branch or loop of a compiled graph whose condition is known only at run time gets a copy of a plain tensor
   (a Parameter is passed as itself): the library's shape inference refuses it there, see ``plain_caches`` in
-  ``kernel_impl/cpu/custom_ops.cc``.
+  ``kernel_impl/cpu/mindspore_entry.cc``.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 //
 // A CALL is a text file of words that driver.py writes; an array is a flat file of its bytes:
 //   op NAME
-//   attr NAME TYPE NUMBER INTEGER TEXT            as struct CAttr of cpu/custom_ops.cc; a TEXT of '-' is none
+//   attr NAME TYPE NUMBER INTEGER TEXT            as struct CAttr of cpu/c_api.h; a TEXT of '-' is none
 //   input|in_place|output FILE DTYPE BYTES RANK DIM...  in the contract's order; what is not an input is written back
 // "together" makes every call from a host thread of its own, all at once. Prints the name of the instruction set.
 #include <dlfcn.h>

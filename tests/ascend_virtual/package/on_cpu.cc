@@ -11,7 +11,7 @@
 namespace ascend_virtual {
 namespace {
 
-// CAttr of cpu/custom_ops.cc.
+// CAttr of cpu/c_api.h.
 struct CpuAttr {
   const char* name;
   int type;

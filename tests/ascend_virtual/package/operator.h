@@ -25,7 +25,7 @@ struct Attribute {
   bool is_float;
 };
 
-// An attribute of the CPU kernel: which of the operator's it is, or else a constant (CAttr of cpu/custom_ops.cc).
+// An attribute of the CPU kernel: which of the operator's it is, or else a constant (CAttr of cpu/c_api.h).
 struct CpuAttribute {
   const char* name;
   int source;  // index, or -1
