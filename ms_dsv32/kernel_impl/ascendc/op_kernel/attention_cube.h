@@ -43,7 +43,7 @@ class AttentionCube {
       previous = task;
       task = next;
     }
-    // No query comes any more.
+    // No query comes after this one, so that its place is one more slot.
     stream_slots_.Grow();
     Output(previous, tasks - 1);
     WaitFlag<HardEvent::FIX_M>(kFirstHalf);
@@ -53,20 +53,20 @@ class AttentionCube {
   }
 
  private:
-  // L1: 147456 + 3 * 125440 = 523776 of 524032 bytes. L0A, L0B: 2 * 32768. L0C: 2 * 65536.
+  // L1 takes 147456 + 3 * 125440 = 523776 of 524032 bytes, L0A and L0B 2 * 32768 each, and L0C 2 * 65536.
   static constexpr uint32_t kQueryBytes = 128 * kKeyDim * 2;
   static constexpr uint32_t kStreamSlots = 3;
   static constexpr uint32_t kStreamBytes = 125440;
   static constexpr uint32_t kL0Bytes = 32768;
   static constexpr uint32_t kL0CBytes = 65536;
   static constexpr int32_t kStreamFlag = 0;
-  static constexpr int32_t kQueryFlag = kStreamFlag + kStreamSlots;  // where the query lies is one more slot in the end
-  static constexpr uint32_t kScoreStep = 96;       // of the 576 that a score sums over: 128 x 96 are 24 KiB of L0A
+  static constexpr int32_t kQueryFlag = kStreamFlag + kStreamSlots;  // the place of the query becomes one more slot
+  static constexpr uint32_t kScoreStep = 96;       // K of a product, of 576: 128 x 96 are 24 KiB of L0A
   static constexpr uint32_t kOutputColumns = 256;  // 128 x 256 floats fill L0C
   static_assert(kScoreTile * kKeyDim * 2 <= kStreamBytes && kStreamBytes <= kQueryBytes &&
                 128 * kScoreTile * 4 <= kL0CBytes);
 
-  // The query of a task, as soon as that of the task before it is no longer read.
+  // Loads the query of a task as soon as the query of the task before it is used up.
   __aicore__ inline void LoadQuery(const AttentionTask& task) {
     if (task.key_begin == task.key_end) {
       return;
@@ -80,7 +80,7 @@ class AttentionCube {
     SetFlag<HardEvent::MTE2_MTE1>(kQueryFlag);
   }
 
-  // (3) scores in float32 of this core's keys: nope and rope parts together. The AIVs scale them.
+  // (3) scores of this core's keys in float32, over nope and rope parts together. The AIVs scale them.
   __aicore__ inline void Scores(const AttentionTask& task, uint32_t index) {
     if (task.key_begin < task.key_end) {
       const uint32_t m16 = RoundUp(task.heads, kFractal);
@@ -117,7 +117,7 @@ class AttentionCube {
       }
       SetFlag<HardEvent::MTE1_MTE2>(kQueryFlag);
     }
-    // AICs tell each other: a flag of an AIV would wait for what its MTE3 writes of the next task.
+    // The AICs tell each other. If the AIVs did, their flag would wait for what MTE3 writes of the next task.
     if (tiling_.team > 1) {
       CrossCoreSetFlag<0, PIPE_FIX>(kScoresShared);
       CrossCoreWaitFlag(kScoresShared);
@@ -125,16 +125,16 @@ class AttentionCube {
     NotifyVectors(kScoresReady);
   }
 
-  // What this core computes of a token's output. The columns go by tiles of `columns`.
+  // What this core computes of a token's output. The columns are computed in tiles of `columns`.
   struct OutputPart {
     uint32_t head, heads, m16;
     uint32_t column, columns, column_end;
-    uint32_t tile;  // keys of which the probabilities fit into a slot of L1
-    uint32_t deep;  // tiles of keys that come to a slot before the probabilities
+    uint32_t tile;  // keys of a tile: their probabilities and `deep` tiles of keys fit into a slot of L1
+    uint32_t deep;  // tiles of keys that are loaded to a slot before the probabilities
     uint32_t step;  // keys that fit into a slot of L0A and of L0B
   };
 
-  // (5) weighted sum of the dequantised keys in float32, rounded to bf16: this core's part.
+  // (5) this core's part of the weighted sum of the dequantised keys, in float32, rounded to bf16.
   __aicore__ inline void Output(const AttentionTask& task, uint32_t index) {
     const uint32_t head_part = plan_.member_ / tiling_.column_parts, column_part = plan_.member_ % tiling_.column_parts;
     OutputPart part{};
@@ -155,7 +155,8 @@ class AttentionCube {
       const uint32_t most = kL0Bytes / 2 / Larger(part.m16, part.columns);
       part.step = RoundUp(CeilDiv(part.tile, CeilDiv(part.tile, most / kFractal * kFractal)), kFractal);
     }
-    // Keys come before the probabilities; many of them only for the last task, as those of others seldom wait.
+    // Keys are loaded before the probabilities are there. Only the last task loads many of them, because the others
+    // seldom wait.
     uint32_t loaded = 0;
     const uint32_t ahead = index + 1 == plan_.Tasks() ? stream_slots_.Slots() : 1;
     for (; loaded < ahead && loaded * part.deep * part.tile < task.keys && part.heads > 0; ++loaded) {
@@ -163,7 +164,8 @@ class AttentionCube {
     }
     AwaitCore(kProbabilitiesReady);
     if (tiling_.team > 1) {
-      // Behind this, all probabilities of the team are there, and all cores have read what they need of the last task.
+      // After this, all probabilities of the team are there, and all of its cores have read what they need of the task
+      // before.
       CrossCoreSetFlag<0, PIPE_MTE2>(kProbabilitiesShared);
       CrossCoreWaitFlag(kProbabilitiesShared);
       if (index > 0) {
@@ -181,18 +183,19 @@ class AttentionCube {
     }
   }
 
-  // Keys whose probabilities share a slot of L1 with `part.deep` times as many keys.
+  // Keys of a tile, where the probabilities of a tile share a slot of L1 with `part.deep` tiles of keys.
   static __aicore__ inline uint32_t TileKeys(const OutputPart& part) {
     return kStreamBytes / 2 / (part.m16 + part.deep * part.columns) / kFractal * kFractal;
   }
-  // Whether two tiles of keys in each slot spare the cube a wait: during the softmax of the last task, L1 has room for
-  // more keys if fewer probabilities are on their way. A fractal takes the cube a cycle with each of the other operand,
-  // and MTE2 512 bytes at 110 a cycle. All slots must have keys, and all columns be one pass.
+  // Whether two tiles of keys in each slot spare the cube a wait. While the softmax of the last task runs, L1 has room
+  // for more keys if fewer probabilities are on their way. The cube multiplies a pair of fractals in one cycle, and
+  // MTE2 loads the 512 bytes of a fractal at 110 bytes a cycle, in more than 4 cycles. All slots must have keys, and
+  // all columns must be one pass.
   __aicore__ inline bool WaitsForCopies(const OutputPart& part, uint32_t keys) const {
     return part.m16 * part.columns < 4 * kFractal * (part.m16 + part.columns) &&
            part.column + part.columns == part.column_end && keys > (stream_slots_.Slots() - 1) * part.deep * part.tile;
   }
-  // `tiles` tiles of keys to the next slot.
+  // Loads `tiles` tiles of keys to the next slot.
   __aicore__ inline void LoadKeys(const AttentionTask& task, uint32_t index, const OutputPart& part, uint32_t key0,
                                   uint32_t tiles) {
     const uint32_t keys = Smaller(tiles * part.tile, task.keys - key0);
@@ -200,7 +203,7 @@ class AttentionCube {
                plan_.Latent(index)[key0 * kKvLoraRank + part.column], keys, part.columns, kKvLoraRank, keys);
   }
 
-  // Columns [part.column, part.column + part.columns), of which keys are on their way to `loaded` slots.
+  // Computes columns [part.column, part.column + part.columns). Their first keys are on their way to `loaded` slots.
   __aicore__ inline void OutputTile(const AttentionTask& task, uint32_t index, const OutputPart& part,
                                     uint32_t loaded) {
     const GlobalTensor<bfloat16_t> probabilities = plan_.Probabilities(index)[part.head * tiling_.key_rows];
@@ -209,7 +212,7 @@ class AttentionCube {
     WaitFlag<HardEvent::FIX_M>(kFirstHalf);
     WaitFlag<HardEvent::FIX_M>(kSecondHalf);
     for (uint32_t i = 0;; ++i) {
-      // Slots that have keys take turns: the first tile of each, then the second one.
+      // The slots that have keys take turns: first the first tile of each, then the second one.
       const bool here = i < loaded * part.deep;
       const uint32_t tile = here ? i % loaded * part.deep : i, nth = here ? i / loaded : 0;
       const uint32_t key0 = (tile + nth) * part.tile;
@@ -247,7 +250,7 @@ class AttentionCube {
     SetFlag<HardEvent::FIX_M>(kSecondHalf);
   }
 
-  // The workspace of the oldest task is read, by MTE2 alone.
+  // Only MTE2 reads the workspace, so that its flag tells that the oldest task's part is read.
   __aicore__ inline void NotifySlotFree() { CrossCoreSetFlag<2, PIPE_MTE2>(kSlotFree); }
 
   __aicore__ inline LocalTensor<bfloat16_t> Stream(uint32_t slot) {

@@ -1,10 +1,10 @@
 // What the cube and the vector half of sparse_flash_attention_quant agree on: tasks, workspace, flags.
 //
-// A task is one token, on a team of AI cores. Each core's AIVs gather and dequantise a part of the keys to the
-// workspace, and its AIC multiplies them with the query. Then the AIVs make probabilities of the scores, each of a part
-// of the heads, and the AICs multiply those with the keys, each for a part of the heads and columns of the output.
-// Several tasks are under way at a time, so that the AIVs gather the keys of one while the AICs work on another. Few
-// tokens have large teams; with many tokens a team is one core.
+// A task is one token, on a team of AI cores. The AIVs of each core gather and dequantise a part of the keys to the
+// workspace, and its AIC multiplies them with the query. Then the AIVs make probabilities of the scores, each AIV for a
+// part of the heads. The AICs multiply those with the keys, each AIC for a part of the heads and of the columns of the
+// output. Several tasks are under way at a time, so that the AIVs gather the keys of one while the AICs work on
+// another. Few tokens have large teams. With many tokens a team is one core.
 #ifndef MS_DSV32_ASCENDC_ATTENTION_PLAN_H_
 #define MS_DSV32_ASCENDC_ATTENTION_PLAN_H_
 
@@ -19,21 +19,21 @@ constexpr int64_t kKeysReady = 0;           // AIV to AIC, for each chunk of key
 constexpr int64_t kScoresReady = 1;         // AIC to AIV
 constexpr int64_t kProbabilitiesReady = 2;  // AIV to AIC
 constexpr int64_t kSlotFree = 3;            // AIC to AIV: the team has read all of a task's part of the workspace
-// The same between all cores, where a team is more than one.
-constexpr int64_t kScoresShared = 4;         // AIC to AIC: with the scores, all keys of the team are there
-constexpr int64_t kProbabilitiesShared = 5;  // AIC to AIC
+// Flags between all AICs, where a team is more than one core.
+constexpr int64_t kScoresShared = 4;         // the scores of the team are there, and so are all of its keys
+constexpr int64_t kProbabilitiesShared = 5;  // the probabilities of the team are there
 
 struct AttentionTask {
   uint32_t token, sequence, heads;
-  uint32_t offset, sequence_tokens;  // of the token in its sequence, and how many that has
+  uint32_t offset, sequence_tokens;  // of the token among those of its sequence, and how many these are
   uint32_t length;                   // positions of the sequence
   uint32_t count;                    // entries of topk_indices that are read
-  uint32_t keys;                     // the same in whole fractals: rows of keys in the workspace, zeros from count on
-  uint32_t key_begin, key_end;       // the part of them that this core gathers and scores
-  uint32_t early;                    // entries that each AIV takes as they come, while the others are sorted
+  uint32_t keys;                // count in whole fractals: rows of keys in the workspace, which are zeros from count on
+  uint32_t key_begin, key_end;  // the part of them that this core gathers and scores
+  uint32_t early;               // entries that each AIV takes as they come, while the others are sorted
 };
 
-// What AIC and AIVs share: the tasks of this core and the workspace.
+// What the AIC and the AIVs of a core share: their tasks, and the workspace.
 class AttentionPlan {
  public:
   __aicore__ inline AttentionPlan(const SparseFlashAttentionTiling& tiling, uint32_t core, GM_ADDR kv_act_seqs,
@@ -45,14 +45,14 @@ class AttentionPlan {
         sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, kv_act_seqs, query_act_seqs) {
     tasks_ = Larger(CeilDiv(sequences_.Tokens(), tiling.cores / tiling.team), 1);
   }
-  // Tokens that are of a sequence.
+  // Tokens that belong to a sequence. The others are padding.
   __aicore__ inline uint32_t Tokens() const { return sequences_.Tokens(); }
-  // Every core takes part in as many tasks.
+  // All cores take part in the same number of tasks.
   __aicore__ inline uint32_t Tasks() const { return tasks_; }
 
   __aicore__ inline uint64_t CacheRows() const { return static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size; }
 
-  // Task `index` of this team. One behind the last token has neither heads nor keys.
+  // Task `index` of this team. A task after the last token has neither heads nor keys.
   __aicore__ inline AttentionTask Task(uint32_t index) const {
     AttentionTask task{};
     task.token = index * (tiling_.cores / tiling_.team) + team_;
@@ -70,8 +70,9 @@ class AttentionPlan {
     task.keys = fractals * kFractal;
     task.key_begin = ShareBegin(fractals, member_, tiling_.team) * kFractal;
     task.key_end = ShareBegin(fractals, member_ + 1, tiling_.team) * kFractal;
-    // While the entries of the only task are sorted, an AIV has nothing else to do. Its share of the first chunk must
-    // hold as many. How much padding a call has must not decide on the order of sums.
+    // While the entries of its only task are sorted, an AIV has nothing else to do, so that it begins with entries that
+    // are not sorted. Its share of the first chunk must be at least as many. Whether it does must not depend on the
+    // padding of the call, because it decides on the order of sums.
     const bool enough = task.count / kFractal / tiling_.team * kFractal >= tiling_.key_chunk;
     const bool only = tiling_.t <= tiling_.cores / tiling_.team;
     if (tiling_.sort_offset > 0 && only && enough) {
@@ -80,7 +81,7 @@ class AttentionPlan {
     return task;
   }
 
-  // Part of the workspace of task `index`.
+  // The part of the workspace that belongs to task `index`.
   template <typename T>
   __aicore__ inline GlobalTensor<T> Slot(uint32_t index, uint64_t offset, uint64_t elements) const {
     return Global<T>(workspace_ + (team_ * tiling_.slots + index % tiling_.slots) * tiling_.slot_bytes + offset,

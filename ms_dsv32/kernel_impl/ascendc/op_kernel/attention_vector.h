@@ -28,8 +28,8 @@ class AttentionVector {
     block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(tiling_.b) * tiling_.max_blocknum_perbatch);
     attention_out_ = Global<bfloat16_t>(attention_out, static_cast<uint64_t>(tiling_.t) * tiling_.n_q * kKvLoraRank);
     lse_ = Global<float>(lse, static_cast<uint64_t>(tiling_.t) * tiling_.n_q);
-    // At the begin of UB, as Sort32 takes them at multiples of 128 bytes, and in whole runs, as what pads them is
-    // sorted.
+    // Unsorted entries lie at the begin of UB, because Sort32 takes them at multiples of 128 bytes. They fill whole
+    // runs, because what pads them is sorted too.
     if (tiling_.sort_offset > 0) {
       unsorted_ = arena_.Take<int32_t>(RoundUp(tiling_.topk, kSortedRun));
     }
@@ -81,7 +81,8 @@ class AttentionVector {
     results_.End();
     AwaitMarks(0);
     AwaitMarks(1);
-    // A team of cores is told of a task's slot with the next task, one core at the end of each.
+    // A team of several cores hears that a slot is free with the next task. A single core hears it at the end of each
+    // task.
     const uint32_t told = tiling_.team > 1 ? tasks - 1 : tasks;
     for (uint32_t i = tasks > tiling_.slots ? tasks - tiling_.slots : 0; i < told; ++i) {
       AwaitCore(kSlotFree);
@@ -95,27 +96,29 @@ class AttentionVector {
   // Flags of events between two pipes: 0 to 2 belong to the slots of the gather, 3 to the softmax's mask, 3 and 4 to
   // its results, 4 to 6 to its batches of scores, and 5 and 6 to the lists. kFlag is for waits that have no other.
   static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kBatchFlag = 4, kListFlag = 5, kSortFlag = 0;
-  static constexpr uint32_t kSortSteps = 4;    // Sort32, two levels of merging, the merge of what they have sorted
-  static constexpr uint32_t kSortedRun = 512;  // records that Sort32 and two levels of merging sort
-  // Batches of a gather before the softmax of the task before it begins: until then the scores of the slowest core of
-  // all are not there, and the scalar unit would wait for them instead of asking for more keys.
+  // Sorting takes Sort32, two levels of merging four runs, and the merge of the runs that are left.
+  static constexpr uint32_t kSortSteps = 4;
+  static constexpr uint32_t kSortedRun = 32 * 4 * 4;  // records of a run after the two levels
+  // Batches of a gather before the softmax of the task before it begins. Until then the slowest core of all has not
+  // written its scores, and the scalar unit would wait for them instead of asking for more keys.
   static constexpr uint32_t kSoftmaxLag = 8;
-  // Rows of an AIV's softmax that are one batch: the instructions of a second one take longer than its copy.
+  // So many rows of an AIV's softmax are one batch: the instructions of a second batch would take longer than its copy.
   static constexpr uint32_t kFewHeads = 4;
   static constexpr uint32_t kPaddingRows = 64;  // rows of results of padding that are copied at once: 64 KiB of UB
   static_assert(kEarlyEntries % KeyGather::kBatch == 0);
   static_assert(KeyGather::kBytes == kKeyGatherBytes && KeyGather::kStageBytes == kKeyStageBytes);
   static_assert(KeyGather::kFewestStageRows == kFewestStageRows && RowSoftmax::kBytes == kRowSoftmaxBytes);
 
-  // Begin of the heads of this AIV, or of the one behind it.
+  // Begin of the heads of this AIV or, with `next` 1, of the next AIV.
   __aicore__ inline uint32_t HeadBegin(const AttentionTask& task, uint32_t next = 0) const {
     return ShareBegin(task.heads, plan_.member_ * kVectorsPerCore + sub_ + next, tiling_.team * kVectorsPerCore);
   }
 
-  // Pages and entries of a task; none is skipped yet. An AIV takes its share of every chunk: those of whole chunks come
-  // in one copy. A chunk whose last fractal has fewer entries is not whole. To be sorted, all entries of the task come.
+  // Loads pages and entries of a task, and marks no entry as skipped. An AIV has a share of each chunk. One copy loads
+  // its shares of whole chunks. A chunk whose last fractal has fewer entries is not whole. If the entries are to be
+  // sorted, each AIV loads all entries of the task.
   __aicore__ MS_DSV32_NOINLINE void LoadLists(const AttentionTask& task, uint32_t list) {
-    AwaitSorted();  // an AIV without a share of the task before has not
+    AwaitSorted();  // an AIV without a share of the task before has not waited yet
     WaitPipe<HardEvent::S_MTE2>(kFlag);
     if (tiling_.sort_offset > 0) {
       const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
@@ -154,10 +157,10 @@ class AttentionVector {
     }
   }
 
-  // Sorts the entries of a task by position, and keeps this AIV's share of every chunk: rows of one block come one
-  // after the other then, with few between them. Beside the gather, the scores of the softmax lend their UB, and a step
-  // takes the vector pipe about as long as a batch of the gather: one of each in turn. The order of positions that
-  // float cannot tell apart does not matter.
+  // Sorts the entries of a task by position, and keeps this AIV's share of each chunk. Then rows of one block follow
+  // each other, with few rows between them. Beside the gather, sorting borrows the UB of the softmax's scores. A step
+  // of sorting takes the vector pipe about as long as a batch of the gather, so that one of each is done in turn.
+  // Positions that float cannot tell apart may come in any order.
   __aicore__ MS_DSV32_NOINLINE void SortEntries(const AttentionTask& task, uint32_t list) {
     for (uint32_t step = 0; step < kSortSteps; ++step) {
       SortStep(task, list, step);
@@ -167,7 +170,7 @@ class AttentionVector {
     if (step == 0) {
       AwaitSorted();
       WaitFlag<HardEvent::MTE2_S>(static_cast<int32_t>(list));
-      // The scalar unit has read the entries that lay there.
+      // The scalar unit must have read the entries that lie where the sorted ones will.
       WaitPipe<HardEvent::S_V>(kSortFlag);
     }
     const uint32_t count = task.count - AllEarly(task);
@@ -199,7 +202,7 @@ class AttentionVector {
       sorting_ = true;
     }
   }
-  // The first step: runs of 32.
+  // The first step sorts runs of 32 records.
   __aicore__ inline void SortRuns(const LocalTensor<float>& runs, const LocalTensor<float>& keys, uint32_t count,
                                   uint32_t padded) {
     Duplicate(keys.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(padded));
@@ -211,7 +214,7 @@ class AttentionVector {
     PipeBarrier<PIPE_V>();
     Sort32(runs, keys, unsorted_.ReinterpretCast<uint32_t>(), static_cast<int32_t>(padded / 32));
   }
-  // The last step: this AIV's share of every chunk, of `count` sorted records.
+  // The last step takes this AIV's share of each chunk from `count` sorted records.
   __aicore__ inline void TakeShares(const AttentionTask& task, uint32_t list, const LocalTensor<float>& sorted,
                                     uint32_t count) {
     const LocalTensor<int32_t> records = sorted.ReinterpretCast<int32_t>();
@@ -226,7 +229,8 @@ class AttentionVector {
       if (begin == end) {
         continue;
       }
-      // The early entries of the cores before come before, and those of this core too after its first share.
+      // The early entries of this core and of the cores before it come before its sorted ones, except that AIV 1's
+      // early entries come after AIV 0's share of the first chunk.
       uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
       if (chunk == task.key_begin && sub_ == 0) {
         before -= task.early;
@@ -234,8 +238,9 @@ class AttentionVector {
       TakeSorted(entries_[list][entry - (end - begin)], records, task, begin - before, end - before, count);
     }
   }
-  // Sorted entries [begin, end) of `count`, from one that the token has for itself on, and round: tokens of a sequence
-  // read the same part of the cache at different times, each some of it from HBM and what the others have read from L2.
+  // Takes sorted entries [begin, end) of `count`, counted from an entry that depends on the token and going round at
+  // the end. So the tokens of a sequence read the same part of the cache at different times: each reads some of it from
+  // HBM, and what the others have read from L2.
   __aicore__ inline void TakeSorted(const LocalTensor<int32_t>& dst, const LocalTensor<int32_t>& records,
                                     const AttentionTask& task, uint32_t begin, uint32_t end, uint32_t count) {
     const uint32_t round = count / kFractal * kFractal;
@@ -252,7 +257,7 @@ class AttentionVector {
       at = to;
     }
   }
-  // The entries that were sorted last are there, and the UB is free.
+  // Waits until the entries that were sorted last are there, and the UB of sorting is free.
   __aicore__ inline void AwaitSorted() {
     if (sorting_) {
       WaitFlag<HardEvent::V_S>(kSortFlag);
@@ -263,14 +268,14 @@ class AttentionVector {
   __aicore__ inline uint32_t AllEarly(const AttentionTask& task) const {
     return tiling_.team * kVectorsPerCore * task.early;
   }
-  // Begin of this AIV's keys of the chunk at `chunk`, or of the keys after them.
+  // Begin of this AIV's keys of the chunk at `chunk` or, with `next` 1, their end.
   __aicore__ inline uint32_t ShareOfChunk(const AttentionTask& task, uint32_t chunk, uint32_t next) const {
     const uint32_t blocks = Smaller(tiling_.key_chunk, task.key_end - chunk) / kFractal;
     return chunk + ShareBegin(blocks, sub_ + next, kVectorsPerCore) * kFractal;
   }
 
-  // (1) the valid entries of the token and their cache rows, (2) the keys, dequantised and rounded to bf16. With the
-  // softmax of the task before it, batch by batch, if both have room in UB.
+  // (1) the valid entries of the token and their cache rows, (2) the keys, dequantised and rounded to bf16. If both
+  // have room in UB, a step of the softmax of the task before follows each batch.
   __aicore__ MS_DSV32_NOINLINE void Gather(const AttentionTask& task, uint32_t index) {
     const uint32_t list = together_ ? index % 2 : 0;
     const LocalTensor<int32_t> entries = entries_[list];
@@ -328,7 +333,7 @@ class AttentionVector {
         for (uint32_t half = 0; half < 2; ++half) {
           const uint32_t row = key + half * KeyGather::kHalf;
           keys_.Dequantise(rows, half, latent[row * kKvLoraRank], rope[row * kRopeDim]);
-          // MTE3 has waited for the vector pipe's marks with those keys.
+          // With those keys, MTE3 has waited for what the vector pipe has marked.
           if (half == 0 && key + KeyGather::kBatch >= end) {
             CopyOut(skipped_out[begin], skipped[first], end - begin);
           }
@@ -352,7 +357,7 @@ class AttentionVector {
     }
     FinishSoftmax();
   }
-  // One step of what the next task's lists need. They are sorted before the softmax needs its UB.
+  // One step of preparing the next task's lists. They are sorted before the softmax needs its UB.
   __aicore__ inline void PrepareLists(uint32_t list) {
     if (next_lists_ == kUnloaded) {
       LoadLists(next_, list);
@@ -365,12 +370,12 @@ class AttentionVector {
       }
     }
   }
-  // Those of 8 entries whose bits are set.
+  // Marks those of 8 entries whose bits are set.
   __aicore__ inline void MarkSkipped(const LocalTensor<float>& skipped, uint64_t marks) {
     uint64_t lanes[2] = {marks, 0};
     Duplicate(skipped, 1.0f, lanes, static_cast<uint8_t>(1), static_cast<uint16_t>(1), static_cast<uint8_t>(8));
   }
-  // The marks of a list that are on their way out.
+  // Waits until the marks of a list have been written to GM.
   __aicore__ inline void AwaitMarks(uint32_t list) {
     if (marks_leave_[list]) {
       WaitFlag<HardEvent::MTE3_V>(kListFlag + static_cast<int32_t>(list));
@@ -378,9 +383,10 @@ class AttentionVector {
     marks_leave_[list] = false;
   }
 
-  // (4) softmax over the valid entries, normalised in float32, then rounded to bf16, a batch of rows at a time. Softmax
-  // has all of UB, the steps beside a gather their part of it: two slots of scores suffice without a gather, and its
-  // probabilities have two as well, so that those of a batch leave while those of the next one are rounded.
+  // (4) softmax over the valid entries, normalised in float32, then rounded to bf16, a batch of rows at a time.
+  // Softmax() has all of UB. The steps beside a gather have their own part of it. Without a gather two slots of scores
+  // suffice. Then the probabilities have two slots as well: those of one batch leave while those of the next are
+  // rounded.
   __aicore__ inline void Softmax() {
     PipeBarrier<PIPE_ALL>();
     if (!alone_) {
@@ -397,7 +403,7 @@ class AttentionVector {
       StepSoftmax();
     }
   }
-  // What may be done without waiting for what was asked for in the step before.
+  // Does the next step of the softmax. A step waits for nothing that was asked for in the same step.
   __aicore__ MS_DSV32_NOINLINE void StepSoftmax() {
     if (stage_ == kIdle) {
       BeginSoftmax();
@@ -435,8 +441,8 @@ class AttentionVector {
     }
     width_ = RoundUp(softmax_task_.keys, 64);
     step_ = Smaller(RowSoftmax::kRows, batch / width_);
-    // Alone, two batches that arrive one after the other are better than a larger one, unless it is small; and equal
-    // ones, as the last one is on its way out while nothing else is to do.
+    // Without a gather, two batches that arrive one after the other are better than one larger batch, unless that is
+    // small. Batches are equal, because nothing else is left to do while the last one is on its way out.
     const uint32_t heads = head_end_ - head_;
     if (alone_ && heads > kFewHeads) {
       step_ = CeilDiv(heads, Larger(2, CeilDiv(heads, step_)));
@@ -451,7 +457,7 @@ class AttentionVector {
     stage_ = kLoaded;
   }
 
-  // A token without a key: zeros, and the logarithm of 0.
+  // The results of a token without a key: zeros, and the logarithm of 0.
   __aicore__ inline void Empty() {
     const LocalTensor<bfloat16_t> zeros = probabilities_[results_.Acquire()];
     const LocalTensor<float> log_sum = NextLogSum();
@@ -467,7 +473,8 @@ class AttentionVector {
     EndSoftmax();
   }
 
-  // Results of tokens that are of no sequence, as of tokens without a key. All AIVs share their rows.
+  // Writes the results of tokens that belong to no sequence, which are those of a token without a key. All AIVs share
+  // their rows.
   __aicore__ MS_DSV32_NOINLINE void WritePadding() {
     PipeBarrier<PIPE_ALL>();
     arena_.Reset();
@@ -489,8 +496,9 @@ class AttentionVector {
     }
   }
 
-  // Copies the next batch of scores, if there is one. Two are on their way or worked on. Beside a gather, a third slot
-  // is one that was released a step before it is needed: MTE2 has keys to fetch, and must not wait for the vector pipe.
+  // Asks for the next batch of scores, if there is one. Two batches are on their way or in work. Beside a gather there
+  // is a third slot, which was released a step before it is needed: MTE2 has keys to fetch, and must not wait for the
+  // vector pipe.
   __aicore__ inline void LoadScores() {
     if (load_head_ >= head_end_) {
       return;
@@ -502,7 +510,7 @@ class AttentionVector {
     load_head_ += step_;
   }
 
-  // Of the marks of skipped entries: their number, and what to add to the scores.
+  // Makes two things of the marks of skipped entries: their number, and what is added to the scores.
   __aicore__ inline void SumSkipped() {
     WaitFlag<HardEvent::MTE2_V>(kMaskFlag);
     skipped_sum_ = softmax_.Sum(mask_, softmax_task_.keys);
@@ -548,19 +556,19 @@ class AttentionVector {
       SetFlag<HardEvent::V_MTE2>(kMaskFlag);
       EndSoftmax();
     }
-    // The cube does not need these.
+    // The cube has been told already, as it does not need these.
     CopyOut(lse_[output_row], log_sum, rows);
     results_.Release();
   }
 
-  // Log-sums of the next batch, before it has a slot of results_. Those of the third batch before it are out: the last
-  // one has waited for that.
+  // The place of the next batch's log-sums, which is needed before the batch has a slot of results_. It is free: the
+  // batch before this one has waited until those of the third batch before this one were out.
   __aicore__ inline LocalTensor<float> NextLogSum() {
     log_slot_ = (log_slot_ + 1) % kLogSums;
     return log_sum_[log_slot_];
   }
 
-  // Results of rows without a key: `count` zeros, and the logarithm of 0.
+  // Makes the results of rows without a key: `count` zeros, and the logarithm of 0.
   __aicore__ inline void Zero(const LocalTensor<bfloat16_t>& probabilities, const LocalTensor<float>& log_sum,
                               uint32_t count) {
     Duplicate(probabilities.ReinterpretCast<int16_t>(), static_cast<int16_t>(0), static_cast<int32_t>(count));
@@ -572,7 +580,7 @@ class AttentionVector {
     stage_ = kDone;
   }
 
-  // Row of the outputs of head_.
+  // The row of head_ in the outputs.
   __aicore__ inline uint64_t OutputRow() const {
     return static_cast<uint64_t>(softmax_task_.token) * tiling_.n_q + head_;
   }
@@ -588,7 +596,7 @@ class AttentionVector {
   KeyGather keys_;
   AttentionTask next_;
   LocalTensor<int32_t> entries_[2], table_[2], unsorted_;
-  // Lists of the next task.
+  // How far the lists of the next task are.
   enum ListStage : uint32_t { kUnloaded, kUnsorted, kReady };
   ListStage next_lists_ = kReady;
   uint32_t sort_step_ = 0;
@@ -596,7 +604,7 @@ class AttentionVector {
   LocalTensor<float> skipped_[2];
   bool marks_leave_[2] = {false, false};
 
-  // The softmax that is under way, or the next one: its task, how far it is, the next head, the batch of rows.
+  // The softmax that is under way, or else the next one: how far it is, its task, its next head, and its batch of rows.
   enum SoftmaxStage : uint32_t { kIdle, kLoaded, kRows, kDone };
   SoftmaxStage stage_ = kDone;
   AttentionTask softmax_task_;

@@ -9,13 +9,14 @@
 
 namespace ms_dsv32::ascendc {
 
-// The cube's half cannot hold |q . k| <= 2^21: it is divided by 2048, which changes no bit of it.
+// The cube takes dots in half, which cannot hold |q . k| <= 128 * 127 * 127 < 2^21. A dot is divided by 2048, so that
+// it is below 2^10. That changes no bit of its mantissa.
 constexpr uint64_t kDotScaleBits = 0x3a000000;  // 1 / 2048 as float32
 
 // Goes over the key tiles of a core's tasks.
 class KeyCursor {
  public:
-  // At the first tile.
+  // Goes to the first tile.
   __aicore__ inline void Begin(const IndexerPlan& plan) {
     index_ = ~0u;
     NextTask(plan);
@@ -49,8 +50,9 @@ class KeyCursor {
   uint32_t index_ = 0, tile_ = 0, row_ = 0;
 };
 
-// A sequence's row of block_table in GM: an AIC has no memory that its scalar unit could read but GM through the data
-// cache. It reads column after column, so that one of 16 waits for GM, and four to six tiles ahead of the products.
+// A sequence's row of block_table in GM. The scalar unit of an AIC can read no memory but GM, through the data cache.
+// It reads one column after another, so that one read of 16 waits for GM, and it reads four to six tiles ahead of the
+// products.
 struct TableRow {
   const IndexerPlan& plan;
   uint32_t sequence;
@@ -123,10 +125,12 @@ class IndexerCube {
   static constexpr uint32_t kWeightBytes = kFractal * kIdxNHeads * 2;
   static constexpr uint32_t kProductBytes = kIdxNHeads * kKeyTile * 4;
   static constexpr uint32_t kSumBytes = kFractal * kKeyTile * 4;
-  // Key tiles in L1 and L0A. The 64 KiB of L0A are three tiles and the weights of two tasks, those of L0B the queries
-  // of a task and two tiles of dots; of 128 KiB of L0C three products and two sums take 112. L1: 64 + 16 + 64 + 64 KiB.
+  // Slots of each memory. L0A has 64 KiB: three tiles of keys take 48, and the weights of two tasks 16. L0B has 64 KiB:
+  // the queries of a task take 32, and two tiles of dots 32. L0C has 128 KiB, of which three products and two sums take
+  // 112. L1 holds queries (64 KiB), weights (16), keys (64) and dots (64).
   static constexpr uint32_t kKeySlots = 4, kLoadedTiles = 3, kDotSlots = 4, kProductSlots = 3, kSumSlots = 2;
-  // Sums run so many products behind: the way of a product through Fixpipe and L1 takes more than two.
+  // A sum comes so many products after its own: the way of a product through Fixpipe and L1 takes longer than two
+  // products.
   static constexpr uint32_t kLag = 3;
   // The first flags of the slots.
   static constexpr int32_t kKeyFlag = 0, kDotFlag = 0, kProductFlag = 0, kSumFlag = kProductFlag + kProductSlots;
@@ -145,8 +149,8 @@ class IndexerCube {
     GlobalTensor<float> scores;
     uint32_t step;
     bool first, last;  // of its step
-    uint32_t weights;  // of the row's token, in L0A
-    // The core's task, and how many tokens it has if this is its first.
+    uint32_t weights;  // place of the token's weights in L0A
+    // Which task of the core this is, and how many tokens the task has if this is its first unit of work, else 0.
     uint32_t task, tokens;
   };
 
@@ -157,8 +161,8 @@ class IndexerCube {
     return index;
   }
 
-  // The products of the tile before the one that is to be multiplied. Where they are done, its place in L0A is free for
-  // a tile two ahead, and the task's queries in L0B may be replaced.
+  // The flag of the tile before the one that is to be multiplied. Once its products are done, its place in L0A is free
+  // for the tile after the next, and the queries of the task in L0B may be replaced.
   __aicore__ inline int32_t LastTileFlag() const {
     return kTileFlag + static_cast<int32_t>((tile_in_l0a_ + kLoadedTiles - 1) % kLoadedTiles);
   }
@@ -208,7 +212,8 @@ class IndexerCube {
         ++units_;
         ++in_flight_;
       }
-      // The AIVs make the next task's weights when they begin this one: they must have all scores of the one before.
+      // The AIVs make the weights of the next task when they begin this one. For that they must have all scores of the
+      // task before.
       const bool behind = units_ - units < kLag;
       if (!fetched && tile >= last_step && (!behind || tile + 1 == task.Tiles(0))) {
         if (behind) {
@@ -222,7 +227,7 @@ class IndexerCube {
     ++steps_;
   }
 
-  // Behind a product: sums of the oldest one in flight, and the load of the last one's dots.
+  // After a product: makes the sums of the oldest product in flight, and loads the dots of the newest.
   __aicore__ inline void Advance() {
     if (in_flight_ == kLag) {
       Sums();
@@ -238,9 +243,9 @@ class IndexerCube {
     }
   }
 
-  // The tile of the cursor to L1: 16 keys after 16, as L0A has them, so that a tile is loaded at once. Rows behind the
-  // last key of a sequence are what the cache has there; those without a block are what L1 held. The scores of both are
-  // replaced before anybody looks.
+  // Loads the cursor's tile to L1, 16 keys after 16, as L0A has them, so that one instruction moves the tile to L0A.
+  // Rows after the last key of a sequence hold what the cache has there, and rows of keys without a block hold what L1
+  // had there. The AIVs replace or leave out the scores of both.
   __aicore__ MS_DSV32_NOINLINE void FetchKeys() {
     if (!cursor_.Valid(plan_)) {
       return;
@@ -272,7 +277,8 @@ class IndexerCube {
     ++fetched_;
   }
 
-  // The oldest tile of L1 to L0A, two tiles ahead. Its place there held the tile whose products are done.
+  // Moves the oldest tile of L1 to L0A, two tiles ahead of the products. It takes the place of a tile whose products
+  // are done.
   __aicore__ MS_DSV32_NOINLINE void LoadKeys() {
     if (loaded_ == fetched_) {
       return;
@@ -283,7 +289,7 @@ class IndexerCube {
     key_slots_.Release();
   }
 
-  // What the core's `index`th task multiplies with, to L1.
+  // Loads to L1 what task `index` of the core multiplies the keys with.
   __aicore__ MS_DSV32_NOINLINE void FetchQuery(const IndexerTask& task, uint32_t index) {
     const uint32_t place = index % 2;
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
@@ -297,7 +303,8 @@ class IndexerCube {
     CopyTokens(Weights(place, 0), plan_.Weights(index, 0), task.tokens, kWeightRows, kIdxNHeads, kFractal);
     SetFlag<HardEvent::MTE2_MTE1>(kWeightFlag);
   }
-  // Matrices [rows, columns] of tokens in a row, each to NZ [columns/C0][l1_rows][C0].
+  // Copies one matrix [rows, columns] for each of `tokens` tokens, which follow each other, to NZ
+  // [columns/C0][l1_rows][C0].
   template <typename T>
   __aicore__ inline void CopyTokens(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t tokens,
                                     uint32_t rows, uint32_t columns, uint32_t l1_rows) {
@@ -313,7 +320,7 @@ class IndexerCube {
     DataCopy(dst, src, params);
   }
 
-  // (1) int8 products of a tile of keys with the heads' queries.
+  // (1) int8 products of a tile of keys with the queries of all heads.
   __aicore__ inline void Product(uint32_t token) {
     Product(l0c_.GetWithOffset<int32_t>(kProductBytes / 4, product_slots_.Acquire() * kProductBytes), LocalKeys(key_),
             LocalQuery(token), kKeyTile, kIdxNHeads, kIdxHeadDim);
@@ -337,8 +344,8 @@ class IndexerCube {
     dot_slots_.Publish();
   }
 
-  // The dots of the last unit in flight to L0B, as [heads, keys]. With the first ones of a task
-  // come its weights.
+  // Loads the dots of the newest unit of work to L0B, as [heads, keys]. The first dots of a task bring its weights
+  // along.
   __aicore__ inline void LoadDots() {
     LoadFractals(LocalDots(l0b_slots_.Acquire()), Dots(dot_slots_.Take()), kDotBytes);
     dot_slots_.Release();
@@ -352,7 +359,7 @@ class IndexerCube {
     l0b_slots_.Publish();
   }
 
-  // (4) weighted sum over the heads. The weights are the first rows of a fractal.
+  // (4) weighted sum over the heads. The weights are the first rows of a fractal, and the cube reads no others.
   __aicore__ inline void Sums() {
     const Pending& pending = pending_[(units_ - in_flight_--) % kLag];
     const uint32_t l0 = l0b_slots_.Take();
@@ -372,7 +379,7 @@ class IndexerCube {
     }
   }
 
-  // One product that nothing is added to: unlike Multiply it needs no barrier.
+  // One product to which nothing is added. Therefore it needs no barrier, unlike Multiply.
   template <typename C, typename T>
   __aicore__ inline void Product(const LocalTensor<C>& c, const LocalTensor<T>& a, const LocalTensor<T>& b, uint32_t m,
                                  uint32_t n, uint32_t k) {
@@ -383,7 +390,7 @@ class IndexerCube {
     params.cmatrixInitVal = true;
     Mmad(c, a, b, params);
   }
-  // Whole fractals that lie in L1 in the order of L0.
+  // Loads whole fractals, which lie in L1 in the order of L0.
   template <typename T>
   __aicore__ inline void LoadFractals(const LocalTensor<T>& l0, const LocalTensor<T>& l1, uint32_t bytes) {
     LoadData2DParams params;
@@ -436,7 +443,7 @@ class IndexerCube {
   KeyCursor cursor_;
   Pending pending_[kLag];
   uint32_t fetched_ = 0, loaded_ = 0, tile_in_l0a_ = 0, key_ = 0;
-  // Units are rows of a task times tiles of keys; `in_flight_` of them have products, but no sums yet.
+  // A unit of work is one row of a task with one tile of keys. `in_flight_` of them have products, but no sums yet.
   uint32_t tasks_ = 0, steps_ = 0, units_ = 0, in_flight_ = 0;
 };
 

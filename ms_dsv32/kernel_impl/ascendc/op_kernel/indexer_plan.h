@@ -1,12 +1,13 @@
 // What the cube and the vector half of lightning_indexer_quant agree on: tasks, workspace, flags.
 //
-// A task is a unit of up to four tokens of a sequence and all its keys, or a part of them, on one AI core. A tile of
-// keys is read once for all tokens of the unit. While the AIC scores a step of up to 2048 keys, its AIVs sort those of
-// the step before into the running lists of the tokens, of which each AIV has half.
+// A unit is up to four neighbouring tokens of a sequence. A task is a unit and all of its keys, or a part of them, on
+// one AI core. A tile of keys is read once for all tokens of the unit. While the AIC scores a step of up to 2048 keys,
+// its AIVs sort the scores of the step before into the running lists of the tokens. Each AIV has half of the tokens.
 //
-// Where there are fewer units than cores, or some are left over, cores share them in equal parts. Of a single token the
-// AIVs share the keys of the part, too, the first one the lower half, so that positions ascend from list to list. Of
-// the lists that a token has then, samples tell how much of each can be among the best: no more is merged.
+// Where there are fewer units than cores, or some units are left over, several cores share a unit: each of them gets an
+// equal part of its keys. If the unit is a single token, the two AIVs of a core share the keys of the part as well. AIV
+// 0 has the lower half, so that positions ascend from list to list. A shared token then has several lists, which have
+// to be merged. Samples of the lists tell how many records of each can be among the best, and no more are merged.
 #ifndef MS_DSV32_ASCENDC_INDEXER_PLAN_H_
 #define MS_DSV32_ASCENDC_INDEXER_PLAN_H_
 
@@ -20,28 +21,29 @@ namespace ms_dsv32::ascendc {
 constexpr int64_t kWeightsReady = 0;  // AIV to AIC, for each task
 constexpr int64_t kScoresReady = 1;   // AIC to AIV, for each step
 constexpr int64_t kScoresFree = 2;    // AIV to AIC: the step is read
-constexpr int64_t kListsReady = 3;    // all AIVs
-constexpr int64_t kGroupsReady = 4;   // all AIVs
+constexpr int64_t kListsReady = 3;    // barrier of all AIVs: the lists of shared units are written
+constexpr int64_t kGroupsReady = 4;   // barrier of all AIVs: groups of lists are merged
 
-// Tiles of a step. Long steps take less time to sort; the AIVs need that where they have two rows each. Behind short
-// ones less is left to be sorted at the end of a launch. While the last step is scored, the one before is sorted: with
-// a full list of one row that takes as long as to score six tiles.
+// Tiles of a step. A long step takes less time to sort per key, which the AIVs need where they have two rows each.
+// After a short last step, less is left to be sorted at the end of a launch. The AIVs sort the step before the last one
+// while the AIC scores the last one: with one row and a full list, that takes as long as to score six tiles.
 constexpr uint32_t kLastStep = 4, kFullListLastStep = 6, kShortStep = 8, kLongStep = kSortChunk / kKeyTile;
 
-// What is scored together. A row is a token of the unit with all keys of the task, or half of the keys.
+// What is scored together. A row is a token of the unit with all keys of the task, or with half of the keys.
 struct IndexerTask {
   uint32_t sequence, token, tokens;
   uint32_t visible;  // of the last token
   // Tiles of keys [begin[0], begin[2]); the second half begins at begin[1].
   uint32_t begin[3];
-  bool shared;     // with other cores: a token's list is one of several
-  bool halves;     // the AIVs share the keys of the only token
-  uint32_t part;   // of the shared unit
-  uint32_t round;  // of a whole unit
+  bool shared;     // other cores have other keys of the unit, and a token has several lists
+  bool halves;     // the two AIVs share the keys of the only token
+  uint32_t part;   // which part of the shared unit this is
+  uint32_t round;  // the round in which a whole unit is dealt
 
   __aicore__ inline bool Halves() const { return halves; }
   __aicore__ inline uint32_t Rows() const { return Halves() ? 2 : tokens; }
-  // Rows of an AIV are [RowBegin, RowEnd). It has more and fewer in turn.
+  // An AIV has the rows [RowBegin, RowEnd). Where they are odd in number, the AIVs take turns from round to round in
+  // having one more.
   __aicore__ inline uint32_t RowBegin(uint32_t sub) const { return (sub ^ (round & 1)) == 0 ? 0 : CeilDiv(Rows(), 2); }
   __aicore__ inline uint32_t RowEnd(uint32_t sub) const {
     return (sub ^ (round & 1)) == 0 ? CeilDiv(Rows(), 2) : Rows();
@@ -60,8 +62,8 @@ struct IndexerTask {
   }
   __aicore__ inline uint32_t Keys(uint32_t row) const { return Keys(row, 0, Tiles(row)); }
 
-  // Steps go over all rows at once; the first row has most tiles. Where an AIV has two rows, long steps come first, and
-  // a short one before the last; else all but the last are short.
+  // A step covers all rows. The first row has the most tiles. Where an AIV has two rows, long steps come first, then a
+  // short one, then the last one. Otherwise all steps but the last one are short.
   __aicore__ inline bool Long() const { return Rows() > 2; }
   __aicore__ inline uint32_t LastStep() const { return Long() || Halves() ? kLastStep : kFullListLastStep; }
   __aicore__ inline uint32_t LongTiles() const {
@@ -104,20 +106,22 @@ class IndexerPlan {
       Deal();
     }
     halves_ = sequences_.Singles() >= shared_;
-    // A core's share of the shared units, in `sharers` parts of a unit: [core * shared, (core + 1) * shared).
+    // Each shared unit is cut into `sharers` parts. Counted over all shared units, core `core` has the parts [core *
+    // shared, (core + 1) * shared).
     if (core < sharers_) {
       first_shared_ = core * shared_ / sharers_;
       shared_tasks_ = CeilDiv((core + 1) * shared_, sharers_) - first_shared_;
     }
   }
 
-  // Tokens that are of a sequence.
+  // Tokens that belong to a sequence. The others are padding.
   __aicore__ inline uint32_t Tokens() const { return sequences_.Tokens(); }
   __aicore__ inline uint32_t Rounds() const { return rounds_; }
   __aicore__ inline uint32_t Shared() const { return shared_; }
   __aicore__ inline uint32_t Lists() const { return lists_; }
-  // Places of tokens of shared units, those of a unit one after the other. Some units of a ragged call may have fewer
-  // tokens than others: there the units' first tokens come first, so that AIVs next to each other have one each.
+  // Slots of the tokens of shared units. The tokens of a unit follow each other. In a ragged call some units may have
+  // fewer tokens than others: there the first tokens of all units come first, so that neighbouring AIVs have one token
+  // each.
   __aicore__ inline uint32_t Slots() const { return shared_ * unit_tokens_; }
   __aicore__ inline uint32_t SlotUnit(uint32_t slot) const {
     return tiling_.ragged != 0 ? slot % shared_ : slot / unit_tokens_;
@@ -126,8 +130,9 @@ class IndexerPlan {
     return tiling_.ragged != 0 ? slot / shared_ : slot % unit_tokens_;
   }
 
-  // Tasks of this core: its parts of shared units, which are the last ones, then whole units. Those of a ragged call
-  // come from the last one on, as each is looked up from the one before.
+  // The tasks of this core are its parts of shared units, which are the last units of the call, and then its whole
+  // units. A ragged call goes through its whole units from the last one on, because each unit is looked up from the one
+  // before it.
   __aicore__ inline uint32_t SharedTasks() const { return shared_tasks_; }
   __aicore__ inline uint32_t Tasks() const { return shared_tasks_ + rounds_; }
   __aicore__ MS_DSV32_NOINLINE IndexerTask Task(uint32_t index) const {
@@ -139,7 +144,7 @@ class IndexerPlan {
     return Part(shared, core_ - FirstSharer(shared));
   }
 
-  // All keys of the `index`th unit of a round.
+  // Unit `index` of a round, with all of its keys.
   __aicore__ MS_DSV32_NOINLINE IndexerTask Unit(uint32_t round, uint32_t index) const {
     const TokenGroup unit = sequences_.Group(round * tiling_.cores + index);
     IndexerTask task;
@@ -154,7 +159,7 @@ class IndexerPlan {
     Take(task, 0, 1, 1);
     return task;
   }
-  // The part of a shared unit that the `part`th of its cores has.
+  // Part `part` of a shared unit. Each core that shares the unit has one part.
   __aicore__ inline IndexerTask Part(uint32_t shared, uint32_t part) const {
     IndexerTask task = Unit(rounds_, shared);
     TakePart(task, shared, part);
@@ -177,19 +182,19 @@ class IndexerPlan {
     return block_table_[static_cast<uint64_t>(sequence) * tiling_.max_blocknum_perbatch + column];
   }
 
-  // Weights of a token of the core's `task`th task.
+  // Weights of a token of task `task` of this core.
   __aicore__ inline GlobalTensor<half> Weights(uint32_t task, uint32_t token) const {
     const uint32_t index = task % kWeightSlots * kUnitTokens + token;
     return Global<half>(Own() + index * kWeightRows * kIdxNHeads * 2, kWeightRows * kIdxNHeads * kUnitTokens);
   }
-  // Scores of a row in the core's `step`th step.
+  // Scores of a row in step `step` of this core.
   __aicore__ inline GlobalTensor<float> Scores(uint32_t step, uint32_t row) const {
     const uint32_t index = step % kScoreSlots * kUnitTokens + row;
     return Global<float>(Own() + kWeightSlots * kUnitTokens * kWeightRows * kIdxNHeads * 2 + index * kSortChunk * 4,
                          kSortChunk);
   }
-  // Sorted lists of a token of a shared unit from `list` on, in the order of the positions that they hold, each behind
-  // its samples, ListStride records one after the other.
+  // Sorted lists of a token of a shared unit, from list `list` on, in the order of the positions that they hold. Each
+  // list comes after its samples, and ListStride() records after the list before it.
   __aicore__ inline uint32_t ListStride() const { return kMaxSamples + tiling_.list_records; }
   __aicore__ inline uint32_t SampleStride() const { return lists_ > kMergeWidth ? kDenseStride : kSampleStride; }
   __aicore__ MS_DSV32_NOINLINE GlobalTensor<float> Samples(uint32_t shared, uint32_t token, uint32_t list) const {
@@ -208,8 +213,8 @@ class IndexerPlan {
  private:
   __aicore__ inline GM_ADDR Own() const { return workspace_ + core_ * tiling_.core_bytes; }
   __aicore__ inline uint32_t FirstSharer(uint32_t shared) const { return shared * sharers_ / shared_; }
-  // Tiles of the keys from share `from` to share `to` of `shares`. A unit that sees no more keys than it may select
-  // needs no scores: it has no tiles.
+  // The tiles of shares [from, to) of the keys, which have `shares` equal shares. A unit that sees no more keys than it
+  // may select needs no scores: it has no tiles.
   __aicore__ inline void Take(IndexerTask& task, uint32_t from, uint32_t to, uint32_t shares) const {
     const uint32_t tiles = task.visible > tiling_.selected_count ? CeilDiv(task.visible, kKeyTile) : 0;
     task.begin[0] = ShareBegin(tiles, from, shares);
@@ -217,7 +222,7 @@ class IndexerPlan {
     task.begin[1] = task.begin[0] + CeilDiv(task.begin[2] - task.begin[0], 2);
   }
 
-  // Deals the units of a ragged call as the tiling function does those of others.
+  // Deals the units of a ragged call. The tiling function does the same for the other calls.
   __aicore__ MS_DSV32_NOINLINE void Deal() {
     const uint32_t units = sequences_.Groups();
     const uint64_t capacity = static_cast<uint64_t>(tiling_.max_blocknum_perbatch) * tiling_.block_size;
@@ -238,21 +243,21 @@ class IndexerPlan {
   GM_ADDR workspace_;
   Sequences<kUnitTokens> sequences_;
   GlobalTensor<int32_t> block_table_;
-  // The tiling tells these; in a ragged call the kernel counts them.
+  // The tiling tells these numbers. In a ragged call the kernel counts them itself.
   uint32_t rounds_, shared_, sharers_, lists_, unit_tokens_;
-  bool halves_;  // every shared unit is a single token, of whose keys each AIV has a half
+  bool halves_;  // every shared unit is a single token, and each AIV has half of its keys
   uint32_t first_shared_ = 0, shared_tasks_ = 0;
 };
 
-// Keys that follow each other in the cache, or that have no block of it.
+// Keys that follow each other in the cache, or that all have no block of the cache.
 struct KeyRun {
   uint32_t count;
-  int32_t row;  // cache row of the first, -1 without a block of the cache
+  int32_t row;  // cache row of the first key, or -1 if the keys have no block
 };
 
-// Goes over `count` keys of a sequence from `position` on, run by run. Blocks that are neighbours in the cache as they
-// are in the sequence are one run. Table::At(column) is the entry of block_table, or any negative number after its
-// end.
+// Goes over `count` keys of a sequence from `position` on, run by run. If blocks that are neighbours in the sequence
+// are neighbours in the cache too, their keys are one run. Table::At(column) is the entry of block_table, or any
+// negative number after the end of the table.
 template <typename Table>
 class KeyRuns {
  public:
@@ -287,7 +292,7 @@ class KeyRuns {
   }
 
  private:
-  // -1 for whatever is no block.
+  // The block of column_, or -1 if the entry is no block of the cache.
   __aicore__ inline int32_t Block() const {
     const int32_t block = table_.At(column_);
     return block >= 0 && block < static_cast<int32_t>(block_num_) ? block : -1;

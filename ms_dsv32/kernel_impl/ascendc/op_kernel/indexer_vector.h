@@ -9,20 +9,21 @@
 
 namespace ms_dsv32::ascendc {
 
-// The cube takes weights in half. Those of a token may be beyond its range at either end: they are multiplied by the
-// power of two that brings the largest of them to 2^14 or more, below 2^15. It is one for all keys of the token, and
-// their order remains.
+// The cube takes weights in half. The weights of a token may be beyond the range of half at either end. Therefore they
+// are multiplied by the power of two that brings the largest of them into [2^14, 2^15). All keys of the token have the
+// same factor, so that their order stays as it is.
 constexpr uint32_t kWeightExponent = 14, kFloatBias = 127, kLeastExponent = 2 * kFloatBias + kWeightExponent - 254;
 
-// A key without a block of the cache ranks below all others that have a score.
+// The score of a key without a block of the cache: it ranks after all keys that have a score.
 constexpr float kUnscored = -3.0e38f;
 
-// A window of a sequence's row of block_table in UB. Scalar reads of GM would stop the AIV for as long as a copy takes
-// at each line of the data cache.
+// A window of a sequence's row of block_table in UB. If the scalar unit read GM, the AIV would stop for as long as a
+// copy takes, at each line of the data cache.
 class TableWindow {
  public:
   __aicore__ inline void Place(UbArena& arena) { entries_ = arena.Take<int32_t>(kColumns); }
-  // Entries of the task's keys from `position` on, at least for `count` keys; those may be as many as a step has.
+  // Makes the window hold the entries of the task's keys from `position` on, of at least `count` keys. `count` is at
+  // most what a step has.
   __aicore__ MS_DSV32_NOINLINE void Cover(const IndexerPlan& plan, const IndexerTask& task, uint32_t position,
                                           uint32_t count) {
     const LightningIndexerTiling& tiling = plan.tiling_;
@@ -47,7 +48,7 @@ class TableWindow {
   }
 
  private:
-  // A step has 129 at most: kSortChunk keys in blocks of 16.
+  // Columns of the window. A step needs 129 at most: 2048 keys in blocks of 16 that begin within a block.
   static constexpr uint32_t kColumns = 1024;
   static constexpr int32_t kFlag = 0;
   LocalTensor<int32_t> entries_;
@@ -89,7 +90,7 @@ class IndexerVector {
     if (plan_.Tokens() < tiling_.t) {
       WritePadding(vector, vectors);
     }
-    // Lists of shared units are merged behind the first whole unit, when those of other cores are there, too.
+    // The lists of shared units are merged after the first whole unit, when the lists of other cores are there too.
     const uint32_t merge_behind = plan_.Rounds() > 0 ? plan_.SharedTasks() : ~0u;
     for (uint32_t index = 0; index < plan_.Tasks(); ++index) {
       if (index == plan_.SharedTasks()) {
@@ -135,12 +136,13 @@ class IndexerVector {
   // go round from MTE2 to V, to MTE3 and back to MTE2, and what V has written for GM goes from V to MTE3 and back: no
   // flag is set again before its wait. Merging has barriers.
   static constexpr int32_t kScoreFlag = 0, kScaleFlag = 2, kFactorFlag = 4, kOutFlag = 5, kMergeFlag = 5;
-  // Records that are merged at once: those of all lists that the samples leave, and those of a group's lists. UB has
-  // three times as many places, the samples in the second third.
+  // Records that are merged at once: those of all lists that the samples leave, or those of the lists of a group. UB
+  // has three times as many places, because merging goes from one third to the next. The samples are in the second
+  // third.
   static constexpr uint32_t kMergedRecords = (kMaxSamples + kMaxLists) * kSampleStride;
   static_assert(kMergedRecords >= 3 * kMaxLists * kMaxSamples);
   static_assert(TopK::kTokens == kRows);
-  // All dense samples may belong to two lists, which are needed as a whole then.
+  // All dense samples may belong to two lists, which are then needed as a whole.
   static_assert(kMergedRecords >= kMaxSelected + kMaxLists * kDenseStride + 2 * (kMaxSelected / 2));
 
   __aicore__ MS_DSV32_NOINLINE uint32_t NextTask(uint32_t index) const {
@@ -150,7 +152,7 @@ class IndexerVector {
     return index;
   }
 
-  // (2) one factor for each head, in half, of the tokens of this AIV. Of a single token the first AIV makes them.
+  // (2) one factor for each head, in half, for the tokens of this AIV. AIV 0 makes those of a single token.
   __aicore__ MS_DSV32_NOINLINE void MakeWeights(const IndexerTask& task, uint32_t index) {
     const uint32_t row = task.RowBegin(sub_), end = Smaller(task.RowEnd(sub_), task.tokens);
     if (row < end) {
@@ -166,7 +168,7 @@ class IndexerVector {
       Mul(left, left, right, static_cast<int32_t>(count));
       PipeBarrier<PIPE_V>();
       ScaleWeights(left, right, end - row);
-      // The rows twice, so that one copy takes them all. (A repeat is a row of 256 bytes in float, 128 in half.)
+      // Writes each row twice, so that one copy takes them all. A repeat is a row: 256 bytes in float, and 128 in half.
       static_assert(kWeightRows == 2, "a row of weights and its copy");
       const UnaryRepeatParams twice(1, 1, kWeightRows * kIdxNHeads / kC0<half>, kIdxNHeads / kC0<float>);
       for (uint32_t i = 0; i < kWeightRows; ++i) {
@@ -181,7 +183,8 @@ class IndexerVector {
     NotifyCube(kWeightsReady);
   }
 
-  // Around copies to GM of what V has written: BeginOut, the copies, EndOut. AwaitOut lets V overwrite their source.
+  // What V has written goes to GM by BeginOut, the copies, and EndOut. After AwaitOut, V may overwrite the source of
+  // the copies.
   __aicore__ inline void BeginOut() {
     AwaitOut();
     WaitPipe<HardEvent::V_MTE3>(kOutFlag);
@@ -197,7 +200,7 @@ class IndexerVector {
     out_ = false;
   }
 
-  // Rows of kIdxNHeads weights, each by its power of two. Destroys `scratch`.
+  // Multiplies rows of kIdxNHeads weights, each by its own power of two. Destroys `scratch`.
   __aicore__ inline void ScaleWeights(const LocalTensor<float>& weights, const LocalTensor<float>& scratch,
                                       uint32_t rows) {
     Abs(scratch, weights, static_cast<int32_t>(rows * kIdxNHeads));
@@ -244,10 +247,10 @@ class IndexerVector {
         DataCopy(scores_[score_slots_.Acquire()], plan_.Scores(steps_, row), RoundUp(count, 8));
         score_slots_.Publish();
       }
-      // Scores are read by MTE2 alone.
+      // Only MTE2 reads scores, so that its flag suffices.
       CrossCoreSetFlag<2, PIPE_MTE2>(kScoresFree);
       const LocalTensor<half> scales = scale16_[scale_slots_.Take()];
-      // Only a row has the barriers that let the next step overwrite scale32_.
+      // Only rows with keys have the barriers that let the next step overwrite scale32_.
       if (scored && keys.missing < keys.count) {
         Cast(scale32_, scales, RoundMode::CAST_NONE, keys.count);
       }
@@ -255,7 +258,7 @@ class IndexerVector {
         topk_.Expect(keys.first);
       }
       scale_slots_.Release();
-      // While the scalar unit waits for what sorting finds, it can ask for nothing.
+      // Asks for the next step before sorting this one, because sorting makes the scalar unit wait for its results.
       if (step + 1 < steps) {
         next = LoadScales(task, step + 1);
       }
@@ -272,7 +275,8 @@ class IndexerVector {
         if (keys.missing > 0) {
           ReplaceUnscored(task, scores, keys.first, loaded[row - begin]);
         }
-        // (5) the largest scores of the token. Sorting the first ones may wait where the next step is a long one, too.
+        // (5) the largest scores of the token. The first scores may wait to be sorted if the next step is a long one
+        // too.
         topk_.Add(row - begin, scores, keys.first, loaded[row - begin], task.Long() && step + 1 < task.LongSteps());
         score_slots_.Release();
       }
@@ -287,13 +291,13 @@ class IndexerVector {
   // Keys that the rows of an AIV see in a step.
   struct StepKeys {
     uint32_t first, count;
-    uint32_t missing;  // have no block of the cache
+    uint32_t missing;  // how many of them have no block of the cache
   };
 
-  // Scales of the keys of a step.
+  // Asks for the scales of the keys of a step.
   __aicore__ MS_DSV32_NOINLINE StepKeys LoadScales(const IndexerTask& task, uint32_t step) {
     const uint32_t begin = task.RowBegin(sub_), end = task.RowEnd(sub_), from = task.StepBegin(step);
-    // The last row of an AIV sees most.
+    // The last row of an AIV sees the most keys.
     StepKeys keys{(task.FirstTile(begin) + from) * kKeyTile,
                   begin < end ? task.Keys(end - 1, from, task.StepBegin(step + 1)) : 0, 0};
     const LocalTensor<half> scales = scale16_[scale_slots_.Acquire()];
@@ -312,7 +316,7 @@ class IndexerVector {
     return keys;
   }
 
-  // Scores of the keys without a block.
+  // Replaces the scores of keys without a block.
   __aicore__ MS_DSV32_NOINLINE void ReplaceUnscored(const IndexerTask& task, const LocalTensor<float>& scores,
                                                     uint32_t first, uint32_t count) {
     table_.Cover(plan_, task, first, count);
@@ -327,7 +331,7 @@ class IndexerVector {
     PipeBarrier<PIPE_V>();
   }
 
-  // What becomes of a row's list: the result, or one of several lists of the token.
+  // Writes the list of a row: as the result, or as one of several lists of the token.
   __aicore__ MS_DSV32_NOINLINE void Keep(const IndexerTask& task, uint32_t row, uint32_t index) {
     const uint32_t own = row - task.RowBegin(sub_);
     const RecordList best = topk_.List(own);
@@ -358,9 +362,9 @@ class IndexerVector {
     EndOut();
   }
 
-  // A token that sees no more keys than it may select.
+  // The result of a token that sees no more keys than it may select: all of them, then -1.
   __aicore__ MS_DSV32_NOINLINE void SelectAll(const IndexerTask& task, uint32_t row) {
-    // The scalar unit writes the first block of a CreateVecIndex, whole and at once: -1 comes behind it.
+    // The scalar unit writes the first block of a CreateVecIndex, whole and at once. Therefore -1 comes after it.
     AwaitOut();
     PipeBarrier<PIPE_ALL>();
     CreateVecIndex(positions_, int32_t{0}, tiling_.selected_count);
@@ -369,7 +373,7 @@ class IndexerVector {
     WriteIndices(task.Token(row));
   }
 
-  // The rows of tokens that are of no sequence, dealt to all AIVs: -1 throughout.
+  // Writes -1 to the results of tokens that belong to no sequence. All AIVs share these rows.
   __aicore__ MS_DSV32_NOINLINE void WritePadding(uint32_t vector, uint32_t vectors) {
     AwaitOut();
     Duplicate(positions_, -1, static_cast<int32_t>(tiling_.selected_count));
@@ -380,21 +384,21 @@ class IndexerVector {
     EndOut();
   }
 
-  // ------------------------------------------------------------ lists of shared units
-
+  // Tells all AIVs that the lists of this one are written.
   __aicore__ inline void TellLists() {
     if (plan_.Shared() > 0) {
       CrossCoreSetFlag<0, PIPE_MTE3>(kListsReady);
     }
   }
 
-  // The tokens of shared units, dealt to all AIVs: a token with few lists to one, one with many in groups.
+  // Merges the lists of the tokens of shared units, which are dealt to all AIVs. One AIV merges a token with few lists.
+  // The lists of a token with many are merged in groups, one by each AIV.
   __aicore__ MS_DSV32_NOINLINE void MergeShared(uint32_t vector, uint32_t vectors) {
     if (plan_.Shared() == 0) {
       return;
     }
     CrossCoreWaitFlag(kListsReady);
-    // Nothing of the scores is in use: their UB holds the lists.
+    // The scores are used up, and their UB holds the lists.
     arena_.Reset(common_bytes_);
     merger_.Place(arena_, 3 * kMergedRecords);
     const uint32_t groups = plan_.Lists() > kMergeWidth ? kMergeGroups : 1;
@@ -403,7 +407,8 @@ class IndexerVector {
       MergeGroup(index / groups, index % groups, groups);
     }
     if (groups > 1) {
-      // There are fewer groups than AIVs: an AIV still knows the lengths of its token.
+      // There are fewer groups than AIVs: each AIV has one group at most, so that it still knows the lengths of its
+      // token's lists.
       AwaitAllVectors(kGroupsReady);
       if (vector < tokens * groups && vector % groups == 0) {
         MergeGroups(vector / groups, groups);
@@ -435,8 +440,8 @@ class IndexerVector {
     }
     PipeBarrier<PIPE_ALL>();
     CountLists(unit, shared, token);
-    // The lists follow the samples before these have told how much of a list is needed: about as much as it has if all
-    // lists are alike.
+    // The heads of the lists are asked for together with the samples, before these have told how much of each list is
+    // needed. A head is about as much as a list needs if all lists are alike.
     const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
     const uint32_t stride = plan_.SampleStride(), enough = CeilDiv(tiling_.selected_count, stride);
     const uint32_t head = Smaller((CeilDiv(3 * enough, 2 * plan_.Lists()) + 2) * stride, tiling_.list_records);
@@ -478,7 +483,7 @@ class IndexerVector {
     }
   }
 
-  // The groups of a token, each merged to its first list.
+  // Merges the groups of a token. Each group has been merged to the place of its first list.
   __aicore__ MS_DSV32_NOINLINE void MergeGroups(uint32_t index, uint32_t groups) {
     const uint32_t shared = plan_.SlotUnit(index), token = plan_.SlotToken(index);
     const IndexerTask unit = plan_.Part(shared, 0);
@@ -506,7 +511,7 @@ class IndexerVector {
     WritePositions(unit.token + token, merger_.Merge(tiling_.selected_count).records);
   }
 
-  // The lists of a token of a shared unit, and their lengths.
+  // Counts the lists of a token of a shared unit, and their lengths.
   __aicore__ MS_DSV32_NOINLINE void CountLists(IndexerTask task, uint32_t shared, uint32_t token) {
     lists_ = 0;
     const uint32_t parts = plan_.Parts(shared);
@@ -519,9 +524,8 @@ class IndexerVector {
     }
   }
 
-  // How much of each list can be among the token's best. Each of the `enough` best samples has stride - 1
-  // records of its list before it, so that what comes behind the next sample of a list comes behind selected_count
-  // others.
+  // Cuts each list after what can be among the token's best. Each of the `enough` best samples has stride - 1 records
+  // of its list before it. So selected_count records come before whatever comes after the next sample of a list.
   __aicore__ MS_DSV32_NOINLINE void Prune(uint32_t enough, uint32_t stride) {
     merger_.Begin(kMergedRecords, kMaxLists * kMaxSamples);
     for (uint32_t list = 0; list < lists_; ++list) {
@@ -532,7 +536,8 @@ class IndexerVector {
       return;
     }
     const uint32_t padded = RoundUp(enough, 32);
-    // Which lists they are of: four to a word, as the scalar unit takes long for each.
+    // Counts how many of these samples each list has. Four ids are read as one word, because each read takes the scalar
+    // unit long.
     if (enough % 4 != 0) {
       FillFrom(best.records.ReinterpretCast<int32_t>(), 2 * enough, 2 * padded, 0);
     }
@@ -576,7 +581,7 @@ class IndexerVector {
   Ring<HardEvent::MTE2_V, HardEvent::V_MTE2, kScaleFlag> scale_slots_;
   uint32_t lengths_[kMaxLists] = {}, lists_ = 0;
   uint32_t tasks_ = 0, steps_ = 0;
-  bool out_ = false;  // copies to GM have ended with a flag that nobody has waited for
+  bool out_ = false;  // EndOut has set a flag for which nobody has waited
 };
 
 }  // namespace ms_dsv32::ascendc

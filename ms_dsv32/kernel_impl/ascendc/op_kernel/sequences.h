@@ -14,17 +14,17 @@ __aicore__ inline constexpr uint32_t VisibleKeys(uint32_t last_sees, uint32_t la
   return last_sees > later ? last_sees - later : 0;
 }
 
-// Neighbouring tokens of one sequence.
+// A group: neighbouring tokens of one sequence.
 struct TokenGroup {
   uint32_t sequence, token, tokens;
-  uint32_t offset, sequence_tokens;  // of the first one among the sequence's tokens, and how many those are
+  uint32_t offset, sequence_tokens;  // of the first token among those of its sequence, and how many these are
   uint32_t length;                   // keys of the sequence
   uint32_t visible;                  // keys that the last token sees
 };
 
-// The tokens of a call in groups of at most kGroup, which are as equal as whole tokens of a sequence are. A sequence's
-// tokens follow those of the sequence before it. There are s1 of each, or as many as query_act_seqs says; tokens that
-// are then left over are padding and in no group.
+// The tokens of a call in groups of at most kGroup. The groups of a sequence are as equal as whole tokens allow. The
+// tokens of a sequence follow those of the sequence before it. Each sequence has s1 tokens, or as many as
+// query_act_seqs says. Tokens after the last sequence are padding and belong to no group.
 template <uint32_t kGroup>
 class Sequences {
  public:
@@ -47,12 +47,12 @@ class Sequences {
 
   __aicore__ inline uint32_t Tokens() const { return tokens_; }  // of all sequences
   __aicore__ inline uint32_t Groups() const { return groups_; }
-  // So many of the last groups are the only tokens of their sequences.
+  // So many groups at the end are the only tokens of their sequences.
   __aicore__ inline uint32_t Singles() const { return singles_; }
   // No group has more tokens.
   __aicore__ inline uint32_t MostTokens() const { return Smaller(most_, kGroup); }
 
-  // For a ragged call that has a group: the next group that is looked up is among the last.
+  // Expects that the next group that is looked up is among the last ones. Only for a ragged call that has a group.
   __aicore__ inline void SeekLast() {
     if (groups_ == 0) {
       return;
@@ -84,8 +84,9 @@ class Sequences {
   }
 
  private:
-  // Negative numbers of tokens, and more than there are, leave no token to any sequence: the host does not see them.
-  // The scalar unit takes long for each read, so that two are read at once where they lie on 8 bytes.
+  // Counts tokens and groups. If a sequence has a negative number of tokens, or all have more tokens together than
+  // there are, no sequence has any: the host cannot check numbers that it does not see. Each read takes the scalar unit
+  // long, so that two numbers are read at once where they lie on 8 bytes.
   __aicore__ MS_DSV32_NOINLINE void Count(uint32_t t, GM_ADDR query_act_seqs) {
     tokens_ = 0;
     count_ = static_cast<uint32_t>(counts_.GetValue(0));
@@ -118,8 +119,8 @@ class Sequences {
     return true;
   }
 
-  // Goes to the sequence of a group from that of the last one. Those of a core are some groups apart, and are looked up
-  // several times: either is near.
+  // Goes from the sequence that was looked up last to the sequence of a group. A core looks up each of its groups
+  // several times, and its groups are some places apart, so that the way is short.
   __aicore__ MS_DSV32_NOINLINE void Seek(uint32_t index) const {
     while (index < first_group_) {
       count_ = static_cast<uint32_t>(counts_.GetValue(--sequence_));
@@ -136,8 +137,9 @@ class Sequences {
   GlobalTensor<int32_t> lengths_, counts_;
   uint32_t b_;
   bool ragged_;
-  uint32_t tokens_, groups_ = 0, singles_ = 0, most_;  // most_: tokens of a sequence
-  // The sequence that was looked up last, of a ragged call: its tokens (of every call), and what comes before it.
+  uint32_t tokens_, groups_ = 0, singles_ = 0, most_;  // most_: the most tokens of a sequence
+  // In a ragged call, the sequence that was looked up last: its number, its tokens, and the groups and tokens before
+  // it. In other calls, count_ is s1.
   mutable uint32_t count_, sequence_ = 0, first_group_ = 0, first_token_ = 0;
 };
 
