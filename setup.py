@@ -1,7 +1,8 @@
 """Builds the native CPU kernels into the package, and the Ascend operators; everything else is in pyproject.toml.
 
 The CPU kernels are a plain shared library, loaded by MindSpore and by ctypes, so one wheel serves every Python version
-of a platform. Each ``<op>.cc`` is compiled once for every instruction set; the library chooses among them at run time.
+of a platform. Each source in ``cpu/isa/`` is compiled once for every instruction set; the library chooses among them at
+run time.
 
 ``python setup.py build_ascend`` builds the Ascend operators with CANN into ``ms_dsv32/vendors`` of the checkout. Where
 ``ASCEND_HOME_PATH`` is set, as CANN's ``set_env.sh`` does, every build and every installation does so too.
@@ -51,14 +52,6 @@ ISAS: dict[str, dict[str, list[str]]] = json.loads((CPU / "isas.json").read_text
 if SIMDE:
     ISAS["x86_64"] |= dict.fromkeys(("avx512", "avx512_bf16"), ISAS["x86_64"]["avx2"])
     del ISAS["x86_64"]["amx"]  # nothing stands in for it
-KERNELS = [
-    "mla_prolog_quant",
-    "lightning_indexer_prolog_quant",
-    "mla_indexer_prolog_quant",
-    "sparse_flash_attention_quant",
-    "lightning_indexer_quant",
-    "mla_epilog_quant",
-]
 
 
 class BuildLibrary(build_ext):
@@ -99,8 +92,7 @@ class BuildLibrary(build_ext):
         # In a checkout objects stay, so that building again compiles what changed.
         temp = ROOT / ("build/objects" if self.inplace or self.editable_mode else self.build_temp)
         temp.mkdir(parents=True, exist_ok=True)
-        kernels = [CPU / f"{name}.cc" for name in KERNELS]
-        baseline = sorted({*CONTRACT.glob("*.cc"), *CPU.glob("*.cc")} - {*kernels})
+        baseline, kernels = sorted([*CONTRACT.glob("*.cc"), *CPU.glob("*.cc")]), sorted(CPU.glob("isa/*.cc"))
         units = [(p, p.stem, [f"-DMS_DSV32_ISAS(F)={tables}"] if p.stem == "dispatch" else []) for p in baseline]
         for isa, isa_flags in isas.items():
             units += [(p, f"{p.stem}.{isa}", [*isa_flags, f"-DMS_DSV32_ISA={isa}"]) for p in kernels]

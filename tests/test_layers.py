@@ -69,7 +69,7 @@ def test_an_operator_has_one_stem_in_each_layer(name: str) -> None:
     for path in (
         f"golden/{name}.py",
         f"ops/{name}.py",
-        f"kernel_impl/cpu/{name}.cc",
+        f"kernel_impl/cpu/isa/{name}.cc",
         f"kernel_impl/contract/generated/{name}.h",
         f"kernel_impl/ascendc/op_host/{name}_def.cpp",
         f"kernel_impl/ascendc/op_host/{name}_tiling.cpp",

@@ -21,13 +21,13 @@
 #include <vector>
 
 #include "ms_dsv32/kernel_impl/cpu/amx.h"
-#include "ms_dsv32/kernel_impl/cpu/cache_rows.h"
-#include "ms_dsv32/kernel_impl/cpu/gemm.h"
-#include "ms_dsv32/kernel_impl/cpu/quant.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/cache_rows.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/gemm.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/quant.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/softmax.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/token_range.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
-#include "ms_dsv32/kernel_impl/cpu/softmax.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
-#include "ms_dsv32/kernel_impl/cpu/token_range.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {

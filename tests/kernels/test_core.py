@@ -127,7 +127,7 @@ def test_accumulators_stay_in_registers(
         pytest.skip(f"{objdump} is not installed (Debian: binutils)")
     target = tmp_path / "kernel.o"
     flags = (*FLAGS, "-O3", "-fPIC", f"-DMS_DSV32_ISA={isa}", *ISAS[machine][isa])
-    result = driver.run(compiler, *flags, "-c", CPU / f"{operator}.cc", "-o", target)
+    result = driver.run(compiler, *flags, "-c", CPU / "isa" / f"{operator}.cc", "-o", target)
     assert result.returncode == 0, result.stderr[-5000:]
     command = [objdump, "-dC", "--no-show-raw-insn", str(target)]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout

@@ -16,12 +16,12 @@
 #include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant.h"
 #include "ms_dsv32/kernel_impl/contract/query_tokens.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
-#include "ms_dsv32/kernel_impl/cpu/lightning_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/lightning_indexer_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/mla_epilog_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/mla_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/mla_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/sparse_flash_attention_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/lightning_indexer_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/lightning_indexer_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/mla_epilog_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/mla_indexer_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/sparse_flash_attention_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
 
 namespace ms_dsv32 {

@@ -1,6 +1,6 @@
 #include "ms_dsv32/kernel_impl/cpu/pack.h"
 
-#include "ms_dsv32/kernel_impl/cpu/gemm.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/gemm.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
 
 namespace ms_dsv32::cpu {

@@ -1,4 +1,4 @@
-#include "scratch.h"
+#include "ms_dsv32/kernel_impl/cpu/scratch.h"
 
 #include <pthread.h>
 #include <sys/mman.h>

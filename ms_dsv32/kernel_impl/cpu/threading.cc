@@ -1,4 +1,4 @@
-#include "threading.h"
+#include "ms_dsv32/kernel_impl/cpu/threading.h"
 
 #include <linux/futex.h>
 #include <pthread.h>
@@ -22,7 +22,7 @@
 #include <thread>
 #include <vector>
 
-#include "fp_env.h"
+#include "ms_dsv32/kernel_impl/cpu/fp_env.h"
 
 namespace ms_dsv32::cpu {
 namespace {

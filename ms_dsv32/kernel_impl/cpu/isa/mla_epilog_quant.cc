@@ -1,0 +1,168 @@
+#include "ms_dsv32/kernel_impl/cpu/isa/mla_epilog_quant.h"
+
+#include "ms_dsv32/kernel_impl/contract/generated/dims.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/gemm.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/quant.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/token_range.h"
+#include "ms_dsv32/kernel_impl/cpu/scratch.h"
+#include "ms_dsv32/kernel_impl/cpu/threading.h"
+
+namespace ms_dsv32::cpu::MS_DSV32_ISA {
+namespace {
+
+// Tokens that are worked on at a time. It bounds the scratch: with 128 heads a token has 32 KiB of values and 16 KiB of
+// quantised ones, 24 MiB together.
+constexpr int64_t kEpilogTokens = 512;
+constexpr int64_t kEpilogRows = 128;  // tokens of a task: its sums, 256 KiB of a group of panels, stay in L2
+constexpr int64_t kEpilogRowsNd =
+    384;  // more where a task packs its weights first, which costs as much as some 10 rows
+
+// (1) value up-projection: each task is a head and a block of tokens.
+class EpilogHeads {
+ public:
+  EpilogHeads(const MlaEpilogQuantParams& p, uint16_t* v, int threads)
+      : tasks(p.n_q * CeilDiv(p.t, p.packed ? kEpilogRows : kEpilogRowsNd)),
+        p_(p),
+        v_(v),
+        blocks_(tasks / p.n_q),
+        threads_(threads) {}
+
+  static constexpr size_t ThreadBytes(bool packed) {
+    return ScratchSize<float>(kEpilogRows * kDim) + (packed ? 0 : ScratchSize<uint16_t>(kHeadSize));
+  }
+
+  void Run(int64_t task, char* scratch) const {
+    float* sums = reinterpret_cast<float*>(scratch);
+    const int64_t n = task / blocks_;
+    const int64_t block = task % blocks_;
+    const uint16_t* uv = p_.w_uv + n * kHeadSize;
+    if (!p_.packed) {
+      uint16_t* packed = reinterpret_cast<uint16_t*>(scratch + ScratchSize<float>(kEpilogRows * kDim));
+      PackStripsBf16(uv, kDim, op_info::kKvLoraRank, kDim / kPanel, packed);
+      uv = packed;
+    }
+    // Where this thread likely goes on: threads advance at nearly the same speed.
+    const int64_t next_n = (task + threads_) / blocks_;
+    const uint16_t* next = p_.packed && next_n != n && next_n < p_.n_q ? uv + (next_n - n) * kHeadSize : nullptr;
+    const int64_t end = (block + 1) * p_.t / blocks_;
+    for (int64_t i = block * p_.t / blocks_; i < end; i += kEpilogRows) {
+      const int64_t rows = Min(kEpilogRows, end - i);
+      const uint16_t* x = p_.attention_out + (i * p_.n_q + n) * op_info::kKvLoraRank;
+      GemmBf16({x, p_.n_q * op_info::kKvLoraRank, rows}, {uv, op_info::kKvLoraRank * kStrip, kDim / kPanel, next},
+               op_info::kKvLoraRank, {sums, kDim, false});
+      for (int64_t m = 0; m < rows; ++m) RoundRow(sums + m * kDim, kDim, v_ + ((i + m) * p_.n_q + n) * kDim);
+    }
+  }
+
+  const int64_t tasks;
+
+ private:
+  static constexpr int64_t kDim = op_info::kVHeadDim;
+  static constexpr int64_t kHeadSize = op_info::kKvLoraRank * kDim;
+
+  const MlaEpilogQuantParams& p_;
+  uint16_t* v_;           // [t, n_q * v_head_dim]
+  const int64_t blocks_;  // of tokens, nearly equal
+  const int threads_;
+};
+
+// (3) output projection: each task is a group of panels of w_o, all of k deep, and a block of tokens.
+class EpilogOutput {
+ public:
+  EpilogOutput(const MlaEpilogQuantParams& p, const int8_t* v8, const float* scales, int threads)
+      : p_(p), v8_(v8), scales_(scales), threads_(threads), k_(p.n_q * op_info::kVHeadDim) {
+    blocks_ = CeilDiv(p.t, p.packed ? kEpilogRows : kEpilogRowsNd);
+    // Larger groups convert a row for more columns, smaller ones keep all threads busy to the end. The strips of one
+    // panel are the fewest streams for hardware prefetchers to follow, which counts while w_o comes from memory about
+    // as fast as it is multiplied.
+    group_ = p.packed && p.t <= kStreamTokens ? 1 : kMaxGroup;
+    while (group_ > 1 && kPanels / group_ * blocks_ < 8 * threads) group_ /= 2;
+    tasks = kPanels / group_ * blocks_;
+  }
+
+  // Bytes between rows of v8: a line more than a power of two, so that the rows of a tile do not share cache sets.
+  static constexpr int64_t RowStride(int64_t n_q) { return n_q * op_info::kVHeadDim + 64; }
+
+  static constexpr size_t ThreadBytes(bool packed) {
+    const int64_t rows = packed ? kEpilogRows : kEpilogRowsNd;
+    return ScratchSize<int32_t>(rows * kMaxGroup * kPanel) +
+           (packed ? 0 : ScratchSize<int8_t>(kDepthNd * kMaxGroup * kPanel));
+  }
+
+  void Run(int64_t task, char* scratch) const {
+    int32_t* sums = reinterpret_cast<int32_t*>(scratch);
+    const int64_t columns = group_ * kPanel;
+    const int64_t first = task / blocks_ * columns;
+    const int64_t row0 = task % blocks_ * p_.t / blocks_;
+    const int64_t rows = (task % blocks_ + 1) * p_.t / blocks_ - row0;
+    const int64_t ldx = RowStride(p_.n_q);
+    const int8_t* x = v8_ + row0 * ldx;
+    if (p_.packed) {
+      // Where this thread likely goes on: threads advance at nearly the same speed.
+      const int64_t next = (task + threads_) / blocks_ * columns;
+      const int8_t* next_w = next != first && next < op_info::kH ? p_.w_o + next * k_ : nullptr;
+      GemmInt8({x, ldx, rows}, {p_.w_o + first * k_, k_ * kStrip, group_, next_w}, k_, {sums, columns, false});
+    } else {
+      int8_t* strips = reinterpret_cast<int8_t*>(scratch + ScratchSize<int32_t>(kEpilogRowsNd * kMaxGroup * kPanel));
+      for (int64_t k0 = 0; k0 < k_; k0 += kDepthNd) {  // int32 sums are exact, however k is cut
+        const int64_t depth = Min(kDepthNd, k_ - k0);
+        PackStripsInt8(p_.w_o + k0 * op_info::kH + first, op_info::kH, depth, group_, strips);
+        GemmInt8({x + k0, ldx, rows}, {strips, depth * kStrip, group_}, depth, {sums, columns, k0 > 0});
+      }
+    }
+    for (int64_t m = 0; m < rows; ++m) {
+      DequantRow(sums + m * columns, scales_[row0 + m], p_.w_o_scale + first, columns,
+                 p_.hidden_out + (row0 + m) * op_info::kH + first);
+    }
+  }
+
+  int64_t tasks;
+
+ private:
+  static constexpr int kPanels = static_cast<int>(op_info::kH / kPanel);
+  static constexpr int kMaxGroup = 8;
+  static constexpr int64_t kStreamTokens = 32;
+  static constexpr int64_t kDepthNd = 1024;  // of w_o packed at a time: 512 KiB, which stay in L2
+  static_assert(kPanels % kMaxGroup == 0, "groups cover h");
+
+  const MlaEpilogQuantParams& p_;
+  const int8_t* v8_;     // [t, RowStride(n_q)]
+  const float* scales_;  // [t]
+  const int threads_;
+  const int64_t k_;  // n_q * v_head_dim: at most 16384 products of at most 2^14, below 2^31 in sum
+  int64_t blocks_;   // of tokens, nearly equal
+  int group_;        // panels of a task
+};
+
+void RunChunk(const MlaEpilogQuantParams& p) {
+  const int threads = NumThreads();
+  const int64_t k = p.n_q * op_info::kVHeadDim;
+  const int64_t stride = EpilogOutput::RowStride(p.n_q);
+  const size_t thread_bytes = Max(EpilogHeads::ThreadBytes(p.packed), EpilogOutput::ThreadBytes(p.packed));
+  Scratch scratch(ScratchSize<uint16_t>(p.t * k) + ScratchSize<int8_t>(p.t * stride) + ScratchSize<float>(p.t) +
+                  thread_bytes * static_cast<size_t>(threads));
+  uint16_t* v = scratch.Take<uint16_t>(p.t * k);
+  int8_t* v8 = scratch.Take<int8_t>(p.t * stride);
+  float* scales = scratch.Take<float>(p.t);
+  char* thread_scratch = scratch.Take<char>(static_cast<int64_t>(thread_bytes) * threads);
+  const EpilogHeads heads(p, v, threads);
+  const EpilogOutput output(p, v8, scales, threads);
+
+  // (1) value up-projection of each head
+  ParallelFor(heads.tasks, [&](int64_t task, int thread) { heads.Run(task, thread_scratch + thread * thread_bytes); });
+  // (2) quantisation by token, over all heads
+  ParallelFor(p.t, [&](int64_t i, int) { scales[i] = QuantRow(v + i * k, k, v8 + i * stride); });
+  // (3) output projection
+  ParallelFor(output.tasks,
+              [&](int64_t task, int thread) { output.Run(task, thread_scratch + thread * thread_bytes); });
+}
+
+}  // namespace
+
+void MlaEpilogQuant(const MlaEpilogQuantParams& p) {
+  for (int64_t first = 0; first < p.t; first += kEpilogTokens) {
+    RunChunk(TokenRange(p, first, Min(kEpilogTokens, p.t - first)));
+  }
+}
+
+}  // namespace ms_dsv32::cpu::MS_DSV32_ISA

@@ -1,0 +1,50 @@
+#include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_quant.h"
+
+#include "ms_dsv32/kernel_impl/cpu/isa/cache_rows.h"
+#include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_stages.h"
+#include "ms_dsv32/kernel_impl/cpu/threading.h"
+
+namespace ms_dsv32::cpu::MS_DSV32_ISA {
+namespace {
+
+void RunChunk(const MlaPrologQuantParams& p) {
+  constexpr int64_t kKeyColumn = op_info::kQLoraRank;
+  const int threads = NumThreads();
+  TokenProjection projection(p.token_x, p.t, p.packed);
+  projection.Add(p.w_dq, op_info::kQLoraRank);
+  projection.Add(p.w_dkv_kr, op_info::kKvLoraRank + op_info::kRopeDim);
+  const MlaHeads heads(p, threads);
+
+  const size_t thread_bytes = Max(TokenProjection::ThreadBytes(), MlaHeads::ThreadBytes(p.packed));
+  Scratch scratch(ScratchSize<float>(projection.SumsSize()) + ScratchSize<int64_t>(CacheRowTableSize(p.t)) +
+                  ScratchSize<uint8_t>(p.t) + thread_bytes * static_cast<size_t>(threads));
+  projection.Plan(scratch.Take<float>(projection.SumsSize()), threads);
+  int64_t* table = scratch.Take<int64_t>(CacheRowTableSize(p.t));
+  uint8_t* writes = scratch.Take<uint8_t>(p.t);
+  char* thread_scratch = scratch.Take<char>(static_cast<int64_t>(thread_bytes) * threads);
+  FindCacheWriters(p.cache_index, p.t, table, writes);
+
+  // (1), (5) token_x @ w_dq and token_x @ w_dkv_kr
+  ParallelFor(projection.tasks,
+              [&](int64_t task, int thread) { projection.Run(task, thread_scratch + thread * thread_bytes); });
+  // (1) query latent; (5), (6) key latent and cache rows
+  ParallelFor(2 * p.t, [&](int64_t i, int) {
+    if (i < p.t) {
+      MlaQueryLatent(p, projection, 0, i);
+    } else if (writes[i - p.t]) {
+      MlaKeyLatent(p, projection, kKeyColumn, i - p.t);
+    }
+  });
+  // (2) to (4) per head
+  ParallelFor(heads.tasks, [&](int64_t task, int thread) { heads.Run(task, thread_scratch + thread * thread_bytes); });
+}
+
+}  // namespace
+
+void MlaPrologQuant(const MlaPrologQuantParams& p) {
+  for (int64_t first = 0; first < p.t; first += kPrologTokens) {
+    RunChunk(TokenRange(p, first, Min(kPrologTokens, p.t - first)));
+  }
+}
+
+}  // namespace ms_dsv32::cpu::MS_DSV32_ISA
