@@ -64,6 +64,46 @@ def test_imports_go_one_way(path: Path) -> None:
             assert top in packages, f"{layer} imports {name}"
 
 
+KERNEL_IMPL = PACKAGE / "kernel_impl"
+# What the sources of each C++ folder may include of kernel_impl: folders, and single files.
+INCLUDED = {
+    "contract": {"contract"},
+    "cpu": {"contract", "cpu", "cpu/isa"},
+    # Threads and working memory are compiled once, and have no code of an instruction set in their interfaces.
+    "cpu/isa": {"contract", "cpu/isa", "cpu/scratch.h", "cpu/threading.h"},
+    "ascendc/op_host": {
+        "contract",
+        "ascendc/op_host",
+        # What host and kernel share: tiling data, and the sizes that it is made for.
+        *(f"ascendc/op_kernel/{name}_tiling.h" for name in ("prolog", "epilog")),
+        *(f"ascendc/op_kernel/{name}_tiling.h" for name in ("lightning_indexer_quant", "sparse_flash_attention_quant")),
+        "ascendc/op_kernel/dims.h",
+    },
+    "ascendc/op_kernel": set(),  # CANN compiles it alone: its files include each other without a path
+}
+SOURCES = sorted(path for path in KERNEL_IMPL.rglob("*") if path.suffix in (".h", ".cc", ".cpp"))
+
+
+def _folder(path: Path) -> str:
+    """The part of kernel_impl that a file belongs to."""
+    parent = path.parent.relative_to(KERNEL_IMPL).as_posix()
+    return "contract" if parent.startswith("contract") else parent
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(KERNEL_IMPL)))
+def test_includes_go_one_way(path: Path) -> None:
+    if path == KERNEL_IMPL / "ascendc" / "twin.cpp":
+        pytest.skip("a program that users build by itself")
+    for name in re.findall(r'#include "ms_dsv32/kernel_impl/([^"]+)"', path.read_text(encoding="utf-8")):
+        assert {name, _folder(KERNEL_IMPL / name)} & INCLUDED[_folder(path)], f"{path} includes {name}"
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if _folder(p) == "cpu/isa"], ids=lambda path: path.name)
+def test_kernels_of_an_instruction_set_use_no_standard_templates(path: Path) -> None:
+    """The linker keeps one copy of each, which may have been compiled for another instruction set."""
+    assert not re.findall(r"#include <\w+>", path.read_text(encoding="utf-8"))  # C's headers end in .h
+
+
 @pytest.mark.parametrize("name", op_info.names())
 def test_an_operator_has_one_stem_in_each_layer(name: str) -> None:
     for path in (
