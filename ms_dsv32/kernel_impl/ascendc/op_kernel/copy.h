@@ -8,10 +8,11 @@ namespace ms_dsv32::ascendc {
 
 using namespace AscendC;
 
-// Beside __aicore__, without `inline`: one copy of the function for all its callers. Device code is inlined as a rule,
-// and a kernel that is inlined throughout is several times as large as the 32 KiB of the instruction cache. For what is
-// called from several places, or less often than for each tile: a call takes time of the scalar unit.
-// Only members and static functions: the compiler of an AIC must be able to leave out what an AIV calls.
+// Written beside __aicore__ instead of `inline`, it makes one copy of the function for all its callers. The compiler
+// inlines device code as a rule, and a kernel that is inlined throughout is several times as large as the 32 KiB of the
+// instruction cache. It is for functions that are called from several places, or less often than for each tile, because
+// a call takes time of the scalar unit. It is for members and static functions only, because the compiler of an AIC
+// must be able to leave out what an AIV calls.
 #define MS_DSV32_NOINLINE __attribute__((noinline))
 
 // Elements of T in a block of 32 bytes: the unit of DMA strides, and the column width of the NZ layout.
@@ -20,18 +21,18 @@ constexpr uint32_t kC0 = 32 / sizeof(T);
 
 __aicore__ inline constexpr uint32_t CeilDiv(uint32_t value, uint32_t unit) { return (value + unit - 1) / unit; }
 __aicore__ inline constexpr uint32_t RoundUp(uint32_t value, uint32_t unit) { return CeilDiv(value, unit) * unit; }
-// Min and Max are vector instructions of CANN's.
+// Not Min and Max, which are vector instructions of CANN.
 __aicore__ inline constexpr uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
 __aicore__ inline constexpr uint32_t Larger(uint32_t a, uint32_t b) { return a < b ? b : a; }
 // Lanes [from, 64) of a repeat of 4-byte elements.
 __aicore__ inline constexpr uint64_t LanesFrom(uint32_t from) { return ~uint64_t{0} << from; }
 
-// Begin of part `part` when `count` things are dealt to `parts` owners as evenly as whole things go.
+// Begin of part `part` when `count` things are dealt to `parts` owners as evenly as whole things allow.
 __aicore__ inline constexpr uint32_t ShareBegin(uint32_t count, uint32_t part, uint32_t parts) {
   return static_cast<uint32_t>(static_cast<uint64_t>(count) * part / parts);
 }
 
-// GM_ADDR is a macro that makes a pointer of the first name of a declaration only.
+// A type that can declare several names at once. GM_ADDR is a macro that makes only the first name a pointer.
 using GmAddress = GM_ADDR;
 
 template <typename T>
@@ -59,8 +60,8 @@ class UbArena {
   uint32_t used_ = 0;
 };
 
-// GM rows of `columns` elements, `gm_row` apart, to and from UB rows that begin `ub_row` elements apart. The bytes of
-// UB rows must be whole blocks of 32; `columns` may be any number.
+// Copies GM rows of `columns` elements, `gm_row` apart, to or from UB rows that begin `ub_row` elements apart. The
+// bytes of a UB row must be whole blocks of 32. `columns` may be any number.
 template <typename T>
 __aicore__ inline void CopyRowsIn(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t rows,
                                   uint32_t columns, uint32_t gm_row, uint32_t ub_row) {
@@ -78,7 +79,7 @@ __aicore__ inline void CopyRowsOut(const GlobalTensor<T>& dst, const LocalTensor
                                  (ub_row - RoundUp(columns, kC0<T>)) / kC0<T>, (gm_row - columns) * kSize, 0);
   DataCopyPad(dst, src, params);
 }
-// One run of elements.
+// Copies one run of elements.
 template <typename T>
 __aicore__ inline void CopyIn(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t count) {
   CopyRowsIn(dst, src, 1, count, count, RoundUp(count, kC0<T>));
@@ -88,8 +89,8 @@ __aicore__ inline void CopyOut(const GlobalTensor<T>& dst, const LocalTensor<T>&
   CopyRowsOut(dst, src, 1, count, count, RoundUp(count, kC0<T>));
 }
 
-// A row-major matrix [rows, columns] in GM, rows `gm_row` elements apart, to NZ [columns/C0][l1_rows][C0] in L1. Rows
-// from `rows` to `l1_rows` stay as they were, but of a single row the next one is the same: see Multiply.
+// Copies a row-major matrix [rows, columns] in GM, rows `gm_row` elements apart, to NZ [columns/C0][l1_rows][C0] in L1.
+// Rows from `rows` to `l1_rows` keep their contents. A single row is copied to two rows: see Multiply.
 template <typename T>
 __aicore__ inline void CopyNdToL1(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t rows,
                                   uint32_t columns, uint32_t gm_row, uint32_t l1_rows) {
@@ -105,7 +106,7 @@ __aicore__ inline void CopyNdToL1(const LocalTensor<T>& dst, const GlobalTensor<
   DataCopy(dst, src, params);
 }
 
-// Rows [row, row + rows) and columns [column, column + columns) of a FRACTAL_NZ matrix of `gm_rows` rows to NZ
+// Copies rows [row, row + rows) and columns [column, column + columns) of a FRACTAL_NZ matrix of `gm_rows` rows to NZ
 // [columns/C0][rows][C0] in L1. column and columns are multiples of C0.
 template <typename T>
 __aicore__ inline void CopyNzToL1(const LocalTensor<T>& dst, const GlobalTensor<T>& src, uint32_t gm_rows, uint32_t row,

@@ -1,5 +1,5 @@
 // The memories of an AIC as the prologs use them: left operands in L1 that stay where the kernel puts them, slots of L1
-// for what streams, and two slots each of L0A, L0B and L0C. Products follow each other without a gap.
+// for weights that stream, and two slots each of L0A, L0B and L0C. Products follow each other without a gap.
 #ifndef MS_DSV32_ASCENDC_CUBE_STREAM_H_
 #define MS_DSV32_ASCENDC_CUBE_STREAM_H_
 
@@ -45,8 +45,8 @@ class CubeStream {
     return left_.GetWithOffset<T>(elements, offset_bytes);
   }
 
-  // Producer: the next slot, to copy to, and the hand-over of the oldest one that was begun. At most as many slots as
-  // there are may be begun and not yet returned.
+  // Producer: BeginFill gives the next slot to copy to, and EndFill hands over the oldest one that was begun. At most
+  // as many slots as there are may be begun and not yet returned.
   template <typename T>
   __aicore__ inline LocalTensor<T> BeginFill() {
     const uint32_t slot = begun_;
@@ -58,7 +58,7 @@ class CubeStream {
     SetFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(filled_));
     filled_ = filled_ + 1 == slots_ ? 0 : filled_ + 1;
   }
-  // Consumer: the oldest slot that was filled, and its return.
+  // Consumer: Take gives the oldest slot that was filled, and Return returns it.
   template <typename T>
   __aicore__ inline LocalTensor<T> Take() {
     WaitFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(taken_));
@@ -69,9 +69,9 @@ class CubeStream {
     taken_ = taken_ + 1 == slots_ ? 0 : taken_ + 1;
   }
 
-  // Begin of an accumulation, of which two may be open. Add may be called as often as K has parts. The accumulator is
-  // complete with Close, and free again with Free. Where none is open, it is the one that was closed first, as the
-  // other may still be on its way to GM.
+  // Begins an accumulation. Two may be open. Add is called for each part of K, Close completes the accumulator, and
+  // Free frees it. If none is open, Open takes the accumulator that was closed first, because the other may still be on
+  // its way to GM.
   __aicore__ inline uint32_t Open() {
     const uint32_t product = open_[next_product_] ? next_product_ ^ 1 : next_product_;
     WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(product));
@@ -80,8 +80,8 @@ class CubeStream {
     return product;
   }
   // C += a[:, a_k0 : a_k0 + k] * b[:k, n0 : n0 + n] of m rows, in steps of k_step. `a` has m16 rows in L1, `b` b_rows.
-  // With a_flag, `a` is there once this flag of MTE2_MTE1 is set, and the first of `b` does not wait for it.
-  // Whoever takes the steps in another order or size gets other bits: k_step must depend on nothing but the operator.
+  // With a_flag, `a` is there when this flag of MTE2_MTE1 is set, and the first load of `b` does not wait for it.
+  // Steps of another order or size give other bits, so k_step must depend on the operator only.
   template <typename T>
   __aicore__ MS_DSV32_NOINLINE void Add(uint32_t product, const LocalTensor<T>& a, uint32_t m, uint32_t m16,
                                         uint32_t a_k0, const LocalTensor<T>& b, uint32_t b_rows, uint32_t k,

@@ -11,14 +11,14 @@
 
 namespace ms_dsv32::ascendc {
 
-// Flags of FIX_M and M_FIX, where the two halves of L0C hold an accumulator each.
+// Flags of FIX_M and M_FIX for kernels that keep an accumulator in each half of L0C.
 constexpr int32_t kFirstHalf = 0, kSecondHalf = 1;
 
-// Type that the cube accumulates products of T in.
+// The type in which the cube accumulates products of T.
 template <typename T>
 using Accumulator = std::conditional_t<std::is_same_v<T, int8_t>, int32_t, float>;
 
-// A [m16, k] to L0A from columns [k0, k0 + k) of an L1 matrix of m16 rows.
+// Loads A [m16, k] to L0A from columns [k0, k0 + k) of an L1 matrix of m16 rows.
 template <typename T>
 __aicore__ inline void LoadA(const LocalTensor<T>& l0a, const LocalTensor<T>& l1, uint32_t m16, uint32_t k0,
                              uint32_t k) {
@@ -30,13 +30,13 @@ __aicore__ inline void LoadA(const LocalTensor<T>& l0a, const LocalTensor<T>& l1
   }
 }
 
-// B [k, n] to L0B from rows [k0, k0 + k) and columns [n0, n0 + n) of an L1 matrix [K, N] of l1_rows rows (K down). int8
-// needs k0, k, n0, n and l1_rows in multiples of 32, 2-byte types in multiples of 16.
+// Loads B [k, n] to L0B from rows [k0, k0 + k) and columns [n0, n0 + n) of an L1 matrix [K, N] of l1_rows rows (K
+// down). int8 needs k0, k, n0, n and l1_rows in multiples of 32, 2-byte types in multiples of 16.
 template <typename T>
 __aicore__ inline void LoadB(const LocalTensor<T>& l0b, const LocalTensor<T>& l1, uint32_t l1_rows, uint32_t k0,
                              uint32_t k, uint32_t n0, uint32_t n) {
   if constexpr (sizeof(T) == 1) {
-    // Squares of 32 x 32, each two fractals of L0B side by side along n.
+    // The instruction loads squares of 32 x 32. Each becomes two fractals of L0B, side by side along n.
     LoadData2dTransposeParams params;
     params.startIndex = 0;
     params.repeatTimes = static_cast<uint8_t>(n / 32);
@@ -57,7 +57,8 @@ __aicore__ inline void LoadB(const LocalTensor<T>& l0b, const LocalTensor<T>& l1
   }
 }
 
-// B = transpose of rows [n0, n0 + n) and columns [k0, k0 + k) of an L1 matrix [N, K] of l1_rows rows (N down) to L0B.
+// Loads B to L0B as the transpose of rows [n0, n0 + n) and columns [k0, k0 + k) of an L1 matrix [N, K] of l1_rows rows
+// (N down).
 template <typename T>
 __aicore__ inline void LoadBTransposed(const LocalTensor<T>& l0b, const LocalTensor<T>& l1, uint32_t l1_rows,
                                        uint32_t k0, uint32_t k, uint32_t n0, uint32_t n) {
@@ -69,9 +70,9 @@ __aicore__ inline void LoadBTransposed(const LocalTensor<T>& l0b, const LocalTen
   }
 }
 
-// C (+)= A * B of m rows, which lie in whole fractals. The cube sees no other rows: what lies there may be NaN, which
-// must not come to it. With m = 1 it would read A as a vector (asc-devkit, "Mmad", "GEMV"): a single row is there
-// twice, and computed twice.
+// C (+)= A * B of m rows, which lie in whole fractals. The cube must not read other rows, because they may hold NaN.
+// With m = 1 it would read A as a vector (asc-devkit, "Mmad", "GEMV"), so a single row lies there twice and is computed
+// twice.
 template <typename C, typename T>
 __aicore__ inline void Multiply(const LocalTensor<C>& l0c, const LocalTensor<T>& l0a, const LocalTensor<T>& l0b,
                                 uint32_t m, uint32_t n, uint32_t k, bool first) {
@@ -99,7 +100,7 @@ __aicore__ inline constexpr QuantMode_t FixpipeMode() {
   }
 }
 
-// Rows [0, m) of columns [n0, n0 + n) of C [m16, N] in L0C to row-major GM, rows gm_row elements apart.
+// Stores rows [0, m) of columns [n0, n0 + n) of C [m16, N] in L0C to row-major GM, rows gm_row elements apart.
 template <typename D, typename C>
 __aicore__ inline void StoreC(const GlobalTensor<D>& dst, const LocalTensor<C>& l0c, uint32_t m, uint32_t m16,
                               uint32_t n0, uint32_t n, uint32_t gm_row) {

@@ -1,4 +1,4 @@
-// int32 products of quantised operands back to float.
+// Turns int32 products of quantised operands back into float.
 #ifndef MS_DSV32_ASCENDC_DEQUANT_H_
 #define MS_DSV32_ASCENDC_DEQUANT_H_
 
@@ -6,8 +6,8 @@
 
 namespace ms_dsv32::ascendc {
 
-// sums [rows, kD] becomes float(sums) * token_scale * channel_scale, in this order and in the same memory, which is
-// returned. The token scales come as blocks of 8.
+// sums [rows, kD] becomes float(sums) * token_scale * channel_scale, multiplied in this order and in place. Returns the
+// place as floats. The token scales come as blocks of 8.
 template <uint32_t kD>
 __aicore__ inline LocalTensor<float> DequantRows(const LocalTensor<int32_t>& sums,
                                                  const LocalTensor<float>& token_blocks,

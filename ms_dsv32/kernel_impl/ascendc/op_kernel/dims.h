@@ -11,8 +11,8 @@ namespace ms_dsv32::ascendc {
 constexpr uint32_t kVectorsPerCore = 2;
 // Bytes of UB that a kernel may use. The runtime takes 256 of the 192 KiB from MIX kernels.
 constexpr uint32_t kUbBytes = 192 * 1024 - 256;
-// Rows of a fractal, and its columns where they are 2-byte values. The cube computes whole fractals, so rows are dealt
-// to cores and AIVs in fractals too.
+// Rows of a fractal, and columns of a fractal of 2-byte values. The cube computes whole fractals, so rows are dealt to
+// cores and AIVs in fractals too.
 constexpr uint32_t kFractal = 16;
 
 constexpr uint32_t kH = 7168;

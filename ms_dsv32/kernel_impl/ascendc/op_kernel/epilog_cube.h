@@ -1,8 +1,9 @@
 // The cube half of mla_epilog_quant: S1 and S3 of epilog_plan.h.
 //
 // Weights stream through slots of L1 in chunks, each beside a left operand that lies in a place of its own. The loader
-// goes through the same phases and chunks as the products and is as many chunks ahead as there are slots. Where a left
-// operand has to wait, for others or for its place, the weights do not: their chunks are handed over once it is there.
+// goes through the same phases and chunks as the products and is as many chunks ahead as there are slots. A left
+// operand may have to wait for other cores or for its place. Its weights are loaded meanwhile, and their chunk is
+// handed over when the left operand is there.
 #ifndef MS_DSV32_ASCENDC_EPILOG_CUBE_H_
 #define MS_DSV32_ASCENDC_EPILOG_CUBE_H_
 
@@ -47,13 +48,13 @@ class EpilogCube {
 
  private:
   // Four short slots each of L0A and L0B: with two, a load that waits for a product would not be done before the next
-  // product is. K of a product of heads is one for all shapes, for its sums are in float.
+  // product is. K of a product of heads is the same for all shapes, because its sums are in float.
   static constexpr uint32_t kL0Slots = 4, kL0Bytes = 16384;
   static constexpr uint32_t kHalfBytes = 65536;  // of L0C
   static constexpr uint32_t kHeadStep = kL0Bytes / kHeadRowBytes;
-  static constexpr uint32_t kAhead = 2;  // chunks of weights in front of a left operand
-  // What HBM gives a core, 22 to 32 bytes a cycle, while an AIV quantises a token, in 1900 cycles, and while one copy
-  // and one barrier follow another before and after that, in 2500.
+  static constexpr uint32_t kAhead = 2;  // chunks of weights that may be loaded before an older left operand
+  // Bytes that HBM gives a core, at 22 to 32 bytes a cycle: in the 1900 cycles in which an AIV quantises a token, and
+  // in the 2500 cycles of the copies and barriers before and after that.
   static constexpr uint32_t kQuantiseBytes = 49152, kWaitBytes = 65536;
   static constexpr uint32_t kRing = 8;  // chunks that are remembered: more than there are slots
 
@@ -65,10 +66,10 @@ class EpilogCube {
   struct Chunk {
     bool output, left;  // of S3; with a left operand that comes beside it
     uint32_t step, head, k0, rows, place;
-    uint32_t free;  // the place of its left operand is free when so many chunks are returned
+    uint32_t free;  // the place of its left operand is free after so many chunks are returned
   };
 
-  // Rows of the tokens' blocks of an accumulator.
+  // Blocks of tokens, each with an accumulator of its own, and their rows.
   __aicore__ inline uint32_t TokenBlocks(uint32_t step) const { return CeilDiv(plan_.Tokens(step), kEpilogRows); }
   __aicore__ inline uint32_t BlockRows(uint32_t step, uint32_t block) const {
     return Smaller(kEpilogRows, plan_.Tokens(step) - block * kEpilogRows);
@@ -77,7 +78,7 @@ class EpilogCube {
   __aicore__ inline uint32_t OutputRows() const { return slot_bytes_ / kBlockColumns; }
   __aicore__ inline uint32_t Parts(uint32_t span) const { return CeilDiv(plan_.SpanRows(span), OutputRows()); }
 
-  // ---- Memories
+  // Memories
   template <typename T>
   __aicore__ inline LocalTensor<T> Weights(uint32_t chunk) {
     return weights_.GetWithOffset<T>(slot_bytes_ / sizeof(T), chunk % slots_ * slot_bytes_);
@@ -96,20 +97,20 @@ class EpilogCube {
     return l0c_.GetWithOffset<C>(kHalfBytes / sizeof(C) - offset % kHalfBytes / sizeof(C), offset);
   }
 
-  // ---- Loader. S1 of step 0, S1 of step 1, S3 of step 0, S1 of step 2, S3 of step 1, ...
+  // Loader. Its phases are S1 of step 0, S1 of step 1, S3 of step 0, S1 of step 2, S3 of step 1, ...
   static __aicore__ inline bool IsOutput(uint32_t phase) { return phase > 0 && phase % 2 == 0; }
   static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsOutput(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
 
-  // Fills the slots that are returned, and hands over what is complete. No further than kAhead chunks in front of a
-  // left operand whose place is still in use: MTE2 would come to it after all of them, and the cube has nothing else
-  // to do.
+  // Fills the slots that are returned, and hands over the chunks that are complete. If a left operand's place is still
+  // in use, at most kAhead chunks are loaded before it: MTE2 would load the left operand after all of them, and the
+  // cube has nothing else to do.
   __aicore__ MS_DSV32_NOINLINE void Load() {
     HandOver();
     while (filled_ < taken_ + slots_ && !(IsOpen() && filled_ >= handed_ + kAhead) && LoadNext()) {
       HandOver();
     }
   }
-  // Whether the oldest chunk that is not handed over waits for nobody but this core.
+  // Whether the oldest chunk that is not handed over waits for this core only.
   __aicore__ inline bool IsOpen() const {
     const Chunk& chunk = chunks_[handed_ % kRing];
     return handed_ < filled_ && !(chunk.output && chunk.step >= opened_);
@@ -124,14 +125,14 @@ class EpilogCube {
       ++phase_;
       at_ = Place{0, 0, 0};
       first_place_ = 0;
-      // Places are cut differently: all of the phase before must have been used.
+      // Phases divide the places differently, so all places of the phase before must have been used.
       for (uint32_t place = 0; place < kMostLeftPlaces; ++place) {
         last_use_[place] = filled_;
       }
     }
     return false;
   }
-  // Waits until the products of so many chunks have left L1. The flag of a slot tells it of the chunk that it had.
+  // Waits until the products have read so many chunks from L1. The flag of a slot tells it of the slot's last chunk.
   __aicore__ inline void AwaitReturned(uint32_t chunks) {
     for (; awaited_ < chunks; ++awaited_) {
       WaitFlag<HardEvent::MTE1_MTE2>(static_cast<int32_t>(awaited_ % slots_));
@@ -163,8 +164,7 @@ class EpilogCube {
     return true;
   }
 
-  // The products of a span, block after block; its left operand comes with the first block, in as many parts as the
-  // weights.
+  // Loads a span, block after block. Its left operand comes with the first block, in as many parts as the weights.
   __aicore__ inline bool LoadOutput(uint32_t step) {
     if (!HasChunk(at_)) {
       return false;
@@ -187,7 +187,7 @@ class EpilogCube {
   __aicore__ inline uint32_t PartRows(const Place& at) const {
     return Smaller(OutputRows(), plan_.SpanRows(at.item) - at.part * OutputRows());
   }
-  // To the next place; whether it is in another span.
+  // Goes to the next place. Returns whether that is in another span.
   __aicore__ inline bool Advance(Place& at) const {
     if (++at.part < Parts(at.item)) {
       return false;
@@ -199,7 +199,7 @@ class EpilogCube {
     at = Place{at.item + 1, 0, 0};
     return true;
   }
-  // The weights of a chunk of S3. Returns where its K begins.
+  // Copies the weights of a chunk of S3. Returns where its K begins.
   __aicore__ MS_DSV32_NOINLINE uint32_t CopyWeights(const LocalTensor<int8_t>& dst, const Place& at) const {
     const uint32_t k0 = plan_.SpanBegin(at.item) + at.part * OutputRows(), rows = PartRows(at);
     const uint32_t first = at.block * kBlockGroups;
@@ -216,9 +216,9 @@ class EpilogCube {
     return k0;
   }
 
-  // While S2 runs and all slots are full: brings the weights that come next from HBM into L2, by way of the places of
-  // left operands, which nothing else needs then. As many as HBM gives this core in the time that it waits for cores
-  // with more heads, and for S2, beyond what the slots hold.
+  // Uses the wait for S2, when all slots are full: brings the weights that come next from HBM into L2, by way of the
+  // places of left operands, which nothing else needs then. It brings as many bytes as HBM gives this core while it
+  // waits for cores with more heads and for S2, less what the slots hold.
   __aicore__ MS_DSV32_NOINLINE void Warm() {
     const EpilogTiling& tiling = plan_.Tiling();
     const uint32_t heads = CeilDiv(tiling.n_q, tiling.cores) - (plan_.HeadEnd() - plan_.HeadBegin());
@@ -264,8 +264,8 @@ class EpilogCube {
                  plan_.K(), m16);
       return;
     }
-    // As words: with 128 heads a token's row has 65536 bfloat16 values, one more than the copy's field of its length
-    // holds. The bytes land in the same places.
+    // Copies words of two values, because with 128 heads a token's row has 65536 bfloat16 values, one more than the
+    // copy's field for its length holds. The bytes land in the same places.
     const uint32_t row = plan_.Tiling().n_q * kKvLoraRank / 2;
     const uint64_t first = static_cast<uint64_t>(chunk.step) * plan_.Tiling().token_step + token;
     const GlobalTensor<float> words = Global<float>(a_.attention_out, static_cast<uint64_t>(plan_.Tiling().t) * row);
@@ -273,7 +273,7 @@ class EpilogCube {
                chunk.rows / 2, row, m16);
   }
 
-  // The oldest chunk that is not returned. What its left operand waited for is.
+  // The oldest chunk that is not returned. Waits until it is handed over, with its left operand.
   __aicore__ inline const Chunk& Take() {
     WaitFlag<HardEvent::MTE2_MTE1>(static_cast<int32_t>(taken_ % slots_));
     return chunks_[taken_ % kRing];
@@ -295,11 +295,10 @@ class EpilogCube {
     WaitFlag<HardEvent::FIX_M>(kSecondHalf);
   }
 
-  // ---- Products
-  // C (+)= left * weights of the oldest chunk, of all blocks of tokens: C of a block lies at `offset` of L0C, and
-  // `stride` after the one before. Weights go to L0B once for all blocks. They have as many slots as the left operands
-  // have, and need no flags of their own: whoever may fill a slot of L0A knows that the product that had it is done,
-  // and so are those before it, among them all of the weights that had the next slot of L0B.
+  // C (+)= left * weights of the oldest chunk, for all blocks of tokens. C of the first block lies at `offset` of L0C,
+  // the next one `stride` after it. Weights go to L0B once for all blocks. L0B has as many slots as L0A, and needs no
+  // flags of its own: a slot of L0A is free when the product that used it is done. Then the products before it are done
+  // too, among them all that used the weights in the next slot of L0B.
   template <typename T>
   __aicore__ MS_DSV32_NOINLINE void Add(uint32_t offset, uint32_t stride, uint32_t n, uint32_t k_step, bool first) {
     const Chunk& chunk = Take();
@@ -325,7 +324,7 @@ class EpilogCube {
     Return();
   }
 
-  // The next half of L0C, empty.
+  // Returns the next half of L0C when it is empty.
   __aicore__ inline uint32_t Open() {
     half_ ^= 1;
     WaitFlag<HardEvent::FIX_M>(static_cast<int32_t>(half_));
@@ -343,7 +342,7 @@ class EpilogCube {
       if (blocks > 1) {
         Open();
       }
-      // With two blocks the second one lies in the other half, before or after the first one.
+      // A second block lies in the other half, before or after the first one.
       const uint32_t offset = half * kHalfBytes, stride = kHalfBytes - 2 * offset;
       for (uint32_t k = 0; k < kKvLoraRank; k += HeadRows()) {
         Add<bfloat16_t>(offset, stride, kVHeadDim, kHeadStep, k == 0);
@@ -359,9 +358,10 @@ class EpilogCube {
     NotifyVectors(kHeadsDone);
   }
 
-  // S3 (3) output projection in int8. A block of columns takes a half of L0C, each of its blocks of tokens a part.
+  // S3 (3) output projection in int8. A block of columns takes a half of L0C, and each of its blocks of tokens half of
+  // that.
   __aicore__ inline void Outputs(uint32_t step) {
-    // What fills a slot of L0A, or of L0B.
+    // The largest K with which both operands fit into their slots of L0A and L0B.
     const uint32_t k_step = kL0Bytes / Larger(kBlockColumns, RoundUp(BlockRows(step, 0), kFractal)) / 32 * 32;
     AwaitCore(kQuantised);
     opened_ = step + 1;
@@ -392,8 +392,9 @@ class EpilogCube {
                                               bool add) {
     const GlobalTensor<int32_t> sums = plan_.Sums(step, plan_.Core(), block);
     if (add) {
-      // Copies of one pipe may overtake each other: what the first span wrote plainly has to be there. Where a core has
-      // several blocks of columns, the halves of L0C order them; with one block nothing else does.
+      // Copies of one pipe may overtake each other, and what the first span wrote without adding has to be there first.
+      // Where a core has several blocks of columns, the halves of L0C order the copies. With one block only this
+      // barrier does.
       PipeBarrier<PIPE_FIX>();
       SetAtomicAdd<int32_t>();
     }
@@ -417,12 +418,12 @@ class EpilogCube {
   Ring<HardEvent::MTE1_M, HardEvent::M_MTE1, kFirstL0Flag, kL0Slots> l0_slots_;
   uint32_t slots_, slot_bytes_;
   uint32_t half_ = 0, l0b_slot_ = 0;
-  Place at_{0, 0, 0};  // of the loader
+  Place at_{0, 0, 0};  // where the loader is
   uint32_t phase_ = 0, first_place_ = 0;
-  // Chunks are counted over the launch: those that were filled, handed over, taken, and known to have left L1.
+  // Counts of chunks over the launch: known to be read from L1, filled, handed over, taken.
   uint32_t awaited_ = 0, filled_ = 0, handed_ = 0, taken_ = 0;
   uint32_t opened_ = 0;                      // steps whose int8 values are there
-  uint32_t last_use_[kMostLeftPlaces] = {};  // of each place, chunks up to the last one that uses it
+  uint32_t last_use_[kMostLeftPlaces] = {};  // for each place, the count of chunks with the last one that uses it
   Chunk chunks_[kRing] = {};
 };
 

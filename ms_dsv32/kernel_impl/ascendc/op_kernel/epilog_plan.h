@@ -1,13 +1,13 @@
 // What the cube and the vector half of mla_epilog_quant agree on: arguments, shares, workspace, flags.
 //
 // A step is up to 256 tokens. In each step
-//   S1  cube    head by head, heads dealt to the cores: times w_uv                       -> values
+//   S1  cube    attention times w_uv, head by head, heads dealt to the cores             -> values
 //   S2  vector  quantisation, tokens dealt to all AIVs                                   -> int8 values, scales
-//   S3  cube    int8 values times a core's own columns of w_o, one span of K after the other, and at the begin a piece
-//               of a shared group's K                                                   -> sums of the core
-//   S4  vector  dequantisation: a core's AIVs share the tokens; those of a shared group's cores add their pieces
-// All cores wait for one another before S2, before S3, and before S4 of the shared groups. Weights stream meanwhile: S3
-// needs its left operand only when the first of them are there. S1 of a step comes before S3 of the step before it.
+//   S3  cube    int8 values times a core's own columns of w_o, one span of K after the other; the first spans also
+//               for a piece of a shared group's K                                       -> sums of the core
+//   S4  vector  dequantisation: a core's AIVs share the tokens; the AIVs of a shared group's cores add its pieces
+// All cores wait for one another before S2, before S3, and before S4 of the shared groups. Weights stream meanwhile,
+// because S3 needs its left operand only after the first weights have come. S1 of step s + 1 comes before S3 of step s.
 #ifndef MS_DSV32_ASCENDC_EPILOG_PLAN_H_
 #define MS_DSV32_ASCENDC_EPILOG_PLAN_H_
 
@@ -17,20 +17,21 @@
 
 namespace ms_dsv32::ascendc {
 
-// CrossCore flags. The modes are mixed on no id.
+// CrossCore flags. An id is only ever used in one mode.
 enum EpilogFlag : int64_t {
-  kHeadsDone = 0,      // S1 of this core
-  kQuantised = 1,      // S2 of all cores
-  kPieceSummed = 2,    // S3 of this core's piece
-  kColumnsSummed = 3,  // S3 of a part of this core's columns
-  kAllHeads = 5,       // S1 of all cores is done: barrier of all AIVs
-  kAllQuantised = 6,   // S2 of all AIVs is done: likewise
-  kAllPieces = 7,      // S3 of all pieces is done: likewise
+  kHeadsDone = 0,      // S1 of this core is done
+  kQuantised = 1,      // S2 of all cores is done
+  kPieceSummed = 2,    // S3 of this core's piece is done
+  kColumnsSummed = 3,  // S3 of a part of this core's columns is done
+  // kAll... are barriers of all AIVs.
+  kAllHeads = 5,      // S1 of all cores is done
+  kAllQuantised = 6,  // S2 of all AIVs is done
+  kAllPieces = 7,     // S3 of all pieces is done
 };
 
 struct EpilogArguments {
   GmAddress attention_out, w_uv, w_o, w_o_scale, hidden_out;
-  GmAddress workspace;  // the user's part
+  GmAddress workspace;  // after the part that CANN keeps for itself
 };
 
 // What one AI core has to do, and where it is in the workspace.
@@ -52,11 +53,11 @@ class EpilogPlan {
   __aicore__ inline uint32_t HeadBegin() const { return ShareBegin(t_.n_q, core_, t_.cores); }
   __aicore__ inline uint32_t HeadEnd() const { return ShareBegin(t_.n_q, core_ + 1, t_.cores); }
 
-  // Own groups of columns, and their blocks.
+  // This core's own groups of columns, and their blocks.
   __aicore__ inline uint32_t FirstGroup() const { return t_.groups[core_]; }
   __aicore__ inline uint32_t Groups() const { return t_.groups[core_ + 1] - t_.groups[core_]; }
   __aicore__ inline uint32_t OwnBlocks() const { return CeilDiv(Groups(), kBlockGroups); }
-  // A piece comes after the own groups: in the last block, or in one more.
+  // A piece comes after the own groups: in their last block if that has room, else in one more block.
   __aicore__ inline uint32_t PieceSpans(uint32_t core) const { return t_.pieces[core].end - t_.pieces[core].begin; }
   __aicore__ inline uint32_t PieceGroup() const { return t_.pieces[core_].group; }
 
@@ -79,7 +80,7 @@ class EpilogPlan {
   __aicore__ inline GlobalTensor<float> Scales(uint32_t step) const {
     return Global<float>(Slot(step) + t_.scale_offset, t_.token_step);
   }
-  // Sums [token_step, 64] of a block of a core. Those of its piece are the columns after its last group.
+  // Sums [token_step, 64] of a block of a core. The sums of its piece are the columns after its last group.
   __aicore__ inline GlobalTensor<int32_t> Sums(uint32_t step, uint32_t core, uint32_t block) const {
     const uint32_t elements = t_.token_step * kBlockColumns;
     return Global<int32_t>(Slot(step) + t_.sums_offset + core * t_.sums_bytes + block * elements * 4, elements);

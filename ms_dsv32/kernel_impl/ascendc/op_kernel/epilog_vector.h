@@ -17,7 +17,7 @@ class EpilogVector {
         plan_(arguments.workspace, tiling, vector_ / kVectorsPerCore),
         arena_(pipe, kUbBytes) {}
 
-  // As the cube is one step ahead with S1, so is S2.
+  // S2 is one step ahead, as S1 of the cube is.
   __aicore__ inline void Run() {
     const uint32_t steps = plan_.Steps();
     if (steps > 0) {
@@ -32,9 +32,9 @@ class EpilogVector {
   }
 
  private:
-  static constexpr uint32_t kMostValues = 128 * kVHeadDim;  // of a token
+  static constexpr uint32_t kMostValues = 128 * kVHeadDim;  // values of a token with the most heads, 128
   static constexpr uint32_t kHalfLanes = 128;               // 2-byte values of one repeat
-  static constexpr uint32_t kMaskValues = 2048;             // masks of bits: And takes no single one for all
+  static constexpr uint32_t kMaskValues = 2048;             // copies of the mask of bits, because And takes no scalar
   static constexpr uint32_t kMostRepeats = 128;             // repeats of one instruction, which takes 255
   static constexpr uint32_t kRows = 64;                     // rows of sums at a time: 16 KiB
   static constexpr uint32_t kSumsInSlot = kRows * kBlockColumns;
@@ -50,7 +50,7 @@ class EpilogVector {
     arena_.Reset();
   }
 
-  // ---- S2 (2) quantisation by token, over all heads; tokens are dealt to all AIVs
+  // S2 (2) quantisation by token, over all heads; tokens are dealt to all AIVs
   __aicore__ MS_DSV32_NOINLINE void Quantise(uint32_t step) {
     const uint32_t vectors = kVectorsPerCore * plan_.Tiling().cores, k = plan_.K();
     const uint32_t begin = ShareBegin(plan_.Tokens(step), vector_, vectors);
@@ -102,8 +102,9 @@ class EpilogVector {
     NotifyCube(kQuantised);
   }
 
-  // largest[64] = max |x| of `count` bfloat16 values. Without their signs, their bits are ordered as the values are,
-  // and a NaN comes above all; so the search takes half as long as in float. Destroys `work`, which has the size of x.
+  // largest[64] = max |x| of `count` bfloat16 values. The search compares bits, which takes half as long as comparing
+  // floats: without signs, bits are ordered as values are, and a NaN comes above all. Destroys `work`, which has the
+  // size of x.
   __aicore__ inline void LargestMagnitude(const LocalTensor<float>& largest, const LocalTensor<int16_t>& work,
                                           const LocalTensor<bfloat16_t>& x, const LocalTensor<int16_t>& magnitude,
                                           uint32_t count) {
@@ -126,8 +127,8 @@ class EpilogVector {
     PipeBarrier<PIPE_V>();
   }
 
-  // amax = max(largest[64], 1e-30), q = int8(rint(x * (127 / amax))), scale[0] = 1 / (127 / amax). As QuantRows, for a
-  // row of `count` values, which is not known before the launch. Destroys x; `halves` has its size.
+  // amax = max(largest[64], 1e-30), q = int8(rint(x * (127 / amax))), scale[0] = 1 / (127 / amax). This is QuantRows
+  // for one row of `count` values, a number that is known only at the launch. Destroys x. `halves` has its size.
   template <typename Slots>
   __aicore__ inline void QuantRow(const LocalTensor<int8_t>& q, const LocalTensor<float>& scale,
                                   const LocalTensor<float>& x, const LocalTensor<half>& halves,
@@ -159,7 +160,7 @@ class EpilogVector {
     PipeBarrier<PIPE_V>();
   }
 
-  // ---- S4 (3) dequantisation
+  // S4 (3) dequantisation
   // Both AIVs work on a core's own columns: AIV 0 on the first half of the tokens, AIV 1 on the second.
   __aicore__ MS_DSV32_NOINLINE void Outputs(uint32_t step) {
     const uint32_t m = plan_.Tokens(step), middle = CeilDiv(m, kVectorsPerCore);
@@ -207,7 +208,7 @@ class EpilogVector {
     out_slots_.End();
   }
 
-  // The scales of tokens [begin, end) of a step, as blocks. Waits for what MTE2 has under way.
+  // Loads the scales of tokens [begin, end) of a step as blocks. Waits for all copies that MTE2 has under way.
   __aicore__ MS_DSV32_NOINLINE void LoadTokenBlocks(const LocalTensor<float>& blocks, uint32_t step, uint32_t begin,
                                                     uint32_t end) {
     if (begin == end) {
@@ -219,7 +220,8 @@ class EpilogVector {
     SpreadScalars(blocks, raw_scales_, end - begin);
   }
 
-  // The group of which this core has a piece, or none: the AIVs of all cores that have one share the tokens.
+  // S4 of the group that this core has a piece of, if it has one. The AIVs of all cores that have a piece of the group
+  // share its tokens.
   __aicore__ MS_DSV32_NOINLINE void SharedGroup(uint32_t step) {
     const EpilogTiling& tiling = plan_.Tiling();
     const bool has_piece = plan_.PieceSpans(plan_.Core()) > 0;
@@ -253,7 +255,7 @@ class EpilogVector {
                    kBlockColumns);
         in_slots_.Publish();
         in_slots_.Take();
-        // Rows have room for two groups, of which one is there.
+        // Rows have room for two groups, and hold one.
         if (first) {
           DataCopy(sum_, sums, rows * kBlockColumns);
         } else {
@@ -272,7 +274,7 @@ class EpilogVector {
     return plan_.PieceSpans(core) > 0 && plan_.Tiling().pieces[core].group == plan_.PieceGroup();
   }
 
-  // Rows of a block of columns, of which the first `columns` are there, to the result.
+  // Rounds rows of a block of columns, and copies the first `columns` of each to the result.
   __aicore__ MS_DSV32_NOINLINE void Store(uint32_t step, uint32_t row, uint32_t group, uint32_t columns,
                                           const LocalTensor<float>& x, uint32_t rows) {
     const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kSumsInSlot];

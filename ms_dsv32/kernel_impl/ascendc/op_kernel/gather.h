@@ -18,8 +18,8 @@ struct PagedSequence {
   // The block that was looked up last: its first position, and the cache row of that.
   int32_t first = 0, first_row = kNoRow;
 
-  // Cache row of a position, kNoRow for one outside the sequence or without a block of the cache. Neighbours are often
-  // of one block: it is looked up once for them.
+  // Cache row of a position. kNoRow for a position outside the sequence or without a block of the cache. Neighbours are
+  // often in one block, which is looked up once for them.
   __aicore__ inline int32_t Row(int32_t position) {
     if (position < 0 || position >= length) {
       return kNoRow;
@@ -41,9 +41,9 @@ struct PagedSequence {
   }
 };
 
-// `count` rows of a cache of `width` columns, the first one `row` and each `distance` > 0 after the one before, to UB:
-// each on whole blocks of 32 bytes, with `gap` elements, whole blocks too, between them. The bytes between two rows of
-// the cache must fit in 32 bits.
+// Copies `count` rows of a cache of `width` columns to UB. The first is `row`, and each next one is `distance` > 0
+// after the one before. Each begins on a block of 32 bytes, with `gap` elements, also whole blocks, between them. The
+// bytes between two rows of the cache must fit in 32 bits.
 template <typename T>
 __aicore__ inline void CopyCacheRows(const LocalTensor<T>& dst, const GlobalTensor<T>& cache, uint32_t width,
                                      int32_t row, uint32_t count, uint32_t distance, uint32_t gap) {
@@ -55,17 +55,19 @@ __aicore__ inline void CopyCacheRows(const LocalTensor<T>& dst, const GlobalTens
 }
 
 // Gathers rows of the int8 latent cache, the bf16 rope cache and the scales, and dequantises the latent part to bf16.
-// A copy costs its issue more than its bytes, so that few are made: of latents, one for rows at equal distances, which
-// two rows in ascending order always are; of rope parts and scales, which are short, one for all rows from the first to
-// the last of a stretch that ascends slowly, whether they are asked for or not. Those come to a stage in UB.
+// The issue of a copy costs more than its bytes, so the class makes few copies. One copy takes latents of rows at equal
+// distances, which two rows in ascending order always are. Rope parts and scales are short. One copy takes those of all
+// rows from the first to the last of a stretch that ascends slowly, whether they are asked for or not. They come to a
+// stage in UB.
 class KeyGather {
  public:
   static constexpr uint32_t kBatch = 16;         // rows in flight in one slot
   static constexpr uint32_t kHalf = kBatch / 2;  // rows that are looked up, dequantised and copied out at a time
-  // A slot is taken from its copies in to the arithmetic, a half from there until it is out: about a latency of GM
-  // longer than a batch takes MTE2, and half a batch the vector pipe.
+  // A slot of the input is taken from its copies in until the arithmetic, and a slot of the output, half a batch, from
+  // there until it is copied out. Each is taken about a latency of GM longer than MTE2 needs for a batch, or the vector
+  // pipe for half a batch.
   static constexpr uint32_t kInSlots = 3, kOutSlots = 3;
-  // Rows of a slot's stage. One that comes alone or in a pair takes two, as its scales take a block of 32 bytes.
+  // Rows of a slot's stage. A row that comes alone or in a pair takes two, because its scales take a block of 32 bytes.
   static constexpr uint32_t kFewestStageRows = 2 * kBatch;
   static constexpr uint32_t kStageBytes =
       kInSlots * (kRopeDim * 2 + kKScaleGroups * 4) + kKScaleGroups * 32;  // of a row
@@ -140,7 +142,7 @@ class KeyGather {
     }
   }
 
-  // What Fetch leaves: rope parts and scales.
+  // Fetches the rope parts and scales, which Fetch leaves out.
   __aicore__ MS_DSV32_NOINLINE void FetchRest(const int32_t* rows) {
     const int32_t flag = static_cast<int32_t>(slot_);
     const uint32_t stage_rows = FetchShort(rows);
@@ -150,7 +152,7 @@ class KeyGather {
       Brcb(spread_, scale_stage_[slot_], static_cast<uint8_t>(stage_rows / 2), BrcbRepeatParams(1, 8));
     }
   }
-  // Half `part` of the batch to rows of `latent_out` and `rope_out`.
+  // Dequantises half `part` of the batch, and copies it to rows of `latent_out` and `rope_out`.
   __aicore__ MS_DSV32_NOINLINE void Dequantise(const int32_t* rows, uint32_t part,
                                                const GlobalTensor<bfloat16_t>& latent_out,
                                                const GlobalTensor<bfloat16_t>& rope_out) {
@@ -160,14 +162,14 @@ class KeyGather {
       any = any || rows[i] != kNoRow;
     }
     if (any) {
-      // int8 reaches float through half, which holds it exactly and lies where the result will.
+      // int8 goes to float through half, which holds it exactly. The halves lie where the result will.
       const LocalTensor<half> k16 = k_[out].template ReinterpretCast<half>();
       Cast(k16, k8_[slot_][first * kKvLoraRank], RoundMode::CAST_NONE, kHalf * kKvLoraRank);
       PipeBarrier<PIPE_V>();
       Cast(k32_, k16, RoundMode::CAST_NONE, kHalf * kKvLoraRank);
       TakeStaged(rows, first, kr_[out]);
       PipeBarrier<PIPE_V>();
-      // Groups of two repeats share a scale: even repeats of all rows, then odd ones.
+      // Two repeats share a scale. One instruction takes the even repeats of all rows, and one the odd ones.
       for (uint32_t c = 0; c < kScaleGroup; c += 64) {
         Mul(k32_[c], k32_[c], row_scales_, static_cast<uint64_t>(64), static_cast<uint8_t>(kHalf * kKScaleGroups),
             BinaryRepeatParams(1, 1, 0, kScaleGroup / 8, kScaleGroup / 8, 1));
@@ -191,13 +193,13 @@ class KeyGather {
     DataCopy(rope_out, kr_[out], kHalf * kRopeDim);
     out_.Release();
   }
-  // The other end of Acquire.
+  // Returns the slot of Acquire.
   __aicore__ inline void Release() { SetFlag<HardEvent::V_MTE2>(static_cast<int32_t>(slot_)); }
 
  private:
-  static constexpr int32_t kOutFlag = 0;  // the first of out_
-  // A stretch of so many rows for each one that is asked for is copied as a whole: the bytes between cost as much as
-  // the copies that are saved.
+  static constexpr int32_t kOutFlag = 0;  // the first flag of out_
+  // A stretch with so many rows for each one that is asked for is still copied as a whole. With more, the bytes between
+  // would cost as much as the copies that are saved.
   static constexpr uint32_t kWidestStretch = 6;
 
   // Whether one copy can fetch both rows, a < b.
@@ -205,8 +207,8 @@ class KeyGather {
     return b - a <= static_cast<int32_t>(0xffffffffu / kKvLoraRank);
   }
 
-  // From the stage, of rows [first, first + kHalf) of the batch: rope parts to `rope`, spread scales to row_scales_.
-  // Both are of 128 bytes. Rows at equal distances in the stage, as those of a pair are, come by one instruction.
+  // Takes rows [first, first + kHalf) of the batch from the stage: rope parts to `rope`, spread scales to row_scales_.
+  // Both have 128 bytes a row. One instruction takes rows at equal distances in the stage, as those of a pair are.
   __aicore__ inline void TakeStaged(const int32_t* rows, uint32_t first, const LocalTensor<bfloat16_t>& rope) {
     constexpr uint32_t kBlocks = kRopeDim * 2 / 32;
     static_assert(kBlocks == kKScaleGroups);
@@ -233,8 +235,8 @@ class KeyGather {
     }
   }
 
-  // Rope parts and scales of `rows`: those of rows[i] are row staged_[i] of the stage. Returns how many rows are taken,
-  // in pairs.
+  // Fetches the rope parts and scales of `rows`. Those of rows[i] come to row staged_[i] of the stage. Returns how many
+  // rows of the stage are used, an even number.
   __aicore__ MS_DSV32_NOINLINE uint32_t FetchShort(const int32_t* rows) {
     const LocalTensor<bfloat16_t> rope = rope_stage_[slot_];
     const LocalTensor<float> scales = scale_stage_[slot_];
@@ -244,7 +246,8 @@ class KeyGather {
         ++i;
         continue;
       }
-      // What ascends slowly from here and leaves two rows for each of the others.
+      // Looks for the longest stretch that ascends slowly from here and leaves two rows of the stage for each row after
+      // it.
       uint32_t count = 1, span = 1;
       for (uint32_t k = 1; i + k < kBatch && rows[i + k] > rows[i + k - 1]; ++k) {
         const uint32_t wider = static_cast<uint32_t>(rows[i + k] - rows[i]) + 1;

@@ -1,4 +1,4 @@
-// RmsNorm and LayerNorm of float rows, in float32. Sqrt and Div, because Rsqrt is approximate on arch 2201.
+// RmsNorm and LayerNorm of float rows, in float32. They use Sqrt and Div, because Rsqrt is approximate on arch 2201.
 #ifndef MS_DSV32_ASCENDC_NORM_H_
 #define MS_DSV32_ASCENDC_NORM_H_
 
@@ -11,7 +11,7 @@ template <uint32_t kD>
 __aicore__ inline void DivideByRms(const LocalTensor<float>& x, const LocalTensor<float>& squares, float epsilon,
                                    const RowScratch& scratch, uint32_t rows) {
   Mul(squares, x, x, static_cast<int32_t>(rows * kD));
-  // kD is not always a power of two: the exact mean is a quotient.
+  // Divides by kD instead of multiplying by 1 / kD, which is exact only for powers of two.
   Duplicate(scratch.constant, static_cast<float>(kD), static_cast<int32_t>(rows));
   PipeBarrier<PIPE_V>();
   RowSum<kD>(scratch.scalars, squares, scratch.partial, rows);

@@ -1,8 +1,8 @@
 // The cube half of the prologs: S1, S3 and S5 of prolog_plan.h.
 //
 // Weights stream through slots of L1 in chunks. The loader goes through the same phases, items and chunks as the
-// products and is as many chunks ahead as there are slots, so that while the core waits for others, or for its vector
-// units, the next weights are on their way.
+// products, and is as many chunks ahead as there are slots. So the next weights are on their way while the core waits
+// for other cores or for its vector units.
 #ifndef MS_DSV32_ASCENDC_PROLOG_CUBE_H_
 #define MS_DSV32_ASCENDC_PROLOG_CUBE_H_
 
@@ -44,7 +44,7 @@ class PrologCube {
     SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
     ahead_.group = early_begin_;
     if (steps_ > 0) {
-      // Weights first, enough for the time that the AIVs take to bring x into L2.
+      // The weights are asked for first, enough for the time that the AIVs take to bring x into L2.
       uint32_t slot = 0;
       while (slot < t_.stream_slots && (owed_ > 0 ? owed_ * PassBytes() : slot * t_.stream_bytes) < kAlone) {
         LoadNext();
@@ -82,16 +82,16 @@ class PrologCube {
 
  private:
   static constexpr uint32_t kStep = 128;      // K of one product in bfloat16: 128 x 128 fill a slot of L0A
-  static constexpr uint32_t kInt8Step = 192;  // likewise in int8; divides every chunk
+  static constexpr uint32_t kInt8Step = 192;  // K of one product in int8; divides every chunk
   static constexpr uint32_t kWide = kPassUnits / 2 * kUnitColumns;  // columns of one accumulator of S1
-  static constexpr uint32_t kAbsorbColumns = 128;                   // of one accumulator of S5
+  static constexpr uint32_t kAbsorbColumns = 128;                   // columns of one accumulator of S5
   static constexpr uint32_t kAlone = 65536;                         // bytes of weights that are asked for before x
   static constexpr uint32_t kThirds = 3;  // copies of the latents that take the places of three chunks of x
   static constexpr uint32_t kThird = kQLoraRank / kThirds;
-  // Flags of MTE2_MTE1 and MTE1_MTE2 behind those of the stream.
+  // Flags of MTE2_MTE1 and MTE1_MTE2 after those of the stream.
   static constexpr int32_t kQueryFlag = CubeStream::kMostSlots, kLatentFlag = kQueryFlag + 1;
   static constexpr int32_t kLastThirdFlag = kLatentFlag + 1;  // of MTE2_MTE1 only
-  // Where S1 has cores to itself, the stream has a slot less, and every other operand of S5 its flags.
+  // Where some cores do only S1, the stream has a slot less, and every other operand of S5 uses its flags.
   static constexpr int32_t kOtherQueryFlag = kQueryFlag - 1;
 
   // Units of each projection of x, in this order: w_dq, w_dkv_kr, wk, w_proj.
@@ -100,21 +100,21 @@ class PrologCube {
   static constexpr uint32_t kIndexKeyEnd = kKeyValueEnd + (kIndexer ? kIdxHeadDim / kUnitColumns : 0);
   static constexpr uint32_t kUnits = kIndexKeyEnd + (kIndexer ? kIdxNHeads / kUnitColumns : 0);
 
-  // Tokens of a step, and their rows in L1. Left operands lie in columns of so many rows and in areas of their own, so
-  // that the rows behind the last token, which nothing loads, stay apart from the others whatever was there before.
+  // Tokens of a step, and their rows in L1. Left operands lie in columns of so many rows, each in an area of its own.
+  // So the rows after the last token, which nothing loads, never mix with others, whatever they contain.
   __aicore__ inline uint32_t Tokens(uint32_t step) const { return Smaller(t_.token_step, t_.t - step * t_.token_step); }
   __aicore__ inline uint32_t Rows(uint32_t step) const { return RoundUp(Tokens(step), kFractal); }
   __aicore__ inline LocalTensor<int8_t> Latent(uint32_t step) {
     return stream_.Left<int8_t>(0, Rows(step) * kQLoraRank);
   }
-  // The operand of S5 of item i. There are two places for them where S1 has cores to itself.
+  // The operand of S5 of item i. Where some cores do only S1, operands have two places.
   __aicore__ inline LocalTensor<bfloat16_t> Query(uint32_t step, uint32_t i) {
     return stream_.Left<bfloat16_t>(t_.query_l1 + (IsOther(i) ? t_.token_step * kNopeDim * 2 : 0),
                                     Rows(step) * kNopeDim);
   }
   __aicore__ inline bool IsOther(uint32_t i) const { return Apart() && i % 2 == 1; }
   __aicore__ inline int32_t QueryFlag(uint32_t i) const { return IsOther(i) ? kOtherQueryFlag : kQueryFlag; }
-  // Behind both of them: the Hadamard matrix of the heads.
+  // The Hadamard matrix of the heads, after both places of operands.
   __aicore__ inline LocalTensor<bfloat16_t> Matrix() {
     return stream_.Left<bfloat16_t>(t_.query_l1 + 2 * t_.token_step * kNopeDim * 2, kIdxHeadDim * kIdxHeadDim);
   }
@@ -123,19 +123,19 @@ class PrologCube {
   }
   __aicore__ inline uint32_t NextXSlot(uint32_t slot) const { return slot + 1 == t_.x_slots ? 0 : slot + 1; }
 
-  // Whether S1 has cores to itself, and whether this is one of them.
+  // Whether some cores do only S1, and whether this is one of them.
   __aicore__ inline bool Apart() const { return !kMla && t_.projectors > 0; }
   __aicore__ inline bool Projects() const { return !kMla && core_ < t_.projectors; }
-  // Whether the chunks of x lie where the latents lie between S1 and the next S1.
+  // Whether the chunks of x have the place that the latents have between two S1.
   __aicore__ inline bool Shared() const { return t_.x_l1 < t_.query_l1 && x_chunks_ > 0 && !Apart(); }
-  // Where the first chunk of x of a step lies. The last chunk before the latents come has the last place, so that the
-  // thirds of the latents find their places free in their order. S1 of steps 0 and 1 follow each other.
+  // The slot of the first chunk of x of a step. The last chunk before the latents come has the last slot, so that the
+  // places of the latents' thirds become free in their order. S1 of steps 0 and 1 follow each other without latents.
   __aicore__ inline uint32_t FirstXSlot(uint32_t step) const {
     return (t_.x_slots - (step == 0 && steps_ > 1 ? 2 : 1) * x_chunks_ % t_.x_slots) % t_.x_slots;
   }
 
-  // ---- What streams: chunks that fill a slot at their widest.
-  // K of a chunk of the projections' weights, of 192 columns at most; and the bytes of one in the first pass
+  // The chunks that stream. The widest ones fill a slot.
+  // K of a chunk of the projections' weights, which has 192 columns at most; and the bytes of a chunk of the first pass
   __aicore__ inline uint32_t ProjectRows() const { return t_.stream_bytes / (kPassUnits * kUnitColumns * 2); }
   __aicore__ inline uint32_t PassBytes() const {
     return (PassEnd(early_begin_) - early_begin_) * kUnitColumns * ProjectRows() * 2;
@@ -152,8 +152,8 @@ class PrologCube {
   static __aicore__ inline uint32_t AccumulateRows(const PrologItem& item) {
     return item.kind == PrologKind::kIndexerKeys ? 0 : kQLoraRank;
   }
-  // K of the chunk of S3 of item i that begins at k. Where the way of the last item counts, its last chunk comes in
-  // halves of what is left of it: few products remain when the last of them is there.
+  // K of the chunk of S3 of item i that begins at k. Where the latency of the last item counts, its last chunk is
+  // halved again and again, so that few products remain when the last weights are there.
   __aicore__ inline uint32_t ChunkRows(uint32_t i, PrologKind kind, uint32_t k) const {
     const uint32_t rows = HeadRows(Columns(kind)), left = kQLoraRank - k;
     if (!items_.Few() || i + 1 != items_.Total() || left > rows) {
@@ -183,10 +183,11 @@ class PrologCube {
            OwnBegin(t_, Tokens(step), kVectorsPerCore * core_);
   }
 
-  // Pairs of a part of K and a unit: one part behind the other, but where the head weights come late, theirs first.
+  // Pairs of a part of K and a unit, numbered part after part. Where the head weights come late, their pairs have the
+  // first numbers.
   static constexpr uint32_t kWeightUnits = kUnits - kIndexKeyEnd, kWeightPairs = kProjectParts * kWeightUnits;
   __aicore__ inline bool IsWeightPair(uint32_t pair) const { return WeightsLate<kMla>(t_) && pair < kWeightPairs; }
-  // Units of a part that are dealt one behind the other.
+  // Units of a part that are dealt one after the other.
   __aicore__ inline uint32_t UnitsBeside(uint32_t pair) const {
     return !WeightsLate<kMla>(t_) ? kUnits : IsWeightPair(pair) ? kWeightUnits : kIndexKeyEnd;
   }
@@ -201,8 +202,8 @@ class PrologCube {
     return pair + UnitsBeside(pair) - PlaceOf(pair) % UnitsBeside(pair);
   }
 
-  // What the pairs of a part of K and a unit, from `pair` to `end`, have of one projection: `units` from unit `begin`
-  // on, at `column` of the projection's `width`.
+  // The first pairs of [pair, end) that belong to one projection: `units` from unit `begin` on, at `column` of the
+  // projection's `width` columns.
   struct UnitRun {
     uint32_t begin, units, column, width;
   };
@@ -237,7 +238,7 @@ class PrologCube {
   static __aicore__ inline bool IsHeads(uint32_t phase) { return phase > 0 && phase % 2 == 0; }
   static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsHeads(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
 
-  // Fills the next slot, or returns false if all that the launch needs is on its way.
+  // Fills the next slot. Returns false if all that the launch needs is on its way.
   __aicore__ MS_DSV32_NOINLINE bool LoadNext() {
     while (ahead_.phase <= 2 * steps_) {
       const uint32_t step = StepOf(ahead_.phase);
@@ -246,13 +247,14 @@ class PrologCube {
       }
       ++ahead_.phase;
       ahead_.group = IsHeads(ahead_.phase) ? items_.Begin(StepOf(ahead_.phase)) : early_begin_;
-      // Latents come next to where x lies.
+      // The latents take the place of x.
       x_open_ = x_open_ && !(Shared() && IsHeads(ahead_.phase));
     }
     return false;
   }
 
-  // x of a step may be loaded. What is on its way without it is completed and handed over.
+  // From here on x of a step may be loaded. Chunks of weights that are on their way without their x get it, and are
+  // handed over.
   __aicore__ MS_DSV32_NOINLINE void OpenX(uint32_t step) {
     if (Shared()) {
       WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
@@ -267,7 +269,7 @@ class PrologCube {
     owed_ = 0;
   }
 
-  // The chunk of x of a step that begins `k` behind k0, if one begins there.
+  // Loads the chunk of x of a step that begins at k0 + k, if one begins there.
   __aicore__ MS_DSV32_NOINLINE void LoadX(uint32_t step, uint32_t k0, uint32_t k) {
     if (k % kXChunk != 0) {
       return;
@@ -278,12 +280,12 @@ class PrologCube {
     x_filled_ = NextXSlot(x_filled_);
   }
 
-  // The next chunk of a phase, or false if it has no more. The chunk of x lies in the area of left operands, and is
-  // handed over with the weights.
+  // Loads the next chunk of a phase. Returns false if the phase has no more. The chunk of x goes to the area of left
+  // operands, and is handed over with the weights.
   __aicore__ inline bool LoadProjection(uint32_t step) {
     return step < steps_ && LoadPairs(step, ahead_.group, ahead_.chunk, unit_end_);
   }
-  // The next chunk of the pairs from `group` on, or false at `last`.
+  // Loads the next chunk of the pairs from `group` on. Returns false at `last`.
   __aicore__ MS_DSV32_NOINLINE bool LoadPairs(uint32_t step, uint32_t& group, uint32_t& chunk, uint32_t last) {
     if (group >= last) {
       return false;
@@ -344,22 +346,23 @@ class PrologCube {
     }
     return false;
   }
-  // Items that S3 of a step goes through, counted over all steps. In the last one S5 of the last items remains.
+  // End of the items that S3 of a step goes through, counted over all steps. In the last step S5 of the last items
+  // remains.
   __aicore__ inline uint32_t HeadsEnd(uint32_t step) const {
     return step + 1 < steps_ ? items_.Begin(step + 1) : items_.Total() + items_.Lag();
   }
-  // K of S3 of item i that goes before the S5 that are due then, kQLoraRank where these come last. They go in front of
-  // the first item of a step: their operand is there before the last of the latents. Where latents are there before,
-  // they go into the middle: then the sums of S3 are on their way to GM while the cube is at the first half of the next
-  // S3, and the operand of the next S5 comes meanwhile.
+  // K of S3 of item i that comes before the S5 that are due; with kQLoraRank, S5 comes after S3. S5 comes before the
+  // first item of a step, because its operand is there before the last latents. Where the latents are there early, S5
+  // comes in the middle: then the sums of S3 go to GM, and the operand of the next S5 comes, while the cube is at the
+  // first half of the next S3.
   __aicore__ inline uint32_t TurnAt(uint32_t i) const {
     if (Apart()) {
       return HasSums(i) ? kQLoraRank / 2 : kQLoraRank;
     }
     return items_.IsFirst(i) ? 0 : kQLoraRank;
   }
-  // S5 of the items before this one is done where S3 of item i is. Where that has none, S5 is done in the middle of the
-  // next S3, as both accumulators are in use until then.
+  // S5 of the items before this one is done beside S3 of item i. If item i has no S3, its S5 are done in the middle of
+  // the next S3, because both accumulators are in use until then.
   __aicore__ inline uint32_t TurnEnd(uint32_t i) const { return items_.DoneEnd(Defers(i) ? i - 1 : i); }
   __aicore__ inline bool Defers(uint32_t i) const {
     return Apart() && i > 0 && i < items_.Total() && !HasSums(i) && HasSums(i + 1);
@@ -367,10 +370,10 @@ class PrologCube {
   // Whether there is an item i that has S3.
   __aicore__ inline bool HasSums(uint32_t i) const { return i < items_.Total() && AccumulateRows(items_.At(i)) > 0; }
 
-  // Rows [k, k + rows) of the weights of S3 of an item, and where nothing else comes between S3 of two steps, for the
-  // first item of a step as many columns of the latents. These take the place of those of the step before, and MTE2 is
-  // after the products that have read them: a head has as many chunks as the stream has slots, so that the slot was
-  // that of the same chunk of the head before, or of a later one.
+  // Loads rows [k, k + rows) of the weights of S3 of an item. With `latents` it loads as many columns of the latents
+  // too: for the first item of a step, where nothing else comes between S3 of two steps. These columns take the place
+  // of the step before's. MTE2 cannot come to them before the products have read the old ones. A head has as many
+  // chunks as the stream has slots, so the slot held the same chunk of the head before, or a later one, and is free.
   __aicore__ MS_DSV32_NOINLINE void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows, bool latents) {
     const uint32_t columns = Columns(item.kind);
     const LocalTensor<int8_t> weights = stream_.BeginFill<int8_t>();
@@ -404,9 +407,9 @@ class PrologCube {
                kIdxHeadDim);
   }
 
-  // ---- S1
+  // S1
   __aicore__ MS_DSV32_NOINLINE void Project(uint32_t step) {
-    // The latents of the step before come near the end of S1, when they are ready, and while it still has work.
+    // The latents of the step before are loaded near the end of S1: they are ready by then, and S1 still has work.
     thirds_ = 0;
     thirds_step_ = step - 1;
     thirds_due_ = Shared() && step > 0;
@@ -441,15 +444,15 @@ class PrologCube {
     uint32_t high = low;
     for (uint32_t k = 0; k < kPartRows; k += rows) {
       if (Projects() && k == kPartRows / 2) {
-        // x of the next step, which is about to be loaded, is in L2, and the sums in whose place its sums will be have
-        // been read.
+        // Waits until x of the next step, which is about to be loaded, is in L2, and until the sums whose place its
+        // sums will take have been read.
         AwaitQueries(step);
       }
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
       const LocalTensor<bfloat16_t> x = XChunk(step, x_taken_);
       stream_.Add(low, x, Tokens(step), m16, k % kXChunk, weights, rows, rows, 0, Smaller(columns, kWide), kStep);
       if (k + rows == kPartRows) {
-        // On its way to GM while the cube is at the other columns.
+        // These sums go to GM while the cube is at the other columns.
         Store(step, low, begin, Smaller(begin + kPassUnits / 2, end));
       }
       if (columns > kWide) {
@@ -465,7 +468,7 @@ class PrologCube {
       }
       stream_.Return();
       const bool filled = LoadNext();
-      // As a slot was filled again, MTE2 is behind the products that have read this chunk of x.
+      // LoadNext has filled a slot, so MTE2 comes after the products that have read this chunk of x.
       if (thirds_due_ && used && filled && x_left_ + thirds_ + 1 == kThirds) {
         LoadThird();
       }
@@ -486,14 +489,14 @@ class PrologCube {
     stream_.Free(product);
   }
 
-  // ---- The quantised latents of a step, which all heads use, stay in L1.
-  // Columns [k, k + columns) of those of a step.
+  // The quantised latents of a step stay in L1, because all heads use them.
+  // Loads columns [k, k + columns) of the latents of a step.
   __aicore__ MS_DSV32_NOINLINE void LoadLatents(uint32_t step, uint32_t k, uint32_t columns) {
     const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
     CopyNdToL1(Latent(step)[k * Rows(step)], q_norm[static_cast<uint64_t>(step) * t_.token_step * kQLoraRank + k],
                Tokens(step), columns, kQLoraRank, Rows(step));
   }
-  // The next third of those of thirds_step_.
+  // Loads the next third of the latents of thirds_step_.
   __aicore__ MS_DSV32_NOINLINE void LoadThird() {
     if constexpr (kMla) {
       if (thirds_ == 0) {
@@ -506,21 +509,21 @@ class PrologCube {
       SetFlag<HardEvent::MTE2_MTE1>(thirds_ == kThirds ? kLastThirdFlag : kLatentFlag);
     }
   }
-  // The last third comes while S3 of the first item is at the others.
+  // Waits for the last third, which comes while S3 of the first item is at the first two.
   __aicore__ inline void AwaitLastThird() {
     if (third_due_) {
       WaitFlag<HardEvent::MTE2_MTE1>(kLastThirdFlag);
       third_due_ = false;
     }
   }
-  // What S1 has left of them.
+  // Loads the thirds that did not come during S1.
   __aicore__ MS_DSV32_NOINLINE void LoadLatent(uint32_t step) {
     if (!thirds_due_) {
       thirds_ = 0;
     }
     thirds_step_ = step;
     if (thirds_ < kThirds) {
-      if (held_) {  // by x
+      if (held_) {  // x has the place
         SetFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
       }
       WaitFlag<HardEvent::MTE1_MTE2>(kLatentFlag);
@@ -532,7 +535,7 @@ class PrologCube {
     }
     latent_loaded_ = true;
   }
-  // S3 of all items of a step has read them.
+  // Gives back the place of the latents after S3 of all items of a step.
   __aicore__ MS_DSV32_NOINLINE void ReleaseLatent(uint32_t step) {
     if (Apart() && step + 1 < steps_) {
       return;  // the latents of the next step come with its first weights
@@ -549,7 +552,7 @@ class PrologCube {
     }
   }
 
-  // ---- S3 and S5
+  // S3 and S5
   __aicore__ MS_DSV32_NOINLINE void Heads(uint32_t step) {
     if (!latent_loaded_) {
       LoadLatent(step);
@@ -585,14 +588,15 @@ class PrologCube {
     }
   }
 
-  // S3 of item i, and the S5 beside it if it comes between
+  // S3 of item i, and the S5 that come in the middle of it
   __aicore__ MS_DSV32_NOINLINE void Accumulate(uint32_t i, uint32_t turn_at) {
     const PrologItem item = items_.At(i);
     const uint32_t all = AccumulateRows(item);
     if (all > 0) {
       const uint32_t columns = Columns(item.kind), m16 = Rows(item.step);
       const uint32_t product = stream_.Open();
-      // With few items S4 is done long before, and MTE2 is busy with the chunks ahead for long after.
+      // When the operand of S5 is loaded: with few items at once, because its S4 was done long before, and later MTE2
+      // is busy with the chunks ahead.
       bool query_due = true;
       const uint32_t query_k = items_.Few() ? 0 : Apart() ? all / 4 * 3 : all / 2;
       for (uint32_t k = 0; k < all;) {
@@ -602,7 +606,7 @@ class PrologCube {
         }
         if (query_due && k >= query_k) {
           if (Apart()) {
-            // As late as it comes in time for the middle of the next S3.
+            // As late as the operand still comes in time for the middle of the next S3.
             LoadQueries(Defers(i + 1) ? i + 2 : i + 1);
           } else {
             LoadQueries(i);
@@ -618,7 +622,7 @@ class PrologCube {
         LoadNext();
         k += rows;
       }
-      AwaitQueries(i < kHeadSlots ? 0 : i - kHeadSlots + 1);  // the last of them had the sums' place
+      AwaitQueries(i < kHeadSlots ? 0 : i - kHeadSlots + 1);  // S4 of the last of them has read the sums' place
       StoreC(workspace_.Sums(t_, i), stream_.Close<int32_t>(product), Tokens(item.step), m16, 0, columns, columns);
       stream_.Free(product);
     }
@@ -638,8 +642,8 @@ class PrologCube {
     }
   }
 
-  // The operands of the S5 that are due with S3 of item i, once S4 has written them. As soon as the one before is read,
-  // for what streams would delay it later.
+  // Loads the operands of the S5 that are due with S3 of item i, after S4 has written them. Each is loaded as soon as
+  // the one before it is read, because weights that stream would delay it later.
   __aicore__ MS_DSV32_NOINLINE void LoadQueries(uint32_t i) {
     for (; query_next_ < items_.DoneEnd(i); ++query_next_) {
       const PrologItem item = items_.At(query_next_);
@@ -654,7 +658,7 @@ class PrologCube {
     }
   }
 
-  // The S5 that are due with S3 of item i.
+  // Every S5 that is due with S3 of item i.
   __aicore__ MS_DSV32_NOINLINE void TurnAll(uint32_t i) {
     for (; turned_ < TurnEnd(i); ++turned_) {
       if (query_next_ <= turned_) {
@@ -665,7 +669,7 @@ class PrologCube {
   }
 
   // S5 of item i, beside S3 of item `beside`: (3) the nope part of a head times its w_uk [128, 512], or the indexer's
-  // values times Hadamard
+  // values times the Hadamard matrix
   __aicore__ MS_DSV32_NOINLINE void Turn(uint32_t i, uint32_t beside) {
     const PrologItem item = items_.At(i);
     const uint32_t chunks = TurnChunks(item);
@@ -717,8 +721,8 @@ class PrologCube {
     stream_.Free(product);
   }
 
-  // Where the loader is. In S1, `group` is the begin of a pass; in S3 and S5, S3 of item `group` and the S5 beside it,
-  // of which `part` is 0 before S5, 1 in S5 and 2 after it. `chunk` counts chunks, `k` is K of S3.
+  // Where the loader is. In S1, `group` is the begin of a pass. In S3 and S5 it is an item: the loader is at its S3 and
+  // the S5 beside it, with `part` 0 before S5, 1 in S5 and 2 after it. `chunk` counts chunks, `k` is K of S3.
   struct Place {
     uint32_t phase, group, chunk, part, k, turn;
   };
@@ -731,14 +735,14 @@ class PrologCube {
   CubeStream stream_;
   Place ahead_{0, 0, 0, 0, 0, 0};
   uint32_t late_chunk_ = 0, x_filled_ = 0, x_taken_ = 0;
-  // Chunks of x of a step, and those that S1 has left; chunks of weights that are on their way without their x.
+  // Chunks of x of a step, how many of them S1 has left, and chunks of weights that are on their way without their x.
   uint32_t x_chunks_ = 0, x_left_ = 0, owed_ = 0;
   uint32_t heard_ = 0;       // items whose S4 the cube knows to be done
   uint32_t turned_ = 0;      // items whose S5 is done
   uint32_t query_next_ = 0;  // the item whose S5 has no operand yet
   uint32_t thirds_ = 0, thirds_step_ = 0;
   bool thirds_due_ = false, third_due_ = false, latent_loaded_ = false;
-  bool x_open_ = false, held_ = false;  // x may be loaded; it has the place that it shares with the latents
+  bool x_open_ = false, held_ = false;  // x may be loaded; x has the place that it shares with the latents
 };
 
 }  // namespace ms_dsv32::ascendc

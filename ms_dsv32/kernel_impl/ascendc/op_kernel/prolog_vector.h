@@ -25,9 +25,9 @@ class PrologVector {
         workspace_(arguments.workspace, tiling, core_),
         arena_(pipe, kUbBytes) {}
 
-  // As the cube is one step ahead with S1, so is S2 of the query latent. It comes between nope parts, when the cube has
-  // long items to go on with, and in the last step S2 of the keys. Cores come there at different times, so nobody waits
-  // at that place: an AIV tells the others of S1 before the items, and hears of their S2 before its last item.
+  // S2 of the query latent is one step ahead, as S1 of the cube is. It comes between nope parts, when the cube has long
+  // items to go on with; in the last step S2 of the keys comes there. Cores get there at different times, so nobody
+  // waits there: an AIV tells the others of S1 before the items, and hears of their S2 before its last item.
   __aicore__ inline void Run() {
     if (steps_ == 0) {
       return;
@@ -66,7 +66,7 @@ class PrologVector {
         const uint32_t behind = step + 2 < steps_ ? kNopesInTurn : kNopesAtEnd;
         middle += items_.NopesBegin(step);
         middle = own_end - middle > behind ? own_end - behind : middle;
-        // Not behind the last item: the cube asks for the latents before it goes on with what S6 of an item waits for.
+        // Not after the last item: the cube asks for the latents before it goes on with what S6 of an item waits for.
         middle = middle == own_end && middle > begin ? middle - 1 : middle;
         if (!last) {
           AwaitCore(kProjected);
@@ -89,7 +89,8 @@ class PrologVector {
   }
 
  private:
-  // Nope parts behind S2 of the next step: few while the cube has S1 to go on with, more where it has none.
+  // Nope parts after S2 of the next step: few while the cube still has S1 to do, more in the last steps, which have no
+  // S1 left.
   static constexpr uint32_t kNopesInTurn = 2, kNopesAtEnd = 4;
   static constexpr uint32_t kLatentRows = 4;              // rows of 1536 at a time: 24 KiB of float, for each part of K
   static constexpr uint32_t kKeyRows = 8;                 // rows of 512 at a time: 32 groups of 128
@@ -102,7 +103,7 @@ class PrologVector {
   // the next step, and kWaitFlag is for waits that follow at once.
   static constexpr int32_t kWaitFlag = 2, kSlotFlag = 3, kNextFlag = 6;
 
-  // The tokens of a step, and which of them are this AIV's where tokens are dealt to all.
+  // Sets the tokens of a step, and this AIV's own among them for the stages that deal tokens to all AIVs.
   __aicore__ inline void SetStep(uint32_t step) {
     t0_ = step * t_.token_step;
     m_ = Smaller(t_.token_step, t_.t - t0_);
@@ -110,16 +111,16 @@ class PrologVector {
     own_end_ = OwnBegin(t_, m_, vector_ + 1);
   }
 
-  // Brings what all AICs read of a step from HBM into L2, each AIV a share: x, and latents that are an input. AICs read
-  // the same parts of them at the same time: at what one core gets from HBM, 128 tokens would take longer than all else
-  // of S1.
+  // Brings x of a step, and latents that are an input, from HBM into L2, each AIV a share. All AICs read the same parts
+  // of them at the same time. At the rate that one core gets from HBM, 128 tokens would take longer than the rest of
+  // S1.
   __aicore__ MS_DSV32_NOINLINE void Fetch(uint32_t step) {
     const uint32_t t0 = step * t_.token_step;
     if (t0 >= t_.t) {
       return;
     }
     const uint32_t tokens = Smaller(t_.token_step, t_.t - t0);
-    // That of step 3 comes with the items of step 1, which have UB.
+    // Step 3 is fetched among the items of step 1, which have all of UB.
     const bool by_slots = kOnePhase && step > 2;
     if (step > 0 && !by_slots) {
       BeginPhase();
@@ -130,8 +131,8 @@ class PrologVector {
                  by_slots);
     }
   }
-  // This AIV's share, one of `vectors`, of `bytes`, a multiple of lines of 512, to UB that is free, or to slots of
-  // sums. What it reads is not used.
+  // Reads this AIV's share, one of `vectors`, of `bytes`, which are whole lines of 512. It reads to UB that is free, or
+  // to slots of sums, and does not use what it reads.
   __aicore__ MS_DSV32_NOINLINE void FetchBytes(GM_ADDR address, uint32_t bytes, uint32_t vectors,
                                                bool by_slots = false) {
     constexpr uint32_t kLine = 512;
@@ -155,8 +156,8 @@ class PrologVector {
     }
   }
 
-  // The AIVs of a core that has S1 to itself: their part in what all AIVs wait for, and what the cubes read of the
-  // steps from the third one on.
+  // For the AIVs of a core that does only S1. They take part in the barriers of all AIVs, and bring what the cubes read
+  // of the steps from the third one on into L2.
   __aicore__ MS_DSV32_NOINLINE void AccompanyProjections() {
     FetchPart(2);
     for (uint32_t step = 0; step < steps_; ++step) {
@@ -174,13 +175,13 @@ class PrologVector {
     }
     LeaveAllVectors(kAllKeys);
   }
-  // What the core's cube reads of x in a step, and a share of the latents.
+  // Fetches what the core's cube reads of x in a step, and a share of the latents.
   __aicore__ MS_DSV32_NOINLINE void FetchPart(uint32_t step) {
     const uint32_t t0 = step * t_.token_step;
     if (t0 >= t_.t) {
       return;
     }
-    constexpr uint32_t kRows = 48;  // of a part, which fit into UB
+    constexpr uint32_t kRows = 48;  // rows of a part of x, 3584 bytes each, that fit into UB: 168 of 191.75 KiB
     const uint32_t tokens = Smaller(t_.token_step, t_.t - t0), end = ShareBegin(tokens, sub_ + 1, kVectorsPerCore);
     const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
     for (uint32_t r = ShareBegin(tokens, sub_, kVectorsPerCore); r < end; r += kRows) {
@@ -199,7 +200,7 @@ class PrologVector {
     arena_.Reset();
   }
 
-  // bfloat16 values [count] from GM as float, through `raw`. No other copy may be under way.
+  // Loads bfloat16 values [count] from GM as float, through `raw`. No other copy may be under way.
   __aicore__ MS_DSV32_NOINLINE void LoadFloats(const LocalTensor<float>& dst, const LocalTensor<bfloat16_t>& raw,
                                                const GlobalTensor<bfloat16_t>& src, uint32_t count) {
     WaitPipe<HardEvent::V_MTE2>(kWaitFlag);
@@ -217,7 +218,7 @@ class PrologVector {
     }
   }
 
-  // All parts of sums [count] at `offset` of the first one, one after the other, by one copy.
+  // Copies all parts of sums [count], which lie at `offset` of each part, one after the other by one copy.
   __aicore__ MS_DSV32_NOINLINE void CopyPartsIn(const LocalTensor<float>& dst, GM_ADDR sums, uint32_t offset,
                                                 uint32_t count) {
     const uint32_t part = static_cast<uint32_t>(t_.part_bytes) / 4;
@@ -266,7 +267,7 @@ class PrologVector {
     }
     ArriveAtAllVectors(kAllNormed);
   }
-  // S2 of all AIVs is done, and the cube may load its results.
+  // Tells the cube that S2 of all AIVs is done, so that it may load the results.
   __aicore__ inline void TellOfLatent() {
     LeaveAllVectors(kAllNormed);
     NotifyCube(kLatentReady);
@@ -363,16 +364,16 @@ class PrologVector {
   }
 
   // Without the MLA half all items are one phase, from the first step to the last, and UB keeps what they need. Then
-  // the cache rows of a step are there before its items, and S6 of its keys, which may be as late as in the step after
+  // the cache rows of a step are there before its items. S6 of its keys, which may come as late as in the step after
   // the next, does not wait for them.
   static constexpr bool kOnePhase = !kMla;
   static constexpr uint32_t kRowSlots = kOnePhase ? 4 : 1;
-  // S6 of the keys then waits for that of the step before the one before only, and so must know the rows of the next
-  // one.
+  // In one phase, S6 of the keys waits only for S6 of the keys two steps before. The keys of the next step may be
+  // written at the same time, so S6 must know their rows too.
   static constexpr uint32_t kRowSteps = kOnePhase ? 2 : 1;
   using KeyRows = CacheRows<kRowSteps * kMaxTokenStep>;
   __aicore__ inline uint32_t RowTokens(uint32_t t0) const { return Smaller(kRowSteps * t_.token_step, t_.t - t0); }
-  // The rows of this AIV's own tokens of a step, which SetStep has chosen.
+  // Resolves the cache rows of this AIV's own tokens of the step that SetStep has chosen.
   __aicore__ inline void ResolveRows(uint32_t step) {
     if (own_begin_ < own_end_) {
       cache_rows_[step % kRowSlots].Resolve(own_begin_, own_end_);
@@ -389,7 +390,7 @@ class PrologVector {
   __aicore__ inline uint32_t HalfBegin() const { return HalfBegin(m_); }
   __aicore__ inline uint32_t HalfEnd() const { return HalfEnd(m_); }
 
-  // What of UB belongs to the items of a step, whatever comes between them.
+  // Takes the UB of the items' constants, which keep their place whatever comes between the items.
   __aicore__ inline void TakeConstants() {
     constexpr uint32_t kHalfRows = kMaxTokenStep / kVectorsPerCore;
     cos_ = arena_.Take<float>(kHalfRows * kRopeDim);
@@ -401,8 +402,8 @@ class PrologVector {
     }
   }
 
-  // S4 of items [begin, end) of a step, each followed by the S6 of an item before. `first`: the constants of the step
-  // are not in UB yet.
+  // S4 of items [begin, end) of a step, each followed by S6 of an earlier item. `first` says that the constants of the
+  // step are not in UB yet.
   __aicore__ MS_DSV32_NOINLINE void Items(uint32_t step, uint32_t begin, uint32_t end, bool first) {
     if (begin == end) {
       return;
@@ -437,13 +438,13 @@ class PrologVector {
         tell_at_ = kNever;
       }
       if (kIndexer && i == items_.Begin(step) && (t_.projectors == 0 || step == 0)) {
-        // S1 is done, and nobody needs to know before it is the keys' turn.
+        // The keys wait for S1 of all cores. Nothing before them does, so this AIV tells of its core's S1 here.
         if constexpr (!kMla) {
           AwaitCore(kProjected);
         }
         ArriveAtAllVectors(kAllVectors);
       }
-      // Where S5 is in the middle of S3, S6 comes before S4, as its operand does.
+      // Where S5 comes in the middle of S3, the operand of S6 is there before that of S4.
       if (t_.projectors > 0 && (i + 1 >= items_.Total() || items_.At(i).kind == PrologKind::kIndexerHead)) {
         FinishAll(i);
       }
@@ -471,7 +472,7 @@ class PrologVector {
       out_slots_.End();
     }
   }
-  // Their places in UB.
+  // Takes the UB of the items.
   __aicore__ MS_DSV32_NOINLINE void TakeItems() {
     constexpr uint32_t kRopeCount = kHeadRows * kRopeDim;
     TakeConstants();
@@ -484,7 +485,7 @@ class PrologVector {
     turned_ = arena_.Take<float>(2 * kRopeCount);
     rope_work_ = turned_[kRopeCount];
     if constexpr (kIndexer) {
-      x_ = turned_;  // as S6 and LayerNorm are not at the same time as RoPE
+      x_ = turned_;  // S6 and LayerNorm do not run at the same time as RoPE
       scale_ = arena_.Take<float>(kLanes);
       next_scales_ = arena_.Take<float>(kLanes);
       half_scale_ = arena_.Take<half>(kLanes);
@@ -519,7 +520,7 @@ class PrologVector {
     }
   }
 
-  // The S6 that are due with S4 of item i
+  // Every S6 that is due with S4 of item i
   __aicore__ MS_DSV32_NOINLINE void FinishAll(uint32_t i) {
     if constexpr (kIndexer) {
       for (; finished_ < items_.DoneEnd(i); ++finished_) {
@@ -539,8 +540,8 @@ class PrologVector {
     }
   }
 
-  // cos, sin and the scale of the latent of this AIV's half of the tokens, and the norm of the indexer's keys; through
-  // the slots of sums, which are empty.
+  // Loads cos, sin and the scales of the latents of this AIV's half of the tokens, and the norm's parameters of the
+  // indexer's keys. The raw values pass through the slots of sums, which are empty.
   __aicore__ MS_DSV32_NOINLINE void LoadConstants() {
     constexpr uint32_t kRaw = kMaxTokenStep / kVectorsPerCore * kRopeDim;
     const LocalTensor<bfloat16_t> raw_cos = in_.ReinterpretCast<bfloat16_t>();
@@ -573,13 +574,14 @@ class PrologVector {
     PipeBarrier<PIPE_V>();
   }
 
-  // Those of the next step, and its cache rows: loaded before the last item of a step, so that nothing waits for them.
+  // Loads the constants and the cache rows of the next step. This comes before the last item of a step, so that nothing
+  // waits for the copies.
   __aicore__ MS_DSV32_NOINLINE void LoadNextConstants(uint32_t step) {
     const uint32_t t0 = step * t_.token_step, m = Smaller(t_.token_step, t_.t - t0);
     const uint32_t begin = HalfBegin(m), rows = HalfEnd(m) - begin;
     const uint64_t token = t0 + begin, tokens = t_.t;
     WaitFlag<HardEvent::V_MTE2>(kNextFlag);
-    WaitPipe<HardEvent::S_MTE2>(kWaitFlag);  // the cache rows of the step that had the place are read
+    WaitPipe<HardEvent::S_MTE2>(kWaitFlag);  // the scalar unit has read the cache rows whose place these take
     if (rows > 0) {
       CopyIn(rope_.ReinterpretCast<bfloat16_t>(), Global<bfloat16_t>(a_.cos, tokens * kRopeDim)[token * kRopeDim],
              rows * kRopeDim);
@@ -608,7 +610,7 @@ class PrologVector {
     ResolveRows(step);
   }
 
-  // Sums [rows, kD] of an item and the scales of its channels, dequantised in their slot.
+  // Loads sums [rows, kD] of an item and the scales of its channels, and dequantises the sums in their slot.
   template <uint32_t kD>
   __aicore__ inline LocalTensor<float> Dequantised(uint32_t i, const GlobalTensor<float>& channel_scale, uint32_t r,
                                                    uint32_t rows) {
@@ -657,7 +659,7 @@ class PrologVector {
     out_slots_.Release();
   }
 
-  // x [rows, 128] to out in bfloat16, with RoPE (half-split) on its first 64.
+  // Writes x [rows, 128] to out in bfloat16, with RoPE (half-split) on its first 64 values.
   __aicore__ MS_DSV32_NOINLINE void RoundAndTurn(const LocalTensor<bfloat16_t>& out, const LocalTensor<float>& x,
                                                  const LocalTensor<float>& cos, const LocalTensor<float>& sin,
                                                  uint32_t rows) {
@@ -715,7 +717,7 @@ class PrologVector {
       in_slots_.Publish();
       in_slots_.Take();
       SumParts(x, keys);
-      // Behind what RoPE and LayerNorm need there.
+      // cos and sin lie after what RoPE and LayerNorm use of these places.
       const LocalTensor<float> cos = turned_[keys];
       const LocalTensor<float> sin = rope_work_[keys];
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
@@ -733,7 +735,7 @@ class PrologVector {
       LeaveAllVectors(kAllVectors);
     }
   }
-  // What comes with the keys of a step, once the cube has been told of these.
+  // What follows S4 of the keys of a step, after the cube has been told of it.
   __aicore__ inline void FollowKeys(uint32_t step) {
     if (!WeightsLate<kMla>(t_)) {
       HeadWeights(step);
@@ -771,7 +773,7 @@ class PrologVector {
       out_slots_.Release();
     }
   }
-  // Likewise, where S1 of them comes late.
+  // S4 (3) where S1 of the head weights comes late
   __aicore__ MS_DSV32_NOINLINE void LateHeadWeights(uint32_t step) {
     AwaitCore(kProjected);
     ArriveAtAllVectors(kAllVectors);
@@ -779,8 +781,8 @@ class PrologVector {
     HeadWeights(step);
   }
 
-  // S6: rows [rows, 128] after the Hadamard product, quantised. The slot of `out_` and `rope_out_` that is to be
-  // published then holds the int8 values and the scales, one at the begin of each block.
+  // S6: quantises rows [rows, 128] of the Hadamard product. Returns the slot of `out_` and `rope_out_`, still to be
+  // published, that holds the int8 values and the scales, each scale at the begin of a block.
   __aicore__ MS_DSV32_NOINLINE uint32_t Quantised(const GlobalTensor<bfloat16_t>& src, uint32_t rows) {
     const LocalTensor<int32_t> slot = in_[in_slots_.Acquire() * kSlotBytes / 4];
     const LocalTensor<bfloat16_t> raw = slot.ReinterpretCast<bfloat16_t>();
@@ -790,7 +792,7 @@ class PrologVector {
     Cast(x_, raw, RoundMode::CAST_NONE, rows * kIdxHeadDim);
     PipeBarrier<PIPE_V>();
     const uint32_t out_slot = out_slots_.Acquire();
-    // The raw values are used up: the slot is the scratch of the quantisation.
+    // The raw values are not needed any more, so their slot is the scratch of the quantisation.
     QuantRows<kIdxHeadDim, true>(QuantisedRows(out_slot), scale_, x_, slot.ReinterpretCast<float>(), scratch_, rows,
                                  {half_scale_, ScaleBlocks(out_slot)});
     in_slots_.Release();
@@ -822,14 +824,13 @@ class PrologVector {
     }
   }
 
-  // S6 (2) quantisation of the keys, cache rows. Those of the step before, or where kRowSteps is 2 of the one before
-  // it, must be written before those of this one.
+  // S6 (2) quantisation of the keys, cache rows. The rows of step - kRowSteps must be written before those of `step`.
   __aicore__ MS_DSV32_NOINLINE void QuantKeys(uint32_t i) {
     const uint32_t step = items_.At(i).step;
     KeyRows& cache_rows = cache_rows_[step % kRowSlots];
     if constexpr (!kOnePhase) {
       if (own_begin_ < own_end_) {
-        WaitPipe<HardEvent::S_MTE2>(kWaitFlag);  // those of the step before are read
+        WaitPipe<HardEvent::S_MTE2>(kWaitFlag);  // the scalar unit has read the rows of the step before
         LoadCacheRows(cache_rows_[0], index_[0], RowTokens(t0_));
       }
       ResolveRows(step);

@@ -6,14 +6,14 @@
 
 namespace ms_dsv32::ascendc {
 
-// The scales in half: of each row, and as SpreadScalars gives them.
+// The scales of rows in half: one of each row, and the same as blocks, as SpreadScalars gives them.
 struct HalfScales {
   LocalTensor<half> scale, blocks;
 };
 
-// amax = max(max|x|, 1e-30), q = int8(rint(x * (127 / amax))), scale = 1 / (127 / amax), of each row. Destroys x and
-// `work`, which has the size of x. `scale` has rows floats, in eights. With kHalf the scales are wanted in half, too:
-// that goes beside the other steps, as each of them waits for the one before.
+// amax = max(max|x|, 1e-30), q = int8(rint(x * (127 / amax))), scale = 1 / (127 / amax), for each row. Destroys x and
+// `work`, which has the size of x. `scale` has `rows` floats, rounded up to a multiple of 8. kHalf asks for the scales
+// in half too. They take no time of their own, because each of the other steps waits for the one before it.
 template <uint32_t kD, bool kHalf = false>
 __aicore__ inline void QuantRows(const LocalTensor<int8_t>& q, const LocalTensor<float>& scale,
                                  const LocalTensor<float>& x, const LocalTensor<float>& work, const RowScratch& scratch,
@@ -38,8 +38,8 @@ __aicore__ inline void QuantRows(const LocalTensor<int8_t>& q, const LocalTensor
   if constexpr (kHalf) {
     Brcb(halves_of.blocks, halves_of.scale, static_cast<uint8_t>(CeilDiv(rows, 8)), BrcbRepeatParams(1, 8));
   }
-  // int8 is reached through int32 and half only. Integers of at most 127 are exact in half, so nothing is rounded
-  // twice, and a NaN becomes 0 in int32.
+  // A cast to int8 exists only from half, so the values go through int32 and half. Integers of at most 127 are exact in
+  // half, so nothing is rounded twice. A NaN becomes 0 in int32.
   const LocalTensor<int32_t> integers = x.template ReinterpretCast<int32_t>();
   Cast(integers, x, RoundMode::CAST_RINT, count);
   PipeBarrier<PIPE_V>();

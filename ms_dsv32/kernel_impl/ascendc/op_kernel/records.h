@@ -1,5 +1,5 @@
-// Sorted lists of records in UB. A record is 8 bytes: a float by which it is sorted, largest first, and 4 bytes above
-// it.
+// Sorted lists of records in UB. A record is 8 bytes: a float, by which the list is sorted, largest first, and 4 bytes
+// of payload after it.
 #ifndef MS_DSV32_ASCENDC_RECORDS_H_
 #define MS_DSV32_ASCENDC_RECORDS_H_
 
@@ -29,7 +29,7 @@ __aicore__ MS_DSV32_NOINLINE static void MergeLists(const LocalTensor<float>& ds
   MrgSort(dst, MrgSortSrcList<float>(lists[0].records, lists[1].records, third, fourth), info);
 }
 
-// One level: groups of four sorted runs of `run` records each become one.
+// One level of a merge sort: each group of four sorted runs of `run` records becomes one run.
 __aicore__ MS_DSV32_NOINLINE static void MergeRuns(const LocalTensor<float>& dst, const LocalTensor<float>& src,
                                                    uint32_t run, uint32_t groups) {
   MrgSort4Info info;
@@ -42,7 +42,7 @@ __aicore__ MS_DSV32_NOINLINE static void MergeRuns(const LocalTensor<float>& dst
   MrgSort(dst, MrgSortSrcList<float>(src, src[run * 2], src[run * 4], src[run * 6]), info);
 }
 
-// Elements [from, to) of x become `value`, and perhaps others after `to` in the 64 that `from` lies in.
+// Elements [from, to) of x become `value`. Elements after `to` may become it too, in the same 64 that `from` lies in.
 __aicore__ MS_DSV32_NOINLINE static void FillFrom(const LocalTensor<int32_t>& x, uint32_t from, uint32_t to,
                                                   int32_t value) {
   const uint32_t whole = RoundUp(from, 64);

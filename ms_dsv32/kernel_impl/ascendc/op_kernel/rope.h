@@ -8,7 +8,7 @@ namespace ms_dsv32::ascendc {
 
 constexpr uint32_t kRopeHalf = 32;
 
-// sin [rows, 64] as float, the halves of each row exchanged.
+// Converts sin [rows, 64] to float, with the halves of each row exchanged.
 __aicore__ inline void SpreadSin(const LocalTensor<float>& sin, const LocalTensor<bfloat16_t>& raw, uint32_t rows) {
   const UnaryRepeatParams params(1, 1, 8, 4);
   const uint64_t mask = kRopeHalf;
@@ -52,9 +52,9 @@ __aicore__ inline void RopeInterleaved(const LocalTensor<float>& turned, const L
   RopePairs(turned, work, even, odd, kRopeHalf / 8, cos, sin, rows);
 }
 
-// Pairs (x[i], x[i + 32]), as the indexer has them. Rows of x begin x_blocks * 32 bytes apart. As both members of the
-// pairs lie in one repeat, and the halves of sin are exchanged, each product is one instruction, and the second one has
-// its halves exchanged, too.
+// Pairs (x[i], x[i + 32]), as the indexer has them. Rows of x begin x_blocks * 32 bytes apart. Each product is one
+// instruction, because both members of a pair lie in one repeat and the halves of sin are exchanged. So the halves of
+// the second product are exchanged too.
 __aicore__ inline void RopeHalfSplit(const LocalTensor<float>& turned, const LocalTensor<float>& work,
                                      const LocalTensor<float>& x, uint32_t x_blocks, const LocalTensor<float>& cos,
                                      const LocalTensor<float>& sin, uint32_t rows) {

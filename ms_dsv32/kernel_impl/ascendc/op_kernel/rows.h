@@ -1,4 +1,4 @@
-// Vector arithmetic on float rows [rows, kD] in UB: kD is a multiple of 64, rows lie one behind the other.
+// Vector arithmetic on float rows [rows, kD] in UB. kD is a multiple of 64, and rows follow each other without a gap.
 // Every function ends with a barrier of the vector pipe.
 #ifndef MS_DSV32_ASCENDC_ROWS_H_
 #define MS_DSV32_ASCENDC_ROWS_H_
@@ -34,14 +34,14 @@ struct AddOp {
   }
 };
 
-// Scalars [rows] to blocks [rows, 8], as WithRowScalar takes them. Scalars and blocks are read and written in eights.
+// Spreads scalars [rows] to blocks [rows, 8], as WithRowScalar takes them. It reads and writes eight rows at a time.
 template <typename T>
 __aicore__ inline void SpreadScalars(const LocalTensor<T>& blocks, const LocalTensor<T>& scalars, uint32_t rows) {
   Brcb(blocks, scalars, static_cast<uint8_t>(CeilDiv(rows, 8)), BrcbRepeatParams(1, 8));
   PipeBarrier<PIPE_V>();
 }
 
-// x[r, :] = x[r, :] op scalar[r], the scalars as blocks.
+// x[r, :] = x[r, :] op scalar[r]. The scalars come as blocks.
 template <typename Op, uint32_t kD>
 __aicore__ inline void WithRowScalar(const LocalTensor<float>& x, const LocalTensor<float>& blocks, uint32_t rows) {
   constexpr uint32_t kParts = kD / kLanes;
@@ -74,8 +74,8 @@ __aicore__ inline void WithColumns(const LocalTensor<float>& x, const LocalTenso
   PipeBarrier<PIPE_V>();
 }
 
-// Sums and maxima of rows. kD is 128 or a multiple of 512. Destroys x; `partial` has rows * kD / 64 floats where kD >
-// 128, and for the maxima rows * 8 where kD is 128. rows * kD / 64 <= 255.
+// Sums and maxima of rows. kD is 128 or a multiple of 512. Destroys x. `partial` has rows * kD / 64 floats if kD > 128,
+// and if kD is 128, rows * 8 floats for the maxima. rows * kD / 64 is at most 255, the most repeats of an instruction.
 template <uint32_t kD>
 __aicore__ inline void RowSum(const LocalTensor<float>& sum, const LocalTensor<float>& x,
                               const LocalTensor<float>& partial, uint32_t rows) {
@@ -99,10 +99,10 @@ __aicore__ inline void RowMax(const LocalTensor<float>& largest, const LocalTens
     Max(x, x, x[kLanes], static_cast<uint64_t>(kLanes), static_cast<uint8_t>(rows),
         BinaryRepeatParams(1, 1, 1, 16, 16, 16));
     PipeBarrier<PIPE_V>();
-    // Twice by blocks of 8, as a reduction of a whole repeat takes seven times as long as one of its blocks.
+    // Two reductions by blocks of 8, because a reduction of a whole repeat takes seven times as long as one by blocks.
     BlockReduceMax(partial, x, static_cast<int32_t>(rows), static_cast<int32_t>(kLanes), 1, 1, 16);
     PipeBarrier<PIPE_V>();
-    constexpr uint32_t kRows = kLanes / 8;  // whose blocks are one repeat
+    constexpr uint32_t kRows = kLanes / 8;  // rows whose blocks are one repeat
     if (rows >= kRows) {
       BlockReduceMax(largest, partial, static_cast<int32_t>(rows / kRows), static_cast<int32_t>(kLanes), 1, 1, 8);
     }
@@ -121,7 +121,7 @@ __aicore__ inline void RowMax(const LocalTensor<float>& largest, const LocalTens
   PipeBarrier<PIPE_V>();
 }
 
-// Rounds to bfloat16: `rounded` gets the values, and x again what they are as float.
+// Rounds to bfloat16: `rounded` gets the rounded values, and x gets them back as float.
 __aicore__ inline void RoundBf16(const LocalTensor<bfloat16_t>& rounded, const LocalTensor<float>& x, uint32_t count) {
   Cast(rounded, x, RoundMode::CAST_RINT, count);
   PipeBarrier<PIPE_V>();
@@ -129,7 +129,7 @@ __aicore__ inline void RoundBf16(const LocalTensor<bfloat16_t>& rounded, const L
   PipeBarrier<PIPE_V>();
 }
 
-// Scratch of the row functions that need scalars of each row: up to kMaxRows rows, 512 partial results.
+// Scratch of the functions that need scalars of each row, for up to kMaxRows rows and 512 partial results.
 struct RowScratch {
   static constexpr uint32_t kMaxRows = 64;
   LocalTensor<float> scalars;   // kMaxRows

@@ -1,4 +1,4 @@
-// Which cache row a token writes.
+// Tells which cache row a token writes.
 #ifndef MS_DSV32_ASCENDC_SCATTER_H_
 #define MS_DSV32_ASCENDC_SCATTER_H_
 
@@ -7,13 +7,13 @@
 
 namespace ms_dsv32::ascendc {
 
-// cache_index of kTokens tokens at most, of one step or of two, in UB and ready for the vector unit and for scalar
-// reads. Steps follow each other across all cores, or the next but one does, so two tokens of one row can only meet
-// among these: there the later one writes.
+// cache_index of kTokens tokens at most in UB, ready for the vector unit and for scalar reads. If two tokens have the
+// same row, the later one writes it. The class holds the tokens of all steps that cores may write at the same time, one
+// step or two, so it finds every such pair: earlier steps are written before.
 template <uint32_t kTokens>
 class CacheRows {
  public:
-  // Scratch, kept for Of: two times kTokens floats and a block.
+  // Takes scratch that Of needs later: two times kTokens floats and a block.
   __aicore__ inline void Place(const LocalTensor<int64_t>& index, UbArena& arena) {
     index_ = index;
     values_ = arena.Take<float>(kTokens);
@@ -24,7 +24,7 @@ class CacheRows {
   __aicore__ inline void Load(uint32_t tokens, uint64_t cache_rows) {
     tokens_ = tokens;
     cache_rows_ = static_cast<int64_t>(cache_rows);
-    // The lower words as float: equal rows have equal ones, though not the other way round.
+    // Keeps the lower words as float. Equal rows have equal words, but not the other way round.
     const LocalTensor<int32_t> words = work_.ReinterpretCast<int32_t>();
     uint64_t gathered = 0;
     const GatherMaskParams params(1, static_cast<uint16_t>(CeilDiv(tokens, kLanes / 2)), 8, 0);
@@ -36,15 +36,16 @@ class CacheRows {
     WaitPipe<HardEvent::V_S>(kFlag);
   }
 
-  // Puts what Of says into the place of each token of [begin, end), where Resolved finds it without the vector unit.
+  // Replaces the index of each token of [begin, end) by the result of Of, so that Resolved needs no vector unit.
   __aicore__ inline void Resolve(uint32_t begin, uint32_t end) const {
     for (uint32_t token = begin; token < end; ++token) {
-      index_.SetValue(token, Of(token));  // which looks at the rows of later tokens only
+      index_.SetValue(token, Of(token));  // Of looks at the rows of later tokens only
     }
   }
   __aicore__ inline int64_t Resolved(uint32_t token) const { return index_.GetValue(token); }
 
-  // The row of `token`, or -1 if it writes none: padding, a row outside the cache, or a later token has the same row.
+  // The row of `token`. -1 if it writes none: it is padding, its row is outside the cache, or a later token has the
+  // same row.
   __aicore__ inline int64_t Of(uint32_t token) const {
     const int64_t row = index_.GetValue(token);
     if (row < 0 || row >= cache_rows_) {
@@ -64,8 +65,8 @@ class CacheRows {
  private:
   static constexpr int32_t kFlag = 2;  // of V_S and S_V
 
-  // Whether the vector unit tells `token` from all others, which a scalar read of each would take long to find out:
-  // values are whole numbers, so min(|difference|, 1) counts the others.
+  // Whether the row of `token` differs from all others as float. The vector unit finds out faster than scalar reads
+  // would. Values are whole numbers, so the sum of min(|difference|, 1) counts the tokens that differ.
   __aicore__ inline bool IsUnique(uint32_t token) const {
     const auto count = static_cast<int32_t>(kTokens);
     const float value = values_.GetValue(token);

@@ -1,4 +1,4 @@
-// Which tokens of a call are of which sequence, and how many keys they see.
+// Tells which tokens of a call belong to which sequence, and how many keys they see.
 #ifndef MS_DSV32_ASCENDC_SEQUENCES_H_
 #define MS_DSV32_ASCENDC_SEQUENCES_H_
 

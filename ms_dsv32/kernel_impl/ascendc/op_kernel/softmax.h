@@ -6,7 +6,8 @@
 
 namespace ms_dsv32::ascendc {
 
-// What a score that does not count is set to. Finite, so that no difference of two of them is NaN; its exp is 0.
+// The value of a score that does not count. It is finite, so that the difference of two of them is not NaN. Its exp is
+// 0 beside any score that counts.
 constexpr float kMasked = -3.0e38f;
 
 // Up to 8 rows at a time, `width` columns each (a multiple of 64, at most 255 * 64).
@@ -33,7 +34,7 @@ class RowSoftmax {
     PipeBarrier<PIPE_V>();
   }
 
-  // Sum of the first `count` values, at the front of the result, until the next Run.
+  // Sums the first `count` values. The sum is the first element of the result, and stays until the next Run.
   __aicore__ inline LocalTensor<float> Sum(const LocalTensor<float>& values, uint32_t count) {
     Duplicate(lanes_, 0.0f, 64);
     PipeBarrier<PIPE_V>();
@@ -50,8 +51,8 @@ class RowSoftmax {
     return inverse_;
   }
 
-  // Of each row: the columns from `count` on become kMasked, `mask` (if there is one) is added, and the row becomes its
-  // softmax. log_sum gets log(sum(exp(row))) of each row, kRows floats.
+  // Multiplies scores by `scale`, adds `mask` if `masked`, sets the columns from `count` on to kMasked, and turns each
+  // row into its softmax. log_sum gets log(sum(exp(row))) of each row, kRows floats.
   __aicore__ MS_DSV32_NOINLINE void Run(const LocalTensor<float>& scores, uint32_t rows, uint32_t width, uint32_t count,
                                         float scale, const LocalTensor<float>& mask, bool masked,
                                         const LocalTensor<float>& log_sum) {
@@ -73,8 +74,8 @@ class RowSoftmax {
       }
       PipeBarrier<PIPE_V>();
     }
-    // Maxima of 64 lanes, then of a row. The result is a source of the same instruction: it accumulates over the
-    // repeats.
+    // Takes the maxima of 64 lanes, then of a row. The first instruction accumulates over its repeats, because its
+    // result is one of its sources.
     for (uint32_t r = 0; r < rows; ++r) {
       Max(lanes_[r * 64], scores[r * width], lanes_[r * 64], kAll, repeats, BinaryRepeatParams(1, 1, 1, 0, 8, 0));
     }

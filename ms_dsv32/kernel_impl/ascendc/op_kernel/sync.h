@@ -8,7 +8,7 @@ namespace ms_dsv32::ascendc {
 
 using namespace AscendC;
 
-// Waits on one pipe for everything that was issued to another one. Only for a flag id that nothing else has in flight.
+// One pipe waits for everything that was issued to another one. Nothing else may have the flag id in flight.
 template <HardEvent kEvent>
 __aicore__ inline void WaitPipe(int32_t id) {
   SetFlag<kEvent>(id);
@@ -18,9 +18,8 @@ __aicore__ inline void WaitPipe(int32_t id) {
 // The first id of M_MTE1 that a kernel may use: TPipe takes 0 to 2 on an AIC.
 constexpr int32_t kFirstL0Flag = 3;
 
-// Slots of a buffer, two unless kSlots says otherwise, that one pipe fills and another one empties in turn. kFull tells
-// the consumer that a slot is filled, kFree tells the producer that it is empty; slot i uses flag kFirstId + i of both
-// events.
+// The slots of a buffer that one pipe fills and another one empties in turn. kFull tells the consumer that a slot is
+// filled, and kFree tells the producer that it is empty. Slot i uses flag kFirstId + i of both events.
 template <HardEvent kFull, HardEvent kFree, int32_t kFirstId, uint32_t kSlots = 2>
 class Ring {
  public:
@@ -37,16 +36,16 @@ class Ring {
       WaitFlag<kFree>(Id(i));
     }
   }
-  // One slot more, while none is filled: the consumer has set its kFree, or will.
+  // Adds a slot, while none is filled. The consumer has set its kFree, or will.
   __aicore__ inline void Grow() { ++slots_; }
-  // One slot less, while all are free: the producer takes the flag of the last one.
+  // Removes a slot, while all are free. The producer takes the flag of the last one.
   __aicore__ inline void Shrink() {
     WaitFlag<kFree>(Id(--slots_));
     acquired_ = published_ = consumed_ = 0;
   }
   __aicore__ inline uint32_t Slots() const { return slots_; }
 
-  // Producer: the slot to fill, then the hand-over of the oldest one that was acquired and not published.
+  // Producer: Acquire gives the slot to fill, and Publish hands over the oldest one that was acquired.
   __aicore__ inline uint32_t Acquire() {
     const uint32_t slot = acquired_;
     WaitFlag<kFree>(Id(slot));
@@ -59,7 +58,7 @@ class Ring {
     published_ = Next(published_);
   }
 
-  // Consumer: the slot to read, then its return.
+  // Consumer: Take gives the slot to read, and Release returns it.
   __aicore__ inline uint32_t Take() {
     WaitFlag<kFull>(Id(consumed_));
     return consumed_;
@@ -75,25 +74,25 @@ class Ring {
   uint32_t slots_ = kSlots, acquired_ = 0, published_ = 0, consumed_ = 0;
 };
 
-// AIC to its two AIVs: what its Fixpipes have written to GM is there.
+// An AIC tells its two AIVs that what its Fixpipes have written to GM is there.
 __aicore__ inline void NotifyVectors(int64_t flag) { CrossCoreSetFlag<2, PIPE_FIX>(flag); }
-// AIV to its AIC, which goes on when both AIVs have called: what their MTE3 have written to GM is there.
+// An AIV tells its AIC that what its MTE3 has written to GM is there. The AIC goes on when both AIVs have called.
 __aicore__ inline void NotifyCube(int64_t flag) { CrossCoreSetFlag<2, PIPE_MTE3>(flag); }
 // The other end of both.
 __aicore__ inline void AwaitCore(int64_t flag) { CrossCoreWaitFlag(flag); }
 
-// AIVs to all AICs: what the MTE2 of all AIVs have read is read.
+// All AIVs together tell all AICs that their MTE2 have done all reads.
 __aicore__ inline void NotifyCubesOfReads(int64_t all_vectors, int64_t flag) {
   CrossCoreSetFlag<0, PIPE_MTE2>(all_vectors);
   CrossCoreWaitFlag(all_vectors);
   CrossCoreSetFlag<2, PIPE_MTE2>(flag);
 }
 
-// The two halves of AwaitAllVectors: between them an AIV may go on with other work.
+// The two halves of AwaitAllVectors. An AIV may do other work between them.
 __aicore__ inline void ArriveAtAllVectors(int64_t flag) { CrossCoreSetFlag<0, PIPE_MTE3>(flag); }
 __aicore__ inline void LeaveAllVectors(int64_t flag) { CrossCoreWaitFlag(flag); }
 
-// All AIVs: what any of them wrote to GM, or was told before, is there for all.
+// A barrier of all AIVs. After it, what any of them wrote to GM, or was told before, is there for all.
 __aicore__ inline void AwaitAllVectors(int64_t flag) {
   ArriveAtAllVectors(flag);
   LeaveAllVectors(flag);

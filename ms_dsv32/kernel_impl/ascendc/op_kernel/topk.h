@@ -1,6 +1,6 @@
-// The largest of many scores, as sorted lists of records in UB: see records.h. Of equal scores the smaller position
-// comes first: Sort32 and MrgSort prefer the earlier place and the earlier list, and positions ascend within a chunk
-// and from list to list.
+// The largest of many scores, as sorted lists of records in UB (records.h). Among equal scores the smaller position
+// comes first, because Sort32 and MrgSort prefer the earlier place and the earlier list, and positions ascend within a
+// chunk and from list to list.
 #ifndef MS_DSV32_ASCENDC_TOPK_H_
 #define MS_DSV32_ASCENDC_TOPK_H_
 
@@ -31,19 +31,19 @@ class TopK {
     positions_ = arena.Take<int32_t>(kChunk);
     bits_ = arena.Take<uint8_t>(kChunk / 8);
     sampled_ = arena.Take<uint32_t>(64);  // so that what follows begins at a multiple of 256 bytes
-    // What pads the positions of kept scores must be something.
+    // Positions that pad those of kept scores are read too, so they must have been written.
     Duplicate(runs_[1], 0.0f, static_cast<int32_t>(kChunk * 2));
     for (const LocalTensor<float>& list : sampled_lists_) {
       Duplicate(list, 0.0f, static_cast<int32_t>((kSamples + keep + kChunk) * 2));
     }
-    // Of 32 records the last one.
+    // The mask takes the last record of 32.
     Duplicate(sampled_.ReinterpretCast<int32_t>(), int32_t{0}, 8);
     PipeBarrier<PIPE_V>();
     uint64_t second[2] = {2, 0};
     Duplicate(sampled_.ReinterpretCast<int32_t>(), static_cast<int32_t>(0xc0000000u), second, static_cast<uint8_t>(1),
               static_cast<uint16_t>(1), static_cast<uint8_t>(8));
-    // On arch 2201 the scalar unit writes the first block of a CreateVecIndex, whatever the vector pipe is at: the
-    // positions are made once and moved from chunk to chunk.
+    // The positions are made once and moved from chunk to chunk, because on arch 2201 the scalar unit writes the first
+    // block of a CreateVecIndex without waiting for the vector pipe.
     CreateVecIndex(positions_, int32_t{0}, kChunk);
     PipeBarrier<PIPE_V>();
     first_ = 0;
@@ -57,11 +57,11 @@ class TopK {
     spare_ = kTokens;
   }
 
-  // The next scores begin at position `first`: what can be done before they are there.
+  // Does what can be done before the next scores are there. They begin at position `first`.
   __aicore__ inline void Expect(uint32_t first) { MovePositions(first); }
-  // `count` scores of token `i`, of positions from `first` on, which follow all that the token has had. `scores` has
-  // room for kChunk and is used up. `more`: as many will follow, so that sorting may wait for them; both are
-  // multiples of 128.
+  // Adds `count` scores of token `i`. Their positions, from `first` on, follow all that the token has had. `scores` has
+  // room for kChunk and is destroyed. With `more`, as many scores will follow, and sorting may wait for them. Both
+  // counts are then multiples of 128.
   __aicore__ inline void Add(uint32_t i, const LocalTensor<float>& scores, uint32_t first, uint32_t count, bool more) {
     // Scores are compared in whole repeats.
     if (count % 64 != 0) {
@@ -70,7 +70,7 @@ class TopK {
     if (waiting_[i] > 0) {
       AddTwo(i, scores, first, count);
     } else if (held_[i] == 0 && more && keep_ > kChunk / 2) {
-      // As the list is empty, its place is free.
+      // The list is empty, so the scores can wait in its place.
       PipeBarrier<PIPE_V>();
       DataCopy(lists_[slot_[i]], scores, count);
       waiting_[i] = count;
@@ -78,7 +78,7 @@ class TopK {
     } else if (held_[i] < keep_) {
       AddAll(i, scores, first, count);
     } else {
-      // A score that is no larger than the last of a full list comes behind it.
+      // A score that is no larger than the last of a full list would come after it.
       WaitPipe<HardEvent::V_S>(kFlag);
       const float last = lists_[slot_[i]].GetValue(keep_ * 2 - 2);
       WaitPipe<HardEvent::S_V>(kFlag);
@@ -91,8 +91,8 @@ class TopK {
   // The best `keep` records so far of token `i`, or as many as there are.
   __aicore__ inline RecordList List(uint32_t i) const { return {lists_[slot_[i]], held_[i]}; }
 
-  // The list of token `i` behind up to kSamples records: each `stride`th one of the list, with `id` for its position.
-  // `stride` is a multiple of 32.
+  // The list of token `i`, after up to kSamples samples: each `stride`th record of the list, with `id` instead of its
+  // position. `stride` is a multiple of 32.
   __aicore__ inline LocalTensor<float> Sampled(uint32_t i, uint32_t id, uint32_t stride) const {
     const LocalTensor<float> dst = sampled_lists_[slot_[i]];
     const uint32_t samples = Smaller(held_[i] / stride, kSamples);
@@ -119,7 +119,7 @@ class TopK {
     uint32_t count;
   };
 
-  // The scores that compare so with `bound`, and their positions, to `dst`. NaN never does.
+  // Copies the scores that compare as `mode` says with `bound`, and their positions, to `dst`. NaN never does.
   __aicore__ MS_DSV32_NOINLINE Kept Keep(const LocalTensor<float>& dst, const LocalTensor<float>& scores,
                                          uint32_t first, uint32_t count, CMPMODE mode, float bound) {
     MovePositions(first);
@@ -133,8 +133,8 @@ class TopK {
     GatherMask(kept.scores, scores, bits, true, count, params, unused);
     WaitPipe<HardEvent::V_S>(kFlag);
     PipeBarrier<PIPE_V>();
-    // GatherMask's own output is of no use: it is the register's value at issue, when the instruction has not run. The
-    // register holds the count once the scalar unit has waited (asc-devkit, "asc_get_rsvd_count").
+    // GatherMask's own output is of no use: it is the register's value at issue, before the instruction has run. The
+    // register holds the count after the scalar unit has waited (asc-devkit, "asc_get_rsvd_count").
     kept.count = static_cast<uint32_t>(GetGatherMaskRemainCount());
     return kept;
   }
@@ -156,14 +156,14 @@ class TopK {
     Insert(i, {scores, positions_, count});
   }
 
-  // The scores that waited and `count` more. Those below a guess at the last one that is needed are left out, if they
-  // turn out not to be needed.
+  // Adds the scores that waited and `count` more. It guesses the last score that is needed, and leaves out those below
+  // the guess. If too few remain, it adds all.
   __aicore__ MS_DSV32_NOINLINE void AddTwo(uint32_t i, const LocalTensor<float>& scores, uint32_t first,
                                            uint32_t count) {
     const LocalTensor<float> place = lists_[slot_[i]];
     const uint32_t waiting = waiting_[i];
     waiting_[i] = 0;
-    // Of both, 8 of each 128: 256 scores at most, sorted.
+    // Sorts a sample of both, 8 scores of each 128: 256 scores at most.
     Duplicate(runs_[0].ReinterpretCast<int32_t>(), kMinusInfinity, 256);
     PipeBarrier<PIPE_V>();
     DataCopy(runs_[0], place, DataCopyParams(static_cast<uint16_t>(waiting / 128), 1, 15, 0));
@@ -178,7 +178,8 @@ class TopK {
     WaitPipe<HardEvent::V_S>(kFlag);
     const float guess = runs_[1].GetValue((keep_ / 16 + kMargin) * 2);
     WaitPipe<HardEvent::S_V>(kFlag);
-    // Sorting goes over runs_[1], and puts a first list that is not merged to the begin of `place`.
+    // `high` must lie in the second half of `place`: inserting `low` overwrites runs_[1], and may put a first list to
+    // the begin of `place`.
     const Kept low = Keep(runs_[1], place, waiting_first_, waiting, CMPMODE::GE, guess);
     const Kept high = Keep(place[kChunk], scores, first, count, CMPMODE::GE, guess);
     if (low.count + high.count >= keep_) {
@@ -194,7 +195,7 @@ class TopK {
     }
   }
 
-  // NaN becomes the lowest score. Nobody has NaN but who has broken data: one after the other will do.
+  // NaN becomes the lowest score. Only broken data has NaN, so one element at a time is fast enough.
   __aicore__ MS_DSV32_NOINLINE void RankNanLast(const LocalTensor<float>& scores, uint32_t count) {
     const LocalTensor<int32_t> bits = scores.ReinterpretCast<int32_t>();
     for (uint32_t i = 0; i < count; ++i) {
@@ -217,7 +218,7 @@ class TopK {
     PipeBarrier<PIPE_V>();
     MergeRuns(runs_[1], runs_[0], 32, padded / 128);
     PipeBarrier<PIPE_V>();
-    // Runs of 512, and of what is left behind them. What pads the last run stays out.
+    // The lists are runs of 512, and one of what is left after them. The padding of the last run stays out.
     RecordList lists[5];
     uint32_t n = 0;
     if (held_[i] > 0) {
@@ -241,7 +242,7 @@ class TopK {
       }
     }
     PipeBarrier<PIPE_V>();
-    if (n > 4) {  // the list and four runs; of runs_[1] only what may be left behind three of 512 is in use
+    if (n > 4) {  // the list and four runs. runs_[1] is free but for what may be left after three runs of 512
       MergeLists(runs_[1], lists + 3, 2);
       PipeBarrier<PIPE_V>();
       lists[3] = {runs_[1], lists[3].count + lists[4].count};
@@ -259,7 +260,8 @@ class TopK {
     held_[i] = Smaller(keep_, held_[i] + count);
   }
 
-  // Above the sample's place of the last score that is needed: 2.5 standard deviations, sqrt(256 / 4) = 8 at most.
+  // Places in the sorted sample between the expected place of the last score that is needed and the guess: 2.5 standard
+  // deviations, each sqrt(256 / 4) = 8 at most.
   static constexpr uint32_t kMargin = 20;
 
   uint32_t keep_ = 0;
@@ -267,7 +269,7 @@ class TopK {
   LocalTensor<int32_t> positions_;
   LocalTensor<uint8_t> bits_;
   LocalTensor<uint32_t> sampled_;
-  uint32_t first_ = 0;  // of positions_
+  uint32_t first_ = 0;  // the first of positions_
   uint32_t slot_[kTokens] = {}, held_[kTokens] = {}, spare_ = 0;
   // Scores that wait to be sorted, in the place of the list.
   uint32_t waiting_[kTokens] = {}, waiting_first_ = 0;
@@ -279,14 +281,14 @@ class ListMerger {
   // Takes 8 bytes of UB for each record.
   __aicore__ inline void Place(UbArena& arena, uint32_t records) { area_ = arena.Take<float>(records * 2); }
   __aicore__ inline LocalTensor<float> At(uint32_t record) const { return area_[record * 2]; }
-  // Lists are added in the order of their positions. Three parts of `part` records begin at record `begin`: the lists
-  // are in the first one, and merging goes round all of them.
+  // Lists are added in the order of their positions. Three parts of `part` records begin at record `begin`. The lists
+  // are in the first part, and each pass of merging writes to the next part in turn.
   __aicore__ inline void Begin(uint32_t begin, uint32_t part) {
     begin_ = begin;
     part_ = part;
     count_ = 0;
   }
-  // A list at record `at`, a multiple of four: blocks of 32 bytes.
+  // Adds a list at record `at`, a multiple of four, because records are read in blocks of 32 bytes.
   __aicore__ inline void Add(uint32_t at, uint32_t length) {
     if (length == 0) {
       return;
@@ -294,7 +296,7 @@ class ListMerger {
     at_[count_] = at;
     length_[count_++] = length;
   }
-  // All lists as one, cut behind `keep` records.
+  // Merges all lists to one, cut after `keep` records.
   __aicore__ MS_DSV32_NOINLINE RecordList Merge(uint32_t keep) {
     for (uint32_t part = 1; count_ > 1; part = part == 2 ? 0 : part + 1) {
       // The first pass leaves a power of four, and lists that it need not touch where they are.
@@ -335,7 +337,7 @@ class ListMerger {
   uint32_t begin_ = 0, part_ = 0, count_ = 0;
 };
 
-// Positions of `records` sorted records, a multiple of 32.
+// Extracts the positions of `records` sorted records, a multiple of 32.
 __aicore__ inline void RecordPositions(const LocalTensor<int32_t>& dst, const LocalTensor<float>& list,
                                        uint32_t records) {
   uint64_t kept = 0;
