@@ -11,10 +11,10 @@ struct EpilogShape {
   uint32_t t, n_q;
 };
 
-// Deals the groups of w_o's columns. What a core reads is what it waits for, so bytes are dealt: heads are dealt in
-// order, a group goes to the core with the least load. Groups that take a core well above the mean are shared instead:
-// each of them by neighbouring cores, in spans of K, so that all come near to the mean. A core has a piece of one group
-// only, so that sharing more groups would leave some of them to a single core again.
+// Deals the groups of w_o's columns. A core waits for the bytes that it reads, so bytes are dealt. Heads are dealt in
+// order, and each group goes to the core with the least load. A group that takes a core well above the mean is shared
+// instead: by neighbouring cores, in spans of K, so that all come near to the mean. A core has a piece of one group
+// only. If more groups were shared, some of them would be left to a single core again.
 constexpr void DealGroups(EpilogTiling& tiling) {
   const uint64_t cores = tiling.cores;
   const uint64_t head_bytes = kKvLoraRank * (kHeadRowBytes + uint64_t{tiling.token_step} * 2);
@@ -73,12 +73,12 @@ constexpr const char* MakeMlaEpilogQuantTiling(const EpilogShape& shape, const P
   tiling.cores = shape.t == 0 ? 1 : tiling::Smaller(platform.cores, kMostEpilogCores);
   tiling.t = shape.t;
   tiling.n_q = shape.n_q;
-  // Steps of equal size: the last one reads all weights, too.
+  // Steps have equal sizes, because a short last step would read all weights too.
   const uint32_t steps = shape.t == 0 ? 1 : tiling::CeilDiv(shape.t, kEpilogTokens);
   tiling.token_step = tiling::RoundUp(tiling::CeilDiv(shape.t == 0 ? 1 : shape.t, steps), 16);
 
-  // L1. Few tokens leave room for long slots; their copies are longer, and more weights are on their way while the
-  // cores wait for one another.
+  // L1. Few tokens leave room for long slots. Then copies are longer, and more weights are on their way while the cores
+  // wait for one another.
   const bool few = tiling.token_step <= 32;
   tiling.slots = few ? 5 : kMostWeightSlots;
   tiling.slot_bytes = few ? 65536 : 32768;

@@ -12,14 +12,14 @@ struct LightningIndexerShape {
   bool ragged;  // with query_act_seqs
 };
 
-// The most units of a ragged call, which has them where all sequences but one have a single token.
+// The most units of a ragged call. It has them if all sequences but one have a single token.
 constexpr uint32_t MostUnits(uint64_t t, uint64_t b) {
   const uint64_t units = (t + (kUnitTokens - 1) * b) / kUnitTokens;
   return static_cast<uint32_t>(b == 0 ? 0 : units < t ? units : t);
 }
 
-// The most lists of a ragged call, if all that are shared have kUnitTokens tokens: `shared` units have so many parts
-// together, or fewer. Of single tokens each part makes kVectorsPerCore lists.
+// The most lists of a ragged call. `shared` units have at most shared * (ceil(cores / shared) + 1) parts together. A
+// part makes a list for each of up to kUnitTokens tokens, or kVectorsPerCore lists for a single token.
 constexpr uint32_t MostLists(uint32_t cores) {
   uint32_t most = 0;
   for (uint32_t shared = 1; shared < cores; ++shared) {
@@ -71,7 +71,7 @@ constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platf
     parts = tiling::Larger(parts, end - first);
   }
   out.lists = parts * (out.s1 == 1 ? kVectorsPerCore : 1);
-  if (shape.ragged) out.lists = out.cores * kVectorsPerCore;  // of one unit on all cores
+  if (shape.ragged) out.lists = out.cores * kVectorsPerCore;  // one single token on all cores
   if (out.lists > kMaxLists) return "a token's keys can be shared by 32 cores at most";
   out.list_records = tiling::RoundUp(shape.selected_count, 32);
   out.core_bytes =

@@ -1,6 +1,6 @@
-// What the operators' host side has in common: a call out of CANN's contexts, checked as on every other path
-// (op_check.h), shape inference, and a launch from a kernel's tiling function. A refusal is printed: CANN reports a
-// number only.
+// What the host sides of the operators share: a call from CANN's contexts, checked as on every other path (op_check.h),
+// shape inference, and a launch from a kernel's tiling function. Refusals are printed, because CANN reports a number
+// only.
 //
 // The API: CANN, "Basic data structures and interfaces" (gert); asc-devkit, "Host侧Tiling实现" and "PlatformAscendC".
 #ifndef MS_DSV32_ASCENDC_OP_HOST_H_
@@ -22,7 +22,7 @@
 
 namespace ms_dsv32::ascendc {
 
-// Kernels see no header outside their folder, so that they have dimensions of their own: those of the contract.
+// Kernels see no header outside their folder, so they have dimensions of their own, which must equal the contract's.
 static_assert(kH == op_info::kH && kQLoraRank == op_info::kQLoraRank && kKvLoraRank == op_info::kKvLoraRank);
 static_assert(kRopeDim == op_info::kRopeDim && kNopeDim == op_info::kQkNopeHeadDim && kQHeadDim == op_info::kQHeadDim);
 static_assert(kVHeadDim == op_info::kVHeadDim && kKScaleGroups == op_info::kKScaleGroups);
@@ -34,8 +34,9 @@ struct OutputInfo {
   int in_place_of;
 };
 
-// The attributes of an OpDef: the numbers of the table that are not optional, in their order. Each of the others has
-// one value on Ascend: a layout its first choice, and return_lse none, as lse is an output of every call.
+// The attributes of an OpDef: the numbers of the table that are not optional, in their order. The others are not passed
+// on Ascend, because each has one value there: a layout its first choice, and return_lse none, as lse is an output of
+// every call.
 class Attributes final : public AttrSource {
  public:
   Attributes(const op_info::OpInfo& op, const gert::RuntimeAttrs* attrs) : op_(op), attrs_(attrs) {}
@@ -72,14 +73,14 @@ class Attributes final : public AttrSource {
   const gert::RuntimeAttrs* attrs_;
 };
 
-// Whether the optional input of this shape is left out. MindSpore's Custom cannot pass a null tensor: an empty one of
-// two axes, which the contract has not, stands for it (ms_dsv32/ops/_ascend.py).
+// Whether the optional input of this shape is left out. MindSpore's Custom cannot pass a null tensor, so an empty one
+// of two axes stands for it (ms_dsv32/ops/_ascend.py). No optional input of the contract has that shape.
 inline bool LeftOut(const gert::Shape* shape) {
   return shape == nullptr || (shape->GetDimNum() == 2 && shape->GetDim(0) == 0 && shape->GetDim(1) == 0);
 }
 
-// Checks a call, whose input i has the shape `shape_of(i)`. CANN has compared dtypes and formats with the OpDef. Throws
-// OpError.
+// Checks a call whose input i has the shape `shape_of(i)`. Dtypes and formats need no check, because CANN has compared
+// them with the OpDef. Throws OpError.
 template <typename ShapeOf>
 Call CheckedCall(const op_info::OpInfo& op, const Attributes& attrs, const ShapeOf& shape_of) {
   std::vector<std::vector<int64_t>> shapes(op.input_count);
@@ -109,7 +110,7 @@ ge::graphStatus Guarded(const Body& body) {
   }
 }
 
-// For OpDef::SetInferShape. An axis that is not known yet (-1) leaves unknown what depends on it.
+// For OpDef::SetInferShape. If an axis is not known yet (-1), axes that depend on it stay unknown.
 template <const op_info::OpInfo& kOp, const auto& kOutputs>
 ge::graphStatus InferShape(gert::InferShapeContext* context) {
   return Guarded([&] {
@@ -140,10 +141,10 @@ ge::graphStatus InferDataType(gert::InferDataTypeContext* context) {
   return ge::GRAPH_SUCCESS;
 }
 
-// For OpDef::AICore().AddConfig: an operator whose kernel is the function `kernel` in op_kernel/<kernel>.cpp. Left
-// alone, CANN would look for both by the snake case of the operator's type, which has a prefix. The flags are those
-// that AddConfig sets when it is given no configuration; a new configuration has none (asc-devkit, "AddConfig",
-// "OpAICoreConfig构造函数", "命名转换规则对照表").
+// For OpDef::AICore().AddConfig: names the kernel of an operator, the function `kernel` in op_kernel/<kernel>.cpp.
+// Without a name CANN would look for both by the snake case of the operator's type, which has a prefix. The flags are
+// those that AddConfig sets when it is given no configuration. A new configuration has none of them (asc-devkit,
+// "AddConfig", "OpAICoreConfig构造函数", "命名转换规则对照表").
 inline ops::OpAICoreConfig KernelConfig(const char* kernel) {
   ops::OpAICoreConfig config;
   config.DynamicCompileStaticFlag(true)
@@ -157,7 +158,8 @@ inline ops::OpAICoreConfig KernelConfig(const char* kernel) {
   return config;
 }
 
-// What a tiling function may use of the device: no more than it has, and than a MIX kernel is left with.
+// What a tiling function may use of the device: at most what the device has, and at most what a MIX kernel is left
+// with.
 inline Platform DevicePlatform(const platform_ascendc::PlatformAscendC& device) {
   using platform_ascendc::CoreMemType;
   const auto least = [&](CoreMemType memory, uint32_t usable) {
@@ -186,7 +188,8 @@ inline uint32_t Dim(const Call& call, std::string_view name) {
 // Rows of a paged cache.
 inline uint64_t CacheRows(const Call& call) { return uint64_t{Dim(call, "block_num")} * Dim(call, "block_size"); }
 
-// Fills a launch: `make(call, platform, tiling)` is the kernel's tiling function, which returns why it refuses or null.
+// Fills a launch. `make(call, platform, tiling)` is the kernel's tiling function, which returns the reason of a refusal
+// or null.
 template <typename Tiling, typename Make>
 ge::graphStatus Tile(const op_info::OpInfo& op, gert::TilingContext* context, const Make& make) {
   return Guarded([&] {
@@ -200,14 +203,14 @@ ge::graphStatus Tile(const op_info::OpInfo& op, gert::TilingContext* context, co
     Tiling* tiling = context->GetTilingData<Tiling>();
     if (tiling == nullptr) call.Refuse("CANN gives no room for " + std::to_string(sizeof(Tiling)) + " bytes of tiling");
     if (const char* refusal = make(call, DevicePlatform(device), *tiling)) call.Refuse(refusal);
-    // Behind CANN's own part, which GetUserWorkspace skips.
+    // The kernel's part of the workspace comes after CANN's own part, which GetUserWorkspace skips.
     size_t* workspace = context->GetWorkspaceSizes(1);
     if (workspace == nullptr) call.Refuse("CANN gives no workspace");
     *workspace = device.GetLibApiWorkSpaceSize() + tiling->workspace_bytes;
     context->SetBlockDim(tiling->cores);
     context->SetTilingKey(0);  // one kernel for all shapes
-    // All cores start together, as AIVs of different cores wait for one another: else two such kernels on two streams
-    // could each hold cores that the other waits for (asc-devkit, "CrossCoreSetFlag", on mode 0).
+    // All cores start together, because AIVs of different cores wait for one another. Otherwise two such kernels on two
+    // streams could each hold cores that the other waits for (asc-devkit, "CrossCoreSetFlag", on mode 0).
     context->SetScheduleMode(1);
   });
 }

@@ -16,8 +16,8 @@ struct PrologShape {
 
 constexpr uint64_t AlignLine(uint64_t bytes) { return (bytes + 511) / 512 * 512; }  // GM lines have 512 bytes
 
-// Deals `count` things of `bytes` each: one after another to the core with the least load, in the order of the cores
-// from `first` on.
+// Deals `count` things of `bytes` each to the cores from `first` on. Each goes to the core with the least load, the
+// first one of several.
 constexpr void Deal(uint32_t count, uint32_t bytes, uint32_t cores, uint32_t (&load)[kMostCores], PrologShares& shares,
                     uint32_t first = 0) {
   uint16_t counts[kMostCores] = {};
@@ -54,10 +54,10 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   tiling.epsilon_ckv = shape.epsilon_ckv;
   tiling.epsilon_k = shape.epsilon_k;
 
-  // L1. What is under way hides latencies and the waits for other cores: slots for what streams, four long ones where
-  // the tokens leave room. Where they leave none for x beside three, three chunks of x lie where the latents lie
-  // between S1 and S1, and there are five short slots. A chunk of x is then used by two chunks of weights: three of x
-  // have had their second use when the slot of the fifth chunk of weights is free again.
+  // L1. Weights that are under way hide latencies and the waits for other cores, so they have several slots: four long
+  // ones if the tokens leave room. If they leave no room for x even beside three, three chunks of x have the place that
+  // the latents have between two S1, and there are five short slots. Two chunks of weights then use one chunk of x, so
+  // the chunk of x that the next one replaces has had its second use when a slot of weights is free.
   const uint32_t rows = tiling.token_step;
   tiling.query_l1 = rows * kQLoraRank;
   tiling.stream_bytes = kPassUnits * kUnitColumns * kXChunk * 2;
@@ -77,10 +77,11 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   }
   tiling.x_slots = tiling.stream_slots == 5 ? 3 : tiling.stream_slots;
 
-  // With several steps and without the MLA half, weights come from L2, and a part of x takes as long as two heads. A
-  // core that has a part of K to itself, and all columns, reads its x once: that is as much for the cube as three
-  // heads. On 20 cores and more the others then have at most four. A second operand of S5 and the Hadamard matrix have
-  // the place of a slot: four of them hold all weights of a head.
+  // With several steps and without the MLA half, weights come from L2, and to read a part of x takes as long as two
+  // heads. So kProjectParts cores do only S1. Each has a part of K with all columns, and reads its part of x once,
+  // which gives its cube as much work as three heads. On 20 cores and more the others then have at most four heads a
+  // step. A second operand of S5 and the Hadamard matrix take the place of a slot. The remaining four hold all weights
+  // of a head.
   if (!shape.mla && shape.t > tiling.token_step && tiling.cores >= 5 * kProjectParts) {
     tiling.projectors = kProjectParts;
     tiling.left_bytes = fixed + rows * kNopeDim * 2 + kIdxHeadDim * kIdxHeadDim * 2;
@@ -105,15 +106,16 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   tiling.head_bytes = tiling.turned_offset + (shape.indexer ? AlignLine(step * kIdxHeadDim * 2) : 0);
   tiling.workspace_bytes = tiling.head_offset + uint64_t{tiling.cores} * kHeadSlots * tiling.head_bytes;
 
-  // Weights are what a core waits for, and at 128 tokens the cube needs about a cycle for 64 bytes of any of them, so
-  // bytes are dealt. The projections end with a wait for all cores, and are dealt by themselves; without the MLA half
-  // nothing waits, and they fill up what the heads leave uneven.
+  // A core waits for its weights, and at 128 tokens the cube needs about a cycle for 64 bytes of any of them, so bytes
+  // are dealt. The projections end with a wait for all cores, so they are dealt by themselves. Without the MLA half
+  // nothing waits for them, and they go where the heads leave cores less to do.
   uint32_t load[kMostCores] = {};
   const uint32_t columns = (shape.mla ? kQLoraRank + kKeyDim : 0) + (shape.indexer ? kIdxHeadDim + kIdxNHeads : 0);
   if (tiling.projectors > 0) {
     for (uint32_t deal = 0; deal < kDeals; ++deal) {
-      // The weights of the first step come from HBM and take twice as long. The second step makes up for that; from
-      // then on all count alike, but whoever had more of the first ones is the last to have more of the others.
+      // The weights of the first step come from HBM and take twice as long. The second step makes up for that. From
+      // then on all heads count alike. A sixteenth more for the first ones puts a core that had more of them last in
+      // line for more of the others.
       const uint32_t bytes = kIdxHeadDim * kQLoraRank;
       Deal(kIdxNHeads, deal == 0 ? 2 * bytes + bytes / 16 : bytes, tiling.cores, load, tiling.indexer_heads[deal],
            tiling.projectors);
@@ -140,7 +142,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   return nullptr;
 }
 
-// The same for each operator. cache_rows is block_num * block_size.
+// MakePrologTiling for each operator. cache_rows is block_num * block_size.
 constexpr const char* MakeMlaPrologQuantTiling(uint32_t t, uint32_t n_q, uint64_t cache_rows, float epsilon_cq,
                                                float epsilon_ckv, const Platform& platform, PrologTiling& tiling) {
   return MakePrologTiling({t, n_q, cache_rows, true, false, epsilon_cq, epsilon_ckv, 0.0f}, platform, tiling);

@@ -13,8 +13,9 @@ struct SparseFlashAttentionShape {
   bool ragged;  // with query_act_seqs
 };
 
-// The part of a token's output that the busiest core of a team computes, in fractals, and what it costs a fractal of
-// keys: the cube a cycle for each fractal; MTE2 the probabilities, once for each 256 columns, and the keys.
+// How a team divides a token's output, and what the busiest core pays for each fractal of keys, in cycles. Its cube
+// needs one cycle for each fractal of output. Its MTE2 copies the probabilities, once for each 256 columns, and the
+// keys.
 struct OutputGrid {
   uint32_t head_parts, column_parts;
   uint32_t cube, copies;
@@ -22,7 +23,7 @@ struct OutputGrid {
 };
 constexpr uint32_t kFractalCopy = 512;                   // bytes
 constexpr uint32_t kL2Rate = 110;                        // bytes a cycle from L2 to a core
-constexpr uint32_t kScoreFractals = kKeyDim / kFractal;  // of the sum of a score
+constexpr uint32_t kScoreFractals = kKeyDim / kFractal;  // fractals along the sum of a score
 
 constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
   const uint32_t heads = tiling::CeilDiv(n_q, kFractal), columns = kKvLoraRank / kFractal;
@@ -36,11 +37,11 @@ constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
   return best;
 }
 
-// What a call costs with teams of `team` cores, in cycles at the documented rates: the way of one task through gather,
-// softmax and output, the busiest unit for each further task, and the waits between cores.
+// What a call costs with teams of `team` cores, in cycles at the documented rates: gather, softmax and output of one
+// task, the busiest unit for each further task, and the waits between cores.
 constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t cores, uint32_t team) {
-  constexpr uint64_t kGatherRow = 57;  // unsorted, 1.5 copies of 24 cycles; 656 bytes from HBM, 32 a cycle
-  constexpr uint64_t kWaits = 3000;    // of a task: two barriers between cores and the latencies of GM around them
+  constexpr uint64_t kGatherRow = 57;  // unsorted: 1.5 copies of 24 cycles, and 656 bytes from HBM at 32 a cycle
+  constexpr uint64_t kWaits = 3000;    // for each task: two barriers between cores with the latencies of GM around them
   const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
   const uint64_t tasks = tiling::CeilDiv(shape.t, cores / team), heads = tiling::CeilDiv(shape.n_q, kFractal);
   const uint64_t fractals = tiling::CeilDiv(shape.topk, kFractal), own = tiling::CeilDiv(fractals, team);
@@ -57,18 +58,18 @@ constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t c
   return gather + softmax + output + (tasks - 1) * busiest + tasks * kWaits;
 }
 
-// Two runs of 8 bytes an entry, and their keys of 4.
+// UB of sorting: two runs of 8 bytes an entry, and keys of 4.
 constexpr uint32_t kSortBytes = kMostSorted * 20;
-// Keys of one product of scores where those of a core are few.
+// Keys of one product of scores, if a core has few keys.
 constexpr uint32_t kShortTile = 64;
 static_assert(kShortTile / kVectorsPerCore >= kEarlyEntries && kScoreTile / kVectorsPerCore >= kEarlyEntries);
-// Rows that 16 keys of a third of all positions lie in.
+// The most rows of a stage: so many hold 16 keys if a third of all positions is selected.
 constexpr uint32_t kMostStageRows = 64;
-// Entries of an AIV from which on it sorts them: the eight batches of a gather that it saves a third of take longer
-// than sorting.
+// An AIV sorts its entries if it has at least so many. They are eight batches of a gather, and the third that sorting
+// saves of them takes longer than sorting.
 constexpr uint32_t kFewestSorted = 128;
 
-// As MakeTiling, with teams of `team` cores.
+// MakeTiling with teams of `team` cores.
 constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, const Platform& platform, uint32_t team,
                                      SparseFlashAttentionTiling& out) {
   out = SparseFlashAttentionTiling{};
@@ -99,8 +100,8 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   out.score_tile = core_keys <= most_chunks * kShortTile ? kShortTile : kScoreTile;
   out.key_chunk = tiling::RoundUp(tiling::CeilDiv(core_keys, most_chunks), out.score_tile);
   out.list_rows = tiling::CeilDiv(core_fractals, kVectorsPerCore) * kFractal;
-  // The gather of a task and the softmax of the one before it share the time, if they fit into UB together: the lists
-  // of the next task beside those of this one, and the softmax.
+  // The gather of a task and the softmax of the one before it run together, if UB has room for both: for the lists of
+  // the next task beside those of this one, and for the softmax.
   const uint32_t list_bytes = 2 * out.list_rows * 4 + tiling::RoundUp(shape.max_blocknum_perbatch, 8) * 4;
   const uint32_t softmax_bytes =
       out.key_rows * 4 + kScoreBatchBytes * (2 * kScoreBatches + 1) / 2 + kRowSoftmaxBytes + kLogSums * 32;
@@ -108,18 +109,18 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   const uint32_t unsorted_bytes = tiling::RoundUp(shape.topk, 512) * 4;
   const bool together = !one_task && 2 * list_bytes + gather_bytes + softmax_bytes <= platform.ub;
   uint32_t bytes = (together ? 2 : 1) * list_bytes + gather_bytes + (together ? softmax_bytes : 0);
-  // Sorting all entries of a task takes an AIV 4000 cycles; of its own ones, it saves the gather a third.
+  // Sorting all entries of a task takes an AIV 4000 cycles, and saves a third of its gather.
   const uint32_t sort_bytes = unsorted_bytes + 256 + (together ? 0 : kSortBytes);
   const bool sorted = (together || one_task) && shape.topk <= kMostSorted && out.list_rows >= kFewestSorted &&
                       bytes + sort_bytes <= platform.ub;
   if (sorted) bytes += sort_bytes;
-  // Rows of an unsorted list are far apart: they need no more stage.
+  // Rows of an unsorted list are far apart, so a larger stage would not help.
   const uint32_t more = sorted ? tiling::Smaller((platform.ub - bytes) / kKeyStageBytes / 2 * 2, kMostStageRows) : 0;
   out.stage_rows = kFewestStageRows + more;
   const uint32_t gather_end = (together ? 2 : 1) * list_bytes + (sorted ? unsorted_bytes : 0) + kKeyGatherBytes +
                               out.stage_rows * kKeyStageBytes;
   if (together) out.softmax_offset = gather_end;
-  // Beside the gather, entries are sorted where the softmax has its scores.
+  // Beside the gather, sorting uses the place of the softmax's scores.
   const uint32_t before_scores = together ? out.key_rows * 4 + kRowSoftmaxBytes + kLogSums * 32 : 0;
   if (sorted) out.sort_offset = tiling::RoundUp(gather_end + before_scores, 256);
   const uint64_t keys = out.key_rows;
