@@ -1,4 +1,4 @@
-"""What the layers of ``cells.py`` have in common: weights and their layout, checks of a call, what engines pass."""
+"""What the layers of ``cells.py`` share: weights and their layout, checks of a call, and casts of what engines pass."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ from ms_dsv32.weights.contract import Array
 
 _Cell = TypeVar("_Cell", bound="Configured")
 _Outputs = TypeVar("_Outputs")
-# What a checkpoint's mark says. A layout that changes gets a new number, so that older checkpoints are refused.
+# The values of a checkpoint's mark. A layout that changes gets a new number, so that older checkpoints are refused.
 _LAYOUTS = {"CPU": 1, "Ascend": 2}
 
 
 def frozen(config: Any) -> Any:
-    """A copy of a configuration that the caller cannot change; what is none, the operator refuses."""
+    """A copy of a configuration that the caller cannot change. Other objects pass, and the operator refuses them."""
     return config.frozen() if isinstance(config, Configuration) else config
 
 
 def as_rope_table(table: Tensor) -> Tensor:
     """cos or sin as the operators take it: bf16 [.., 64], from float32 or float16 and from half a row [.., 32].
 
-    The two halves of a row are alike, so that many engines keep one of them.
+    The two halves of a row are alike, so many engines keep only one of them.
     """
-    if isinstance(table, Tensor) and table.ndim > 0:  # the operator refuses what else comes, by name
+    if isinstance(table, Tensor) and table.ndim > 0:  # the operator refuses anything else, by name
         if table.dtype == ms.float32 or table.dtype == ms.float16:
             table = ms.ops.cast(table, ms.bfloat16)
         if table.shape[-1] * 2 == ROPE_DIM:
@@ -55,7 +55,8 @@ def as_slots(cache_index: Tensor) -> Tensor:
 def as_int32(tensor: Tensor) -> Tensor:
     """Lengths or block tables as the operators take them: int32, from int64.
 
-    A value that int32 cannot hold becomes the nearest that it can, which the operators refuse; it does not wrap around.
+    A value that int32 cannot hold does not wrap around. It becomes the nearest value of int32, which the operators
+    refuse.
     """
     if isinstance(tensor, Tensor) and tensor.dtype == ms.int64:
         tensor = ms.ops.maximum(ms.ops.minimum(tensor, 2**31 - 1), -(2**31))
@@ -64,11 +65,12 @@ def as_int32(tensor: Tensor) -> Tensor:
 
 
 class _OwnPrecision:
-    """Where MindSpore's own operators have the dtypes of their inputs.
+    """A context in which MindSpore's own operators keep the dtypes of their inputs.
 
-    In PyNative mode the mixed precision of a cell around would count for them, and after an error in such a cell it
-    does so for ever. Every call of every cell comes here: a generator would take three times as long. After an error
-    nothing is taken back, as in `nn.Cell`: MindSpore may have cleared what it keeps, and ends the process then.
+    In PyNative mode the mixed precision of a cell around would apply to them, and after an error in such a cell it
+    would apply for ever. It is a class, because every call of every cell enters it and a generator would take three
+    times as long. After an error it resets nothing, as `nn.Cell` does: MindSpore may have cleared its stack, and would
+    end the process.
     """
 
     def __enter__(self) -> None:
@@ -85,15 +87,15 @@ _own_precision = _OwnPrecision()
 class Configured(nn.Cell):  # type: ignore[misc]
     """A cell that can be made from a model's configuration.
 
-    Mixed precision (``mindspore.amp``, ``to_float``) does not touch it: its operators have the dtypes of their
+    Mixed precision (``mindspore.amp``, ``to_float``) does not change it: its operators have the dtypes of their
     contract.
 
     Args:
-        stop_gradient: whether a gradient ends at the cell's outputs. The operators have none; without it a gradient
-            raises NotImplementedError.
+        stop_gradient: whether a gradient ends at the cell's outputs. Otherwise it raises NotImplementedError, because
+            the operators have no gradient.
 
     Raises:
-        TypeError: stop_gradient is no bool.
+        TypeError: stop_gradient is not a bool.
     """
 
     _model_arguments: ClassVar[tuple[str, ...]] = ()
@@ -111,11 +113,11 @@ class Configured(nn.Cell):  # type: ignore[misc]
 
         Args:
             config: the model's, see `ModelConfig.from_json`.
-            arguments: the cell's other arguments, by name. One that `config` gives may be among them and then counts,
-                as ``n_q`` on a tensor-parallel rank, which holds a part of the heads.
+            arguments: the cell's other arguments, by name. They may override one that `config` gives, such as ``n_q``
+                on a tensor-parallel rank, which holds a part of the heads.
 
         Raises:
-            TypeError: `config` is no `ModelConfig`, or an argument is missing or unknown.
+            TypeError: `config` is not a `ModelConfig`, or an argument is missing or unknown.
         """
         if not isinstance(config, ModelConfig):
             raise TypeError(f"{cls.__name__}: config must be a ModelConfig, got {type(config).__name__}")
@@ -128,21 +130,21 @@ class Configured(nn.Cell):  # type: ignore[misc]
             try:
                 return super().__call__(*args, **kwargs)
             except RuntimeError:
-                forget_all(self)  # the kernel library does not hear of what fails on Ascend, nor of MindSpore's own
+                forget_all(self)  # the kernel library hears of no failure on Ascend, nor of MindSpore's own operators
                 raise
 
     def add_flags(self, **flags: Any) -> Any:
-        """As of `nn.Cell`, without the flags of mixed precision: a graph would cast weights and scales with them."""
+        """`nn.Cell.add_flags` without the flags of mixed precision, which make a graph cast weights and scales."""
         return super().add_flags(**{name: flag for name, flag in flags.items() if name not in MIXED_PRECISION})
 
     def outputs(self, tensors: _Outputs) -> _Outputs:
-        """What `construct` returns: the tensors, or the tensors without a gradient."""
+        """The tensors that `construct` returns, without a gradient if `stop_gradient` is set."""
         if self.stop_gradient:
             tensors = ms.ops.stop_gradient(tensors)
         return tensors
 
 
-# mindspore.amp's O1 rewrites the source of a network's cells; these are not to be among them.
+# Keeps mindspore.amp's O1, which rewrites the source of a network's cells, away from these.
 namespace._subtree_black_list.append(Configured)
 
 
@@ -153,8 +155,8 @@ class Checked(Configured):
     inside another one's graph, or under ``mindspore.jit``, is not called: MindSpore compiles its `construct`.
 
     Args:
-        operator: that writes the caches.
-        stop_gradient: as of `Configured`.
+        operator: the operator that writes the caches.
+        stop_gradient: see `Configured`.
     """
 
     def __init__(self, operator: str, stop_gradient: bool) -> None:
@@ -180,7 +182,7 @@ class Checked(Configured):
             arrays: the weights under the contract's names, row-major, bfloat16 as bits in uint16. They are copied.
 
         Raises:
-            TypeError, ValueError: a weight is missing or unknown, or its dtype or shape is wrong; nothing is set then.
+            TypeError, ValueError: a weight is missing or unknown, or its dtype or shape is wrong. Nothing is set then.
         """
         holders = self._holders()
         weights.check(arrays, [name for holder in holders for name in holder.names], holders[0].n_q)
@@ -188,7 +190,7 @@ class Checked(Configured):
             holder.set_own_weights(arrays)
 
     def get_weights(self) -> dict[str, Array]:
-        """The weights as `set_weights` takes them; copies."""
+        """Copies of the weights, as `set_weights` takes them."""
         return {name: array for holder in self._holders() for name, array in holder.own_weights().items()}
 
     def save(self, path: str | Path) -> None:
@@ -214,11 +216,11 @@ class Loaded(Checked):
         """Reads the weights from a checkpoint, in any format of docs/checkpoints.md, or from a file of `save`.
 
         Args:
-            paths, prefix, layer, heads, allow_unknown: as of `weights.load_layer`.
+            paths, prefix, layer, heads, allow_unknown: see `weights.load_layer`.
 
         Raises:
-            KeyError, TypeError, ValueError, OSError: as `weights.load_layer`; or the checkpoint has another number of
-                heads than the cell. Nothing is set then.
+            KeyError, TypeError, ValueError, OSError: as `weights.load_layer`, or the checkpoint's number of heads
+                differs from the cell's. Nothing is set then.
         """
         arguments = {"prefix": prefix, "layer": layer, "heads": heads, "allow_unknown": allow_unknown}
         self.set_weights(type(self)._load(paths, **arguments))
@@ -228,13 +230,13 @@ class Weighted(Checked):
     """A cell that owns the weights of one operator: Parameters, zero until they are set.
 
     Args:
-        operator: whose weights they are.
-        names: of the weights, in order.
+        operator: the operator that takes them.
+        names: the names of the weights, in order.
         n_q: query heads.
-        stop_gradient: as of `Configured`.
+        stop_gradient: see `Configured`.
 
     Raises:
-        TypeError, ValueError: n_q is no int of 1..128.
+        TypeError, ValueError: n_q is not an int of 1..128.
     """
 
     def __init__(self, operator: str, names: tuple[str, ...], n_q: int = N_Q, stop_gradient: bool = False) -> None:
@@ -259,19 +261,19 @@ class Weighted(Checked):
         return [self]
 
     def set_own_weights(self, arrays: Mapping[str, Array]) -> None:
-        """Sets those of `arrays` that are this cell's; they were checked."""
+        """Sets this cell's weights from `arrays`, which have been checked."""
         target = ms.get_context("device_target")
         self.layout.set_data(Tensor([_LAYOUTS[target]], ms.int32))
         for name in self.names:
             getattr(self, name).set_data(weights.to_tensor(weights.prepare(name, arrays[name], target)))
 
     def own_weights(self) -> dict[str, Array]:
-        """This cell's weights, row-major; copies."""
+        """Row-major copies of this cell's weights."""
         arrays = {name: weights.to_array(getattr(self, name)) for name in self.names}
         return {name: weights.restore(name, array, self._layout.target) for name, array in arrays.items()}
 
     def require_layout(self, target: str) -> None:
-        """Raises ValueError if the weights are not laid out for a device target. A checkpoint's loading ends here."""
+        """Raises ValueError if the weights are not laid out for a device target. Ends the loading of a checkpoint."""
         self._layout.settle()
         if self._layout.target != target:
             name = op_info.load(self._operator).packable[0]
@@ -284,9 +286,8 @@ class _Layout:
     """What the weights of a cell are laid out for, and which of them a checkpoint may set.
 
     A MindSpore checkpoint holds Parameters as they are, and sets them one by one in the order in which the cell has
-    them. The mark, which tells their layout, comes first: if it is right, each weight may be set once, in that order. A
-    weight that comes without a mark was laid out by nobody who is known here, and its numbers would be taken for
-    others.
+    them. The mark, which tells their layout, comes first. If it is right, each weight may be set once, in that order.
+    The layout of a weight that comes without a mark is unknown, and its numbers would be misread.
     """
 
     def __init__(self, operator: str, names: tuple[str, ...], target: str) -> None:
@@ -298,7 +299,7 @@ class _Layout:
         self._next_target = target
 
     def expect(self, code: int) -> None:
-        """A checkpoint's mark: its weights are to follow. Raises ValueError if they are laid out otherwise."""
+        """Takes a checkpoint's mark, before its weights. Raises ValueError if they are laid out for another target."""
         target = ms.get_context("device_target")
         if code != _LAYOUTS.get(target):
             whose = next((name for name, known in _LAYOUTS.items() if known == code), None)
@@ -310,11 +311,11 @@ class _Layout:
         self._next_target = target
 
     def settle(self) -> None:
-        """What the last checkpoint has not set, no other may set without a mark of its own."""
+        """Ends a checkpoint: weights that it has not set need a new mark."""
         self._expected.clear()
 
     def admit(self, name: str) -> None:
-        """A weight that is set from outside. Raises ValueError if no mark has announced it."""
+        """Takes note of a weight that is set from outside. Raises ValueError if no mark has announced it."""
         if name not in self._expected:
             text = "is set without a mark of its layout"
             hint = (
@@ -328,9 +329,9 @@ class _Layout:
 
 
 class _Guarded(Parameter, Tensor):  # type: ignore[misc]
-    """A Parameter of `Weighted`, made by `_guarded`: MindSpore's constructor gives a class of these two bases.
+    """A Parameter of `Weighted`, made by `_guarded`. MindSpore's constructor makes a class with the same two bases.
 
-    Whatever loads a checkpoint (``load_param_into_net``, ``load_state_dict``, ``set_data``) ends in ``assign_value``;
+    Whatever loads a checkpoint (``load_param_into_net``, ``load_state_dict``, ``set_data``) ends in ``assign_value``.
     ``copy_`` and ``ops.assign``, which write into the memory, do not. A clone is a Parameter like any other.
     """
 
@@ -361,8 +362,8 @@ class _Weight(_Guarded):
     def assign_value(self, value: Tensor) -> Any:
         self.guard.admit(self.guarded_name)
         if value.shape != self.shape or value.dtype != self.dtype:
-            return super().assign_value(value)  # which refuses it
-        # Into the memory that is there: what mindspore.jit has compiled does not see that a Parameter has another one.
+            return super().assign_value(value)  # MindSpore refuses it
+        # Copies into the Parameter's memory, because what mindspore.jit has compiled would not see a new one.
         with _own_precision:
             return self.copy_(value)
 

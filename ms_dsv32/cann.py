@@ -1,6 +1,6 @@
-"""Where CANN is and which version, and where the operators that were built with it are. Standard library only.
+"""Finds CANN, its version, and the operators that were built with it.
 
-``setup.py`` loads this file by its path, so it imports nothing of the package.
+``setup.py`` loads this file by its path, so it imports the standard library only, and nothing of the package.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 MINIMUM = (8, 1)
-"""The oldest CANN with which the operators are built."""
+"""The oldest CANN with which the operators can be built."""
 VENDOR = Path(__file__).resolve().parent / "vendors" / "ms_dsv32"
-"""What the Ascend build fills, in CANN's layout: ``op_api``, ``op_impl``, ``op_proto``, ``version.info``."""
+"""The folder that the Ascend build fills, in CANN's layout: ``op_api``, ``op_impl``, ``op_proto``, ``version.info``."""
 OP_API = Path("op_api", "lib", "libcust_opapi.so")
 """The library of the ``aclnn`` functions, below ``VENDOR``."""
 VERSION_INFO = Path("version.info")
-"""What tells the CANN that an operator package was built with, below its folder."""
+"""The file below an operator package's folder that tells with which CANN the package was built."""
 INSTALL = (
     "install the CANN toolkit (and the kernels or ops package of your device) from "
     "https://www.hiascend.com/software/cann and run `source <CANN>/set_env.sh`"
@@ -27,12 +27,12 @@ INSTALL = (
 
 
 class CannError(RuntimeError):
-    """There is no usable CANN; the text says what to do."""
+    """There is no usable CANN. The text says what to do."""
 
 
 @dataclass(frozen=True)
 class Cann:
-    """An installed CANN toolkit: its folder, its version (``(8, 1)`` and ``"8.1.RC1"``), the file that says so."""
+    """An installed CANN toolkit: its folder, its version (``(8, 1)`` and ``"8.1.RC1"``), the file that tells it."""
 
     home: Path
     version: tuple[int, int]
@@ -41,7 +41,7 @@ class Cann:
 
 
 def default_homes() -> tuple[Path, ...]:
-    """Where CANN's installer puts the toolkit by default, newest layout first.
+    """The folders where CANN's installer puts the toolkit by default, newest layout first.
 
     Source: CANN software installation guide, "File Paths" (8.5: ``Ascend/cann``; before: ``Ascend/ascend-toolkit``).
     """
@@ -56,7 +56,7 @@ def find(environ: Mapping[str, str] | None = None) -> Cann:
         environ: the environment, by default the process's.
 
     Raises:
-        CannError: it is not set, there is no such folder, or no file there tells the version.
+        CannError: the variable is not set, there is no such folder, or no file there tells the version.
     """
     given = (os.environ if environ is None else environ).get("ASCEND_HOME_PATH", "")
     if not given:
@@ -73,9 +73,9 @@ def find(environ: Mapping[str, str] | None = None) -> Cann:
 def read(home: Path) -> Cann:
     """The CANN in ``home``.
 
-    The product's version is told by ``<machine>-linux/ascend_toolkit_install.info`` (``version=8.1.RC1``), by
-    ``version.cfg`` (``toolkit_running_version=[7.7.0.1.238:8.1.RC1]``, behind the colon) and, from 8.2 on, by
-    ``compiler/version.info`` (``Version=8.2.RC1``); older ones count there in a row of their own, which ends with 7.x.
+    Three files tell the product's version: ``<machine>-linux/ascend_toolkit_install.info`` (``version=8.1.RC1``),
+    ``version.cfg`` (``toolkit_running_version=[7.7.0.1.238:8.1.RC1]``, after the colon) and, from 8.2 on,
+    ``compiler/version.info`` (``Version=8.2.RC1``). Before 8.2 that last file has numbers of its own, up to 7.x.
 
     Raises:
         CannError: no such file, or no version in it.
@@ -98,15 +98,15 @@ def read(home: Path) -> Cann:
 
 
 def compiler_version(home: Path) -> str | None:
-    """What the compiler of the CANN in ``home`` calls itself, or None if that is not told.
+    """The version that the compiler of the CANN in ``home`` gives itself, or None if no file tells it.
 
-    Up to 8.1 it is a row of its own (``7.7.0.1.238``) and not the product's version.
+    Up to 8.1 it is a number of its own (``7.7.0.1.238``) and not the product's version.
     """
     return _row(home / "compiler" / "version.info", r"^Version=(\S+)")
 
 
 def built_with(package: Path) -> str | None:
-    """The ``compiler_version`` of the CANN that an operator package was built with, or None if it does not tell.
+    """The ``compiler_version`` of the CANN that an operator package was built with, or None if it does not tell it.
 
     CANN's build writes it into every package (asc-devkit, ``gen_version_info.sh``).
 
@@ -124,7 +124,7 @@ def _row(file: Path, pattern: str) -> str | None:
 
 
 def require(environ: Mapping[str, str] | None = None) -> Cann:
-    """As ``find``, for building.
+    """Finds a CANN to build with.
 
     Raises:
         CannError: as ``find``, or CANN is older than ``MINIMUM``.

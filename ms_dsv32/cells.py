@@ -1,28 +1,28 @@
 """Layers: the operators as ``nn.Cell`` with their weights, and DeepSeek's sparse attention made of them.
 
-`SparseAttentionLayer` is the whole layer, hidden states in and hidden states out; `SparseAttentionStep` is the same
-without its end, `MLAEpilog`. The other cells are one operator each.
+`SparseAttentionLayer` is the whole layer, from hidden states to hidden states. `SparseAttentionStep` is the layer
+without its last operator, `MLAEpilog`. Each other cell is one operator.
 
 Weights are Parameters under the contract's names, laid out for the device target when they are set. ``save`` writes
 them row-major, for any target. ``mindspore.save_checkpoint`` writes them as they are laid out, with a mark (the
-Parameter ``layout``); another target refuses such a file, and so does a cell whose weights come without a mark.
+Parameter ``layout``). Another target refuses such a file, and a cell refuses weights that come without a mark.
 
-Caches belong to the caller and are inputs, Tensors in the device's memory (`make_caches`) or Parameters; they are
-updated in place and never returned (MindSpore would copy what the outermost cell of a graph returns). All operators of
-a graph run in program order, so a later layer sees what an earlier one wrote. Inside a branch or loop whose condition
-is known only at run time caches must be Parameters.
+Caches belong to the caller and are inputs: Tensors in the device's memory (`make_caches`) or Parameters. They are
+updated in place and never returned, because MindSpore would copy what the outermost cell of a graph returns. All
+operators of a graph run in program order, so a later layer sees what an earlier one wrote. Inside a branch or loop
+whose condition is known only at run time, caches must be Parameters.
 
-What engines pass is taken as it is: cache_index int64 or int32; block_table and kv_act_seqs int32 or int64; cos and sin
-bfloat16, float32 or float16, of 64 columns or of 32, whose two halves would be alike.
+The cells take what engines pass: cache_index int64 or int32; block_table and kv_act_seqs int32 or int64; cos and sin
+bfloat16, float32 or float16, with 64 columns or with one of their two equal halves, 32 columns.
 
-``from_config`` makes a cell with the epsilons, softmax scale, heads and selected keys of a model's ``config.json``;
-their defaults are DeepSeek-V3.2-Exp's. Tile configurations are copied when a cell is made.
+``from_config`` makes a cell with the epsilons, softmax scale, heads and selected keys of a model's ``config.json``.
+Their defaults are DeepSeek-V3.2-Exp's. Tile configurations are copied when a cell is made.
 
 The operators have no gradient: a gradient through them raises NotImplementedError. With ``stop_gradient=True`` it ends
 at a cell's outputs instead, so that a model can train what stands beside and after its attention.
 
 Every call of a cell from Python checks that its weights are laid out for the device target and that a graph can write
-its caches; what is wrong is a ValueError before anything runs.
+its caches. If not, it raises a ValueError before anything runs.
 """
 
 from __future__ import annotations
@@ -59,11 +59,12 @@ from ms_dsv32.ops._step import check_step
 
 
 class Caches(NamedTuple):
-    """The five paged caches of a layer, in the order of its inputs; Tensors [block_num, 128, 1, width].
+    """The five paged caches of a layer, in the order of its inputs: Tensors [block_num, 128, 1, width].
 
     Attributes:
-        kv_cache: int8, width 512. kr_cache: bf16, width 64. k_scale_cache: fp32, width 4. The attention's keys.
-        k_cache: int8, width 128. k_cache_scale: fp16, width 1. The indexer's keys.
+        kv_cache: int8, width 512. kr_cache: bf16, width 64. k_scale_cache: fp32, width 4. They hold the attention's
+            keys.
+        k_cache: int8, width 128. k_cache_scale: fp16, width 1. They hold the indexer's keys.
     """
 
     kv_cache: Tensor
@@ -97,7 +98,7 @@ def make_caches(block_num: int) -> Caches:
         block_num: blocks of 128 tokens (`ms_dsv32.paging.block_num_of`).
 
     Raises:
-        TypeError, ValueError: block_num is no positive int.
+        TypeError, ValueError: block_num is not a positive int.
     """
     count = _block_num("make_caches", block_num)
     return Caches(*(ms.ops.zeros((count, BLOCK_SIZE, 1, width), dtype) for width, dtype in _CACHES))
@@ -113,7 +114,7 @@ class MLAProlog(Weighted, Loaded):
         stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
-        token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache: as of the operator. The caches are updated in
+        token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache: the operator's. The caches are updated in
         place.
 
     Outputs:
@@ -182,8 +183,8 @@ class LightningIndexerProlog(Weighted):
         stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
-        x, q_norm, q_norm_scale, cos_idx_rope, sin_idx_rope, k_cache, k_cache_scale, k_cache_index: as of the operator.
-        The caches are updated in place.
+        x, q_norm, q_norm_scale, cos_idx_rope, sin_idx_rope, k_cache, k_cache_scale, k_cache_index: the operator's. The
+        caches are updated in place.
 
     Outputs:
         q_int8 int8 [t, 64, 128], q_scale fp16 [t, 64, 1], weights fp16 [t, 64].
@@ -210,7 +211,7 @@ class LightningIndexerProlog(Weighted):
         layer: int | None = None,
         allow_unknown: bool = False,
     ) -> None:
-        """Reads the weights from a checkpoint; arguments and errors as `weights.load_indexer`."""
+        """Reads the weights from a checkpoint. Arguments and errors are those of `weights.load_indexer`."""
         self.set_weights(weights.load_indexer(paths, prefix=prefix, layer=layer, allow_unknown=allow_unknown))
 
     def construct(
@@ -249,17 +250,17 @@ class LightningIndexerProlog(Weighted):
 
 
 class MLAIndexerProlog(Loaded):
-    """`ops.mla_indexer_prolog_quant` with its weights, those of the cells ``mla`` and ``indexer``.
+    """`ops.mla_indexer_prolog_quant` with its weights, which its cells ``mla`` and ``indexer`` hold.
 
     Args:
         n_q: query heads, 1..128.
-        epsilon_cq, epsilon_ckv, tile_config, rope_cfg: attributes of the MLA half, as of `MLAProlog`.
-        layernorm_epsilon_k, configs: attributes of the indexer's half, as of `LightningIndexerProlog`.
+        epsilon_cq, epsilon_ckv, tile_config, rope_cfg: attributes of the MLA half, see `MLAProlog`.
+        layernorm_epsilon_k, configs: attributes of the indexer's half, see `LightningIndexerProlog`.
         stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
-        token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale: as of the operator.
-        The caches are updated in place.
+        token_x, cos, sin, cache_index, kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale: the operator's. The
+        caches are updated in place.
 
     Outputs:
         q_nope bf16 [t, n_q, 512], q_rope bf16 [t, n_q, 64], q_int8 int8 [t, 64, 128], q_scale fp16 [t, 64, 1],
@@ -344,7 +345,7 @@ class LightningIndexer(Configured):
         stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
-        q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, query_act_seqs: as of the operator.
+        q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, query_act_seqs: the operator's.
 
     Outputs:
         topk_indices int32 [t, selected_count].
@@ -385,9 +386,9 @@ class SparseFlashAttention(Configured):
     """`ops.sparse_flash_attention_quant`.
 
     Args:
-        max_blocknum_perbatch: columns of block_table; None: any number.
+        max_blocknum_perbatch: columns of block_table, or None for any number.
         n_q: query heads, 1..128.
-        softmax_scale: factor on the scores; the default is the model's, with YaRN.
+        softmax_scale: factor on the scores. The default is the model's, with YaRN.
         topk: columns of topk_indices, 1..2048.
         return_lse: the operator's attribute.
         tile_config: the operator's attribute, copied.
@@ -395,7 +396,7 @@ class SparseFlashAttention(Configured):
 
     Inputs:
         query_nope, query_rope, key_nope_2d, key_rope_2d, k_nope_scales, topk_indices, block_table, kv_act_seqs,
-        query_act_seqs: as of the operator; the three keys are the caches of `MLAProlog`.
+        query_act_seqs: the operator's. The three keys are the caches of `MLAProlog`.
 
     Outputs:
         attention_out bf16 [b, s1, n_q, 512]; with return_lse also lse fp32 [b, s1, n_q]. With query_act_seqs: [t, n_q,
@@ -461,7 +462,7 @@ class MLAEpilog(Weighted, Loaded):
     """`ops.mla_epilog_quant` with its weights.
 
     Args:
-        n_q: query heads, 1..128; a tensor-parallel rank has its own, and the ranks' results are to be added.
+        n_q: query heads, 1..128. A tensor-parallel rank has its own heads, and the caller adds the ranks' results.
         stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
@@ -487,28 +488,28 @@ _STEP_DTYPES = (ms.bfloat16, ms.bfloat16, ms.bfloat16, ms.int64, ms.int32, ms.in
 
 
 class _Step(Loaded):
-    """What `SparseAttentionStep` and `SparseAttentionLayer` share: their inputs, and which of the axes may vary."""
+    """What `SparseAttentionStep` and `SparseAttentionLayer` share: their inputs, and which axes may vary."""
 
     max_blocknum_perbatch: int | None
 
     def dynamic_inputs(
         self, block_num: int, like: Sequence[Tensor] = (), *, ragged: bool = False
     ) -> tuple[Tensor, ...]:
-        """What `nn.Cell.set_inputs` takes so that one compiled graph serves every b and s1: token axes are merged.
+        """The inputs for `nn.Cell.set_inputs` with which one compiled graph serves every b and s1: token axes merged.
 
-        A larger cell hands it on to its own `set_inputs`: ``model.set_inputs(ids, *layer.dynamic_inputs(block_num))``.
+        A larger cell passes them to its own `set_inputs`: ``model.set_inputs(ids, *layer.dynamic_inputs(block_num))``.
 
         Args:
-            block_num: blocks of the caches, which stay as they are from step to step.
-            like: the first six inputs of a call, if their dtypes or the width of cos and sin are others than the
-                operators'; their other axes do not count.
+            block_num: blocks of the caches, the same in every call.
+            like: the first six inputs of a call, if their dtypes or the width of cos and sin differ from the
+                operators'. Other axes are ignored.
             ragged: whether the calls pass query_act_seqs, with the dtype of kv_act_seqs.
 
         Returns:
-            Eleven Tensors without values, in the order of the inputs; with ragged twelve.
+            Eleven Tensors without values, in the order of the inputs, or twelve with ragged.
 
         Raises:
-            TypeError, ValueError: block_num is no positive int, or like are not six.
+            TypeError, ValueError: block_num is not a positive int, or like does not have six tensors.
         """
         block_num = _block_num(type(self).__name__, block_num)
         if like and len(like) != len(_STEP_DTYPES):
@@ -525,7 +526,7 @@ class _Step(Loaded):
         """Lets one compiled graph serve every b and s1 (graph mode): merged token axes, b and t unknown.
 
         Args:
-            block_num, like, ragged: as of `dynamic_inputs`.
+            block_num, like, ragged: see `dynamic_inputs`.
         """
         self.set_inputs(*self.dynamic_inputs(block_num, like, ragged=ragged))
 
@@ -533,17 +534,17 @@ class _Step(Loaded):
 class SparseAttentionStep(_Step):
     """DeepSeek sparse attention over a paged cache up to the latent attention: prolog, indexer, attention.
 
-    Serves decoding (b sequences of s1 = 1..4 tokens) and a prompt in chunks (one sequence, s1 up to 1024); what differs
-    is in the inputs' shapes. With query_act_seqs one call, and one graph of fixed t and b, serves both. `MLAEpilog`
-    takes attention_out from the latent space to the layer's result.
+    It serves decoding (b sequences of s1 = 1..4 tokens) and a prompt in chunks (one sequence, s1 up to 1024), which
+    differ in the inputs' shapes only. With query_act_seqs one call, and one graph of fixed t and b, serves both.
+    `MLAEpilog` takes attention_out from the latent space to the layer's result.
 
     On CPU all slots, lengths and tables are checked before the first cache is written, in a graph too.
 
     Args:
-        max_blocknum_perbatch: columns of block_table; None: any number.
+        max_blocknum_perbatch: columns of block_table, or None for any number.
         n_q: query heads, 1..128.
-        softmax_scale, selected_count, return_lse, attention_tile_config: as of `SparseFlashAttention` (topk,
-            tile_config).
+        softmax_scale, selected_count, return_lse, attention_tile_config: see `SparseFlashAttention`, which calls two of
+            them topk and tile_config.
         stop_gradient: whether a gradient ends at the outputs instead of raising an error.
         prolog: further arguments of `MLAIndexerProlog`.
 
@@ -555,9 +556,9 @@ class SparseAttentionStep(_Step):
         kv_act_seqs: int32 or int64 [b], this call's tokens included.
         kv_cache, kr_cache, k_scale_cache, k_cache, k_cache_scale: the five paged caches (`make_caches`), updated in
             place.
-        query_act_seqs: int32 or int64 [b], or None: the tokens of each sequence in this call, 0 included, where they
-            differ. Those of a sequence follow those of the one before; what is beyond their sum is padding, whose
-            cache_index is -1. Token axes are merged then.
+        query_act_seqs: int32 or int64 [b], or None. The tokens of each sequence in this call, 0 included, if sequences
+            differ. The tokens of a sequence follow those of the sequence before it. Tokens beyond the sum are padding
+            and have cache_index -1. Token axes are merged then.
 
     Outputs:
         attention_out bf16 [b, s1, n_q, 512]; with return_lse also lse fp32 [b, s1, n_q]. With query_act_seqs: [t, n_q,
@@ -624,7 +625,7 @@ class SparseAttentionStep(_Step):
 
 
 def _require_group(group: str) -> None:
-    """Raises TypeError or ValueError if a group has no ranks. MindSpore would end the process at the first call."""
+    """Raises TypeError or ValueError if a group has no ranks, for which MindSpore would end the process later."""
     if not isinstance(group, str):
         raise TypeError(f"SparseAttentionLayer: group must be a str or None, got {group!r}")
     if not GlobalComm.INITED:
@@ -638,26 +639,26 @@ def _require_group(group: str) -> None:
 class SparseAttentionLayer(_Step):
     """The attention layer of DeepSeek-V3.2, hidden states in and hidden states out: a step and its epilog.
 
-    Input layernorm and residual are the model's. A tensor-parallel rank holds a part of the heads (``n_q``, and
-    ``heads`` of `load`); with ``group`` the ranks' results are added.
+    The model adds its input layernorm and residual. A tensor-parallel rank holds a part of the heads (``n_q``, and
+    ``heads`` of `load`). With ``group`` the cell adds the ranks' results.
 
     Args:
-        max_blocknum_perbatch, n_q, softmax_scale, selected_count, return_lse, attention_tile_config, prolog: as of
+        max_blocknum_perbatch, n_q, softmax_scale, selected_count, return_lse, attention_tile_config, prolog: see
             `SparseAttentionStep`.
         group: the name of a communication group whose ranks share the heads, e.g.
-            ``mindspore.communication.GlobalComm.WORLD_COMM_GROUP`` after ``init()``; None for a rank that has them all,
-            or adds the results itself.
+            ``mindspore.communication.GlobalComm.WORLD_COMM_GROUP`` after ``init()``. None if this rank has all heads,
+            or the caller adds the results.
         stop_gradient: whether a gradient ends at the outputs instead of raising an error.
 
     Inputs:
-        As of `SparseAttentionStep`.
+        Those of `SparseAttentionStep`.
 
     Outputs:
         hidden_out bf16 [t, 7168]; with return_lse also lse fp32 [b, s1, n_q], with query_act_seqs [t, n_q], of this
-        rank's heads. That of padding is 0.
+        rank's heads. hidden_out of padding is 0.
 
     Raises:
-        TypeError: group is no str. ValueError: there is no such group, or ``mindspore.communication.init()`` was not
+        TypeError: group is not a str. ValueError: there is no such group, or ``mindspore.communication.init()`` was not
             called.
     """
 
@@ -726,6 +727,6 @@ class SparseAttentionLayer(_Step):
         attention_out = results[0] if self.return_lse else results
         hidden_out = self.epilog(attention_out)
         if self.all_reduce is not None:
-            # MindSpore's CPU backend reduces no bfloat16; in float32 the sum of any number of ranks is rounded once.
+            # Reduces in float32: MindSpore's CPU backend reduces no bfloat16, and the sum of all ranks is rounded once.
             hidden_out = ms.ops.cast(self.all_reduce(ms.ops.cast(hidden_out, ms.float32)), ms.bfloat16)
         return self.outputs((hidden_out, results[1]) if self.return_lse else hidden_out)

@@ -2,12 +2,11 @@
 
 `ModelConfig` reads what the layers need to know of a model and refuses a model that the operators do not fit.
 
-The tile configurations have the field names of the PyPTO source (``models/deepseek_v32_exp``). Where the source gives
-defaults they are its defaults; where it gives none (`RopeTileShapeConfig`, `IndexerPrologQuantConfigs`,
-`SaTileShapeConfig`) they are the values of its decode example. They are assignable, as the source's are, and a call
-copies them by value; see `Configuration`. They are checked, against the buffers of an Atlas A2/A3 core too, and change
-nothing: every target's kernels choose their tiles by the shapes of the call. So a script written for the source runs
-as it is.
+The tile configurations exist so that a script written for the PyPTO source (``models/deepseek_v32_exp``) runs as it is.
+They have the source's field names and its defaults. Where the source gives no defaults (`RopeTileShapeConfig`,
+`IndexerPrologQuantConfigs`, `SaTileShapeConfig`), they are the values of its decode example. Fields are assignable, as
+the source's are, and a call copies them by value (see `Configuration`). They are checked, also against the buffers of
+an Atlas A2/A3 core, but have no effect: the kernels of every target choose their tiles by the shapes of the call.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ def _maximum(dim: str) -> int:
 H: Final = _value("h")
 """Hidden size, 7168."""
 N_Q: Final = _maximum("n_q")
-"""Query heads of the whole model, 128; a tensor-parallel rank holds fewer."""
+"""Query heads of the whole model, 128. A tensor-parallel rank holds fewer."""
 Q_LORA_RANK: Final = _value("q_lora_rank")
 KV_LORA_RANK: Final = _value("kv_lora_rank")
 ROPE_DIM: Final = _value("rope_dim")
@@ -65,7 +64,7 @@ V_HEAD_DIM: Final = _value("v_head_dim")
 RMS_NORM_EPS: Final = 1e-6
 """The model's ``rms_norm_eps``, which the cells take. The operators' own default is the source's, 1e-5."""
 LAYERNORM_EPSILON_K: Final = 1e-6
-"""Epsilon of the indexer key's LayerNorm. The model's code fixes it (inference/model.py); no config.json has it."""
+"""Epsilon of the indexer key's LayerNorm. It is fixed in the model's code (inference/model.py), not in config.json."""
 
 
 def _is_int(value: Any) -> bool:
@@ -73,7 +72,7 @@ def _is_int(value: Any) -> bool:
 
 
 def _is_finite(value: Any) -> bool:
-    """Whether a value is an int or a float that a float can hold; what JSON reads may be an int of any size."""
+    """Whether a value is a finite float, or an int that a float can hold: JSON's ints may have any size."""
     if not _is_int(value) and not isinstance(value, float):
         return False
     try:
@@ -88,8 +87,8 @@ def _refusal(label: str, expected: str, value: Any, *types: type) -> Exception:
     return kind(f"{label} must be {expected}, got {value!r}")
 
 
-# What a model's configuration must say, by the names of DeepSeek's two files: config.json beside the weights, as
-# transformers reads it, and inference/config_671B_v3.2.json, the arguments of inference/model.py.
+# Dimensions that a model's configuration must have, under the names of DeepSeek's two files: config.json beside the
+# weights, as transformers reads it, and inference/config_671B_v3.2.json, the arguments of inference/model.py.
 _DIMENSIONS = {
     "q_lora_rank": Q_LORA_RANK,
     "kv_lora_rank": KV_LORA_RANK,
@@ -101,9 +100,9 @@ _DIMENSIONS = {
 }
 _HF_DIMENSIONS = {"hidden_size": H, **_DIMENSIONS}
 _DEEPSEEK_DIMENSIONS = {"dim": H, **_DIMENSIONS}
-# Defaults of inference/model.py. Those of the dimensions do not count: without the indexer's the file is DeepSeek-V3's.
+# Defaults of inference/model.py, without those of the dimensions: a file that lacks the indexer's is DeepSeek-V3's.
 _DEEPSEEK_DEFAULTS = {"max_seq_len": 4 * 4096, **vars(DEEPSEEK_V32)}
-# Keys that few files have, and that change the arithmetic if they say something else.
+# Keys that few files have. With another value than this one they would change the arithmetic.
 _HF_OPTIONS = {"attention_bias": False, "rope_interleave": True, "indexer_rope_interleave": False}
 _YARN_OPTIONS = {"attention_factor": 1.0, "truncate": True}
 _MISSING = object()
@@ -139,7 +138,7 @@ class _Keys:
             raise _refusal(self.label(key), str(value), got, int)
 
     def optional(self, key: str, value: Any) -> None:
-        """Requires a key that is there, and not null, to be `value`."""
+        """Requires a key to be `value`, if it is there and not null."""
         got = self._keys.get(key)
         if got is not None and (isinstance(got, bool) != isinstance(value, bool) or got != value):
             raise ValueError(f"{self.label(key)} must be {value!r} or absent, got {got!r}")
@@ -171,9 +170,10 @@ _Model = TypeVar("_Model", bound="ModelConfig")
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """What the layers need to know of a model beside its weights; the defaults are DeepSeek-V3.2-Exp's.
+    """What the layers need to know of a model beside its weights. The defaults are DeepSeek-V3.2-Exp's.
 
-    ``cells.<Cell>.from_config(config, ...)`` makes a layer of it, ``rope.rope_tables(positions, config)`` its tables.
+    ``cells.<Cell>.from_config(config, ...)`` makes a layer from it, and ``rope.rope_tables(positions, config)`` makes
+    its tables.
 
     Attributes:
         n_q: query heads of the whole model, 1..128.
@@ -181,7 +181,7 @@ class ModelConfig:
         layernorm_epsilon_k: epsilon of the indexer key's LayerNorm.
         selected_count: keys that a token attends to, 1..2048 (``index_topk``).
         rope_theta: base of the rotary frequencies.
-        rope_factor: YaRN's factor; 1 where the model has no YaRN, and the four fields below then mean nothing.
+        rope_factor: YaRN's factor. It is 1 if the model has no YaRN, and then the four fields below have no effect.
         original_seq_len: tokens of the context that YaRN extends.
         beta_fast, beta_slow: rotations in `original_seq_len` tokens above which a frequency stays as it is, and below
             which it is divided by `rope_factor`.
@@ -190,7 +190,7 @@ class ModelConfig:
         max_position_embeddings: tokens of the longest context.
 
     Raises:
-        TypeError, ValueError: a field is of another type or outside its range.
+        TypeError, ValueError: a field has a wrong type or is outside its range.
     """
 
     n_q: int = N_Q
@@ -227,26 +227,26 @@ class ModelConfig:
 
     @property
     def softmax_scale(self) -> float:
-        """The factor on the scores: ``192**-0.5``, with YaRN times ``(0.1 * mscale * ln(rope_factor) + 1)**2``."""
+        """The factor on the scores: ``192**-0.5``, times ``(0.1 * mscale * ln(rope_factor) + 1)**2`` with YaRN."""
         return _softmax_scale(self)
 
     @classmethod
     def from_json(cls: type[_Model], path: str | Path) -> _Model:
         """Reads a model's configuration.
 
-        Two kinds of files are told apart by their keys: ``config.json`` beside the weights, with transformers' names
-        (``hidden_size``, ...; the RoPE in ``rope_scaling`` and ``rope_theta`` or, since transformers 5, in
-        ``rope_parameters``), and DeepSeek's own ``inference/config_671B_v3.2.json`` (``dim``, ...). The latter leaves
-        out what has a default in DeepSeek's code: epsilons, RoPE, and a context (``max_seq_len``) of 16384 tokens; YaRN
-        is used only if that is above ``original_seq_len``. Other keys are not looked at.
+        It reads two kinds of files, which differ in their keys. ``config.json`` beside the weights has transformers'
+        names (``hidden_size``, ...), with the RoPE in ``rope_scaling`` and ``rope_theta`` or, since transformers 5, in
+        ``rope_parameters``. DeepSeek's own ``inference/config_671B_v3.2.json`` has ``dim``, ... It leaves out what has
+        a default in DeepSeek's code: epsilons, RoPE, and a context (``max_seq_len``) of 16384 tokens. Its model uses
+        YaRN only if the context is longer than ``original_seq_len``. Other keys are ignored.
 
         Args:
             path: the file, or a directory that holds ``config.json``.
 
         Raises:
             OSError: the file cannot be read.
-            TypeError, ValueError: it is no regular file or no JSON object, a key is missing, of another type or not
-                finite, the model has other dimensions than the operators, or RoPE is of another kind than YaRN. The
+            TypeError, ValueError: it is not a regular file or not a JSON object, a key is missing, has a wrong type or
+                is not finite, the model has other dimensions than the operators, or another kind of RoPE than YaRN. The
                 text names the file and the key.
         """
         path = Path(path)
@@ -264,7 +264,7 @@ class ModelConfig:
 
         try:
             keys = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique)
-        except (ValueError, RecursionError) as error:  # what is no UTF-8 raises a ValueError too
+        except (ValueError, RecursionError) as error:  # a text that is not UTF-8 raises a ValueError too
             raise ValueError(f"{path}: not a JSON file of unique keys: {error}") from None
         return cls._from_keys(str(path), keys)
 
@@ -345,7 +345,7 @@ def _read_yarn(scaling: _Keys, rope: Mapping[str, Any], holder: str) -> dict[str
         **scaling.betas(),
         "mscale": scaling.number("mscale_all_dim"),
     }
-    # Otherwise cos and sin would have a factor too: the quotient of the two.
+    # If the two differ, cos and sin have a factor too, their quotient, which the operators do not apply.
     if scaling.number("mscale") != fields["mscale"]:
         text = f"must be mscale_all_dim = {fields['mscale']:g}, got {rope['mscale']!r}"
         raise ValueError(f"{scaling.label('mscale')} {text}")
@@ -373,9 +373,9 @@ def _read_deepseek(source: str, raw: Mapping[str, Any]) -> dict[str, Any]:
 
 
 SOFTMAX_SCALE: Final = ModelConfig().softmax_scale
-"""DeepSeek-V3.2-Exp's factor on the scores, with YaRN; without YaRN it is q_head_dim**-0.5."""
+"""DeepSeek-V3.2-Exp's factor on the scores, with YaRN. Without YaRN it is q_head_dim**-0.5."""
 
-# What a field of a configuration must be: takes "Class: field" and a value, and returns the value as it is stored.
+# The rule of a field of a configuration: takes "Class: field" and a value, and returns the value as it is stored.
 _Rule = Callable[[str, Any], Any]
 
 
@@ -416,7 +416,7 @@ def _choice(attr: str) -> _Rule:
 
 
 def _as_list(value: Any) -> list[Any] | None:
-    """A list as it is, so that it stays the caller's; another sequence as a list; None if it is no sequence."""
+    """The very list that is passed, another sequence as a new list, or None if it is not a sequence."""
     if isinstance(value, list):
         return value
     return list(value) if isinstance(value, Sequence) and not isinstance(value, (str, bytes)) else None
@@ -433,7 +433,7 @@ def _tile(length: int) -> _Rule:
 
 
 def _cube_tile(item: int, k: int, n: int) -> _Rule:
-    """A tile of a product [m, k] @ [k, n] with elements of `item` bytes; a tile larger than an axis is cut to it."""
+    """A tile of a product [m, k] @ [k, n] with elements of `item` bytes. A tile larger than an axis is cut to it."""
 
     def rule(label: str, value: Any) -> list[int]:
         tile: list[int] = _tile(6)(label, value)
@@ -475,7 +475,7 @@ def _unroll_list(label: str, value: Any) -> list[int]:
 
 
 def _setting(label: str, value: Any) -> dict[int | str, int]:
-    """A pass setting: how many graphs to merge, by a graph's number, for all others (-1, "DEFAULT"), or by a label."""
+    """A pass setting: how many graphs to merge, by a graph's number or label, or for all others (-1, "DEFAULT")."""
     expected = "a mapping of graph numbers (from -2) or labels to positive counts"
     pairs = list(value.items()) if isinstance(value, Mapping) else _as_list(value)
     if pairs is None or any(not isinstance(pair, Sequence) or len(pair) != 2 for pair in pairs):
@@ -491,14 +491,14 @@ def _setting(label: str, value: Any) -> dict[int | str, int]:
 
 
 def _field(default: Any, rule: _Rule) -> Any:
-    """A field with a default and a rule; each object has lists and mappings of its own."""
+    """A field with a default and a rule. Each object gets its own copy of a list or mapping."""
     if isinstance(default, (list, dict)):
         return dataclasses.field(default_factory=default.copy, metadata={"rule": rule})
     return dataclasses.field(default=default, metadata={"rule": rule})
 
 
 def _freeze(value: Any) -> Any:
-    """A list or mapping as a tuple; the items of a mapping in an order of their own, whatever the keys."""
+    """A list or mapping as a tuple. The order of a mapping's items does not depend on how it was filled."""
     if isinstance(value, dict):
         return tuple(sorted(value.items(), key=repr))
     return tuple(value) if isinstance(value, list) else value
@@ -510,21 +510,21 @@ _Config = TypeVar("_Config", bound="Configuration")
 class Configuration:
     """What the operators' configuration objects share.
 
-    Fields may be assigned until a call uses them; lists and mappings may be changed in place. An assignment is checked
-    when it is made, and all fields again when a call, or a cell that is made with the configuration, copies them by
-    value: a later change of the object changes nothing there. In a compiled graph a configuration is a constant, with
-    the values that it had when the graph was compiled.
+    Fields may be assigned, and lists and mappings changed in place, until a call uses them. An assignment is checked
+    when it is made. All fields are checked again when a call, or a cell that is made with the configuration, copies
+    them by value. A later change of the object has no effect there. In a compiled graph a configuration is a constant,
+    with the values that it had when the graph was compiled.
 
-    Configurations are equal if their values are. They are not hashable, as they can change; a `frozen` copy is.
+    Configurations are equal if their values are. They are not hashable, because they can change. A `frozen` copy is.
 
     Raises:
-        TypeError, ValueError: a value does not fit its field; the text names the class and the field.
+        TypeError, ValueError: a value does not fit its field. The text names the class and the field.
         AttributeError: there is no such field, or the object is a frozen copy.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
         if isinstance(getattr(type(self), name, None), property):
-            object.__setattr__(self, name, value)  # the source's name of a field
+            object.__setattr__(self, name, value)  # `name` is the source's name of a field
             return
         fields = _fields(self)
         if name not in fields:
@@ -534,8 +534,8 @@ class Configuration:
     def __delattr__(self, name: str) -> None:
         raise AttributeError(f"{type(self).__name__}: {name!r} cannot be deleted")
 
-    # Python takes the hash away from a class that defines equality, and MindSpore, which looks constants up by their
-    # hash, knows such objects.
+    # A class that defines equality loses its hash in Python. MindSpore looks constants up by their hash, but can handle
+    # objects without one.
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Configuration) or _plain_class(self) is not _plain_class(other):
             return NotImplemented
@@ -605,10 +605,10 @@ def _frozen_values(config: Configuration) -> dict[str, Any]:
 
 @dataclass(eq=False)
 class MlaTileConfig(Configuration):
-    """Tiles of the MLA prolog; field names and defaults are the source's ``MlaTileConfig``.
+    """Tiles of the MLA prolog. Field names and defaults are those of the source's ``MlaTileConfig``.
 
     A cube tile is [m_L0, m_L1, k_L0, k_L1, n_L0, n_L1]. A setting is the source's pass setting of that name: how many
-    graphs to merge, by a graph's number, for all others (-1 or "DEFAULT"), or by a label.
+    graphs to merge, by a graph's number or label, or for all others (-1 or "DEFAULT").
 
     Raises:
         TypeError, ValueError: a field is not what its type below says, tile sizes are not positive, an L1 tile is not a
@@ -648,10 +648,10 @@ class RopeTileShapeConfig(Configuration):
 
 @dataclass(eq=False)
 class IndexerPrologQuantConfigs(Configuration):
-    """Tiles of the indexer's prolog; cube tiles and settings as of `MlaTileConfig`.
+    """Tiles of the indexer's prolog. Cube tiles and settings have the form of `MlaTileConfig`'s.
 
     Raises:
-        TypeError, ValueError: as `MlaTileConfig`; or ``block_size`` is not the caches' block size.
+        TypeError, ValueError: as `MlaTileConfig`, or ``block_size`` is not the caches' block size.
     """
 
     q_linear: list[int] = _field([16, 16, 512, 512, 128, 128], _cube_tile(1, Q_LORA_RANK, IDX_N_HEADS * IDX_HEAD_DIM))
@@ -668,7 +668,7 @@ class IndexerPrologQuantConfigs(Configuration):
 
 @dataclass(eq=False)
 class SaTileShapeConfig(Configuration):
-    """Tiles of the sparse attention: cube tiles as of `MlaTileConfig`, vector tiles of two axes.
+    """Tiles of the sparse attention: cube tiles in the form of `MlaTileConfig`'s, vector tiles of two axes.
 
     Raises:
         TypeError, ValueError: as `MlaTileConfig`.
@@ -705,7 +705,7 @@ class IndexerPrologQuantAttr(Configuration):
     """The attributes of `lightning_indexer_prolog_quant` in one object: ``ip_attrs`` of `mla_indexer_prolog_quant`.
 
     The names are those of the published attributes. The source's class calls them ``eps``, ``layerout_query`` and
-    ``layerout_key``; both names may be given, assigned and read.
+    ``layerout_key``. Either name may be given, assigned and read.
 
     Raises:
         TypeError, ValueError: a wrong type, a layout that is not supported, or both names of one attribute.

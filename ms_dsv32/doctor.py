@@ -1,18 +1,18 @@
-"""What works on this machine, and what to do about the rest: ``python -m ms_dsv32.doctor``.
+"""Tells what works on this machine, and what to do about the rest: ``python -m ms_dsv32.doctor``.
 
-Prints a table, or with ``--json`` one object::
+It prints a table, or with ``--json`` one object::
 
     {"checks": [{"group", "name", "state", "found", "todo"}, ...], "usable": {"CPU PyNative": true, ...}}
 
-A check's state is ``ok``, ``missing`` (not there; fine if you do not need it), ``wrong`` (there, but not usable) or
-``info``. On CPU an operator is run in both modes; on Ascend nothing is run, ``ready`` says that all that it needs was
-found.
+A check's state is ``ok``, ``missing`` (not there, fine if you do not need it), ``wrong`` (there, but not usable) or
+``info``. On CPU an operator is run in both modes. On Ascend nothing is run, and ``ready`` says that everything an
+operator needs was found.
 
-For Ascend, MindSpore itself says which library it will call for each operator, as only it knows what it could load;
-where its Ascend plugin does not load, the lines tell what the files say.
+For Ascend, MindSpore itself tells which library it will call for each operator, because only it knows what it could
+load. If its Ascend plugin does not load, the lines tell what the files say.
 
-The exit status is 0 if the operators work on CPU in both modes, and 1 if not. Nothing here fails on a broken
-installation: MindSpore, the kernel library and the operators' libraries are tried in a process of their own.
+The exit status is 0 if the operators work on CPU in both modes, and 1 if not. A broken installation cannot break the
+doctor: it tries MindSpore, the kernel library and the operators' libraries in a process of their own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from ms_dsv32 import cann, op_info, opp
 DEVICES = Path("/dev")
 """Where the driver puts its devices."""
 DRIVER = Path("/usr/local/Ascend/driver/version.info")
-"""What tells the driver's version, where its installer puts it by default."""
+"""The file that tells the driver's version, where its installer puts it by default."""
 MODES = ("PyNative", "graph")
 
 _PROBE_SECONDS = 60  # a first import of MindSpore from a cold disk can take half a minute
@@ -59,7 +59,7 @@ _DRIVER_TODO = "for Ascend: install the driver and firmware of your Atlas machin
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the result; ``todo`` is empty where nothing is to be done."""
+    """One line of the result. ``todo`` is empty if there is nothing to do."""
 
     group: str
     name: str
@@ -69,7 +69,7 @@ class Check:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """The command line. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m ms_dsv32.doctor",
         description="Tells what works on this machine and what to do about the rest.",
@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def examine() -> tuple[list[Check], dict[str, bool]]:
-    """All checks, and for each target and mode whether it is usable (Ascend: whether nothing is missing)."""
+    """All checks, and whether each target and mode is usable. For Ascend that means that nothing is missing."""
     units: set[str] = set()  # of this machine's NPUs
     with ThreadPoolExecutor(2) as pool:
         probe = pool.submit(_run_probe)
@@ -112,8 +112,8 @@ def examine() -> tuple[list[Check], dict[str, bool]]:
         found = error or "lightning_indexer_quant ran"
         todo = "see the lines above" if error else ""
         checks.append(Check("usable", f"CPU {mode}", "wrong" if error else "ok", found, todo))
-    # In a container the driver's version file and npu-smi may be missing while MindSpore sees the devices.
-    # The kernel library checks the calls on Ascend too.
+    # The driver's version file and npu-smi are not required, because a container may lack them while MindSpore sees the
+    # devices. The kernel library is, because it checks the calls on Ascend too.
     lacking = [
         c.name
         for c in checks
@@ -128,7 +128,7 @@ def examine() -> tuple[list[Check], dict[str, bool]]:
 
 
 def _guarded(group: str, name: str, check: Callable[[], Iterable[Check]]) -> Iterator[Check]:
-    """The lines of a check; what it raises is a line too."""
+    """The lines of a check. An exception becomes a line too."""
     try:
         yield from check()
     except Exception as error:
@@ -240,7 +240,7 @@ def _devices() -> Iterator[Check]:
 
 
 def _npu_smi(units: set[str]) -> Iterator[Check]:
-    """Adds CANN's compute units of the NPUs to ``units``."""
+    """Checks npu-smi, and adds CANN's compute units of the NPUs to ``units``."""
     if shutil.which("npu-smi") is None:
         yield Check("NPU", "npu-smi", "missing", "not on PATH", _DRIVER_TODO)
         return
@@ -252,7 +252,7 @@ def _npu_smi(units: set[str]) -> Iterator[Check]:
         text = f"no answer in {_NPU_SMI_SECONDS} s"
         yield Check("NPU", "npu-smi", "wrong", text, "the driver hangs: see dmesg, reset the device")
         return
-    # Rows: | 0     910B3               | OK            | 93.8 ... |, and a second one for each chip without a name.
+    # Each NPU has a row | 0     910B3               | OK            | 93.8 ... |, and then rows of chips without names.
     npus = re.findall(r"^\|\s*\d+\s+((?:Ascend)?\d{3}\w*)\s*\|\s*(\w+)\s*\|", result.stdout, re.MULTILINE)
     if result.returncode or not npus:
         output = (result.stderr + result.stdout).strip()
@@ -274,7 +274,7 @@ def _npu_smi(units: set[str]) -> Iterator[Check]:
 
 
 def _unit(name: str) -> str:
-    """CANN's compute unit of an NPU by the name that npu-smi gives it, or nothing if there are no kernels for it."""
+    """CANN's compute unit of an NPU with this name in npu-smi, or nothing if there are no kernels for it."""
     if name.removeprefix("Ascend").startswith("910B"):
         return "ascend910b"
     return "ascend910_93" if name.startswith("Ascend910") else ""
@@ -296,7 +296,7 @@ def _cann(report: dict[str, Any]) -> Iterator[Check]:
         yield Check("CANN", "CANN", "info", text, todo)
     else:
         yield Check("CANN", "CANN", "ok", text)
-    # MindSpore compiles a small function for each Custom operator on Ascend, with a header that it finds from here.
+    # MindSpore compiles a small function for each Custom operator on Ascend, and finds its header from this variable.
     operators = os.environ.get("ASCEND_OPP_PATH", "")
     header = Path(operators.split("opp")[0], "include/acl/acl_base.h")  # as MindSpore's custom_ops.py does
     if not operators or not header.is_file():
@@ -364,7 +364,7 @@ def _failure(report: dict[str, Any], step: str) -> str:
 
 
 def _run_probe() -> dict[str, Any]:
-    """What `_probe` found, by step; ``ended`` says how its process came to an end if it did so too early."""
+    """What `_probe` found, by step. ``ended`` says how its process ended if it ended too early."""
     root = str(Path(__file__).resolve().parent.parent)
     paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     environ = {"GLOG_v": "3", **os.environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -386,7 +386,7 @@ def _run_probe() -> dict[str, Any]:
 
 
 def _probe(path: str) -> None:
-    """In a process of its own: loads the library, imports MindSpore, runs an operator; writes a JSON line a step."""
+    """In a process of its own, loads the library, imports MindSpore, runs an operator. Writes a JSON line for each."""
     steps: dict[str, Callable[[], dict[str, Any]]] = {
         "library": _probe_library,
         "mindspore": _probe_mindspore,
@@ -400,7 +400,7 @@ def _probe(path: str) -> None:
             except BaseException as error:
                 found = {"error": _describe(error)}
             print(json.dumps({name: found}), file=lines, flush=True)
-    os._exit(0)  # what a broken MindSpore does at exit tells nothing
+    os._exit(0)  # skips what a broken MindSpore might do at exit
 
 
 def _probe_library() -> dict[str, Any]:
@@ -451,7 +451,7 @@ def _probe_ascend() -> dict[str, Any]:
         names = op_info.names()
     except RuntimeError as error:
         names, found["unasked"] = (), str(error)
-    # Without these every operator is refused for a reason that has a line of its own.
+    # Without these every operator is refused, for a reason that has a line of its own.
     ready = os.environ.get("ASCEND_OPP_PATH") and shutil.which("g++")
     for name in names:
         info = op_info.load(name)

@@ -1,8 +1,8 @@
 """Custom operator packages of CANN: where they are and which operators they hold. None of their code is run.
 
 A package is a folder ``vendors/<vendor>`` with ``op_api/lib/libcust_opapi.so``, whose ``aclnn<Op>`` and
-``aclnn<Op>GetWorkspaceSize`` MindSpore calls; it looks for them in the folders of ``ASCEND_CUSTOM_OPP_PATH``, in that
-order. ``op_api/include`` has a header for each operator. Source: CANN's documentation of custom operator packages;
+``aclnn<Op>GetWorkspaceSize`` MindSpore calls. MindSpore searches the folders of ``ASCEND_CUSTOM_OPP_PATH`` in their
+order. ``op_api/include`` has a header for each operator. Sources: CANN's documentation of custom operator packages;
 MindSpore's ``acl_ir/op_api_convert.h``.
 """
 
@@ -21,13 +21,13 @@ _MACHINES = {"x86_64": 62, "aarch64": 183}
 _ELF_HEADER = 64  # bytes
 _SHT_DYNSYM = 11
 _INCLUDES = ("op_api/include", "op_api/include/aclnnop")
-"""Where a package has its headers: as CANN's build of a custom package does, and as vllm-ascend does."""
+"""Folders of a package's headers: CANN's build of a custom package uses the first, vllm-ascend the second."""
 _C_TYPES = {"float": "double", "int": "int64_t"}
-"""An attribute in ``aclnn_<stem>.h``. CANN's generator makes a Float attribute a double."""
+"""The C type of an attribute in ``aclnn_<stem>.h``. CANN's generator makes a Float attribute a double."""
 
 
 def packages() -> list[Path]:
-    """The package folders in the order in which they are searched: `cann.VENDOR`, whose place ``ms_dsv32.ops`` sees to,
+    """The package folders in the order in which they are searched: `cann.VENDOR`, which ``ms_dsv32.ops`` puts first,
     and the others of ``ASCEND_CUSTOM_OPP_PATH``.
     """
     listed = [Path(entry) for entry in os.environ.get("ASCEND_CUSTOM_OPP_PATH", "").split(":") if entry]
@@ -35,7 +35,7 @@ def packages() -> list[Path]:
 
 
 def library(package: Path) -> Path:
-    """Where the entries of a package are; it need not exist."""
+    """The library with the entries of a package. It need not exist."""
     return package / cann.OP_API
 
 
@@ -45,7 +45,7 @@ def package_of(path: Path) -> Path:
 
 
 def entries(op: str) -> tuple[str, str]:
-    """The two functions of an operator: what launches it, and what tells its workspace."""
+    """The two functions of an operator: the one that launches it, and the one that tells its workspace."""
     name = f"aclnn{op_info.load(op).cann_type}"
     return name, f"{name}GetWorkspaceSize"
 
@@ -54,7 +54,7 @@ def find(op: str) -> Path:
     """The first library, in the order of `packages`, that has both entries of an operator.
 
     Raises:
-        RuntimeError: none has; it says which library lacks what, or that there is none.
+        RuntimeError: no library has both. The text says which library lacks what, or that there is none.
     """
     reasons = []
     for path in map(library, packages()):
@@ -73,19 +73,18 @@ def find(op: str) -> Path:
 
 
 def parameters(info: op_info.OpInfo) -> list[str]:
-    """The C types of ``aclnn<Op>GetWorkspaceSize``: inputs, attributes, outputs that are no cache, CANN's own two."""
+    """The parameters of ``aclnn<Op>GetWorkspaceSize`` as C types: inputs, attributes, new outputs, CANN's own two."""
     inputs, outputs = (["aclTensor*"] * len(args) for args in (info.inputs, info.kernel_outputs))
     return [*inputs, *(_C_TYPES[a.type] for a in info.ascend_attrs), *outputs, "uint64_t*", "aclOpExecutor**"]
 
 
 def require_interface(info: op_info.OpInfo, path: Path) -> None:
-    """Checks by the header of a library's package that an operator takes what it is called with.
+    """Checks by the header of a library's package that an operator has the parameters that we pass.
 
-    A library tells names only, so that one whose function has other parameters would take arguments for what they are
-    not.
+    A library tells names only. A function with other parameters would misread its arguments.
 
     Args:
-        path: of the library, as `library` gives it.
+        path: the library, as `library` gives it.
 
     Raises:
         RuntimeError: there is no such header, or it declares other parameters.
@@ -117,11 +116,11 @@ def _declared(header: str, function: str) -> list[str]:
 
 
 def dynamic_symbols(path: Path) -> frozenset[str]:
-    """Names of the functions and objects that a shared library defines, read from the file: nothing is loaded.
+    """Names of the functions and objects that a shared library defines, read from the file without loading it.
 
     Raises:
         OSError: the file cannot be read.
-        ValueError: it is no 64-bit little-endian ELF file for this machine, or it is damaged.
+        ValueError: it is not a 64-bit little-endian ELF file for this machine, or it is damaged.
     """
     data = path.read_bytes()
     if data[:6] != b"\x7fELF\x02\x01" or len(data) < _ELF_HEADER:

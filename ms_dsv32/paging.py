@@ -1,7 +1,7 @@
-"""The paged cache (PA_BSND): block tables, cache rows, and moving sequences in and out of a cache; in NumPy.
+"""The paged cache (PA_BSND) in NumPy: block tables, cache rows, and moving sequences in and out of a cache.
 
-What a call of the operators needs beside its hidden states: ``block_table``, ``cache_index`` and the positions that
-`ms_dsv32.rope.rope_tables` takes. `ms_dsv32.cells.make_caches` makes the caches.
+The functions make what a call of the operators needs beside its hidden states: ``block_table``, ``cache_index`` and the
+positions that `ms_dsv32.rope.rope_tables` takes. `ms_dsv32.cells.make_caches` makes the caches.
 
 The cache row of key position ``p`` of sequence ``b`` is ``block_table[b, p // block_size] * block_size + p %
 block_size``.
@@ -35,7 +35,7 @@ def blocks_of(kv_act_seqs: Sequence[int] | Array, block_size: int = BLOCK_SIZE) 
 
 
 def block_num_of(kv_act_seqs: Sequence[int] | Array, block_size: int = BLOCK_SIZE) -> int:
-    """block_num of the smallest cache that holds sequences of kv_act_seqs keys, none sharing a block.
+    """block_num of the smallest cache that holds sequences of kv_act_seqs keys, with no block shared.
 
     Raises:
         ValueError: as `blocks_of`.
@@ -55,12 +55,12 @@ def make_block_table(
 
     Args:
         kv_act_seqs: keys of each sequence [b]. block_size: tokens of a block.
-        block_num: blocks of the cache; the smallest that fits by default.
-        max_blocknum_perbatch: columns of the table; as many as the longest sequence needs by default.
-        rng: hands out the blocks in a random order; without it they are consecutive.
+        block_num: blocks of the cache, by default the smallest number that fits.
+        max_blocknum_perbatch: columns of the table, by default as many as the longest sequence needs.
+        rng: hands out the blocks in a random order. Without it they are consecutive.
 
     Returns:
-        int32 [b, max_blocknum_perbatch]; every block is used at most once, unused entries are -1.
+        int32 [b, max_blocknum_perbatch]. Every block is used at most once, and unused entries are -1.
 
     Raises:
         ValueError: the sequences do not fit the cache or the table, or a number of keys is negative.
@@ -108,7 +108,7 @@ def cache_index_of(block_table: Array, positions: Array, block_size: int = BLOCK
 def token_positions(kv_act_seqs: Sequence[int] | Array, s1: int) -> NDArray[np.int64]:
     """Key positions int64 [b, s1] of this call's tokens, the last s1 of each sequence: ``kv_act_seqs[b] - s1 + j``.
 
-    Negative, and so padding to `cache_index_of`, where a sequence has fewer than s1 keys.
+    A sequence with fewer than s1 keys has negative positions, which `cache_index_of` takes for padding.
     """
     lengths = np.asarray(kv_act_seqs, np.int64)
     positions: NDArray[np.int64] = lengths[:, None] - s1 + np.arange(s1, dtype=np.int64)
@@ -120,11 +120,11 @@ def ragged_tokens(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sequence and key position of each of t tokens, int64 [t] both, of a call with `query_act_seqs`.
 
-    The tokens are the last query_act_seqs[b] of each sequence. Those beyond the sum are padding: sequence 0, position
-    -1. ``cache_index_of(block_table[sequence], position[:, None])`` is their cache_index [t, 1].
+    The tokens are the last query_act_seqs[b] of each sequence. Tokens beyond the sum are padding: sequence 0, position
+    -1. The cache_index [t, 1] of all is ``cache_index_of(block_table[sequence], position[:, None])``.
 
     Raises:
-        ValueError: query_act_seqs has an entry below 0, another length than kv_act_seqs, or more than t together.
+        ValueError: query_act_seqs has a negative entry, another length than kv_act_seqs, or a sum above t.
     """
     lengths, counts = np.asarray(kv_act_seqs, np.int64), np.asarray(query_act_seqs, np.int64)
     if lengths.shape != counts.shape or lengths.ndim != 1:
@@ -148,7 +148,7 @@ def rows_of(block_table: Array, sequence: int, length: int, block_size: int = BL
 
 
 def read_sequence(cache: Array, block_table: Array, sequence: int, length: int) -> Array:
-    """The first `length` rows of one sequence, a copy [length, d] of a cache [block_num, block_size, 1, d].
+    """A copy [length, d] of the first `length` rows of one sequence in a cache [block_num, block_size, 1, d].
 
     Raises:
         ValueError: the table has no block for one of them.

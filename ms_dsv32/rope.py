@@ -1,4 +1,4 @@
-"""Rotary position embedding: the tables that the operators take, YaRN, and its factor on the softmax; in NumPy."""
+"""Rotary position embedding in NumPy: the tables that the operators take, YaRN, and its factor on the softmax."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ Array = NDArray[Any]
 Bf16 = NDArray[np.uint16]
 
 ROPE_DIM = 64
-"""Dimensions that turn, of a query head of either kind."""
-_Q_HEAD_DIM = 192  # 128 that do not turn and 64 that do; the scores of a head are sums of as many products
+"""Dimensions of a head that RoPE turns, in MLA and in the indexer."""
+_Q_HEAD_DIM = 192  # 128 that RoPE does not turn and 64 that it does: a score sums as many products
 
 
 class Rope(Protocol):
-    """What the tables depend on; `ms_dsv32.config.ModelConfig` has it, and says what each field means."""
+    """What the tables depend on. `ms_dsv32.config.ModelConfig` is one, and explains each field."""
 
     @property
     def rope_theta(self) -> float: ...
@@ -36,7 +36,7 @@ class Rope(Protocol):
 
 @dataclass(frozen=True)
 class RopeParameters:
-    """A `Rope`; the defaults are DeepSeek-V3.2-Exp's (inference/model.py: ModelArgs)."""
+    """A `Rope` whose defaults are DeepSeek-V3.2-Exp's (inference/model.py: ModelArgs)."""
 
     rope_theta: float = 10000.0
     rope_factor: float = 40.0
@@ -55,12 +55,12 @@ PLAIN = replace(DEEPSEEK_V32, rope_factor=1.0)
 def rope_frequencies(rope: Rope = DEEPSEEK_V32) -> NDArray[np.float64]:
     """Angle per position of each of the 32 pairs: float64 [32], ``rope_theta**(-i / 32)`` for pair i before YaRN.
 
-    YaRN (arXiv:2309.00071) counts how often a pair turns within the `original_seq_len` positions: a pair that turns
-    more than beta_fast times keeps its frequency, one that turns less than beta_slow times is slowed by `rope_factor`,
-    and those between are interpolated linearly in i. The matching factor on the softmax is `softmax_scale`.
+    YaRN (arXiv:2309.00071) counts how often a pair turns within the `original_seq_len` positions. A pair that turns
+    more than beta_fast times keeps its frequency. A pair that turns less than beta_slow times is slowed by
+    `rope_factor`. Pairs between are interpolated linearly in i. The matching factor on the softmax is `softmax_scale`.
 
     Args:
-        rope: the model's constants, e.g. a `ms_dsv32.config.ModelConfig`; a `rope_factor` of 1 is no YaRN.
+        rope: the model's constants, e.g. a `ms_dsv32.config.ModelConfig`. A `rope_factor` of 1 means no YaRN.
 
     Raises:
         ValueError: `rope_factor` is below 1.
@@ -85,10 +85,10 @@ def rope_frequencies(rope: Rope = DEEPSEEK_V32) -> NDArray[np.float64]:
 
 
 def softmax_scale(rope: Rope = DEEPSEEK_V32) -> float:
-    """The attention's factor on the scores: ``192**-0.5``, with YaRN times ``(0.1 * mscale * ln(rope_factor) + 1)**2``.
+    """The attention's factor on the scores: ``192**-0.5``, times ``(0.1 * mscale * ln(rope_factor) + 1)**2`` with YaRN.
 
     Args:
-        rope: as of `rope_frequencies`, and so are the errors.
+        rope: see `rope_frequencies`, which has the same errors.
     """
     _require_factor(rope)
     mscale = 0.1 * rope.mscale * math.log(rope.rope_factor) + 1.0
@@ -102,7 +102,7 @@ def rope_tables(positions: Array, rope: Rope = DEEPSEEK_V32) -> tuple[Bf16, Bf16
 
     Args:
         positions: key positions, integers of any shape (`ms_dsv32.paging.token_positions`).
-        rope: as of `rope_frequencies`, and so are the errors.
+        rope: see `rope_frequencies`, which has the same errors.
 
     Returns:
         Two arrays of bfloat16 bits [*positions.shape, 64], both halves of a row alike.

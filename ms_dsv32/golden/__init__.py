@@ -1,8 +1,9 @@
-"""Golden reference: the operators in NumPy, for reading and for comparison. Imports NumPy, `ms_dsv32.paging` and
-`ms_dsv32.rope` alone.
+"""Golden reference: the operators in NumPy, for reading and for comparison.
+
+It imports only NumPy, `ms_dsv32.paging` and `ms_dsv32.rope`.
 
 bfloat16 arrays are bit patterns in ``numpy.uint16``. Each operator is a function of its contract's inputs, in order,
-with the attributes as keywords; the steps are numbered, and the kernels repeat the numbers.
+with the attributes as keywords. The steps are numbered, and the kernels repeat the numbers.
 """
 
 from ms_dsv32.golden.lightning_indexer_prolog_quant import lightning_indexer_prolog_quant

@@ -20,12 +20,12 @@ def _text(dims: Sequence[int | str]) -> str:
 class Checker:
     """Checks the arguments of one call and names them in the errors.
 
-    Remembers b and s1 of the first argument whose token axis is split, which all others must share.
+    It remembers b and s1 of the first argument whose token axis is split. All others must share them.
 
     Args:
         operator: the operator's name.
-        names: published names of arguments that the operator calls otherwise (the fused operator's `mla_` and `ip_`
-            names).
+        names: published names of arguments that have other names inside the operator (the fused operator's `mla_` and
+            `ip_` names).
     """
 
     def __init__(self, operator: str, names: Mapping[str, str] | None = None) -> None:
@@ -73,7 +73,7 @@ class Checker:
         return self.array(name, value, dtype, [("t", t), *tail])
 
     def split(self, name: str, b: int, s1: int) -> None:
-        """Raises ValueError when an earlier argument came split to another (b, s1)."""
+        """Raises ValueError if an earlier argument was split to another (b, s1)."""
         if self._split is None:
             self._split = (self._names.get(name, name), b, s1)
         elif self._split[1:] != (b, s1):
@@ -105,7 +105,7 @@ class Checker:
             )
 
     def lengths(self, kv_act_seqs: Array, t: int) -> tuple[int, int]:
-        """(b, s1 = t / b), after checking kv_act_seqs [b]. Comes after the arguments with a token axis.
+        """Checks kv_act_seqs [b] and returns (b, s1 = t / b). Arguments with a token axis must be checked before.
 
         Raises:
             TypeError, ValueError: as `array`; also when t is not a multiple of b.
@@ -123,11 +123,11 @@ class Checker:
     def sequences(self, kv_act_seqs: Array, query_act_seqs: Array | None, t: int) -> list[tuple[int, int]]:
         """The tokens that belong to a sequence, in order, each as (sequence, visible keys).
 
-        Comes after the arguments with a token axis. Tokens beyond these are padding.
+        Arguments with a token axis must be checked before. Tokens beyond these are padding.
 
         Raises:
-            TypeError, ValueError: as `lengths`; with query_act_seqs also when an argument's token axis came split, an
-                entry is negative, or they are more than t together.
+            TypeError, ValueError: as `lengths`. With query_act_seqs also when an argument's token axis was split, an
+                entry is negative, or the sum is above t.
         """
         if query_act_seqs is None:
             b, s1 = self.lengths(kv_act_seqs, t)
@@ -169,7 +169,7 @@ class Checker:
         """Cache rows of the given positions of one sequence.
 
         Raises:
-            ValueError: a block_table entry behind one of the positions is outside [0, block_num).
+            ValueError: a block_table entry for one of the positions is outside [0, block_num).
         """
         columns = positions.astype(np.int64) // block_size
         entries = block_table[sequence, columns].astype(np.int64)
@@ -184,7 +184,7 @@ class Checker:
 
 
 def write_rows(cache: Array, cache_index: Array, rows: Array) -> None:
-    """``cache[cache_index[i]] = rows[i]`` for i in ascending order, so that the later token wins; -1 is not written."""
+    """``cache[cache_index[i]] = rows[i]`` for i in ascending order, so the later token wins. -1 writes nothing."""
     last: dict[int, int] = {int(row): i for i, row in enumerate(cache_index) if row >= 0}
     if last:
         cache[np.fromiter(last.keys(), np.int64, len(last))] = rows[np.fromiter(last.values(), np.int64, len(last))]

@@ -38,7 +38,7 @@ def _rope_and_hadamard(x: Float32, cos: Float32, sin: Float32, hadamard: Bf16) -
 
 
 class Inputs(NamedTuple):
-    """The checked inputs: token axes merged, caches as rows, values still as they came."""
+    """The checked inputs: token axes merged, caches as rows, values unchanged."""
 
     x: Bf16
     q_norm: Int8
@@ -82,7 +82,7 @@ def check(
 ) -> Inputs:
     """The checks of `lightning_indexer_prolog_quant`, which computes nothing until they have passed.
 
-    `blocks` is the (block_num, block_size) that the caches must have, where the operator has other caches too.
+    `blocks` is the (block_num, block_size) that the caches must have, if the operator has other caches too.
     """
     if layout_query != "TND":
         raise ValueError(f"{checker.label('layout_query')} must be 'TND', got {layout_query!r}")
@@ -197,16 +197,16 @@ def lightning_indexer_prolog_quant(
         k_cache: int8 [block_num, block_size, 1, 128]. k_cache_scale: fp16 [block_num, block_size, 1, 1]. Updated in
             place.
         k_cache_index: int64 [t] or [b, s1]; cache row of each token, -1 for a padding token (its rows are not written).
-            Where two tokens name one row, the later token wins.
-        layernorm_epsilon_k: of the LayerNorm on the keys. layout_query: "TND". layout_key: "PA_BSND".
-        configs: accepted and without effect; it never changes results.
+            If two tokens name one row, the later token wins.
+        layernorm_epsilon_k: epsilon of the keys' LayerNorm. layout_query: "TND". layout_key: "PA_BSND".
+        configs: accepted, and without effect on results.
 
     Returns:
         q_int8 int8 [t, 64, 128], q_scale fp16 [t, 64, 1], the two cache arrays themselves, weights fp16 [t, 64].
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or layout, a non-contiguous cache, or a k_cache_index outside the
-            cache; in each case before anything is written.
+            cache. Nothing is written then.
     """
     checked = check(
         Checker(OPERATOR),

@@ -11,7 +11,7 @@ OPERATOR = "lightning_indexer_quant"
 
 IDX_N_HEADS = 64
 IDX_HEAD_DIM = 128
-# Keys scored at a time: 64 heads x 4096 keys are 2 MiB in float64.
+# Keys that are scored at a time: 64 heads x 4096 keys are 2 MiB in float64.
 _KEYS = 4096
 
 
@@ -27,7 +27,8 @@ def lightning_indexer_scores(
 ) -> list[Float32]:
     """The scores that `lightning_indexer_quant` ranks: for each token a float32 array over its visible positions.
 
-    Padding sees none. Arguments and errors as `lightning_indexer_quant`. Tests compare selections by these scores.
+    Padding sees none. Arguments and errors are those of `lightning_indexer_quant`. Tests compare selections by these
+    scores.
     """
     checker = Checker(OPERATOR)
     head_count = ("idx_n_heads", IDX_N_HEADS)
@@ -69,13 +70,13 @@ def lightning_indexer_scores(
                 if n <= 0:
                     continue
                 with np.errstate(invalid="ignore", over="ignore"):
-                    # (3) relu of the int8 products; |dot| <= 128 * 2^14 = 2^21, so every partial sum is an exact
-                    # float32
+                    # (3) relu of the int8 products. |dot| <= 128 * 2^14 = 2^21, so every partial sum is exact in
+                    # float32.
                     dot = np.maximum(q8[i].astype(np.float32) @ k[:, :n], np.float32(0.0))
 
-                    # (4) weighted sum over the heads in float64, head after head in the same order for every key, so
-                    # that equal keys get equal scores (np.sum adds the heads of a lone key by pairs); rounded to
-                    # float32 once, then times the key's scale
+                    # (4) weighted sum over the heads in float64, rounded to float32 once, then times the key's scale.
+                    # Heads are added in the same order for every key, so that equal keys get equal scores: np.sum would
+                    # add the heads of a lone key in pairs.
                     total = np.zeros(n, np.float64)
                     for head in factor[i].astype(np.float64)[:, None] * dot:
                         total += head
@@ -86,7 +87,7 @@ def lightning_indexer_scores(
 def select_topk(scores: Array, selected_count: int) -> Int32:
     """Positions of the `selected_count` largest of `scores` (1-D), ascending, then -1 up to `selected_count`.
 
-    Equal scores: the smaller position wins (0.0 and -0.0 are equal). NaN ranks with -inf, below every finite score.
+    Among equal scores the smaller position wins; 0.0 and -0.0 are equal. NaN ranks with -inf, below finite scores.
     """
     out = np.full(selected_count, -1, np.int32)
     count = min(scores.size, selected_count)
@@ -118,26 +119,26 @@ def lightning_indexer_quant(
     """Scores every visible key of every token and selects the best.
 
     ``score[i, p] = k_scale[p] * sum_n (q_scale[i, n] * weights[i, n]) * relu(q_int8[i, n] . k_int8[p])`` for
-    ``p < visible = max(kv_act_seqs[b] - s1 + 1 + j, 0)``, token i at offset j of sequence b, s1 = t / b.
-    With query_act_seqs its entry of the sequence stands for s1.
+    ``p < visible = max(kv_act_seqs[b] - s1 + 1 + j, 0)``, where token i has offset j in sequence b, and s1 = t / b.
+    With query_act_seqs the sequence's entry replaces s1.
 
     Args:
         q_int8: int8 [t, 64, 128] or [b, s1, 64, 128]. q_scale: fp16 [t, 64, 1] or [b, s1, 64, 1]. weights: fp16 [t, 64]
             or [b, s1, 64].
         k_cache: int8 [block_num, block_size, 1, 128]. k_cache_scale: fp16 [block_num, block_size, 1, 1].
         block_table: int32 [b, max_blocknum_perbatch], unused entries -1. kv_act_seqs: int32 [b], keys of each sequence.
-        query_act_seqs: int32 [b], query tokens of each sequence, which follow those of the one before; tokens beyond
-            the sum are padding. The token axis is merged then.
+        query_act_seqs: int32 [b], query tokens of each sequence, which follow those of the sequence before it. Tokens
+            beyond the sum are padding. The token axis is merged then.
         selected_count: positions to select for each token.
 
     Returns:
-        topk_indices int32 [t, selected_count]: the selected positions ascending, then -1. Equal scores: the smaller
-        position wins. A NaN score ranks below every finite one. Padding has -1 alone.
+        topk_indices int32 [t, selected_count]: the selected positions ascending, then -1. Among equal scores the
+        smaller position wins. A NaN score ranks below every finite one. Padding has -1 only.
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or attribute; kv_act_seqs outside [0, max_blocknum_perbatch *
-            block_size]; a negative query_act_seqs entry, or more than t together; a block_table entry outside the cache
-            behind a position of a sequence that has tokens.
+            block_size]; a negative query_act_seqs entry, or a sum above t; a block_table entry outside the cache for a
+            position of a sequence that has tokens.
     """
     if selected_count < 1:
         raise ValueError(f"{OPERATOR}: selected_count must be at least 1, got {selected_count}")

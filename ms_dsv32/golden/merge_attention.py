@@ -15,20 +15,20 @@ FLOOR = np.float32(-1e30)
 
 
 def merge_attention(attention_outs: Sequence[Bf16], lses: Sequence[Float32]) -> tuple[Bf16, Float32]:
-    """What attention over all keys gives, from its results over parts of them that have no key in common.
+    """Attention over all keys, from its results over parts of them that have no key in common.
 
     bf16 means bit patterns in uint16.
 
     Args:
-        attention_outs: of each part, bf16 [t, n_q, 512] or [b, s1, n_q, 512], as `sparse_flash_attention_quant` returns
-            it. lses: of each part, fp32 [t, n_q] or [b, s1, n_q].
+        attention_outs: one for each part, bf16 [t, n_q, 512] or [b, s1, n_q, 512], as `sparse_flash_attention_quant`
+            returns it. lses: one for each part, fp32 [t, n_q] or [b, s1, n_q].
 
     Returns:
-        attention_out bf16 and lse fp32, in the shape of one part's. A row whose parts all have lse -inf gives zeros and
+        attention_out bf16 and lse fp32, in the shapes of one part. A row whose parts all have lse -inf gives zeros and
         -inf.
 
     Raises:
-        TypeError, ValueError: wrong dtype or shape, no part, or another number of lses.
+        TypeError, ValueError: wrong dtype or shape, no part, or a wrong number of lses.
     """
     checker = Checker(OPERATION)
     if not attention_outs:
@@ -45,9 +45,9 @@ def merge_attention(attention_outs: Sequence[Bf16], lses: Sequence[Float32]) -> 
         checker.array(f"lses[{i}]", lse, np.float32, shape)
 
     with np.errstate(invalid="ignore", divide="ignore"):
-        # (1) the largest lse of a row; a finite number where all are -inf, whose differences would be NaN
+        # (1) the largest lse of a row, or a finite number if all are -inf, because -inf - -inf is NaN
         largest = np.max(lses, axis=0, initial=FLOOR)
-        # (2) each part's share of the row's sum, relative to the largest; the sum is 0 if all are -inf, else 1 or more
+        # (2) each part's share of the row's sum, relative to the largest. The sum is 0 if all are -inf, else 1 or more.
         shares = [np.exp(lse - largest) for lse in lses]
         total = np.sum(shares, axis=0, dtype=np.float32)
         # (3) the parts in these proportions, rounded once

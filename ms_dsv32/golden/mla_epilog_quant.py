@@ -30,7 +30,7 @@ def mla_epilog_quant(attention_out: Bf16, w_uv: Bf16, w_o: Int8, w_o_scale: Floa
         w_o_scale: fp32 [h, 1].
 
     Returns:
-        hidden_out bf16 [t, h]. A tensor-parallel rank quantises over its own heads; the ranks' results are to be added.
+        hidden_out bf16 [t, h]. A tensor-parallel rank quantises over its own heads. The caller adds the ranks' results.
 
     Raises:
         TypeError, ValueError: wrong dtype or shape.
@@ -51,7 +51,7 @@ def mla_epilog_quant(attention_out: Bf16, w_uv: Bf16, w_o: Int8, w_o_scale: Floa
     # (2) quantisation by token, over all heads
     v8, s = quantise(v.reshape(t, n_q * 128))
 
-    # (3) output projection, int8 x int8 in int32, dequantised token scale first, then channel scale
+    # (3) output projection, int8 x int8 in int32, dequantised by the token scale first, then by the channel scale
     with np.errstate(invalid="ignore", over="ignore"):
         out = matmul_int8(v8, w_o).astype(np.float32)
         out *= s

@@ -1,4 +1,4 @@
-"""Golden reference of `mla_indexer_prolog_quant`: operators 1 and 2 as one."""
+"""Golden reference of `mla_indexer_prolog_quant`: both prologs in one operator."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from ms_dsv32.golden.numerics import Array, Bf16, Float16, Float32, Int8
 
 OPERATOR = "mla_indexer_prolog_quant"
 
-# Names of the halves' arguments here: `cos`, `sin` and `cache_index` serve both.
+# The published names of the halves' arguments. `cos`, `sin` and `cache_index` serve both halves.
 MLA_NAMES = {
     name: f"mla_{name}"
     for name in (
@@ -85,17 +85,16 @@ def mla_indexer_prolog_quant(
     ip_configs: object = None,
     rope_cfg: object = None,
 ) -> tuple[Bf16, Bf16, Int8, Bf16, Float32, Int8, Float16, Int8, Float16, Float16]:
-    """`mla_prolog_quant`, then `lightning_indexer_prolog_quant` on its q_norm; the same bits as the pair.
+    """`mla_prolog_quant`, then `lightning_indexer_prolog_quant` on its q_norm, with the bits of the two calls.
 
     Args:
         token_x .. mla_k_scale_cache: the inputs of `mla_prolog_quant`, in its order.
         ip_w_qb_in .. ip_k_cache_scale: the inputs of `lightning_indexer_prolog_quant` that are not shared. The caches
-            of both halves have one block_num and block_size, since one cache_index serves both.
-        mla_epsilon_cq, mla_epsilon_ckv, mla_cache_mode: as epsilon_cq, epsilon_ckv and cache_mode of
-            `mla_prolog_quant`.
+            of both halves have the same block_num and block_size, because one cache_index serves both.
+        mla_epsilon_cq, mla_epsilon_ckv, mla_cache_mode: epsilon_cq, epsilon_ckv and cache_mode of `mla_prolog_quant`.
         ip_attrs: an object with the attributes layernorm_epsilon_k, layout_query and layout_key, or None for their
             defaults.
-        mla_tile_config, ip_configs, rope_cfg: accepted and without effect; they never change results.
+        mla_tile_config, ip_configs, rope_cfg: accepted, and without effect on results.
 
     Returns:
         mla_query_nope_out bf16 [t, n_q, 512], mla_query_rope_out bf16 [t, n_q, 64], the arrays mla_kv_cache,
@@ -103,8 +102,7 @@ def mla_indexer_prolog_quant(
         the arrays ip_k_cache and ip_k_cache_scale themselves, ip_weights_out fp16 [t, 64].
 
     Raises:
-        TypeError, ValueError: as the two operators, under this operator's names; in each case before anything is
-            written.
+        TypeError, ValueError: as the two operators, with this operator's names. Nothing is written then.
     """
     mla_inputs = check_mla(
         Checker(OPERATOR, MLA_NAMES),
@@ -148,10 +146,10 @@ def mla_indexer_prolog_quant(
         (mla_kv_cache.shape[0], mla_kv_cache.shape[1]),
     )
 
-    # (1) operator 1
+    # (1) mla_prolog_quant
     q_norm, q_norm_scale, q_nope, q_rope = compute_mla(mla_inputs, mla_epsilon_cq, mla_epsilon_ckv)
 
-    # (2) operator 2, on the quantised query latent of operator 1
+    # (2) lightning_indexer_prolog_quant, on the quantised query latent of (1)
     epsilon_k = 1e-6 if ip_attrs is None else ip_attrs.layernorm_epsilon_k
     indexer_inputs = indexer_inputs._replace(q_norm=q_norm, q_norm_scale=q_norm_scale)
     q_int8, q_scale, weights = compute_indexer(indexer_inputs, epsilon_k)

@@ -26,7 +26,7 @@ OPERATOR = "mla_prolog_quant"
 
 
 class Inputs(NamedTuple):
-    """The checked inputs: token axes merged, caches as rows, values still as they came."""
+    """The checked inputs: token axes merged, caches as rows, values unchanged."""
 
     token_x: Bf16
     w_dq: Bf16
@@ -115,7 +115,7 @@ def compute(i: Inputs, epsilon_cq: float, epsilon_ckv: float) -> tuple[Int8, Flo
     cq = round_bf16(rms_norm(cq, bf16_to_float32(i.gamma_cq), epsilon_cq))
     q_norm, q_norm_scale = quantise(cq)
 
-    # (2) query up-projection, int8 x int8 in int32, dequantised token scale first, then channel scale
+    # (2) query up-projection, int8 x int8 in int32, dequantised by the token scale first, then by the channel scale
     with np.errstate(invalid="ignore", over="ignore"):
         qb = matmul_int8(q_norm, i.w_uq_qr).astype(np.float32)
         qb *= q_norm_scale
@@ -174,11 +174,11 @@ def mla_prolog_quant(
         dequant_scale: fp32 [n_q * 192, 1]. w_uk: bf16 [n_q, 128, 512]. w_dkv_kr: bf16 [h, 512 + 64].
         gamma_cq: bf16 [q_lora_rank]. gamma_ckv: bf16 [512]. cos, sin: bf16 [t, 64] or [b, s1, 64].
         cache_index: int64 [t] or [b, s1]; cache row of each token, -1 for a padding token (its rows are not written).
-            Where two tokens name one row, the later token wins.
+            If two tokens name one row, the later token wins.
         kv_cache: int8 [block_num, block_size, 1, 512]. kr_cache: bf16 [.., 64]. k_scale_cache: fp32 [.., 4]. Updated in
             place.
-        epsilon_cq, epsilon_ckv: of the two RmsNorms. cache_mode: "PA_BSND".
-        tile_config, rope_cfg: accepted and without effect; they never change results.
+        epsilon_cq, epsilon_ckv: epsilons of the two RmsNorms. cache_mode: "PA_BSND".
+        tile_config, rope_cfg: accepted, and without effect on results.
 
     Returns:
         q_norm int8 [t, q_lora_rank], q_norm_scale fp32 [t, 1], q_nope bf16 [t, n_q, 512], q_rope bf16 [t, n_q, 64], and
@@ -186,7 +186,7 @@ def mla_prolog_quant(
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or cache mode, a non-contiguous cache, or a cache_index outside the
-            cache; in each case before anything is written.
+            cache. Nothing is written then.
     """
     checked = check(
         Checker(OPERATOR),

@@ -1,14 +1,14 @@
 """Rounding, quantisation, norms, RoPE and exact products: the arithmetic that the golden operators share.
 
-bfloat16 travels as its bit pattern in ``numpy.uint16``, because NumPy has no bfloat16. Every function works in float32
+bfloat16 is held as its bit pattern in ``numpy.uint16``, because NumPy has no bfloat16. Every function works in float32
 and rounds where the operator contract rounds, with one liberty: sums (matrix products, means) accumulate in float64 and
-are rounded to float32 once. A float32 sum depends on its order, which the contract leaves open; the float64 sum is the
-value that every float32 order approximates, so no backend is favoured and a token's golden result does not depend on
-its batch mates.
+are rounded to float32 once. A float32 sum depends on its order, which the contract leaves open. The float64 sum is the
+value that every float32 order approximates. So no backend is favoured, and a token's golden result does not depend on
+the other tokens of its batch.
 
-NaN and Inf follow IEEE 754 through every function, without warnings and without touching other rows. A NaN that leaves
-an operator is one number, the positive quiet NaN without a payload: which of two NaNs an operation passes on, and the
-sign of a new one, depend on the processor and on the order of sums.
+NaN and Inf follow IEEE 754 through every function, without warnings and without effect on other rows. Every NaN that
+leaves an operator is the positive quiet NaN without a payload, because which of two NaNs an operation passes on, and
+the sign of a new one, depend on the processor and on the order of sums.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ Int32 = NDArray[np.int32]
 AMAX_FLOOR = np.float32(1e-30)
 """Smallest row maximum that `quantise` divides by: 127 / 1e-30 is finite, so an all-zero row gives a finite scale."""
 
-# Rows of a bfloat16 weight converted at a time: 256 rows of 1536 columns are 3 MiB in float64, which stays in cache.
+# Rows of a bfloat16 weight that are converted at a time: 256 rows of 1536 columns are 3 MiB in float64, which stay in
+# cache.
 _K_ROWS = 256
 # Partial sums of int8 products are integers of at most 2^7 * 2^7 = 2^14 each, so a sum of 1024 of them never exceeds
 # 2^24 and each one is an exact float32, whatever the order or the use of FMA.
 _EXACT_K = 1024
-# Columns of an int8 weight converted at a time: 1024 rows of 2048 columns are 8 MiB in float32.
+# Columns of an int8 weight that are converted at a time: 1024 rows of 2048 columns are 8 MiB in float32.
 _N_COLUMNS = 2048
 
 
@@ -45,7 +46,7 @@ def bf16_to_float32(bits: Bf16) -> Float32:
 
 
 def _rounded_bits(values: Array) -> NDArray[np.uint32]:
-    """float32 bits of `values` with the lower half rounded away (nearest, ties to even) and left as garbage."""
+    """float32 bits of `values` whose upper half is rounded (nearest, ties to even). The lower half is garbage."""
     x = np.array(values, dtype=np.float32, order="C", ndmin=1)
     bits = x.view(np.uint32)
     # Adding 0x7FFF, plus one where the kept part is odd, carries into the kept half exactly when nearest-even rounds
@@ -105,8 +106,8 @@ def matmul_bf16(a: Array, w: Bf16) -> Float32:
 def matmul_int8(a: Int8, w: Int8) -> Int32:
     """Exact int32 product of `a` int8 [m, k] and `w` int8 [k, n], as int32 [m, n].
 
-    Runs on float32 BLAS in blocks of at most 1024 of k, in which every partial sum is an integer of at most 2^24 and
-    therefore exact; the blocks are added in int32.
+    It runs on float32 BLAS in blocks of at most 1024 of k. In these every partial sum is an integer of at most 2^24,
+    and therefore exact. The blocks are added in int32.
     """
     m, k = a.shape
     n = w.shape[1]
@@ -124,8 +125,8 @@ def matmul_int8(a: Int8, w: Int8) -> Int32:
 def quantise(x: Array) -> tuple[Int8, Float32]:
     """Dynamic symmetric int8 quantisation over the last axis.
 
-    ``amax = max(max|x|, 1e-30)``, ``r = 127 / amax``, ``q = int8(rint(x * r))`` (ties to even), ``scale = 1 / r``;
-    every step rounds to float32. |q| <= 127: x * r exceeds 127 by at most two roundings, which rint removes.
+    ``amax = max(max|x|, 1e-30)``, ``r = 127 / amax``, ``q = int8(rint(x * r))`` (ties to even), ``scale = 1 / r``.
+    Every step rounds to float32. |q| <= 127, because x * r exceeds 127 by at most two roundings, which rint removes.
 
     Args:
         x: values [..., d] (float32).
@@ -152,8 +153,8 @@ def _square_root(mean_square: Array, epsilon: float) -> Array:
 def rms_norm(x: Array, gamma: Array, epsilon: float) -> Float32:
     """``x / sqrt(mean(x^2) + epsilon) * gamma`` over the last axis, in float32 (the caller rounds).
 
-    The root is computed in float64 and rounded once, so that it is right for every finite row: float32 would lose the
-    squares of values above 1.8e19.
+    The root is computed in float64 and rounded once, so that it is right for every finite row. In float32 the squares
+    of values above 1.8e19 would overflow.
 
     Args:
         x: float32 [..., d]. gamma: float32 [d]. epsilon: added to the mean square.
@@ -186,7 +187,7 @@ def layer_norm(x: Array, gamma: Array, beta: Array, epsilon: float) -> Float32:
 def rope_half_split(x: Array, cos: Array, sin: Array) -> Float32:
     """``x * cos + rotate_half(x) * sin`` with ``rotate_half([a, b]) = [-b, a]``: the indexer's RoPE.
 
-    Pair i is ``(x[i], x[i + d/2])``. Two float32 products, each rounded, then one float32 sum: no fused multiply-add.
+    Pair i is ``(x[i], x[i + d/2])``. Two float32 products are rounded, then added, without a fused multiply-add.
 
     Args:
         x: float32 [..., d]. cos, sin: float32, broadcastable to x, [first half, second half] along the last axis.
@@ -199,8 +200,8 @@ def rope_half_split(x: Array, cos: Array, sin: Array) -> Float32:
 
 
 def rope_interleaved(x: Array, cos: Array, sin: Array) -> Float32:
-    """The MLA's RoPE: the pairs are ``(x[2i], x[2i + 1])``, the output is in half-split order.
+    """The MLA's RoPE: the pairs are ``(x[2i], x[2i + 1])``, and the output is in half-split order.
 
-    Splits ``x`` to ``[x[0::2], x[1::2]]`` and goes on as `rope_half_split`, with the same arguments.
+    It is `rope_half_split` of ``[x[0::2], x[1::2]]``, with the same arguments.
     """
     return rope_half_split(np.concatenate([x[..., 0::2], x[..., 1::2]], axis=-1), cos, sin)

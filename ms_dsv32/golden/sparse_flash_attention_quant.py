@@ -74,23 +74,23 @@ def sparse_flash_attention_quant(
 ) -> Bf16 | tuple[Bf16, Float32]:
     """Attention of each token over the keys that topk_indices selects from the quantised paged latent cache.
 
-    bf16 means bit patterns in uint16. b comes from kv_act_seqs, s1 = t / b. With query_act_seqs its entry of the
-    sequence stands for s1.
+    bf16 means bit patterns in uint16. b comes from kv_act_seqs, and s1 = t / b. With query_act_seqs the sequence's
+    entry replaces s1.
 
     Args:
         query_nope: bf16 [t * nq, 512], [t, nq, 512] or [b, s1, nq, 512]. query_rope: the same with 64.
         key_nope_2d: int8 [block_num * block_size, 512] or [block_num, block_size, n_kv, 512]. key_rope_2d: bf16 [..,
             64].
         k_nope_scales: fp32 [.., 4], one scale for each 128 of a key.
-        topk_indices: int32 [t, n_kv * topk] or [b, s1, n_kv * topk]; positions in the sequence. Of token i, at offset j
-            of sequence b, the first min(visible, topk) are read, visible = max(kv_act_seqs[b] - s1 + 1 + j, 0); -1
+        topk_indices: int32 [t, n_kv * topk] or [b, s1, n_kv * topk]; positions in the sequence. For token i, at offset
+            j of sequence b, the first min(visible, topk) are read, visible = max(kv_act_seqs[b] - s1 + 1 + j, 0). -1
             among them is skipped.
         block_table: int32 [b, max_blocknum_perbatch], unused entries -1. kv_act_seqs: int32 [b], keys of each sequence.
-        query_act_seqs: int32 [b], query tokens of each sequence, which follow those of the one before; tokens beyond
-            the sum are padding. The token axis is merged then.
+        query_act_seqs: int32 [b], query tokens of each sequence, which follow those of the sequence before it. Tokens
+            beyond the sum are padding. The token axis is merged then.
         nq: query heads, 1..128. n_kv: 1. softmax_scale: factor on the scores. topk: entries of a topk_indices row.
         block_size: tokens of a cache block. max_blocknum_perbatch: columns of block_table, or None.
-        tile_config: accepted and without effect; it never changes results beyond summation order.
+        tile_config: accepted, and without effect on results.
         return_lse: also return the natural-log log-sum-exp of the scaled scores.
 
     Returns:
@@ -99,8 +99,8 @@ def sparse_flash_attention_quant(
 
     Raises:
         TypeError, ValueError: wrong dtype, shape or attribute; kv_act_seqs outside [0, max_blocknum_perbatch *
-            block_size]; a negative query_act_seqs entry, or more than t together; a topk_indices entry that is read and
-            is < -1 or >= kv_act_seqs[b]; a block_table entry outside the cache behind one.
+            block_size]; a negative query_act_seqs entry, or a sum above t; a topk_indices entry that is read and is
+            < -1 or >= kv_act_seqs[b]; a block_table entry outside the cache for one that is read.
     """
     checker = Checker(OPERATOR)
     if not 1 <= nq <= 128:
@@ -126,7 +126,7 @@ def sparse_flash_attention_quant(
     checker.array("block_table", block_table, np.int32, [("b", b), ("max_blocknum_perbatch", max_blocknum_perbatch)])
     checker.capacity(kv_act_seqs, block_table, block_size)
 
-    # (1) the valid entries of every token and their cache rows; everything is checked before anything is computed
+    # (1) the valid entries of every token and their cache rows. Everything is checked before anything is computed.
     selected: list[Array] = []
     for i, (sequence, visible) in enumerate(tokens):
         length = int(kv_act_seqs[sequence])

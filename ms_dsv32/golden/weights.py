@@ -57,7 +57,7 @@ def softmax_scale(yarn: bool = False) -> float:
 
 
 def rope_tables(positions: Array, yarn: bool = False) -> tuple[Bf16, Bf16]:
-    """`ms_dsv32.rope.rope_tables` of DeepSeek-V3.2, without YaRN by default: a test's positions are few."""
+    """`ms_dsv32.rope.rope_tables` of DeepSeek-V3.2, without YaRN by default, because a test's positions are few."""
     return rope.rope_tables(positions, _RULES[yarn])
 
 
@@ -70,7 +70,7 @@ def _normal_bf16(rng: np.random.Generator, shape: tuple[int, ...], scale: float,
 
 
 def _normal_int8(rng: np.random.Generator, k: int, n: int, head_dim: int, scale: float) -> tuple[Int8, Float32]:
-    """A normal weight [k, n], quantised by column; drawn by heads, so that fewer heads are the first of more heads."""
+    """A normal weight [k, n], quantised by column. It is drawn by heads: fewer heads are the first of more heads."""
     w = np.empty((k, n), np.int8)
     scales = np.empty((n, 1), np.float32)
     for n0 in range(0, n, head_dim):
@@ -86,8 +86,8 @@ def make_mla_weights(
     """Random weights of `mla_prolog_quant`, under its argument names.
 
     Matrices are normal with variance 1 / k, so that inputs of variance 1 give outputs of variance 1 at every stage and
-    scores whose softmax is neither flat nor one-hot; gammas are around 1. A matrix depends on (seed, its name, its
-    shape) alone.
+    scores whose softmax is neither flat nor one-hot. Gammas are around 1. A matrix depends only on (seed, its name, its
+    shape).
     """
     kv_width = kv_lora_rank + rope.ROPE_DIM
     w_uq_qr, dequant_scale = _normal_int8(_rng(seed, 1), q_lora_rank, n_q * 192, 192, q_lora_rank**-0.5)
@@ -103,7 +103,7 @@ def make_mla_weights(
 
 
 def make_indexer_weights(seed: int, *, h: int = 7168, q_lora_rank: int = 1536) -> dict[str, Array]:
-    """Random weights of `lightning_indexer_prolog_quant`, under its argument names; scaled as `make_mla_weights`.
+    """Random weights of `lightning_indexer_prolog_quant`, under its argument names, scaled as by `make_mla_weights`.
 
     hadamard_q and hadamard_k are the real matrix.
     """
@@ -121,9 +121,9 @@ def make_indexer_weights(seed: int, *, h: int = 7168, q_lora_rank: int = 1536) -
 
 
 def make_epilog_weights(seed: int, *, n_q: int = 128, h: int = 7168) -> dict[str, Array]:
-    """Random weights of `mla_epilog_quant`, under its argument names; scaled as `make_mla_weights`.
+    """Random weights of `mla_epilog_quant`, under its argument names, scaled as by `make_mla_weights`.
 
-    w_o is quantised over all of its rows, so that those of fewer heads are not the first of more heads'.
+    w_o is quantised over all of its rows, so the rows of fewer heads are not the first of more heads.
     """
     w_o, w_o_scale = _normal_int8(_rng(seed, 12), n_q * 128, h, 128, (n_q * 128) ** -0.5)
     return {
@@ -136,13 +136,13 @@ def make_epilog_weights(seed: int, *, n_q: int = 128, h: int = 7168) -> dict[str
 def make_weights(
     seed: int, n_q: int = 128, *, h: int = 7168, q_lora_rank: int = 1536
 ) -> tuple[dict[str, Array], dict[str, Array]]:
-    """`make_mla_weights` and `make_indexer_weights` of one layer: (weights of operator 1, weights of operator 2)."""
+    """The weights of one layer: (`make_mla_weights`, `make_indexer_weights`)."""
     mla = make_mla_weights(seed, n_q=n_q, h=h, q_lora_rank=q_lora_rank)
     return mla, make_indexer_weights(seed, h=h, q_lora_rank=q_lora_rank)
 
 
 def fused_weights(mla: dict[str, Array], indexer: dict[str, Array]) -> dict[str, Array]:
-    """The two dicts of `make_weights` under the argument names of `mla_indexer_prolog_quant`; the arrays are shared."""
+    """The arrays of `make_weights` under the argument names of `mla_indexer_prolog_quant`, without a copy."""
     fused = {f"mla_{name}": value for name, value in mla.items()}
     return fused | {f"ip_{name}_in": value for name, value in indexer.items()}
 

@@ -1,8 +1,9 @@
 """The operators as functions on MindSpore tensors: in PyNative mode, in graph mode and under ``mindspore.jit``.
 
-Tensors are positional in the contract's order, attributes keywords. Caches are updated in place.
+Tensors are positional, in the contract's order, and attributes are keywords. Caches are updated in place.
 
-`merge_attention` is no operator of the contract: it is made of MindSpore's own operators, and runs wherever they do.
+`merge_attention` is not an operator of the contract. It is made of MindSpore's own operators, and runs wherever they
+do.
 """
 
 from ms_dsv32.ops.lightning_indexer_prolog_quant import lightning_indexer_prolog_quant

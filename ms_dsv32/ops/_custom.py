@@ -2,24 +2,24 @@
 
 What differs between targets is in ``_cpu.py`` and ``_ascend.py``, which have the same functions.
 
-MindSpore has several ways to lose a write into an input tensor, none of which it reports. What is done about each:
+MindSpore has several ways to lose a write into an input tensor, and reports none of them. Each has its remedy here:
 
-- PyNative copies a view before a kernel sees it, and reports a kernel's error at some later statement: on CPU kernels
-  are called directly (``_cpu.Launch``), on Ascend such a view is refused.
-- A compiled graph prunes and merges calls and turns tensor attributes into constants: ``side_effect_mem``, and
-  ``RW_WRITE`` on the caches, prevent it. Views that are passed into a graph are refused by MindSpore because of
-  ``RW_WRITE``.
-- A compiled graph runs nodes in the order of their data: every operator, the readers too, has ``side_effect_mem``, so
+- PyNative copies a view before a kernel sees it, and reports a kernel's error at some later statement. On CPU kernels
+  are called directly (``_cpu.Launch``). On Ascend such a view is refused.
+- A compiled graph prunes and merges calls and turns tensor attributes into constants. ``side_effect_mem``, and
+  ``RW_WRITE`` on the caches, prevent it. Because of ``RW_WRITE`` MindSpore refuses views that are passed into a graph.
+- A compiled graph runs nodes in the order of their data. Every operator, the readers too, has ``side_effect_mem``, so
   that all of them run in program order, whichever handle of a cache they are given.
-- ``jit(capture_mode="bytecode")`` drops calls whose results are unused and hands copies to what it does not capture;
-  ``capture_mode="trace"`` goes on with the caches of the first call. Operators that write are refused under both.
-- What a compiled graph computes, a slice of a larger tensor too, is memory of its own: a cache must have come into the
-  graph as it is.
-- On Ascend a graph works on a copy of a plain tensor in host memory (a Parameter is moved): such a cache is refused.
-- All this is checked when a graph is compiled. A later call of the graph is not, and `nn.Cell.set_inputs` hides the
-  tensors of the first call too: with `CacheCheck` a cell checks each call.
+- ``jit(capture_mode="bytecode")`` drops calls whose results are unused, and passes copies to code that it does not
+  capture. ``capture_mode="trace"`` goes on with the caches of the first call. Operators that write are refused under
+  both.
+- What a compiled graph computes, even a slice of a larger tensor, has memory of its own. A cache must therefore be an
+  argument of the graph, as it came.
+- On Ascend a graph works on a copy of a plain tensor in host memory (a Parameter is moved). Such a cache is refused.
+- All this is checked only when a graph is compiled, and `nn.Cell.set_inputs` hides even the tensors of that call. With
+  `CacheCheck` a cell checks each call.
 - A branch or loop of a compiled graph whose condition is known only at run time gets a copy of a plain tensor
-  (a Parameter is passed as itself): the library's shape inference refuses it there, see ``plain_caches`` in
+  (a Parameter is passed as itself). The library's shape inference refuses such a cache, see ``plain_caches`` in
   ``kernel_impl/cpu/mindspore_entry.cc``.
 """
 
@@ -51,23 +51,24 @@ _TARGETS = {"CPU": _cpu, "Ascend": _ascend}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _UNKNOWN_RANK = -2
 _MAX_CALLS = 1024
-"""Calls of an operator whose checks are kept: every number of tokens is one, as many as a server is likely to meet."""
+"""Calls of an operator whose checks are kept: as many numbers of tokens as a server is likely to meet."""
 _MAX_KERNELS = 64
 """Sets of attributes of an operator that are kept: those of a model's layers, and some that change at each call."""
 _BYTECODE_CAPTURE = graph_api.PIJitCaptureContext.__call__.__code__.co_filename
 MIXED_PRECISION = ("fp16", "fp32", "bf16")
 """The flags that `nn.Cell.to_float` sets."""
 _LAUNCH = threading.RLock()
-"""Held in a PyNative call: MindSpore's executor does not take calls from several threads at a time.
+"""Held during a PyNative call, because MindSpore's executor does not take calls from several threads at a time.
 
-A thread that holds it may take it again, for a signal handler runs between two statements of a call. fork() waits for
-it, so that a child inherits neither the lock of a thread that it does not have nor MindSpore in the middle of a call.
+A thread that holds it may take it again, because a signal handler may run between two statements of a call. fork()
+waits for it. So a child inherits neither a lock that a thread of its parent holds, nor MindSpore in the middle of a
+call.
 """
 os.register_at_fork(before=_LAUNCH.acquire, after_in_parent=_LAUNCH.release, after_in_child=_LAUNCH.release)
 
 
 def _ends_trace(function: _Function) -> _Function:
-    """MindSpore does not end a trace that an exception leaves: what is called afterwards would be a part of it."""
+    """Ends MindSpore's trace if an exception leaves the function. Otherwise later calls would be a part of it."""
 
     @functools.wraps(function)
     def wrapper(*args: Any) -> Any:
@@ -84,15 +85,15 @@ def _ends_trace(function: _Function) -> _Function:
 class Operator(PrimitiveWithInfer):  # type: ignore[misc]
     """Chooses the kernel of a call.
 
-    ``operator(*attributes, *tensors)`` returns a callable and the constants that it takes behind the tensors; with both
-    it returns the kernel's outputs. An optional tensor that is left out is None here, and not among those that the
-    callable takes. In Python the callable is an object which calls the kernel; where a graph is being compiled it is a
-    constant, the ``Custom`` primitive. So a public function has one path for both, and attributes and dtypes are
+    ``operator(*attributes, *tensors)`` returns a callable, and the constants that it takes after the tensors. Called
+    with both, the callable returns the kernel's outputs. An optional tensor that is left out is None here, and the
+    callable does not take it. In Python the callable is an object that calls the kernel. When a graph is compiled, it
+    is a constant, the ``Custom`` primitive. So a public function has one path for both, and attributes and dtypes are
     checked when a graph is compiled.
 
     Args:
         name: name of the operator in op_info.
-        bprop: what MindSpore calls for a gradient: a function of the inputs, ``out`` and ``dout``.
+        bprop: the function that MindSpore calls for a gradient, with the inputs, ``out`` and ``dout``.
     """
 
     def __init__(self, name: str, bprop: Callable[..., Any]) -> None:
@@ -102,7 +103,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         self._configs = tuple(i for i, attr in enumerate(self._info.attrs) if attr.type == "config")
         self._bprop = bprop
         self._graph = ""
-        self._customs: dict[tuple[Any, ...], ops.Custom] = {}  # of that graph, the last that was compiled
+        self._customs: dict[tuple[Any, ...], ops.Custom] = {}  # those of `_graph`, the last that was compiled
         self._kernels: dict[tuple[Any, ...], _Kernel] = {}  # the oldest first
         self._calls = functools.lru_cache(maxsize=_MAX_CALLS)(functools.partial(_bind_call, name))
 
@@ -111,7 +112,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         count = len(self._info.attrs)
         attrs, tensors = self._by_value(args[:count]), args[count:]
         try:
-            # Types count: 1 == True, but an int is no bool. The device target does not: a process has one.
+            # The key includes types, because 1 == True. It has no device target, because a process has only one.
             key = (attrs, tuple(map(type, attrs)), tensors[-1] is None)
             kernel = self._kernels.get(key)
         except TypeError:  # an attribute that is not hashable; `_bind` names it
@@ -172,16 +173,16 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             self._graph, self._customs = graph, {}
         key = (len(shapes), *bound.items(), *map(type, bound.values()), *plain_caches)
         custom = self._customs.get(key)
-        if custom is None:  # one for equal calls, so that MindSpore compiles a function once that makes them
+        if custom is None:  # equal calls share one, so that MindSpore compiles a function that makes them only once
             custom = self._customs[key] = self._custom(bound, len(shapes), ", ".join(plain_caches), graph)
         return {"shape": None, "dtype": None, "value": (custom, constants)}
 
     def _owner(self, argument: str) -> str:
-        """The operator that errors about an argument name."""
+        """The operator that an error about this argument names."""
         return self._info.name
 
     def _by_value(self, attrs: tuple[Any, ...]) -> tuple[Any, ...]:
-        """The attributes with a copy of each configuration, which the caller may change after the call."""
+        """The attributes, with a copy of each configuration, because the caller may change it after the call."""
         for i in self._configs:
             config = attrs[i]
             if isinstance(config, Configuration):
@@ -197,16 +198,16 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         return bound
 
     def _custom(self, attrs: dict[str, Any], given: int, plain_caches: str = "", graph: str = "") -> ops.Custom:
-        """A primitive for these attributes and so many inputs in a graph of this name, which sees no later change."""
+        """A primitive for these attributes and so many inputs in a graph of this name. It sees no later change."""
         info, target = self._info, _target(self._info)
-        kernel_impl.load()  # a bad MS_DSV32_CPU_ISA is told here; and the library stays when a primitive goes
+        kernel_impl.load()  # so that a bad MS_DSV32_CPU_ISA is an error here, and the library outlives a primitive
         path = str(kernel_impl.library_path())
         if ":" in path:
             raise RuntimeError(f"ms_dsv32: MindSpore cannot load a library whose path has a colon: {path}")
         dtypes = tuple(getattr(ms, o.ms_dtype) for o in info.kernel_outputs)
         several = len(dtypes) > 1
         constants, registration = target.constants(info, attrs), target.reg_info(info)
-        # MindSpore wants a bprop with a parameter for each argument; without one it refuses a gradient itself.
+        # MindSpore wants a bprop with a parameter for each argument. Without a bprop it refuses a gradient itself.
         bprop = None if constants else self._bprop
         with target.building(info):
             custom = ops.Custom(
@@ -253,7 +254,7 @@ class _Kernel:
         self._writes = _writes(info)
         self._calls = calls
         self._owner = owner
-        # Types count, as in `Operator`. Numbers do not: the launch passes its own.
+        # The key includes types, as in `Operator`, but no float values, because the launch passes its own.
         self._key = tuple((n, float, 0.0) if _is_float(v) else (n, type(v), v) for n, v in attrs.items())
 
     @_ends_trace
@@ -292,12 +293,12 @@ def _bind_call(op: str, attrs: tuple[tuple[str, type, Any], ...], *shapes_and_dt
 class CacheCheck:
     """Refuses the caches that a graph cannot write, at each call of a cell.
 
-    The operator refuses them when the graph is compiled. A call that comes later MindSpore lets through: on Ascend the
-    write into host memory is lost in silence, and a strided view fails with an error that names no argument; on CPU a
-    view is refused when the kernel has written a copy. After such an error the graph fails at every call.
+    The operator refuses them when the graph is compiled, but MindSpore lets a later call through. On Ascend the write
+    into host memory is then lost in silence, and a strided view fails with an error that names no argument. On CPU a
+    view is refused only after the kernel has written a copy. After such an error the graph fails at every call.
 
     Args:
-        operator: that writes the caches.
+        operator: the operator that writes the caches.
         parameters: the names of the call's arguments, in order. A cache has its name in the operator, or that name
             without the prefix ("mla_", "ip_") that tells the two halves of a fused operator apart.
     """
@@ -311,10 +312,10 @@ class CacheCheck:
             for name in caches
             if name == parameter or name.endswith(f"_{parameter}")
         )
-        """Index and name among the call's arguments, and name in the operator."""
+        """For each cache, index and name among the call's arguments, and name in the operator."""
 
     def __call__(self, target_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
-        """Raises ValueError with the operator's own text; what is no Tensor, the operator refuses itself."""
+        """Raises ValueError with the operator's own text. The operator itself refuses what is not a Tensor."""
         target = _TARGETS.get(target_name)
         if target is None:
             return  # the operator says so
@@ -325,7 +326,7 @@ class CacheCheck:
                 if isinstance(cache, Tensor):
                     target.require_cache(self._info, name, cache)
         except ValueError:
-            # In PyNative mode the operator is asked at each call; on CPU it can write a view that a graph cannot.
+            # In PyNative mode the operator checks each call itself, and on CPU it can write a view that a graph cannot.
             if ms.get_context("mode") == ms.GRAPH_MODE:
                 raise
 
@@ -379,8 +380,8 @@ def _arguments(compilation: dict[str, Any], dtype: str, shape: Sequence[int]) ->
 def _passed(compilation: dict[str, Any]) -> list[Tensor]:
     """The tensors of the call itself, without those that `nn.Cell.set_inputs` declares in their place.
 
-    A cell is compiled with the declared tensors as its arguments. Under ``mindspore.jit`` they are the ``compile_args``
-    and ``args`` are those of the call.
+    A cell is compiled with the declared tensors as its arguments. Under ``mindspore.jit`` the declared tensors are
+    ``compile_args``, and ``args`` are those of the call.
     """
     cell = compilation.get("obj")
     declared = {id(tensor) for tensor in _tensors(cell.get_inputs() if isinstance(cell, ms.nn.Cell) else None)}

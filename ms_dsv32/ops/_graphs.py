@@ -1,9 +1,10 @@
-"""Compiled graphs: which one is being compiled, and how one that has failed is compiled again.
+"""Compiled graphs: which one is being compiled, and how a graph that has failed is compiled again.
 
-MindSpore never runs a graph again in which an operator has failed, but goes on looking it up: every later call of the
-cell or of the jitted function fails too. So each node of ours carries the name of its graph, which MindSpore calls a
-phase, and when one fails, the kernel library tells it here, and MindSpore's caches forget the graph. The error is
-raised as it is, and the next call compiles the graph again, in whosever cell or function the operator is.
+MindSpore never runs a graph again in which an operator has failed, but keeps it in its caches, so every later call of
+the cell or of the jitted function would fail too. Therefore each node of ours carries the name of its graph, which
+MindSpore calls a phase. When a node fails, the kernel library reports the name to this module, and MindSpore's caches
+forget the graph. The error is raised as it is, and the next call compiles the graph again, whatever cell or function
+the operator is in.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _cells: weakref.WeakValueDictionary[str, nn.Cell] = weakref.WeakValueDictionary(
 
 
 def compilation() -> dict[str, Any]:
-    """The variables of MindSpore's function that compiles the graph; none in a branch, which has its own thread."""
+    """The variables of MindSpore's function that compiles the graph. Empty in a branch, which has its own thread."""
     return _compilation_of(sys._getframe(1))
 
 
@@ -39,27 +40,27 @@ def _compilation_of(frame: FrameType | None) -> dict[str, Any]:
 
 
 def name() -> str:
-    """The name of the graph that is being compiled, also in a branch of it; "" if there is none.
+    """The name of the graph that is being compiled, also in a branch of it, or "" if there is none.
 
     MindSpore compiles one graph at a time.
     """
     _watch()
     found = next(filter(None, map(_compilation_of, (sys._getframe(1), *sys._current_frames().values()))), {})
     phase = found.get("phase", "")
-    cell = found["obj"] if "obj" in found else getattr(found.get("self"), "obj", None)  # of a cell, or of a jit
+    cell = found["obj"] if "obj" in found else getattr(found.get("self"), "obj", None)  # for a cell, or for a jit
     if phase and isinstance(cell, nn.Cell):
         _cells[phase] = cell
     return str(phase)
 
 
 def forget_all(cell: nn.Cell) -> None:
-    """Lets the next call of a cell compile its graph, whatever has failed in it."""
+    """Makes the next call of a cell compile its graph, whatever has failed in it."""
     cell.compile_cache.clear()
     cell.phase_cache.clear()
 
 
 def _forget(graph: bytes) -> None:
-    """Lets the next call of a graph compile it."""
+    """Makes the next call of a graph compile it."""
     phase = graph.decode()
     graph_api.ms_compile_cache.discard(phase)
     cell = _cells.get(phase)
@@ -75,7 +76,7 @@ _handler = _HANDLER(_forget)
 
 @functools.cache
 def _watch() -> None:
-    """Has the kernel library tell of failures for as long as the interpreter lives."""
+    """Makes the kernel library report failures for as long as the interpreter lives."""
     set_handler = kernel_impl.load().ms_dsv32_set_failure_handler
     set_handler(_handler)
     atexit.register(set_handler, _HANDLER())

@@ -1,6 +1,6 @@
-"""What the cells check of a whole step before its first operator writes a cache, on CPU; no operator of the contract.
+"""Checks a whole step for the cells before its first operator writes a cache. It is not an operator of the contract.
 
-On Ascend nothing is checked: the host would have to wait for the device.
+On Ascend nothing is checked, because the host would have to wait for the device.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def _no_gradient(  # type: ignore[no-untyped-def]
 
 
 class _Check(Operator):
-    """As `Operator`, but what it returns is empty on Ascend."""
+    """An `Operator` that returns nothing on Ascend."""
 
     def __call__(self, *args: Any) -> tuple[Any, ...]:
         return () if device_target() == "Ascend" else super().__call__(*args)
@@ -47,13 +47,13 @@ def check_step(
     """Checks the slots, lengths and tables of a step. All operators of a graph run in program order, and so does this.
 
     Args:
-        cache_index: int64 [t] or [b, s1], as of `mla_indexer_prolog_quant`.
+        cache_index: int64 [t] or [b, s1], see `mla_indexer_prolog_quant`.
         k_cache: int8 [block_num, 128, 1, 128], block_table: int32 [b, max_blocknum_perbatch], kv_act_seqs: int32 [b],
-            query_act_seqs: int32 [b] or None, as of `lightning_indexer_quant`.
-        max_blocknum_perbatch: as of `sparse_flash_attention_quant`.
+            query_act_seqs: int32 [b] or None, see `lightning_indexer_quant`.
+        max_blocknum_perbatch: see `sparse_flash_attention_quant`.
 
     Raises:
-        TypeError, ValueError, RuntimeError: as those operators, and with their texts.
+        TypeError, ValueError, RuntimeError: as those operators, with their texts.
     """
     tensors = (cache_index, k_cache, block_table, kv_act_seqs, query_act_seqs)
     given = tensors if query_act_seqs is not None else tensors[:-1]

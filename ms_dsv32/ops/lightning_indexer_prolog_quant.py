@@ -1,4 +1,4 @@
-"""Operator 2: the prolog of the lightning indexer with an int8 paged key cache."""
+"""The prolog of the lightning indexer with an int8 paged key cache."""
 
 from __future__ import annotations
 
@@ -72,14 +72,14 @@ def lightning_indexer_prolog_quant(
         hadamard_q, hadamard_k: bf16 [128, 128].
         k_cache: int8 [block_num, 128, 1, 128]. k_cache_scale: fp16 [block_num, 128, 1, 1]. Updated in place.
         k_cache_index: int64 [t] or [b, s1], as `mla_prolog_quant`'s cache_index.
-        layernorm_epsilon_k: of the LayerNorm.
+        layernorm_epsilon_k: epsilon of the LayerNorm.
         layout_query: "TND". layout_key: "PA_BSND".
-        configs: the source's tile sizes; they change nothing, every target chooses its own.
-        weight_format: "ND" or "PACKED", of w_qb, wk and w_proj; see `mla_prolog_quant`.
+        configs: the source's tile sizes. They have no effect: every target chooses its own.
+        weight_format: "ND" or "PACKED", for w_qb, wk and w_proj; see `mla_prolog_quant`.
 
     Returns:
         q_int8 int8 [t, 64, 128]; q_scale fp16 [t, 64, 1]; k_cache and k_cache_scale: the tensors that were passed;
-        weights fp16 [t, 64]. About returning caches from a compiled graph see `mla_prolog_quant`.
+        weights fp16 [t, 64]. See `mla_prolog_quant` about returning caches from a compiled graph.
 
     Raises:
         TypeError, ValueError: as `mla_prolog_quant`.

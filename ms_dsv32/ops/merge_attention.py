@@ -16,7 +16,7 @@ _NAME = "merge_attention"
 
 
 class _Parts(PrimitiveWithInfer):  # type: ignore[misc]
-    """How many parts there are, once they have been checked: at each call, or where a graph is being compiled."""
+    """Returns the number of parts after checking them, at each call or when a graph is compiled."""
 
     def __init__(self) -> None:
         super().__init__("MergeAttentionParts")
@@ -59,10 +59,10 @@ def _check(
     lse_shapes: Sequence[Sequence[int]],
     lse_dtypes: Sequence[Any],
 ) -> int:
-    """The number of parts. In a graph an axis may be unknown, -1, and then its size is whatever a call brings.
+    """Returns the number of parts. In a graph an axis may be unknown, -1, and then any size fits.
 
     Raises:
-        TypeError, ValueError: as of `merge_attention`.
+        TypeError, ValueError: as `merge_attention`.
     """
     count = len(out_shapes)
     if count == 0:
@@ -81,7 +81,7 @@ def _check(
 def _require(
     name: str, shape: Sequence[int], dtype: Any, wanted: Any, symbols: tuple[str, ...], known: list[int]
 ) -> None:
-    """Checks one part, and adds the sizes of its axes to those that are known of the parts before it."""
+    """Checks one part, and adds the sizes of its axes to those known from the parts before it."""
     if dtype != wanted:
         raise TypeError(f"{_NAME}: {name} must be {str(wanted).lower()}, got {str(dtype).lower()}")
     sizes = [*known, KV_LORA_RANK][: len(symbols)]
@@ -100,37 +100,38 @@ def merge_attention(
     """Attention over all keys, from attention over parts of them that have no key in common.
 
     Each part is what `sparse_flash_attention_quant` returns with ``return_lse``, for the same queries: over the keys
-    that one rank holds (context parallel), or over one cache of several. The result is as if one call had seen all
-    keys, but for the rounding of each part to bfloat16.
+    that one rank holds (context parallel), or over one cache of several. The result equals that of one call over all
+    keys, except for the rounding of each part to bfloat16.
 
-    The parts are tensors of their own, and not one tensor with an axis more, because MindSpore's CPU backend can
-    neither stack nor index bfloat16 in a graph. A tuple that is an argument of the outermost cell must be a
+    The parts are separate tensors instead of one tensor with one more axis, because MindSpore's CPU backend can neither
+    stack nor index bfloat16 in a graph. A tuple that is an argument of the outermost cell must be a
     ``mindspore.mutable``, or a graph takes its tensors for constants.
 
     Args:
-        attention_outs: of each part, bf16 [t, n_q, 512] or [b, s1, n_q, 512].
-        lses: of each part, fp32 [t, n_q] or [b, s1, n_q]: the natural-log log-sum-exp of its scaled scores, -inf where
-            it has no key.
+        attention_outs: one tensor for each part, bf16 [t, n_q, 512] or [b, s1, n_q, 512].
+        lses: one tensor for each part, fp32 [t, n_q] or [b, s1, n_q]: the natural-log log-sum-exp of its scaled scores,
+            or -inf if it has no key.
 
     Returns:
-        attention_out bf16 and lse fp32, in the shape of one part's. The parts are weighed with
+        attention_out bf16 and lse fp32, in the shapes of one part. The parts are weighed with
         ``exp(lse_i - lse)`` in float32, and their sum is rounded once. A token that has no key in any part gives zeros
         and -inf.
 
     Raises:
-        TypeError, ValueError: a wrong dtype or shape, no part, or another number of lses, or mixed precision of the
-            cell around; where a graph is compiled, as far as the shapes are known.
+        TypeError, ValueError: a wrong dtype or shape, no part, a wrong number of lses, or mixed precision of the cell
+            around. When a graph is compiled, shapes are checked as far as they are known.
     """
     count = _parts(attention_outs, lses)
-    # (1) the largest lse of a row, and where all are -inf a finite number below every lse of a key: exp(-inf + 1e30) is
-    # 0, where exp(-inf - -inf) is NaN. MindSpore passes the least float32 as -inf into a graph.
+    # (1) the largest lse of a row. If all are -inf, it is a finite number below every lse of a key, because
+    # exp(-inf - -inf) is NaN and exp(-inf + 1e30) is 0. The least float32 will not do: MindSpore passes it into a graph
+    # as -inf.
     largest: Any = -1e30
     for i in range(count):
         largest = ms.ops.maximum(lses[i], largest)
     if largest.dtype != ms.float32:
         text = "computes in 16 bits (to_float, or amp's O2 and O3), expected float32: call it outside of such a cell"
         raise TypeError("merge_attention: the cell around " + text)
-    # (2) each part's share of the row's sum, relative to the largest; the sum is 0 if all are -inf, else 1 or more
+    # (2) each part's share of the row's sum, relative to the largest. The sum is 0 if all are -inf, else 1 or more.
     shares = []
     for i in range(count):
         shares.append(ms.ops.exp(lses[i] - largest))

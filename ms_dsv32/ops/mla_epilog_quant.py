@@ -1,4 +1,4 @@
-"""Operator 6: what ends the attention layer, from the latent space to the hidden states."""
+"""The epilog of multi-head latent attention: from the latent space to the hidden states."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def mla_epilog_quant(
     Args:
         attention_out: bf16 [t, n_q, 512] or [b, s1, n_q, 512], as `sparse_flash_attention_quant` returns it.
         w_uv: bf16 [n_q, 512, 128], the value half of ``kv_b_proj``.
-        w_o: int8 [n_q * 128, 7168]; a tensor-parallel rank has the rows of its heads.
+        w_o: int8 [n_q * 128, 7168]. A tensor-parallel rank has the rows of its heads.
         w_o_scale: fp32 [7168, 1], the scale of each column of w_o.
         weight_format: "ND", row-major weights (CPU only), or "PACKED", w_uv and w_o as `ms_dsv32.weights.prepare` lays
             them out for the device target. The results are the same, bit for bit.
 
     Returns:
-        hidden_out bf16 [t, 7168]. A tensor-parallel rank quantises over its own heads; the ranks' results are to be
-        added.
+        hidden_out bf16 [t, 7168]. A tensor-parallel rank quantises over its own heads, and the caller adds the ranks'
+        results.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or attribute.

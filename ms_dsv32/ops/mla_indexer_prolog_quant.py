@@ -1,4 +1,4 @@
-"""Operator 4: both prologs as one."""
+"""Both prologs in one operator."""
 
 from __future__ import annotations
 
@@ -83,20 +83,20 @@ def mla_indexer_prolog_quant(
     ``cos``, ``sin`` and ``cache_index`` serve both halves. Inference only.
 
     Args:
-        token_x, mla_w_dq .. mla_gamma_ckv, cos, sin, cache_index, mla_kv_cache, mla_kr_cache, mla_k_scale_cache: as the
-            arguments of `mla_prolog_quant` without ``mla_``. The caches are updated in place.
-        ip_w_qb_in .. ip_hadamard_k_in, ip_k_cache, ip_k_cache_scale: as the arguments of
-            `lightning_indexer_prolog_quant` without ``ip_`` and ``_in``. The caches are updated in place.
-        mla_epsilon_cq, mla_epsilon_ckv, mla_cache_mode, mla_tile_config, rope_cfg: as of `mla_prolog_quant`.
-        ip_attrs: the attributes of `lightning_indexer_prolog_quant`; None for its defaults.
-        ip_configs: as its ``configs``.
-        weight_format: "ND" or "PACKED", of all packable weights of both.
+        token_x, mla_w_dq .. mla_gamma_ckv, cos, sin, cache_index, mla_kv_cache, mla_kr_cache, mla_k_scale_cache: the
+            arguments of `mla_prolog_quant`, there without ``mla_``. The caches are updated in place.
+        ip_w_qb_in .. ip_hadamard_k_in, ip_k_cache, ip_k_cache_scale: the arguments of
+            `lightning_indexer_prolog_quant`, there without ``ip_`` and ``_in``. The caches are updated in place.
+        mla_epsilon_cq, mla_epsilon_ckv, mla_cache_mode, mla_tile_config, rope_cfg: see `mla_prolog_quant`.
+        ip_attrs: the attributes of `lightning_indexer_prolog_quant`, or None for its defaults.
+        ip_configs: ``configs`` of `lightning_indexer_prolog_quant`.
+        weight_format: "ND" or "PACKED", for all packable weights of both.
 
     Returns:
         q_nope bf16 [t, n_q, 512]; q_rope bf16 [t, n_q, 64]; mla_kv_cache, mla_kr_cache and mla_k_scale_cache: the
         tensors that were passed; q_int8 int8 [t, 64, 128]; q_scale fp16 [t, 64, 1]; ip_k_cache and ip_k_cache_scale:
-        the tensors that were passed; weights fp16 [t, 64]. About returning caches from a compiled graph see
-        `mla_prolog_quant`.
+        the tensors that were passed; weights fp16 [t, 64]. See `mla_prolog_quant` about returning caches from a
+        compiled graph.
 
     Raises:
         TypeError, ValueError: as `mla_prolog_quant`.

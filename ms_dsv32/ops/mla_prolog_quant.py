@@ -1,4 +1,4 @@
-"""Operator 1: the prolog of multi-head latent attention with an int8 paged cache."""
+"""The prolog of multi-head latent attention with an int8 paged cache."""
 
 from __future__ import annotations
 
@@ -62,30 +62,30 @@ def mla_prolog_quant(
 
     Args:
         token_x: bf16 [t, 7168] or [b, s1, 7168], the layer's normed hidden states.
-        w_dq: bf16 [7168, 1536]. w_uq_qr: int8 [1536, n_q * 192], a head's columns are 128 nope, then 64 rope.
+        w_dq: bf16 [7168, 1536]. w_uq_qr: int8 [1536, n_q * 192]; a head's columns are 128 nope, then 64 rope.
         dequant_scale: fp32 [n_q * 192, 1], the scale of each column of w_uq_qr.
         w_uk: bf16 [n_q, 128, 512]. w_dkv_kr: bf16 [7168, 576], 512 latent columns, then 64 rope.
         gamma_cq: bf16 [1536]. gamma_ckv: bf16 [512].
         cos, sin: bf16 [t, 64] or [b, s1, 64], one row a token, both halves alike.
-        cache_index: int64 [t] or [b, s1], the cache row of each token; -1 for padding, whose rows are not written. Of
-            two tokens with one row the later one wins.
+        cache_index: int64 [t] or [b, s1], the cache row of each token, or -1 for padding, whose rows are not written.
+            If two tokens have one row, the later one wins.
         kv_cache: int8 [block_num, 128, 1, 512]. kr_cache: bf16 [block_num, 128, 1, 64].
             k_scale_cache: fp32 [block_num, 128, 1, 4]. All three are updated in place.
-        epsilon_cq, epsilon_ckv: of the two RmsNorms.
+        epsilon_cq, epsilon_ckv: epsilons of the two RmsNorms.
         cache_mode: "PA_BSND".
-        tile_config, rope_cfg: the source's tile sizes; they change nothing, every target chooses its own.
+        tile_config, rope_cfg: the source's tile sizes. They have no effect: every target chooses its own.
         weight_format: "ND", row-major weights (CPU only), or "PACKED", w_dq, w_uq_qr, w_uk and w_dkv_kr as
             `ms_dsv32.weights.prepare` lays them out for the device target. The results are the same, bit for bit.
 
     Returns:
         q_norm int8 [t, 1536]; q_norm_scale fp32 [t, 1]; q_nope bf16 [t, n_q, 512]; q_rope bf16 [t, n_q, 64]; kv_cache,
-        kr_cache and k_scale_cache: the tensors that were passed. What the outermost function of a compiled graph
-        returns is copied by MindSpore; there, return the first four and go on with the caches that were passed.
+        kr_cache and k_scale_cache: the tensors that were passed. MindSpore copies what the outermost function of a
+        compiled graph returns, so return the first four there, and go on with the caches that were passed.
 
     Raises:
         TypeError, ValueError: a wrong dtype, shape or attribute, a cache that is not contiguous, or a cache_index
             outside the cache. Nothing is written then. In a compiled graph a wrong value raises RuntimeError with the
-            same text, and so does a cache that is no Parameter inside a branch or loop whose condition is not a
+            same text, and so does a cache that is not a Parameter inside a branch or loop whose condition is not a
             constant.
     """
     tensors = (

@@ -1,11 +1,11 @@
 """Weights: the layouts that kernels want, and files: our own, and the checkpoints that people have.
 
-In NumPy bfloat16 travels as its bits in ``uint16``, as everywhere in this package. Weights are dicts of arrays under
-the names of the operators' arguments, row-major; `MLA_WEIGHTS`, `INDEXER_WEIGHTS` and `EPILOG_WEIGHTS` list them.
+In NumPy bfloat16 is held as its bits in ``uint16``, as everywhere in this package. Weights are dicts of row-major
+arrays under the names of the operators' arguments. `MLA_WEIGHTS`, `INDEXER_WEIGHTS` and `EPILOG_WEIGHTS` list them.
 
 `load_layer` reads a layer from a checkpoint, in any of the formats of docs/checkpoints.md, and `load_mla`,
-`load_indexer` and `load_epilog` read a part of it;
-``python -m ms_dsv32.weights`` tells what is in one, and converts it to files of our own, which `save` writes.
+`load_indexer` and `load_epilog` read a part of it. ``python -m ms_dsv32.weights`` tells what is in a checkpoint, and
+converts it to files of our own, which `save` writes.
 """
 
 from __future__ import annotations
@@ -68,25 +68,25 @@ def load_mla(
 ) -> dict[str, Array]:
     """Reads the weights of `mla_prolog_quant`.
 
-    All tensors are checked by their headers before a large one is read. int8 projections are taken as they are; others
-    that the operators want as int8 are quantised by output channel, from float32.
+    All tensors are checked by their headers before a large one is read. int8 projections are taken as they are. Other
+    projections that the operators want as int8 are quantised by output channel, from float32.
 
     Args:
         paths: a safetensors file, a list of shards, a directory, an index, or a `Checkpoint` of them.
-        prefix: of the tensors' names: ``"model.layers.0.self_attn."``.
+        prefix: the beginning of the tensors' names: ``"model.layers.0.self_attn."``.
         layer: the layer's number, which tells the prefix.
-        heads: query heads to take, all by default; a tensor-parallel rank takes its own.
-        allow_unknown: whether to pass over tensors of the layer that are not known, instead of refusing them.
+        heads: query heads to take, all by default. A tensor-parallel rank takes its own.
+        allow_unknown: whether to ignore unknown tensors of the layer, instead of refusing them.
 
     Returns:
         The arrays of `MLA_WEIGHTS`, row-major. The value half of ``kv_b_proj`` is not among them: `load_epilog` reads
-        it, and ``o_proj``.
+        it, with ``o_proj``.
 
     Raises:
         FileNotFoundError, OSError: a file is not there or cannot be read.
-        KeyError: no file has a tensor. TypeError, ValueError: a file is none of safetensors; a dtype or shape does not
-            fit; a tensor holds what the operators cannot honour, see docs/checkpoints.md. The text names the file and
-            the tensor.
+        KeyError: no file has a tensor. TypeError, ValueError: a file is not a safetensors file, a dtype or shape does
+            not fit, or a tensor holds what the operators cannot honour, see docs/checkpoints.md. The text names the
+            file and the tensor.
     """
     return _layer("load_mla", paths, prefix, layer, allow_unknown).read_mla(heads)
 
@@ -97,11 +97,11 @@ def load_indexer(
     """Reads the weights of `lightning_indexer_prolog_quant`.
 
     Args:
-        paths, prefix, layer, allow_unknown: as of `load_mla`; the indexer's names follow the prefix with ``indexer.``.
+        paths, prefix, layer, allow_unknown: see `load_mla`. The indexer's names have ``indexer.`` after the prefix.
 
     Returns:
-        The arrays of `INDEXER_WEIGHTS`, row-major. hadamard_q and hadamard_k are the checkpoint's, if it has some, and
-        else `hadamard`.
+        The arrays of `INDEXER_WEIGHTS`, row-major. hadamard_q and hadamard_k are the checkpoint's if it has them, else
+        `hadamard`.
 
     Raises:
         KeyError, TypeError, ValueError, OSError: as `load_mla`.
@@ -120,11 +120,11 @@ def load_epilog(
     """Reads the weights of `mla_epilog_quant`: the value half of ``kv_b_proj``, and ``o_proj``.
 
     Args:
-        paths, prefix, layer, heads, allow_unknown: as of `load_mla`.
+        paths, prefix, layer, heads, allow_unknown: see `load_mla`.
 
     Returns:
-        The arrays of `EPILOG_WEIGHTS`, row-major. Ranks have one ``w_o_scale``: an ``o_proj`` that is quantised here
-        is quantised by output channel over all heads, whichever are taken.
+        The arrays of `EPILOG_WEIGHTS`, row-major. All ranks have the same ``w_o_scale``, because an ``o_proj`` that is
+        quantised here is quantised by output channel over all heads, whichever are taken.
 
     Raises:
         KeyError, TypeError, ValueError, OSError: as `load_mla`.
@@ -143,16 +143,16 @@ def load_prologs(
     """Reads the weights of `mla_indexer_prolog_quant`: those of `load_mla` and `load_indexer` in one dict.
 
     Args:
-        paths, prefix, layer, heads, allow_unknown: as of `load_mla`.
+        paths, prefix, layer, heads, allow_unknown: see `load_mla`.
 
     Raises:
-        KeyError, TypeError, ValueError, OSError: as `load_mla`; headers and small tensors of both parts are checked
+        KeyError, TypeError, ValueError, OSError: as `load_mla`. Headers and small tensors of both parts are checked
             before the first large tensor is read.
     """
     reader = _layer("load_prologs", paths, prefix, layer, allow_unknown)
     reader.check_mla()
     heads = reader.heads(heads)
-    # The indexer's weights are few: what is wrong with them is told before the large ones are read.
+    # The indexer's weights are small, so they are read first: an error in them comes before the large ones are read.
     return {**reader.read_indexer(), **reader.read_mla(heads)}
 
 
@@ -167,17 +167,17 @@ def load_layer(
     """Reads all weights of a layer: those of `load_mla`, `load_indexer` and `load_epilog` in one dict.
 
     Args:
-        paths, prefix, layer, heads, allow_unknown: as of `load_mla`.
+        paths, prefix, layer, heads, allow_unknown: see `load_mla`.
 
     Raises:
-        KeyError, TypeError, ValueError, OSError: as `load_mla`; headers and small tensors of all parts are checked
+        KeyError, TypeError, ValueError, OSError: as `load_mla`. Headers and small tensors of all parts are checked
             before the first large tensor is read.
     """
     reader = _layer("load_layer", paths, prefix, layer, allow_unknown)
     reader.check_mla()
     reader.check_epilog()
     heads = reader.heads(heads)
-    # The indexer goes first: its weights are few, and reading them begins with its headers and small tensors.
+    # The indexer goes first: its weights are small, and reading them begins with its headers and small tensors.
     return {**reader.read_indexer(), **reader.read_mla(heads), **reader.read_epilog(heads)}
 
 

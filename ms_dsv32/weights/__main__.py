@@ -1,4 +1,4 @@
-"""``python -m ms_dsv32.weights``: what is in a checkpoint, and its conversion to files of our own."""
+"""``python -m ms_dsv32.weights``: tells what is in a checkpoint, and converts it to files of our own."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ from ms_dsv32.weights.conversion import (
     text_of,
 )
 
-_PIPED_WIDTH = 1000  # columns, more than any name has
+_PIPED_WIDTH = 1000  # columns, more than any line has
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """The command line. Returns the exit status."""
     args = _parse(argv)
-    piped = not sys.stdout.isatty()  # then lines are as long as they are: rich would cut names for 80 columns
+    piped = not sys.stdout.isatty()  # lines are not cut then: rich would cut names to fit 80 columns
     console = Console(soft_wrap=piped, width=_PIPED_WIDTH if piped else None)
     try:
         return _inspect(args, console) if args.command == "inspect" else _convert(args, console)

@@ -79,7 +79,7 @@ def _check_dtype(name: str, array: Array) -> None:
 
 
 def hadamard(n: int = config.IDX_HEAD_DIM) -> Array:
-    """Sylvester's Hadamard matrix over sqrt(n), bfloat16 bits [n, n]; n is a power of two. The indexer's usual one."""
+    """The indexer's usual matrix: Sylvester's Hadamard matrix over sqrt(n), bfloat16 bits [n, n], n a power of two."""
     i = np.arange(n)
     parity = np.zeros((n, n), np.int64)
     for bit in range(n.bit_length() - 1):
@@ -90,17 +90,16 @@ def hadamard(n: int = config.IDX_HEAD_DIM) -> Array:
 def save(path: str | Path, weights: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
     """Writes row-major weights to a safetensors file under their own names.
 
-    The file appears when it is whole: it is written beside its place, as ``<name>.part``, and then renamed. So neither
-    an interruption nor a full disk costs what stood there before.
+    The file is written beside its place, as ``<name>.part``, and renamed when it is complete. So neither an
+    interruption nor a full disk destroys an older file.
 
     Args:
-        path: of the file.
-        weights: under the contract's names.
+        path: the file.
+        weights: the weights under the contract's names.
         metadata: texts to keep in the file's header.
 
     Raises:
-        ValueError: a name is in no list. TypeError: a weight has another dtype. OSError: the file cannot be
-            written.
+        ValueError: a name is in no list. TypeError: a weight has a wrong dtype. OSError: the file cannot be written.
     """
     for name, array in weights.items():
         _check_dtype(name, array)
@@ -121,7 +120,7 @@ def save(path: str | Path, weights: Mapping[str, Array], metadata: Mapping[str, 
 
 
 def to_bits(values: Array) -> Array:
-    """Rounds to bfloat16, to nearest even; the bits in uint16."""
+    """Rounds to bfloat16, to nearest even, and returns the bits in uint16."""
     return values.astype(np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
 
 

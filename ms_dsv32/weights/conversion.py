@@ -1,4 +1,4 @@
-"""Whole models: what is in a checkpoint, and its conversion to files of our own, one for each layer and rank."""
+"""Whole models: tells what is in a checkpoint, and converts it to files of our own, one for each layer and rank."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ms_dsv32.weights.names import OWN, choose, layers_of
 
 REPORT = "report.json"
 """The file beside the converted ones that tells what each matrix lost."""
-# A layer's format is the first of these that one of its matrices has.
+# A layer's format is the first one here that one of its matrices has.
 _FORMATS = {
     OWN: OWN,
     Kind.MIX.value: "w8a8-mix",
@@ -26,15 +26,16 @@ _FORMATS = {
     Kind.FLOAT.value: "bf16",
 }
 FORMATS = tuple(_FORMATS.values())
-_LAST_LAYER = 999  # that a range may have; `file_of` writes three digits
+_LAST_LAYER = 999  # the largest number in a range, because `file_of` writes three digits
 
 
 @dataclass(frozen=True)
 class Found:
     """One layer of a checkpoint.
 
-    ``parts`` are what its weights would be made of, in the contract's order, and ``tensors`` the names of all that is
-    read for them; ``refused`` is why it cannot be loaded, as far as headers and small tensors tell, or empty.
+    ``parts`` tell what its weights would be made of, in the contract's order, and ``tensors`` are the names of all that
+    is read for them. ``refused`` is the reason why it cannot be loaded, as far as headers and small tensors tell, or
+    empty.
     """
 
     layer: int
@@ -49,7 +50,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Lost:
-    """What one matrix of a layer lost: the relative error (Frobenius norm) from the source's dequantised values."""
+    """What one matrix of a layer lost: the relative error (Frobenius norm) to the source's dequantised values."""
 
     layer: int
     weight: str
@@ -60,7 +61,7 @@ class Lost:
 
 @dataclass(frozen=True)
 class Written:
-    """One of a conversion's ``total`` files; ``kept`` if it was there already."""
+    """One of a conversion's ``total`` files. ``kept`` says that it was there already."""
 
     path: Path
     layer: int
@@ -77,12 +78,12 @@ def file_of(out: str | Path, layer: int, rank: int = 0, ranks: int = 1) -> Path:
 def inspect(
     source: Paths | Checkpoint, layers: Iterable[int] | None = None, *, allow_unknown: bool = False
 ) -> list[Found]:
-    """Tells of each layer of a checkpoint what would be loaded. Reads headers and small tensors only.
+    """Tells what would be loaded for each layer of a checkpoint. Reads headers and small tensors only.
 
     Args:
-        source: as of `load_mla`.
+        source: ``paths`` of `load_mla`.
         layers: numbers of layers, all by default.
-        allow_unknown: as of `load_mla`.
+        allow_unknown: see `load_mla`.
 
     Raises:
         KeyError: there is no such layer. ValueError: there is no layer at all. OSError, TypeError, ValueError: a file
@@ -106,27 +107,27 @@ def convert(
     """Writes the weights of each layer to ``out``, one file for each layer and rank (`file_of`), and a report.
 
     A rank has ``n_q / tensor_parallel`` query heads in order, and all of the indexer. A source without ``o_proj`` gives
-    files without the epilog's weights. The memory needed is that of one layer. Files that are there already are kept if
-    the source's tensors are still what they were made of, so a conversion that was interrupted goes on where it was; a
-    file appears when it is whole.
+    files without the epilog's weights. The conversion needs the memory of one layer. A file appears when it is
+    complete. A file that is there already is kept if the source's tensors are still those that it was made of, so a
+    conversion that was interrupted goes on where it stopped.
 
     Args:
-        source: as of `load_mla`.
+        source: ``paths`` of `load_mla`.
         layers: numbers of layers, all by default.
         tensor_parallel: ranks among which the query heads are divided.
-        format: of `FORMATS`; a source in another one is refused.
-        allow_unknown: as of `load_mla`.
+        format: one of `FORMATS`. A source in another format is refused.
+        allow_unknown: see `load_mla`.
         overwrite: whether to replace files of another source instead of refusing to.
         tell: called after each file.
 
     Returns:
-        What each matrix of each layer lost, also of the files that were kept; ``out / REPORT`` has the same, and what
-        it had of other layers.
+        What each matrix of each layer lost, also for files that were kept. ``out / REPORT`` has the same, and keeps
+        what it had for other layers.
 
     Raises:
-        KeyError, TypeError, ValueError, OSError: as `load_mla` and `inspect`; the number of ranks does not divide the
-            heads; a file of another source is in the way; ``out`` is the source. All layers are checked before the
-            first is written.
+        KeyError, TypeError, ValueError, OSError: as `load_mla` and `inspect`; or the number of ranks does not divide
+            the heads, a file of another source is in the way, or ``out`` is the source. All layers are checked before
+            the first is written.
     """
     if not isinstance(tensor_parallel, int) or isinstance(tensor_parallel, bool) or tensor_parallel < 1:
         raise ValueError(f"convert: tensor_parallel must be a positive int, got {tensor_parallel!r}")
@@ -169,7 +170,7 @@ class _Work:
 
     @functools.cached_property
     def _mark(self) -> str:
-        """What tells this layer's values from others; the file is read for it, and no more of it is kept."""
+        """A hash of this layer's values. The file is read for it, and only the hash is kept."""
         return self._checkpoint.fingerprint(self.layer.tensors)
 
     def check(self, format: str | None, overwrite: bool) -> None:
@@ -190,7 +191,7 @@ class _Work:
                 raise ValueError(f"convert: {path} is there already, and not of this source; nothing was written")
 
     def write(self, tell: Callable[[Written], None], total: int) -> dict[str, Loss]:
-        """Writes the files that are not there, tells of each of them, and returns what the layer's matrices lose."""
+        """Writes the files that are missing, calls `tell` for each, and returns what the layer's matrices lose."""
         losses: dict[str, Loss] = {}
         weights: dict[str, Array] = {}
         if len(self._kept) < len(self._paths):
@@ -215,10 +216,10 @@ class _Work:
 
 
 def read_report(path: str | Path) -> list[Lost]:
-    """What `convert` wrote beside its files: the losses of all layers in a directory, also of earlier conversions.
+    """Reads the report that `convert` wrote: the losses of all layers in a directory, also of earlier conversions.
 
     Raises:
-        FileNotFoundError: there is none. ValueError: it is none.
+        FileNotFoundError: there is no report. ValueError: the file is not a report.
     """
     try:
         return [Lost(**matrix) for matrix in json.loads(Path(path).read_text())["matrices"]]
@@ -259,7 +260,7 @@ def _look(checkpoint: Checkpoint, number: int, prefix: str, allow_unknown: bool)
 
 
 def _losses_of(path: Path, mark: str) -> dict[str, Loss] | None:
-    """What the matrices of a converted file lost, or None if it is none of this source."""
+    """What the matrices of a converted file lost, or None if the file was not made from this source."""
     try:
         metadata = metadata_of(path)
         if metadata.get("source") != mark:
@@ -270,7 +271,7 @@ def _losses_of(path: Path, mark: str) -> dict[str, Loss] | None:
 
 
 def text_of(error: BaseException) -> str:
-    """An error's text; a KeyError would put quotes around its own."""
+    """An error's text. ``str`` of a KeyError would put quotes around it."""
     return str(error.args[0]) if isinstance(error, KeyError) and error.args else str(error)
 
 
@@ -278,7 +279,7 @@ def numbers(ranges: str) -> list[int]:
     """The numbers in a list of ranges, such as ``"0-2,5"``.
 
     Raises:
-        ValueError: it is no such list.
+        ValueError: the text is not such a list.
     """
     chosen: list[int] = []
     for piece in ranges.split(","):

@@ -1,8 +1,8 @@
-"""Safetensors files as one mapping of tensors, of which only headers are read until a tensor is asked for.
+"""Safetensors files as one mapping of tensors. Only headers are read until a tensor is asked for.
 
 Whatever is wrong with a file is an error with the file's name, before anything large is read. Tensors are read by
-offset, not through safetensors: its NumPy reader has no FP8, and a mapped file that somebody shortens kills the
-process, where a read ends early and can be told.
+offset and not through safetensors. Its NumPy reader has no FP8, and it maps files: shortening a mapped file kills the
+process, while a read that ends early can be reported.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from ms_dsv32.weights.contract import Array
 Paths = str | Path | Sequence[str | Path]
 
 INDEX_SUFFIX = ".safetensors.index.json"
-"""How the file ends that tells in which shard a tensor is."""
+"""The end of the name of the file that tells in which shard a tensor is."""
 DESCRIPTION = "quant_model_description"
-"""How the file begins in which msModelSlim names the kind of each tensor; it ends with ``.json``."""
+"""The begin of the name of the file in which msModelSlim names the kind of each tensor. It ends with ``.json``."""
 
 _DTYPES: dict[str, Any] = {
     "F64": np.float64,
@@ -47,8 +47,8 @@ _DTYPES: dict[str, Any] = {
     "BOOL": np.bool_,
 }
 _LENGTH_BYTES = 8  # a safetensors file begins with the length of its header, which is JSON
-_MOST_AXES = 32  # of an array in NumPy 1
-_HASHED_VALUES = 1 << 22  # that are hashed at a time
+_MOST_AXES = 32  # the most axes of an array in NumPy 1
+_HASHED_VALUES = 1 << 22  # values that are hashed at a time
 _MAX_JSON_BYTES = 100_000_000  # safetensors' own limit of a header; no index or description comes near it
 
 
@@ -69,12 +69,12 @@ class Checkpoint:
 
     Args:
         paths: a safetensors file, a list of shards, an index (``model.safetensors.index.json``), or a directory. A
-            directory with an index is read through it, and only the shards that are asked for have to be there; in one
-            without an index every ``*.safetensors`` counts.
+            directory with an index is read through it, and only the shards that are asked for must be there. In a
+            directory without an index every ``*.safetensors`` is read.
 
     Raises:
         FileNotFoundError, OSError: a file is not there or cannot be read.
-        TypeError, ValueError: what was passed is no path, or no safetensors file; the text names it.
+        TypeError, ValueError: what was passed is not a path, or not a safetensors file. The text names it.
     """
 
     def __init__(self, paths: Paths) -> None:
@@ -94,7 +94,7 @@ class Checkpoint:
         if self._index is not None:
             self._read_index(self._index)
             return
-        # A file that is passed twice counts once; a link keeps its own name, as those of Hugging Face's cache have to.
+        # A file that is passed twice counts once. A link keeps its own name, which Hugging Face's cache relies on.
         files = {file.resolve(): file for given in self._paths for file in _files_of(given)}
         for path in files.values():
             for name in self._header(path):
@@ -149,10 +149,10 @@ class Checkpoint:
         return header[name]
 
     def read(self, name: str, start: int = 0, stop: int | None = None) -> Array:
-        """Reads a tensor, or rows start to stop of its first axis; bfloat16 and FP8 come as ml_dtypes' types.
+        """Reads a tensor, or rows start to stop of its first axis. bfloat16 and FP8 have the types of ml_dtypes.
 
         Raises:
-            KeyError, ValueError: as `info`; NumPy cannot hold the dtype, or so many axes; the file has become shorter.
+            KeyError, ValueError: as `info`, or NumPy cannot hold the dtype or so many axes, or the file is too short.
         """
         info = self.info(name)
         if info.dtype not in _DTYPES:
@@ -172,7 +172,7 @@ class Checkpoint:
         return array.reshape((stop - start, *rest) if info.shape else ())
 
     def description(self) -> tuple[Path | None, Mapping[str, Any]]:
-        """msModelSlim's kind of each tensor, and the file that tells them; nothing if there is no such file.
+        """The file that tells msModelSlim's kind of each tensor, and the kinds. Empty if there is no such file.
 
         Raises:
             ValueError: there are several such files, or one is not a JSON object.
@@ -249,7 +249,7 @@ def _files_of(path: Path) -> list[Path]:
 
 
 def _size_of(path: Path) -> int:
-    """The size of a regular file; anything else (a pipe would block) is a ValueError."""
+    """The size of a regular file. Anything else is a ValueError, because a pipe would block."""
     status = os.stat(path)
     if not stat.S_ISREG(status.st_mode):
         raise ValueError(f"weights: {path} is not a regular file")
@@ -294,7 +294,7 @@ def metadata_of(path: Path) -> dict[str, str]:
     """The texts in a file's header.
 
     Raises:
-        ValueError: it is no safetensors file.
+        ValueError: it is not a safetensors file.
     """
     _read_header(path)
     with safe_open(str(path), framework="np") as file:

@@ -35,9 +35,9 @@ from ms_dsv32.weights.matrix import (
 from ms_dsv32.weights.names import NAMES, OWN, ROTATIONS, Names, prefixes_of
 
 _CHUNK = 1024 * config.H  # values that are dequantised at a time, at most: 29 MB of float32
-_HEAD_ROWS = config.QK_NOPE_HEAD_DIM + config.V_HEAD_DIM  # of kv_b_proj: a head's keys, then its values
+_HEAD_ROWS = config.QK_NOPE_HEAD_DIM + config.V_HEAD_DIM  # rows of kv_b_proj: a head's keys, then its values
 _ALL_WEIGHTS = (*MLA_WEIGHTS, *INDEXER_WEIGHTS, *EPILOG_WEIGHTS)
-# Weights that belong to heads: the axis along which heads follow one another, and how much of it one head has.
+# For each weight that belongs to heads, the axis along which heads follow one another, and the length of one head.
 _HEAD_AXES = {
     "w_uq_qr": (1, config.Q_HEAD_DIM),
     "dequant_scale": (0, config.Q_HEAD_DIM),
@@ -45,7 +45,7 @@ _HEAD_AXES = {
     "w_uv": (0, 1),
     "w_o": (0, config.V_HEAD_DIM),
 }
-_DTYPES = {"bf16": "BF16", "fp32": "F32", "int8": "I8"}  # of our own files, by op_info's names
+_DTYPES = {"bf16": "BF16", "fp32": "F32", "int8": "I8"}  # dtypes of our own files, by op_info's names
 
 # The module of each weight that is a matrix, and its shape [out, in].
 _MLA_MATRICES = {
@@ -75,7 +75,7 @@ _COLUMNS = {"h": config.H, "q_lora_rank": config.Q_LORA_RANK, "kv_lora_rank": co
 
 @dataclass(frozen=True)
 class Part:
-    """What one weight is made of: tensor ``name``, whose format is ``kind`` (of `Kind`, or `OWN`)."""
+    """What one weight is made of: the tensor ``name``, whose format ``kind`` is one of `Kind`, or `OWN`."""
 
     weight: str
     name: str
@@ -87,13 +87,13 @@ class Layer:
     """The attention's tensors of one layer.
 
     Args:
-        checkpoint: where they are; only headers are read until a ``read_`` method is called.
-        prefix: of their names, ``"model.layers.0.self_attn."``.
-        allow_unknown: whether tensors under the prefix that nothing here knows are passed over instead of refused.
-        losses: filled, if given, with what each matrix loses, by the weight's name; takes longer.
+        checkpoint: where they are. Only headers are read until a ``read_`` method is called.
+        prefix: the beginning of their names, ``"model.layers.0.self_attn."``.
+        allow_unknown: whether unknown tensors under the prefix are ignored instead of refused.
+        losses: if given, filled with what each matrix loses, by the weight's name. Reading then takes longer.
 
     Raises:
-        TypeError: the prefix is no str. KeyError: no attention is under it. ValueError: a tensor under it is in two
+        TypeError: the prefix is not a str. KeyError: no attention is under it. ValueError: a tensor under it is in two
             files, or the weights are laid out for a device target.
     """
 
@@ -116,7 +116,7 @@ class Layer:
         self._tensors = {name for name in checkpoint.names() if name.startswith(prefix)}
         self._matrices: dict[str, Matrix] = {}
         self._is_own = any(prefix + weight in self._tensors for weight in _ALL_WEIGHTS)
-        self._names = max(NAMES, key=self._count)  # the first of equals
+        self._names = max(NAMES, key=self._count)  # the first one, if several fit equally
         if not self._is_own and not self._count(self._names):
             there = ", ".join(map(repr, [*prefixes_of(checkpoint)][:3])) or "none"
             raise KeyError(f"weights: no attention under {prefix!r} in {checkpoint.paths}; layers begin with {there}")
@@ -134,12 +134,12 @@ class Layer:
 
     @property
     def used(self) -> set[str]:
-        """The names of the tensors that were checked, and that tell what is read."""
+        """The names of the tensors that were checked. They determine what is read."""
         return {part.name for part in self.parts.values()}.union(*(m.tensors for m in self._matrices.values()))
 
     @property
     def has_epilog(self) -> bool:
-        """Whether the checkpoint holds something of `EPILOG_WEIGHTS`, beside the value half of ``kv_b_proj``."""
+        """Whether the checkpoint has `EPILOG_WEIGHTS` other than the value half of ``kv_b_proj``."""
         own = any(self._own(weight) in self._tensors for weight in EPILOG_WEIGHTS)
         return own if self._is_own else bool(self._of_module("o_proj"))
 
@@ -147,7 +147,7 @@ class Layer:
         """The query heads that the checkpoint holds.
 
         Raises:
-            KeyError, ValueError: the tensor that tells it is missing, or has another shape.
+            KeyError, ValueError: the tensor that tells it is missing, or has a wrong shape.
         """
         if self._is_own:
             weight = "w_uv" if self._own("w_uk") not in self._tensors and self.has_epilog else "w_uk"
@@ -166,16 +166,16 @@ class Layer:
         """The query heads to read: ``heads``, or all.
 
         Raises:
-            TypeError, ValueError: ``heads`` is no range of the heads that the checkpoint holds. Others as of `n_q`.
+            TypeError, ValueError: ``heads`` is not a range of the checkpoint's heads. Other errors are those of `n_q`.
         """
         n_q = self.n_q()
         return range(n_q) if heads is None else checked_heads(heads, n_q)
 
     def check_mla(self) -> int:
-        """Checks what `MLA_WEIGHTS` are made of, as far as headers and small tensors tell; returns n_q.
+        """Checks what `MLA_WEIGHTS` are made of, as far as headers and small tensors tell. Returns n_q.
 
         Raises:
-            KeyError, TypeError, ValueError: what is missing, has another dtype or shape, or cannot be honoured.
+            KeyError, TypeError, ValueError: a tensor is missing, has a wrong dtype or shape, or cannot be honoured.
         """
         n_q = self.n_q()
         if self._is_own:
@@ -194,7 +194,7 @@ class Layer:
         return n_q
 
     def check_indexer(self) -> None:
-        """Checks what `INDEXER_WEIGHTS` are made of; errors as of `check_mla`."""
+        """Checks what `INDEXER_WEIGHTS` are made of. Errors are those of `check_mla`."""
         if self._is_own:
             self._check_own(INDEXER_WEIGHTS)
             return
@@ -214,7 +214,7 @@ class Layer:
         self._check_rest(self._of_indexer())
 
     def check_epilog(self) -> None:
-        """Checks what `EPILOG_WEIGHTS` are made of; errors as of `check_mla`."""
+        """Checks what `EPILOG_WEIGHTS` are made of. Errors are those of `check_mla`."""
         n_q = self.n_q()
         if self._is_own:
             self._check_own(EPILOG_WEIGHTS, n_q)
@@ -231,8 +231,8 @@ class Layer:
         """Checks and reads `MLA_WEIGHTS`, row-major, of some of the query heads (all by default).
 
         Raises:
-            KeyError, TypeError, ValueError: as `check_mla`; or values that are not finite, scales that are not finite
-                and positive, a quant_bias that is a bias; ``heads`` is no range of the heads that are there.
+            KeyError, TypeError, ValueError: as `check_mla`; or a value is not finite, a scale is not finite and
+                positive, a quant_bias is a bias, or ``heads`` is not a range of the checkpoint's heads.
         """
         self.check_mla()
         heads = self.heads(heads)
@@ -255,17 +255,17 @@ class Layer:
         return weights
 
     def read_indexer(self) -> dict[str, Array]:
-        """Checks and reads `INDEXER_WEIGHTS`, row-major; errors as of `read_mla`.
+        """Checks and reads `INDEXER_WEIGHTS`, row-major. Errors are those of `read_mla`.
 
-        Where the checkpoint has no matrices that turn query and key, they are `hadamard`.
+        If the checkpoint has no matrices that turn query and key, they are `hadamard`.
         """
         self.check_indexer()
         if self._is_own:
             weights = self._read_own(INDEXER_WEIGHTS)
         else:
             w_qb, w_qb_scale = self._int8("w_qb")
-            # msModelSlim multiplies by the transposes (msmodelslim/ir/quarot.py). Scores are the same: Q.T @ K is the
-            # identity, so that the turns cancel in q . k, if and only if Q @ K.T is.
+            # msModelSlim multiplies by the transposes (msmodelslim/ir/quarot.py). Scores are the same: the turns cancel
+            # in q . k if Q.T @ K is the identity, which it is if and only if Q @ K.T is.
             turns = {w: self._vector(w) if w in self.parts else hadamard() for w in ("hadamard_q", "hadamard_k")}
             weights = {
                 "w_qb": w_qb,
@@ -280,10 +280,10 @@ class Layer:
         return weights
 
     def read_epilog(self, heads: range | None = None) -> dict[str, Array]:
-        """Checks and reads `EPILOG_WEIGHTS`, row-major, of some of the query heads; errors as of `read_mla`.
+        """Checks and reads `EPILOG_WEIGHTS`, row-major, of some of the query heads. Errors are those of `read_mla`.
 
-        A ``w_o`` that is quantised here has a scale for each output channel of all heads, whichever are taken: so a
-        rank's weights are those of the whole layer.
+        A ``w_o`` that is quantised here has one scale for each output channel over all heads, whichever are taken. So a
+        rank's weights are a part of the whole layer's.
         """
         self.check_epilog()
         heads = self.heads(heads)
@@ -333,7 +333,7 @@ class Layer:
         self._vector(weight)  # it is small, so its values are checked here too
 
     def _check_rest(self, tensors: set[str], passed_over: str | None = None) -> None:
-        """Refuses what is left: clipping factors other than one, and tensors that nothing here knows."""
+        """Refuses what is left: clipping factors other than one, and unknown tensors."""
         known = self.used | {f"{self._module(norm)}.bias" for norm in ("q_a_layernorm", "kv_a_layernorm")}
         known.add(self.prefix + "rotary_emb.inv_freq")  # a table that transformers stored until version 4.34
         other = tuple(f"{self.prefix}{name}." for name in self._names.modules[passed_over]) if passed_over else ()
@@ -350,7 +350,7 @@ class Layer:
             raise ValueError(f"weights: {where} is not known here; allow_unknown=True passes it over")
 
     def _chunks(self, matrix: Matrix, rows: Sequence[tuple[int, int]] | None) -> Iterator[tuple[int, int, slice]]:
-        """Rows to read, start and stop, and where they come to lie."""
+        """Chunks of rows to read, as start and stop, and the slice of the result that they fill."""
         position, step = 0, _CHUNK // matrix.shape[1]
         for first, last in rows or [(0, matrix.shape[0])]:
             for start in range(first, last, step):
@@ -407,7 +407,7 @@ class Layer:
 
 
 def checked_heads(heads: range, n_q: int) -> range:
-    """``heads``, which must be a part of ``range(n_q)``; else a TypeError or ValueError."""
+    """Returns ``heads``. Raises a TypeError or ValueError unless it is a part of ``range(n_q)``."""
     if not isinstance(heads, range):
         raise TypeError(f"weights: heads must be a range, got {heads!r}")
     if heads.step != 1 or not 0 <= heads.start < heads.stop <= n_q:
@@ -416,18 +416,18 @@ def checked_heads(heads: range, n_q: int) -> range:
 
 
 def of_heads(weights: Mapping[str, Array], heads: range) -> dict[str, Array]:
-    """Row-major weights of some of the query heads: what belongs to heads is cut, what all share stays.
+    """Row-major weights of some of the query heads: weights that belong to heads are cut, the others stay.
 
     Args:
         weights: some or all of the weights of a layer.
         heads: a part of the heads that they have.
 
     Returns:
-        The same names. What is cut is contiguous and keeps nothing of the rest alive; the others are the very arrays
-        that were passed, and so are all of them if heads are all.
+        The same names. Weights that are cut are contiguous copies. The others, and all if heads are all, are the very
+        arrays that were passed.
 
     Raises:
-        TypeError, ValueError: heads is no range, or no part of the heads that the weights have.
+        TypeError, ValueError: heads is not a range, or not a part of the heads that the weights have.
     """
     cut = {name: _HEAD_AXES[name] for name in weights if name in _HEAD_AXES}
     checked_heads(heads, min((weights[n].shape[axis] // size for n, (axis, size) in cut.items()), default=config.N_Q))

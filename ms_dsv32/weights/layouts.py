@@ -1,6 +1,6 @@
-"""Layouts of weights in memory, and bfloat16 bits to and from Tensors.
+"""Layouts of weights in memory, and conversion of bfloat16 bits to and from Tensors.
 
-In NumPy bfloat16 travels as its bits in ``uint16``, as everywhere in this package.
+In NumPy bfloat16 is held as its bits in ``uint16``, as everywhere in this package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from ms_dsv32.weights.contract import Array, argument, is_bfloat16
 if TYPE_CHECKING:
     from mindspore import Tensor
 
-_PANEL = 64  # columns of a packed weight are a multiple of it
+_PANEL = 64  # the columns of a packed weight are a multiple of it
 _STRIP = 16  # columns that a packed weight holds together, see kernel_impl/cpu/pack.h
 # A fractal of FRACTAL_NZ is 16 rows of 32 bytes.
 _FRACTAL_ROWS = 16
@@ -24,15 +24,15 @@ _FRACTAL_ROW_BYTES = 32
 
 
 def to_tensor(array: Array) -> Tensor:
-    """A Tensor on the memory of an array; uint16 holds bfloat16 bits and becomes bfloat16.
+    """A Tensor on the memory of an array. uint16 holds bfloat16 bits and becomes bfloat16.
 
     An array that is not C-contiguous, aligned, writable and in the machine's byte order is copied first. The Tensor is
-    no view in MindSpore's sense, so it may be a cache.
+    not a view in MindSpore's sense, so it may be a cache.
 
     Raises:
-        TypeError: what was passed is no array.
+        TypeError: what was passed is not an array.
     """
-    from mindspore import Tensor  # the only need of MindSpore here: layouts and files do without
+    from mindspore import Tensor  # imported here, because layouts and files work without MindSpore
 
     if not isinstance(array, np.ndarray):
         raise TypeError(f"to_tensor: array must be a NumPy array, got {type(array).__name__}")
@@ -41,16 +41,16 @@ def to_tensor(array: Array) -> Tensor:
 
 
 def to_array(tensor: Tensor) -> Array:
-    """The values of a Tensor as an array; bfloat16 becomes its bits in uint16.
+    """The values of a Tensor as an array. bfloat16 becomes its bits in uint16.
 
-    For a CPU Tensor the array may share its memory: copy it before the Tensor is written again.
+    The array may share the memory of a CPU Tensor. Copy it before the Tensor is written again.
     """
     array: Array = tensor.asnumpy()
     return array.view(np.uint16) if is_bfloat16(array) else array
 
 
 def pack(weight: Array) -> Array:
-    """Lays out a weight for the CPU kernels (``weight_format="PACKED"``): the same shape and dtype, other byte order.
+    """Lays out a weight for the CPU kernels (``weight_format="PACKED"``): same shape and dtype, another order of bytes.
 
     Args:
         weight: int8, or bfloat16 bits as uint16; [K, N] or [batch, K, N], row-major; N a multiple of 64, K of 4 (int8)
@@ -63,7 +63,7 @@ def pack(weight: Array) -> Array:
 
 
 def unpack(weight: Array) -> Array:
-    """Undoes `pack`. Argument and errors as of `pack`."""
+    """Undoes `pack`. Argument and errors are those of `pack`."""
     if weight.dtype not in (np.int8, np.uint16) or weight.ndim not in (2, 3):
         got = f"{weight.dtype} {weight.shape}"
         raise TypeError(f"unpack: weight must be int8 or uint16 (bfloat16 bits) of rank 2 or 3, got {got}")
@@ -79,14 +79,14 @@ def unpack(weight: Array) -> Array:
 def to_nz(weight: Array) -> Array:
     """Lays out a weight as FRACTAL_NZ, the order in which the cube unit of Atlas A2/A3 loads it fastest.
 
-    Columns come in groups of c0, the values of 32 bytes; a group's rows follow each other, in fractals of 16.
+    Columns come in groups of c0, the values of 32 bytes. The rows of a group follow each other, in fractals of 16.
     Source: CANN's documentation, "data formats", FRACTAL_NZ.
 
     Args:
         weight: int8 (c0 = 32), or bfloat16 bits as uint16 (c0 = 16); [.., k, n], row-major.
 
     Returns:
-        The same dtype, [.., ceil(n / c0), ceil(k / 16), 16, c0]; rows and columns that pad the edges are zero. A copy.
+        A copy of the same dtype, [.., ceil(n / c0), ceil(k / 16), 16, c0]. Rows and columns of padding are zero.
 
     Raises:
         TypeError: another dtype. ValueError: fewer than two axes.
@@ -106,7 +106,7 @@ def from_nz(weight: Array, k: int, n: int) -> Array:
     """Undoes `to_nz`: a row-major weight [.., k, n], a copy, from its fractals.
 
     Raises:
-        TypeError: a dtype that `to_nz` does not give. ValueError: the shape is not that of k rows and n columns.
+        TypeError: a dtype that `to_nz` does not give. ValueError: the shape does not fit k rows and n columns.
     """
     c0 = _c0("from_nz", weight)
     expected = (-(-n // c0), -(-k // _FRACTAL_ROWS), _FRACTAL_ROWS, c0)
@@ -119,17 +119,17 @@ def from_nz(weight: Array, k: int, n: int) -> Array:
 def prepare(name: str, weight: Array, target: str) -> Array:
     """Lays out a weight as the kernels of a device target want it with ``weight_format="PACKED"``.
 
-    For CPU that is `pack` of the packable weights; for Ascend `to_nz` of those whose storage format is NZ in op_info. A
-    prepared weight keeps shape and dtype, on Ascend too: MindSpore goes on taking it for a row-major tensor, so nothing
-    converts it once more.
+    For CPU that is `pack` of the packable weights, for Ascend `to_nz` of those whose storage format is NZ in op_info. A
+    prepared weight keeps shape and dtype, on Ascend too. MindSpore takes it for a row-major tensor, so nothing converts
+    it a second time.
 
     Args:
-        name: of `MLA_WEIGHTS`, `INDEXER_WEIGHTS` or `EPILOG_WEIGHTS`.
-        weight: row-major, of the dtype that `check` wants; w_dq [7168, 1536].
+        name: one of `MLA_WEIGHTS`, `INDEXER_WEIGHTS` or `EPILOG_WEIGHTS`.
+        weight: row-major, with the dtype that `check` wants, e.g. w_dq [7168, 1536].
         target: MindSpore's device target, "CPU" or "Ascend".
 
     Returns:
-        An array of the same shape and dtype; the very array that was passed if its layout does not change.
+        An array of the same shape and dtype. It is the very array that was passed if its layout does not change.
 
     Raises:
         TypeError, ValueError: an unknown name or target, or a dtype or shape without such a layout.
@@ -146,7 +146,7 @@ def prepare(name: str, weight: Array, target: str) -> Array:
 
 
 def restore(name: str, weight: Array, target: str) -> Array:
-    """Undoes `prepare`: a row-major copy. Arguments and errors as of `prepare`."""
+    """Undoes `prepare`: a row-major copy. Arguments and errors are those of `prepare`."""
     if not _is_laid_out(name, target):
         return weight.copy()
     if target == "CPU":
@@ -163,7 +163,7 @@ def _c0(function: str, weight: Array) -> int:
 
 
 def _is_laid_out(name: str, target: str) -> bool:
-    """Whether the weight's layout for the target is not row-major."""
+    """Whether the weight's layout for the target differs from row-major."""
     arg = argument(name)
     if target not in ("CPU", "Ascend"):
         raise ValueError(f"weights: there is no device target {target!r}; there are 'CPU' and 'Ascend'")

@@ -1,7 +1,7 @@
-"""Matrices [out, in] of a checkpoint in whatever format they are.
+"""Matrices [out, in] of a checkpoint, in any format.
 
-int8 matrices are taken as they are; everything else is dequantised to float32 once. What would change the product
-beside its scale (offsets, biases) is refused: the operators have no such terms.
+int8 matrices are taken as they are, and all others are dequantised to float32 once. Offsets and biases are refused,
+because the operators have no such terms.
 
 Sources of the formats: deepseek-ai/DeepSeek-V3.2-Exp (inference/convert.py, model.py), Ascend/msmodelslim
 (ascendv1.py), hicann/cann-recipes-infer (deepseek_v3_2_exp/utils/convert_model.py).
@@ -22,7 +22,7 @@ from ms_dsv32.weights.files import Checkpoint
 FLOATS = ("F32", "F16", "BF16")
 """Dtypes of values that are not quantised."""
 _INTEGERS = ("I8", "I32", "I64")
-_AMAX_FLOOR = 1e-30  # as the contract's Quant: a channel of zeros gives zeros and a harmless scale
+_AMAX_FLOOR = 1e-30  # as in the contract's Quant: a channel of zeros gives zeros and a finite scale
 _BLOCK = 128  # an FP8 matrix has one scale for each block of so many rows and columns
 
 
@@ -36,14 +36,14 @@ class Kind(Enum):
     DYNAMIC = "W8A8_DYNAMIC"
     """int8 with a scale for each output channel; compressed-tensors' W8A8 too."""
     STATIC = "W8A8"
-    """int8 whose channel's scale is deq_scale / input_scale; input_scale would quantise activations."""
+    """int8 whose scale of a channel is deq_scale / input_scale. input_scale would quantise activations statically."""
     MIX = "W8A8_MIX"
     """The tensors of both int8 kinds."""
 
 
 @dataclass
 class Loss:
-    """What loading a matrix costs, as sums of squares: the file's own values, dequantised, and the differences."""
+    """What loading a matrix loses, as sums of squares: of the file's dequantised values, and of the differences."""
 
     values: float = 0.0
     differences: float = 0.0
@@ -60,7 +60,7 @@ class Loss:
         self.differences += float(np.einsum("ij,ij->", difference, difference, dtype=np.float64))
 
 
-# What may stand beside a weight, and what has to.
+# Tensors that may stand beside a weight, and tensors that must.
 _DYNAMIC = {"weight_scale", "weight_offset"}
 _STATIC = {"deq_scale", "input_scale", "input_offset", "quant_bias"}
 _BESIDE: dict[Kind, set[str]] = {
@@ -81,17 +81,17 @@ _QUANTISATION = set().union(*_BESIDE.values())
 
 
 class Matrix:
-    """One projection. Making it checks all that headers and small tensors tell.
+    """One projection. Its constructor checks what headers and small tensors tell.
 
     Args:
         checkpoint: where it is.
         module: its full name, ``"model.layers.0.self_attn.q_b_proj"``.
-        shape: [out, in], as it has to be.
-        symbolic: the same in the contract's symbols, for errors.
+        shape: the required shape [out, in].
+        symbolic: the shape in the contract's symbols, for errors.
         block_scale: the suffix of the scales of FP8 blocks.
 
     Raises:
-        KeyError, TypeError, ValueError: a tensor that is missing, has another dtype or shape, or cannot be honoured.
+        KeyError, TypeError, ValueError: a tensor is missing, has a wrong dtype or shape, or cannot be honoured.
     """
 
     def __init__(
@@ -119,11 +119,11 @@ class Matrix:
     def int8(self, start: int, stop: int, loss: Loss | None = None) -> tuple[Array, Array]:
         """Output channels start to stop as int8 [rows, in] and their scales float32 [rows, 1].
 
-        An int8 matrix comes as it is; others are quantised by channel as the contract's Quant, and what that loses is
-        added to ``loss``.
+        An int8 matrix comes as it is. Others are quantised by channel, as in the contract's Quant, and what that loses
+        is added to ``loss``.
 
         Raises:
-            ValueError: a value is not finite, a scale not finite and positive, or a quant_bias is a bias.
+            ValueError: a value is not finite, a scale is not finite and positive, or a quant_bias is a bias.
         """
         if self.kind in (Kind.FLOAT, Kind.FP8):
             values = self.float32(start, stop)
@@ -134,7 +134,7 @@ class Matrix:
         return self._int8(start, stop), self._scale(start, stop)
 
     def float32(self, start: int, stop: int) -> Array:
-        """Output channels start to stop, dequantised, [rows, in]; errors as of `int8`."""
+        """Output channels start to stop, dequantised, [rows, in]. Errors are those of `int8`."""
         if self.kind is Kind.FP8:
             values = self._checkpoint.read(self.weight, start, stop).astype(np.float32)
             first = start // _BLOCK
@@ -164,7 +164,7 @@ class Matrix:
         return Kind.MIX if "weight_scale" in beside else Kind.STATIC
 
     def _check_description(self) -> None:
-        """Compares the kind with what msModelSlim's description calls it, if there is one."""
+        """Compares the kind with the one in msModelSlim's description, if there is one."""
         file, kinds = self._checkpoint.description()
         told = kinds.get(self.weight)
         if told is None:
@@ -173,7 +173,7 @@ class Matrix:
         if told not in (kind.value for kind in Kind):
             raise ValueError(f"{text}; read are {', '.join(kind.value for kind in Kind)}")
         fits = {self.kind.value}
-        if self.kind is Kind.MIX:  # has all that either int8 kind needs
+        if self.kind is Kind.MIX:  # it has the tensors of both int8 kinds
             fits |= {Kind.DYNAMIC.value, Kind.STATIC.value}
         if told not in fits:
             raise ValueError(f"{text}, but it is {self.dtype} with the tensors of {self.kind.value}")
@@ -250,11 +250,11 @@ class Matrix:
         return positive(self._checkpoint, self._name("weight_scale"), start, stop).reshape(-1, 1)
 
     def _int8(self, start: int, stop: int) -> Array:
-        """Rows of an int8 matrix, with a check that its quant_bias is none.
+        """Rows of an int8 matrix, after a check that its quant_bias contains no bias.
 
         msModelSlim writes quant_bias = round(bias / deq_scale - input_offset * sum of the row), in float32. The second
-        term only cancels what an offset of the activations adds; activations that are quantised by token have none, so
-        both can be left out. The first is a bias, which the operators do not have.
+        term only cancels what an offset of the activations adds. Activations that are quantised by token have no
+        offset, so both can be left out. The first term is a bias, which the operators do not have.
         """
         q = self._checkpoint.read(self.weight, start, stop)
         offset = self._input_offset()
@@ -285,10 +285,10 @@ def check_tensor(
     shapes: Sequence[tuple[int, ...]],
     symbolic: Iterable[str],
 ) -> None:
-    """Checks dtype and shape of a tensor by its file's header; the first of ``shapes`` is the usual one.
+    """Checks dtype and shape of a tensor by its file's header. Errors name the first of ``shapes``, the usual one.
 
     Raises:
-        KeyError: it is missing. TypeError, ValueError: its dtype or shape is another.
+        KeyError: it is missing. TypeError, ValueError: its dtype or shape is wrong.
     """
     info = checkpoint.info(name)
     if info.dtype not in dtypes:
@@ -301,10 +301,10 @@ def check_tensor(
 def positive(checkpoint: Checkpoint, name: str, start: int = 0, stop: int | None = None) -> Array:
     """Scales as float32, all of them or rows start to stop.
 
-    64-bit integers hold the bits of float32, as msModelSlim writes deq_scale for float16 models.
+    64-bit integers hold the bits of float32: so msModelSlim writes deq_scale for float16 models.
 
     Raises:
-        ValueError: one is not finite and positive.
+        ValueError: a scale is not finite and positive.
     """
     scale = checkpoint.read(name, start, stop)
     if scale.dtype in (np.int64, np.uint64):
@@ -317,7 +317,7 @@ def positive(checkpoint: Checkpoint, name: str, start: int = 0, stop: int | None
 
 
 def require_finite(checkpoint: Checkpoint, name: str, values: Array, start: int = 0) -> None:
-    """Raises ValueError if one of the tensor's values, of rows from start on, is not finite."""
+    """Raises ValueError if a value is not finite. `values` are the tensor's rows from start on."""
     _require(checkpoint, name, values, np.isfinite(values), start, "a finite number")
 
 
@@ -334,7 +334,7 @@ def require_one(checkpoint: Checkpoint, name: str, why: str) -> None:
 
 
 def bits_of(checkpoint: Checkpoint, name: str, values: Array, start: int = 0) -> Array:
-    """Values rounded to bfloat16, as bits in uint16; a float32 that rounds to infinity is refused."""
+    """Values rounded to bfloat16, as bits in uint16. A float32 that rounds to infinity is refused."""
     rounded = values.astype(np.float32).astype(ml_dtypes.bfloat16)
     _require(checkpoint, name, values, np.isfinite(rounded), start, "a finite number that bfloat16 holds")
     return rounded.view(np.uint16)

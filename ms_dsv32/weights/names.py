@@ -1,6 +1,6 @@
-"""Whose names a checkpoint's tensors have, and which layers it holds.
+"""The naming of a checkpoint's tensors, and the layers that it holds.
 
-Modules are called here as Hugging Face's DeepSeek-V3.2 calls them. Sources of the other names:
+Modules have the names of Hugging Face's DeepSeek-V3.2 here. Sources of the other names:
 deepseek-ai/DeepSeek-V3.2-Exp (inference/convert.py), mindspore-lab/mindformers (models/deepseek3/utils.py, and for
 the indexer models/deepseek4/utils.py, as deepseek3 has none).
 """
@@ -14,12 +14,12 @@ from dataclasses import dataclass
 from ms_dsv32.weights.files import Checkpoint
 
 OWN = "ms_dsv32"
-"""Whose names the files have that `save` and ``convert`` write: the contract's."""
+"""The naming of the files that `save` and ``convert`` write: the contract's."""
 
 
 @dataclass(frozen=True)
 class Names:
-    """Whose names these are, and each module's alternatives, without the prefix of a layer."""
+    """A naming: whose it is, and each module's alternatives, without the prefix of a layer."""
 
     whose: str
     modules: Mapping[str, tuple[str, ...]]
@@ -83,7 +83,7 @@ NAMES = (
     ),
 )
 ROTATIONS = ("indexer.hadamard_matrix", "indexer.q_rot", "indexer.k_rot")
-"""Matrices that turn the indexer's query and key before they are quantised: cann-recipes' for both, msModelSlim's."""
+"""Matrices that turn the indexer's query and key before they are quantised: cann-recipes' one, msModelSlim's two."""
 
 _FIRST = [name for names in NAMES for name in names.modules["q_a_proj"]]
 _LAYER = re.compile(rf"(?P<prefix>(?:.*\.)?)(?:(?:{'|'.join(map(re.escape, _FIRST))})\.weight|w_dq)\Z")
@@ -100,7 +100,7 @@ def layers_of(checkpoint: Checkpoint) -> dict[int, str]:
     A layer's number is the last number in its prefix; a layer without one has number 0.
 
     Raises:
-        ValueError: two prefixes have one number.
+        ValueError: two prefixes have the same number.
     """
     prefixes: dict[int, str] = {}
     for prefix in prefixes_of(checkpoint):
@@ -117,13 +117,13 @@ def prefix_of(checkpoint: Checkpoint, layer: int) -> str:
     """The prefix of a layer's attention.
 
     Raises:
-        TypeError: ``layer`` is no int. KeyError: the checkpoint has no such layer. ValueError: as `layers_of`.
+        TypeError: ``layer`` is not an int. KeyError: the checkpoint has no such layer. ValueError: as `layers_of`.
     """
     return choose(checkpoint, layers_of(checkpoint), layer)
 
 
 def choose(checkpoint: Checkpoint, layers: Mapping[int, str], layer: int) -> str:
-    """One of the layers of `layers_of`; errors as of `prefix_of`."""
+    """The prefix of one of the layers of `layers_of`. Errors are those of `prefix_of`."""
     if not isinstance(layer, int) or isinstance(layer, bool):
         raise TypeError(f"weights: layer must be an int, got {layer!r}")
     if layer not in layers:
