@@ -15,7 +15,7 @@ bool Request() {
   constexpr unsigned kNeeded = 1U << 22 | 1U << 24 | 1U << 25;
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   if (__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) == 0 || (edx & kNeeded) != kNeeded) return false;
-  // From <asm/prctl.h> and the processor's manual, as older headers lack them; older kernels refuse the call.
+  // From <asm/prctl.h> and the processor's manual, because older headers lack them. Older kernels refuse the call.
   constexpr long kRequestPermission = 0x1023;  // ARCH_REQ_XCOMP_PERM
   constexpr long kTileData = 18;               // state component XTILEDATA
   return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;

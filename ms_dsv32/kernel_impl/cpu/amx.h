@@ -5,7 +5,8 @@
 namespace ms_dsv32::cpu {
 
 // Whether this process may use AMX's products of int8 and bfloat16. The first call asks the kernel for the permission,
-// which then holds for all threads; it is refused where a thread's alternate signal stack could not hold the tiles.
+// which then holds for all threads. The kernel refuses it if a thread's alternate signal stack could not hold the
+// tiles.
 __attribute__((visibility("hidden"))) bool HasAmx();
 
 }  // namespace ms_dsv32::cpu

@@ -31,7 +31,7 @@ class CAttrs : public AttrSource {
 
 constexpr int kFailed = 3;
 
-// Runs `body`; an exception becomes a status (OpError::Kind, or kFailed) and a text.
+// Runs `body`. An exception becomes a status (OpError::Kind, or kFailed) and a text.
 template <typename Body>
 int Guard(char* message, size_t message_size, const Body& body) {
   const auto report = [&](int status, const char* text) {

@@ -1,6 +1,7 @@
 // The library's C interface, for everybody but MindSpore: Python's validation and calls, tests and benchmarks.
 //
-// Functions that can fail return 0, or a status and a text: OpError::Kind, or 3 for what is no fault of the caller's.
+// Functions that can fail return 0, or a status and a text. The status is OpError::Kind, or 3 if the caller is not to
+// blame.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_C_API_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_C_API_H_
 
@@ -24,7 +25,7 @@ struct CAttr {
 
 extern "C" {
 
-// Chooses the kernels and reads the number of threads; fails if the environment asks for what is not there.
+// Chooses the kernels and reads the number of threads. Fails if the environment asks for what is not there.
 MS_DSV32_EXPORT int ms_dsv32_init(char* message, size_t message_size);
 
 MS_DSV32_EXPORT const char* ms_dsv32_isa();
@@ -32,8 +33,8 @@ MS_DSV32_EXPORT const char* ms_dsv32_isas(int supported_only);
 MS_DSV32_EXPORT int ms_dsv32_thread_count();
 MS_DSV32_EXPORT void ms_dsv32_set_thread_count(int count);
 
-// Has `handler` told the attribute "graph" of each node of a MindSpore graph that fails; null: nobody. It is called on
-// the thread that the node runs on, before the error goes on.
+// Sets the handler that is called when a node of a MindSpore graph fails, with the node's attribute "graph", or null
+// for no handler. It is called on the thread of the node, before the error is passed on.
 MS_DSV32_EXPORT void ms_dsv32_set_failure_handler(void (*handler)(const char* graph));
 
 // Checks the inputs of a call and writes the output shapes, each to a row of `out_shapes` (8 wide), and their ranks.
@@ -41,7 +42,7 @@ MS_DSV32_EXPORT int ms_dsv32_check(const char* name, const int* ranks, const int
                                    const char* const* dtypes, int attr_count, const ms_dsv32::CAttr* attrs,
                                    int64_t (*out_shapes)[8], int* out_ranks, char* message, size_t message_size);
 
-// Runs a kernel; `data` holds the inputs, then the outputs, whose shapes ms_dsv32_check tells.
+// Runs a kernel. `data` holds the inputs, then the outputs, whose shapes ms_dsv32_check tells.
 MS_DSV32_EXPORT int ms_dsv32_call(const char* name, const int* ranks, const int64_t* const* shapes,
                                   const char* const* dtypes, int attr_count, const ms_dsv32::CAttr* attrs, void** data,
                                   char* message, size_t message_size);

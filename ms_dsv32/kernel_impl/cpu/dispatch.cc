@@ -17,8 +17,8 @@
 
 namespace ms_dsv32::cpu {
 
-// Each instruction set is a namespace with the kernels, defined by the <op>.cc files compiled for it, and
-// Has_<isa> tells whether this CPU has it. MS_DSV32_ISAS(F), F of those that are compiled, newest first, comes from
+// Each instruction set is a namespace with the kernels, which the <op>.cc files compiled for it define. Has_<isa> tells
+// whether this CPU has it. MS_DSV32_ISAS(F), which applies F to those that are compiled, newest first, comes from
 // setup.py.
 #define MS_DSV32_DECLARE(isa)                                                 \
   namespace isa {                                                             \
@@ -46,8 +46,9 @@ namespace {
 [[maybe_unused]] bool Has_portable() { return true; }
 
 #if defined(__x86_64__)
-// F16C and AVX512_BF16 from CPUID's bits: gcc before 11 or clang 14 know no such names in __builtin_cpu_supports. The
-// bits speak for the CPU alone; avx2 and avx512f, asked for as well, tell whether the system saves the registers.
+// F16C and AVX512_BF16 are read from CPUID's bits, because gcc before 11 and clang 14 do not know their names in
+// __builtin_cpu_supports. The bits tell about the CPU only. avx2 and avx512f are required as well, and tell whether the
+// system saves the registers.
 bool HasF16c() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   return __get_cpuid_count(1, 0, &eax, &ebx, &ecx, &edx) != 0 && (ecx >> 29 & 1) != 0;
@@ -55,7 +56,7 @@ bool HasF16c() {
 
 bool Has_avx2() { return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && HasF16c(); }
 #if defined(MS_DSV32_SIMDE)
-// The AVX-512 sources were compiled to AVX2 instructions (to be tested on a CPU without AVX-512).
+// The AVX-512 sources are compiled to AVX2 instructions here, to be tested on a CPU without AVX-512.
 [[maybe_unused]] bool Has_avx512() { return Has_avx2(); }
 [[maybe_unused]] bool Has_avx512_bf16() { return Has_avx2(); }
 #else

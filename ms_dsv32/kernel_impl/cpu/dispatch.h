@@ -25,7 +25,7 @@ struct KernelTable {
 // is unknown or the CPU lacks its instructions: a forced path is never replaced silently.
 const KernelTable& Kernels();
 
-// Names of all tables in this library, best first, separated by ','; `supported_only` leaves out what this CPU lacks.
+// Names of all tables in this library, best first, separated by ','. `supported_only` leaves out what this CPU lacks.
 const char* IsaNames(bool supported_only);
 
 }  // namespace ms_dsv32::cpu

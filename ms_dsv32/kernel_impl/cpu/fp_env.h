@@ -5,12 +5,12 @@
 
 namespace ms_dsv32::cpu {
 
-// Rounding to nearest, subnormals kept, for the time of its scope; then the thread's own environment again. MindSpore's
-// actor threads flush subnormals to zero (a graph would give other bits than a direct call), and a thread starts with
-// the environment of the thread that made it.
+// Rounds to nearest and keeps subnormals in its scope, and restores the thread's own environment after it. MindSpore's
+// actor threads flush subnormals to zero, so a graph would give other bits than a direct call. A thread also starts
+// with the environment of the thread that made it.
 //
-// Dot products of bfloat16 heed no environment: vdpbf16ps, AMX's tdpbf16ps and Arm's BFDOT and BFMMLA round to nearest,
-// take subnormal factors for zero and make subnormal sums zero (docs/accuracy.md).
+// Dot products of bfloat16 ignore the environment: vdpbf16ps, AMX's tdpbf16ps and Arm's BFDOT and BFMMLA round to
+// nearest, take subnormal factors for zero and make subnormal sums zero (docs/accuracy.md).
 class DefaultFpEnv {
  public:
   DefaultFpEnv() {

@@ -5,7 +5,8 @@
 #include <cstdio>
 #include <cstring>
 
-// Python's, for the loader to find: the library is not linked against it, and serves processes without it.
+// Python's functions. The loader finds them if they are there: the library is not linked against Python, and also
+// serves processes without it.
 #define MS_DSV32_OPTIONAL __attribute__((weak, visibility("default")))
 extern "C" {
 MS_DSV32_OPTIONAL int PyGILState_Check();
@@ -16,13 +17,13 @@ MS_DSV32_OPTIONAL void* PyEval_GetFrame();
 namespace ms_dsv32 {
 namespace {
 
-constexpr int kNameSize = 16;  // of a Linux thread name, its end included
+constexpr int kNameSize = 16;  // bytes of a Linux thread name, with the terminating zero
 
 bool RunsPythonCode() {
   if (PyGILState_Check == nullptr || PyGILState_GetThisThreadState == nullptr || PyEval_GetFrame == nullptr)
     return true;
   if (PyGILState_Check()) return PyEval_GetFrame() != nullptr;
-  return PyGILState_GetThisThreadState() != nullptr;  // one of Python's threads that let the lock go for a while
+  return PyGILState_GetThisThreadState() != nullptr;  // one of Python's threads that has released the lock for a while
 }
 
 bool HasProcessName() {

@@ -1,5 +1,5 @@
-// The library's entries for MindSpore's ahead-of-time Custom operators. A kernel's entry checks the call completely,
-// values included, before anything is written.
+// The library's entries for MindSpore's ahead-of-time Custom operators. A kernel's entry checks the whole call, values
+// included, before anything is written.
 #include <atomic>
 #include <string>
 #include <vector>
@@ -10,7 +10,7 @@
 
 namespace ms_dsv32 {
 
-// MindSpore's view of a primitive's attributes. Only the order of the virtual functions matters: it is that of class
+// MindSpore's view of a primitive's attributes. Only the order of the virtual functions matters. It is that of class
 // AotExtra in MindSpore 2.10's custom_aot_extra.h, which cannot be included without all of MindSpore's headers.
 class AotExtra {
  public:
@@ -51,10 +51,10 @@ class MindSporeAttrs : public AttrSource {
   AotExtra* extra_;
 };
 
-// Python's, which has a failed graph compiled again (ops/_graphs.py); null while there is nobody to tell.
+// Python's handler, which makes MindSpore compile a failed graph again (ops/_graphs.py), or null.
 std::atomic<void (*)(const char* graph)> failure_handler{nullptr};
 
-// Runs `body` for a node of a graph. A node without the attribute is in no graph, or Python does not know which.
+// Runs `body` for a node of a graph. A node without the attribute is in no graph, or in one that Python does not know.
 template <typename Body>
 auto InGraph(AotExtra* extra, const Body& body) {
   try {
@@ -84,15 +84,15 @@ int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64
 std::vector<std::vector<int64_t>> InferFromMindSpore(const char* name, int* ranks, int64_t** shapes, AotExtra* extra) {
   return InGraph(extra, [&] {
     const Operator& op = FindOperator(name);
-    // Set by ops/_custom.py: the names of in-place arguments that are no Parameters.
+    // ops/_custom.py sets this attribute to the names of in-place arguments that are not Parameters.
     if (extra->HasAttr("plain_caches") && InRunTimeBranch()) {
       throw OpError(OpError::Kind::kValue,
                     std::string(name) + ": " + extra->GetAttrStr("plain_caches") +
                         " must be a Parameter inside a branch or loop whose condition is known only at "
                         "run time: MindSpore copies a plain tensor there, and the write would be lost");
     }
-    // MindSpore tells no dtypes here, and leaves None out: ops/_custom.py sets an attribute of the optional input's
-    // name.
+    // MindSpore tells no dtypes here, and leaves None out. So ops/_custom.py sets an attribute with the optional
+    // input's name if that is given.
     const bool given = extra->HasAttr(op.info.inputs[op.info.input_count - 1].name);
     const std::vector<TensorView> inputs = Inputs(op.info, ranks, shapes, nullptr, given);
     return OutputShapes(op.info, op.bind(op.info, inputs.data(), MindSporeAttrs(extra)));

@@ -19,8 +19,8 @@ using op_info::OpInfo;
 
 namespace {
 
-// A kernel sizes its scratch by the number of threads: that must not change until the kernel is done. Calls share the
-// lock. Whoever changes the number goes before calls that come later, unlike with std::shared_mutex, whose writers wait
+// Keeps the number of threads as it is until a kernel is done, because a kernel sizes its scratch by it. Calls share
+// the lock. A change of the number goes before calls that come later, unlike with std::shared_mutex, whose writers wait
 // for as long as calls overlap.
 class ThreadCountMutex {
  public:
@@ -35,9 +35,9 @@ class ThreadCountMutex {
 
 ThreadCountMutex thread_count_mutex;
 
-// A child of fork() would inherit the mutex as held by calls whose threads it does not have. It cannot be unlocked
-// there either: glibc takes the caller's thread id, another one in the child, for that of the writer. So the child
-// makes a fresh one.
+// A child of fork() would inherit the mutex held by calls whose threads it does not have. It cannot unlock the mutex
+// either: glibc compares the caller's thread id, another one in the child, with the writer's. So the child makes a
+// fresh one.
 const int at_fork = pthread_atfork(nullptr, nullptr, [] { new (&thread_count_mutex) ThreadCountMutex; });
 
 }  // namespace

@@ -1,4 +1,4 @@
-// What both interfaces of the library, MindSpore's and C's, do with a call.
+// Checks and runs a call, for both interfaces of the library, MindSpore's and C's.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_RUN_CALL_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_RUN_CALL_H_
 
@@ -13,8 +13,8 @@ namespace ms_dsv32 {
 std::vector<TensorView> Inputs(const op_info::OpInfo& op, const int* ranks, const int64_t* const* shapes,
                                const char* const* dtypes, bool given);
 
-// The inputs of a call in which a tensor of the dtype "none" stands for the optional one that was left out: MindSpore
-// passes None so, and Python does too.
+// The inputs of a call in which a tensor of the dtype "none" stands for the optional one that was left out, which is
+// how MindSpore passes None. Python does the same.
 std::vector<TensorView> Inputs(const op_info::OpInfo& op, const int* ranks, const int64_t* const* shapes,
                                const char* const* dtypes);
 

@@ -77,7 +77,7 @@ void* AcquireScratch(size_t bytes) {
     if (!block.leased && block.bytes >= bytes && (best == nullptr || block.bytes < best->bytes)) best = &block;
   }
   if (best == nullptr) {
-    // A larger block replaces the idle ones, so that growing token counts do not leave a trail of blocks behind.
+    // A larger block replaces the idle ones, so that growing token counts do not leave many blocks.
     cache.FreeIdle(0);
     cache.blocks.reserve(cache.blocks.size() + 1);
     const size_t align = bytes >= kHugePage ? kHugePage : kScratchAlign;

@@ -76,11 +76,11 @@ int CountFromEnvironment() {
   return static_cast<int>(value);
 }
 
-// Threads sleep on a word until it changes. Unlike a mutex and a condition variable it has no state that a child of
-// fork() could inherit locked.
+// Threads sleep on a futex, a word that wakes them when it changes. Unlike a mutex and a condition variable it has no
+// state that a child of fork() could inherit locked.
 static_assert(sizeof(std::atomic<uint32_t>) == 4 && std::atomic<uint32_t>::is_always_lock_free, "a futex is a word");
 
-// Sleeps while `word` is `value`, as far as it can tell: may return early.
+// Sleeps while `word` is `value`. It may return early.
 void FutexWait(const std::atomic<uint32_t>& word, uint32_t value) {
   syscall(SYS_futex, &word, FUTEX_WAIT_PRIVATE, value, nullptr);
 }
@@ -93,7 +93,7 @@ thread_local int current_thread = -1;
 // The workers of one pool and the one job that they share. `Run` is called by one host thread at a time.
 //
 // A worker counts itself into `inside_` before it looks at the job, and the job is only rewritten while `open_` is
-// false and nobody is inside: a worker that wakes late either finds the door closed or sees a complete job.
+// false and nobody is inside. So a worker that wakes late either finds `open_` false or sees a complete job.
 class Workers {
  public:
   explicit Workers(int count) {
@@ -144,7 +144,7 @@ class Workers {
     Worker(int number, int starts_on) : id(number), cpu(starts_on) {}
     const int id;
     std::thread thread;
-    std::atomic<int> cpu;  // that it was on when it fell asleep; kNoCpu once it is sent to another one
+    std::atomic<int> cpu;  // the CPU that it was on when it fell asleep; kNoCpu after it is sent to another one
     bool displaced = false;
   };
 
@@ -155,10 +155,9 @@ class Workers {
     for (Worker& worker : workers_) worker.thread.join();
   }
 
-  // Sends workers that fell asleep on the CPU of the caller, or of another worker, to the CPUs that none of them has. A
-  // thread that is woken goes where it was before, or to an idle CPU that shares a cache with it; where CPUs share
-  // none, as in many virtual machines, Linux was seen to leave two threads on one CPU for half a second beside an idle
-  // one.
+  // Sends workers that fell asleep on the CPU of the caller, or of another worker, to CPUs that none of them has. Linux
+  // wakes a thread on the CPU where it was before, or on an idle one that shares a cache with that. If CPUs share no
+  // cache, as in many virtual machines, it can leave two threads on one CPU for half a second beside an idle one.
   void Spread() {
     cpu_set_t free = cpus_;
     const auto take = [&free](int cpu) {
@@ -220,19 +219,19 @@ class Workers {
   int64_t n_ = 0;
   ParallelBody call_ = nullptr;
   const void* body_ = nullptr;
-  // On cache lines of their own: every worker hammers next_ while others read round_.
+  // They have cache lines of their own, because every worker writes next_ while others read round_.
   alignas(64) std::atomic<int64_t> next_{0};
   alignas(64) std::atomic<uint32_t> round_{0};
   alignas(64) std::atomic<int> inside_{0};
   alignas(64) std::atomic<int> sleepers_{0};
   std::atomic<bool> open_{false};
   std::atomic<bool> stop_{false};
-  std::deque<Worker> workers_;  // whose elements stay where they are
-  cpu_set_t cpus_;              // that the workers may use; none if they are not to be sent anywhere
+  std::deque<Worker> workers_;  // a deque, because its elements stay where they are
+  cpu_set_t cpus_;              // the CPUs that the workers may use; empty if they are not to be sent anywhere
 };
 
-// What lives as long as the process. `host_mutex` serialises host threads; fork() waits for it, so that the child never
-// inherits a pool in the middle of a job.
+// The state that lives as long as the process. `host_mutex` serialises host threads. fork() waits for it, so that the
+// child never inherits a pool in the middle of a job.
 struct Pool {
   std::mutex host_mutex;
   std::unique_ptr<Workers> workers;  // absent until the first parallel call, and in a child of fork()
@@ -242,7 +241,7 @@ struct Pool {
   Pool() {
     pthread_atfork([] { Get().host_mutex.lock(); }, [] { Get().host_mutex.unlock(); },
                    [] {
-                     // The threads do not exist in the child: their handles can be neither joined nor destroyed.
+                     // The threads do not exist in the child, so their handles can be neither joined nor destroyed.
                      static_cast<void>(Get().workers.release());
                      Get().host_mutex.unlock();
                    });
@@ -284,7 +283,7 @@ int CpusOfCgroups(const char* root, const char* membership) {
     limit(FirstLine(group + "/cpu.cfs_quota_us") + " " + FirstLine(group + "/cpu.cfs_period_us"));
   };
   const std::string mount_v1 = std::string(root) + "/cpu";
-  limit_v1(mount_v1);  // a container may see its own group there, and not the path that /proc has of it
+  limit_v1(mount_v1);  // a container may see its own group there, and not under the path in /proc
   std::ifstream file(membership);
   for (std::string line; std::getline(file, line);) {
     const size_t first = line.find(':'), second = line.find(':', first + 1);

@@ -8,7 +8,7 @@
 //
 // While there are as many tokens as threads, each thread takes whole tokens, in memory of its own and without a
 // barrier. The tokens that are left are fewer than threads, and their stages are cut into items. Each element of a
-// product is one chain and each head's softmax is one item: no cut can be seen in a result.
+// product is one chain, and each head's softmax is one item, so no cut changes a result.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_HEADS_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_HEADS_H_
 
@@ -23,13 +23,13 @@
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
 // Where a few tokens are cut into items, each thread has four, so that it seldom waits at the end of a stage. Items of
-// keys have up to eight blocks, because the first block of an item is dequantised before anything is multiplied.
+// keys have up to eight blocks, because the first block of an item must be dequantised before anything is multiplied.
 constexpr int64_t kThreadItems = 4;
 constexpr int64_t kItemBlocks = 8;
 
 // Softmax of 16 heads, in place: scores [padded][16] to probabilities [padded / 32][16][32], bf16(exp(s * scale - top)
 // / sum), top = max(s * scale), and 0 for count <= key < padded. lse[16] = top + ln(sum). count > 0. A NaN or +infinity
-// in a score makes the head NaN. Normalised as SoftmaxRow.
+// in a score makes the head NaN. It normalises as SoftmaxRow does.
 inline void SoftmaxHeads(float* s, int64_t count, int64_t padded, float scale, float* lse) {
   constexpr int kChains = 4;  // independent of each other, so that additions do not wait
   const VecF least = Set1(-__builtin_inff());
@@ -74,14 +74,14 @@ class HeadsAttention {
  public:
   // Memory of a token in flight.
   struct Place {
-    int64_t* rows;    // of the caches, [max_keys]
+    int64_t* rows;    // rows of the caches, [max_keys]
     int8_t* nope;     // keys as they are, [kOutItems] nope_stride apart: [max_keys][kOutDims]
     float* scales;    // [max_keys][4]
     uint32_t* query;  // [strips][288][16]
     float* scores;    // [strips] score_stride apart: [max_keys][16], then probabilities [max_keys / 32][16][32]
     int64_t token;
     int64_t count;   // valid entries
-    int64_t padded;  // to a multiple of 32
+    int64_t padded;  // count, rounded up to a multiple of 32
   };
   // Memory of a thread.
   struct Buffers {
@@ -127,7 +127,7 @@ class HeadsAttention {
             scratch.Take<float>(strips_ * kOutStrips * kStripSums)};
   }
 
-  // (1) cache rows of the valid entries, whose first block is fetched
+  // (1) cache rows of the valid entries. Fetches their first block.
   void Select(int64_t token, Place& place) const {
     place.token = token;
     place.count = SelectRows(p_, token, place.rows);
@@ -144,7 +144,7 @@ class HeadsAttention {
   }
 
   // (3) gather and dequantise, (4) q . k of keys [begin, end). While a block is multiplied, the next one is dequantised
-  // and the one after that is fetched. `next`: the key that this thread continues with after `end`.
+  // and the one after that is fetched. `next` is the key with which this thread continues after `end`.
   void Score(const Place& place, int64_t begin, int64_t end, int64_t next, const Buffers& buffers) const {
     [[maybe_unused]] const AttentionTiles tiles;
     const int64_t steps = KeySteps(strips_);
@@ -188,7 +188,7 @@ class HeadsAttention {
   }
 
   // (6) p . v, items [begin, end) of kOutDims dims each, of the heads of strips [first, last). While keys are
-  // multiplied, those that come next are dequantised.
+  // multiplied, the next ones are dequantised.
   void Out(const Place& place, int64_t begin, int64_t end, int64_t first, int64_t last, const Buffers& buffers) const {
     const int64_t head = first * kStrip, heads = Min(last * kStrip, p_.n_q) - head;
     uint16_t* out = p_.attention_out + (place.token * p_.n_q + head) * kLatentDim;

@@ -1,5 +1,5 @@
-// What the products of attention multiply (attention_tiles.h): keys as rows of bf16 and, dequantised a second time, as
-// pairs; the query as columns.
+// The operands of attention's products (attention_tiles.h): keys as rows of bf16 and, dequantised a second time, as
+// pairs, and the query as columns.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_OPERANDS_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_OPERANDS_H_
 
@@ -15,7 +15,7 @@ constexpr int kOutItems = kLatentDim / kOutDims;
 static_assert(kGroupDim % kOutDims == 0, "dims of one scale are multiplied together");
 static_assert(kOutDims == kVecBytes, "which are one vector of a key");
 
-// Lines of a key in the caches: its 512 latent dims, its rope part, its scales.
+// Cache lines of a key: its 512 latent dims, its rope part, its scales.
 constexpr int kNopeLines = kLatentDim / kCacheLine;
 constexpr int kRopeLines = kRopeKeyDim * 2 / kCacheLine;
 constexpr int kKeyLines = kNopeLines + kRopeLines + 1;
@@ -30,10 +30,10 @@ MS_DSV32_INLINE void FetchKeyLine(const LatentKey& key, int line) {
   __builtin_prefetch(at, 0, 2);  // into L2
 }
 
-// 32 float32 as bf16, `low` in the first half. The instruction rounds to nearest even, makes subnormals 0, which the
-// products take them for anyway, and leaves NaN a NaN.
+// 32 float32 as bf16, `low` in the first half. The instruction rounds to nearest even and leaves NaN a NaN. It makes
+// subnormals 0, as the products do anyway.
 MS_DSV32_INLINE VecI PackBf16(VecF low, VecF high) {
-#if defined(MS_DSV32_SIMDE)  // which lacks it
+#if defined(MS_DSV32_SIMDE)  // SIMDe lacks the instruction
   uint16_t both[2 * kLanes];
   StoreBf16(both, low);
   StoreBf16(both + kLanes, high);
@@ -83,7 +83,7 @@ inline void PackQuery(const uint16_t* nope, const uint16_t* rope, int64_t heads,
   }
 }
 
-// Fetches keys [key, end) into L2, some lines with each call.
+// Fetches keys [key, end) into L2, a few lines with each call.
 struct FetchKeys {
   const LatentCache& cache;
   const int64_t* rows;
@@ -103,7 +103,7 @@ struct FetchKeys {
   }
 };
 
-// Dequantises keys [key, end) to rows of bf16, some scale groups with each call, and copies them as they are for
+// Dequantises keys [key, end) to rows of bf16, a few scale groups with each call. It also copies them as they are for
 // DequantValues: the same dims of all keys together, and their scales. Keys from `count` on are zeros.
 struct DequantKeys {
   const LatentCache& cache;
@@ -115,8 +115,8 @@ struct DequantKeys {
   int8_t* nope;   // [kOutItems] nope_stride apart: [..][kOutDims] from the first key on
   int64_t nope_stride;
   float* scales;    // [..][4] from the first key on
-  int64_t groups;   // of a call
-  FetchKeys fetch;  // is called as well
+  int64_t groups;   // groups of one call
+  FetchKeys fetch;  // called with each call
   int group = 0;
 
   MS_DSV32_INLINE void operator()() {
@@ -145,15 +145,15 @@ struct DequantKeys {
   }
 };
 
-// Dequantises kOutDims dims of keys [key, end), an even number of them, as pairs, some with each call.
+// Dequantises kOutDims dims of keys [key, end), an even number of keys, as pairs, a few with each call.
 struct DequantValues {
-  const int8_t* nope;   // [..][kOutDims], of all keys
-  const float* scales;  // of the group of these dims, kScaleGroups apart, of all keys
+  const int8_t* nope;   // all keys, [..][kOutDims]
+  const float* scales;  // scales of these dims' group, of all keys, kScaleGroups apart
   int64_t key;
   int64_t end;
   uint32_t* v;
   int64_t v_stride;
-  int64_t pairs;  // of a call
+  int64_t pairs;  // pairs of one call
 
   MS_DSV32_INLINE void operator()() {
     for (int64_t i = 0; i < pairs && key < end; ++i, key += 2, v += kStrip) {

@@ -1,11 +1,11 @@
-// Attention with heads as rows of scores, for all instruction sets but those of attention_heads.h: the strips of gemm.h
+// Attention with heads as rows of scores, for all instruction sets but those of attention_heads.h. The strips of gemm.h
 // are made of keys, so that what a product does to its weights is done once for all heads.
 //
-// Tokens are taken in waves; a token in flight keeps its scores (n_q x 2048 float32, 1 MiB) and its dequantised keys as
+// Tokens are taken in waves. A token in flight keeps its scores (n_q x 2048 float32, 1 MiB) and its dequantised keys as
 // the strips of p . v (2048 x 512 bf16, 2 MiB), because the probabilities are rounded to bf16 only after the exact
 // normalisation. The stages of a wave are cut into items of (token, keys), (token, heads), (token, columns, heads), so
-// that one token occupies all threads as well. Each element of a product is one chain over ascending k (gemm.h) and
-// each softmax row is one item: no cut can be seen in a result.
+// that a single token occupies all threads too. Each element of a product is one chain over ascending k (gemm.h), and
+// each softmax row is one item, so no cut changes a result.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_STRIPS_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_STRIPS_H_
 
@@ -20,9 +20,9 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-constexpr int64_t kWaveTokens = 32;      // 3.1 MiB each
-constexpr int64_t kTokensPerThread = 2;  // in flight, so that threads seldom wait at the end of a stage
-constexpr int64_t kItemsPerThread = 4;   // likewise, where a few tokens are cut into items
+constexpr int64_t kWaveTokens = 32;      // tokens in flight, 3.1 MiB each
+constexpr int64_t kTokensPerThread = 2;  // tokens in flight, so that threads seldom wait at the end of a stage
+constexpr int64_t kItemsPerThread = 4;   // the same, where a few tokens are cut into items
 // Keys of one item: their K strips are 72 KiB for each 64, and stay in L2 while all heads use them.
 constexpr int64_t kTileKeys = 128;
 constexpr int64_t kSoftmaxHeads = 8;
@@ -34,7 +34,7 @@ constexpr int64_t kMinHeads = 4 * kMaxTileRows;  // fewer rows would not repay l
 
 struct Token {
   int64_t count;   // valid entries
-  int64_t padded;  // to a multiple of 64
+  int64_t padded;  // count, rounded up to a multiple of 64
 };
 
 // max_keys: the most entries that a token reads.

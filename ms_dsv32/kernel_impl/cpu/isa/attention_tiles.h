@@ -25,9 +25,9 @@ constexpr int kLink = 32;  // dims or keys that one instruction of AMX multiplie
 constexpr int kLinkWords = kLink / 2;
 constexpr int kKeyLinks = kKeyDim / kLink;
 constexpr int kKeyRow = kKeyDim + 32;            // an odd number of lines, so that rows spread over all sets of a cache
-constexpr int kTileWords = kStrip * kLinkWords;  // of a link of 16 rows or columns
-constexpr int kQueryStripWords = kKeyWords * kStrip;  // of 16 heads
-constexpr int kStripSums = kStrip * kStrip;           // of 16 heads times 16 dims
+constexpr int kTileWords = kStrip * kLinkWords;  // words of a link of 16 rows or columns
+constexpr int kQueryStripWords = kKeyWords * kStrip;  // words of 16 heads
+constexpr int kStripSums = kStrip * kStrip;           // sums of 16 heads times 16 dims
 static_assert(kKeyDim % kLink == 0 && kLatentDim % kLink == 0, "whole links");
 
 #if MS_DSV32_IS_AMX
@@ -35,11 +35,11 @@ static_assert(kKeyDim % kLink == 0 && kLatentDim % kLink == 0, "whole links");
 // Keys of a block: two tiles of rows.
 constexpr int kBlockKeys = 2 * kTileRows;
 static_assert(kLink % kBlockKeys == 0, "numbers of keys that are multiples of a link are whole blocks");
-// Strips of dims of an item of p . v, a line of a key in the cache, and keys at a time: 32 KiB of V in two strips,
-// which all heads use before the other two.
+// Strips of dims of an item of p . v, one cache line of a key, and keys that are taken at a time: 32 KiB of V in two
+// strips, which all heads use before the other two.
 constexpr int kOutStrips = 4;
 constexpr int64_t kOutKeys = 512;
-// Keys that come next are dequantised between the instructions of tiles, into a second buffer.
+// The next keys are dequantised between the instructions of tiles, into a second buffer.
 constexpr int kBuffers = 2;
 
 // Two tiles of keys times kStrips strips of heads.
@@ -118,13 +118,13 @@ MS_DSV32_INLINE void ValueTiles(const uint32_t* p, int64_t p_stride, const uint3
   }
 }
 
-// How often the products below call work(), which has the time that the vector units have to spare meanwhile.
+// How often the products below call work(), which uses the time that the vector units have to spare.
 MS_DSV32_INLINE int64_t KeySteps(int64_t strips) { return CeilDiv(strips, 2) * kKeyLinks; }
 MS_DSV32_INLINE int64_t ValueSteps(int64_t heads, int64_t links) {
   return CeilDiv(heads, 2 * kStrip) * (kOutStrips / 2) * links;
 }
 
-// All rows of a block are multiplied: they must be readable, and their scores have their places.
+// All rows of a block are multiplied, so all must be readable, and there must be room for their scores.
 template <typename Work>
 inline void MultiplyKeys(const uint16_t* keys, int /*count*/, const uint32_t* query, int64_t strips, float* scores,
                          int64_t score_stride, Work& work) {
@@ -156,7 +156,7 @@ inline void MultiplyValues(const uint32_t* p, int64_t p_stride, int64_t heads, c
   }
 }
 
-// Tiles are configured for the time of its scope.
+// Keeps the tiles configured in its scope.
 class AttentionTiles {
  public:
   MS_DSV32_INLINE AttentionTiles() { ConfigureTiles(kTileRows, kTileRows, kTileBytes); }
@@ -168,13 +168,14 @@ class AttentionTiles {
 #else
 
 constexpr int kBlockKeys = kMaxTileRows;
-// Strips of dims of an item of p . v, and keys at a time: 128 KiB of V, which stay in L2 while all heads use them.
+// Strips of dims of an item of p . v, and keys that are taken at a time: 128 KiB of V, which stay in L2 while all heads
+// use them.
 constexpr int kOutStrips = 4;
 constexpr int64_t kOutKeys = 1024;
 constexpr int kBuffers = 1;
 
-// c[kRows][kStrips] vectors = start(row, strip) + x @ w, to store(row, strip, vector). x: words, kRow apart for rows
-// and kXLink for links; w: [kStrips] w_stride apart, [links * 16][16] words.
+// c[kRows][kStrips] vectors = start(row, strip) + x @ w, passed to store(row, strip, vector). x has words, rows kRow
+// apart and links kXLink apart. w has [links * 16][16] words for each of kStrips strips, w_stride apart.
 template <int kRows, int kStrips, int64_t kRow, int64_t kXLink, typename Start, typename Store>
 MS_DSV32_INLINE void RowsTile(const uint32_t* x, const uint32_t* w, int64_t w_stride, int64_t links, const Start& start,
                               const Store& store) {
@@ -227,7 +228,7 @@ __attribute__((noinline)) void ValueTile(const uint32_t* p, const uint32_t* v, i
       [&](int m, int s, VecF sum) __attribute__((always_inline)) { StoreF(at(m, s), sum); });
 }
 
-// The vector units have no time to spare: the products do not call work(), and one call is all of it.
+// The vector units have no time to spare here, so the products do not call work(), and one call does all of it.
 MS_DSV32_INLINE int64_t KeySteps(int64_t /*strips*/) { return 1; }
 MS_DSV32_INLINE int64_t ValueSteps(int64_t /*heads*/, int64_t /*links*/) { return 1; }
 

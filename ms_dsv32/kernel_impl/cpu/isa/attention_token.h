@@ -1,4 +1,4 @@
-// What a token of sparse attention reads of the cache.
+// Which rows of the cache a token of sparse attention reads.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_TOKEN_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_TOKEN_H_
 
@@ -8,12 +8,12 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// Entries of the token's row of topk_indices that are read.
+// The number of entries that are read of the token's row of topk_indices.
 MS_DSV32_INLINE int64_t Entries(const SparseFlashAttentionQuantParams& p, int64_t token) {
   return Min<int64_t>(p.tokens[token].visible, p.selected_count);
 }
 
-// The cache rows of the token's valid entries, at most Entries(p, token); returns how many there are.
+// Writes the cache rows of the token's valid entries, at most Entries(p, token), and returns how many there are.
 inline int64_t SelectRows(const SparseFlashAttentionQuantParams& p, int64_t token, int64_t* rows) {
   using op_info::kBlockSize;
   const int32_t* block_table = p.block_table + p.tokens[token].sequence * p.max_blocknum_perbatch;

@@ -1,4 +1,5 @@
-// Which tokens write their cache rows: of several tokens with one row the last one, for every thread count.
+// Finds the tokens that write their cache rows. If several tokens have one row, the last one writes it, for every
+// number of threads.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_CACHE_ROWS_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_CACHE_ROWS_H_
 
@@ -22,7 +23,8 @@ inline void FindCacheWriters(const int64_t* cache_index, int64_t t, int64_t* tab
     const int64_t row = cache_index[i];
     writes[i] = 0;
     if (row < 0) continue;
-    // Fibonacci hashing: the multiplier is 2^64 / golden ratio; rows of one block differ in their low bits only.
+    // Fibonacci hashing, because rows of one block differ in their low bits only. The multiplier is 2^64 / golden
+    // ratio.
     int64_t slot = static_cast<int64_t>((static_cast<uint64_t>(row) * 0x9e3779b97f4a7c15u) >> 32) & (size - 1);
     while (table[slot] != -1 && table[slot] != row) slot = (slot + 1) & (size - 1);
     if (table[slot] == row) continue;  // a later token has it

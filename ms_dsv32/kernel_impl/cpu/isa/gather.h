@@ -4,7 +4,7 @@
 //   k_strips [n / 16][288][16][2]   keys (512 latent, then 64 rope) as columns: the weight of q . k
 //   v_strips [32][.. / 2][16][2]    the 512 latent dimensions as columns, keys along k: the weight of p . v
 //
-// Both are the strips of gemm.h and both are made from the same bf16 rows, 16 keys at a time, which fit L1.
+// Both are strips of gemm.h, made from the same bf16 rows, 16 keys at a time, which fit L1.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_GATHER_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_GATHER_H_
 
@@ -22,11 +22,11 @@ constexpr int kScaleGroups = op_info::kKScaleGroups;
 constexpr int kGroupDim = kLatentDim / kScaleGroups;
 constexpr int kLatentPanels = kLatentDim / kPanel;
 constexpr int kGatherKeys = kStrip;  // 18 KiB of bf16 rows
-// Rows to fetch ahead of use: enough to cover a DRAM access (80 ns or more) by the work on the rows between (some 100
+// Rows to fetch ahead of use: enough to cover a DRAM access (80 ns or more) with the work on the rows between (some 100
 // ns each).
 constexpr int kGatherAhead = 8;
-// Steps of V, two keys each, to fetch ahead of their stores: a step is a line in each of 32 strips, and stores that
-// miss wait for one line after the other.
+// Steps of V, two keys each, to fetch ahead of their stores. A step is a line in each of 32 strips, and stores that
+// miss would wait for one line after the other.
 constexpr int kStoreAhead = 4;
 static_assert(kGatherKeys % kLanes == 0 && kKeyWords % kLanes == 0, "whole blocks to transpose");
 
@@ -43,10 +43,10 @@ struct LatentCache : LatentKey {
   }
 };
 
-// Two neighbouring keys: bf16 rows to even and odd, and their pairs to v (the address of their step in the first
-// strip). Only with kMayBeNan may a product be NaN, which needs a scale that is NaN or infinite. Meanwhile `next` keys
-// are fetched, and the lines of a step of V: one after the other, as prefetches that come too close together are
-// dropped.
+// Dequantises two neighbouring keys: bf16 rows to even and odd, and their pairs to v, the address of their step in the
+// first strip. Only with kMayBeNan may a product be NaN, which needs a scale that is NaN or infinite. Meanwhile it
+// fetches the `next` keys and the lines of a step of V. It spreads these prefetches out, because the CPU drops those
+// that come too close together.
 template <bool kMayBeNan>
 MS_DSV32_INLINE void DequantPair(const LatentKey (&key)[2], const LatentKey (&next)[2], uint16_t* even, uint16_t* odd,
                                  uint16_t* v, int64_t v_strip_stride) {
@@ -143,9 +143,9 @@ MS_DSV32_INLINE void TransposeWords(const uint32_t* in, int64_t ld, uint32_t* ou
 #endif
 }
 
-// Keys `rows[0 .. count)` and zero keys up to n (a multiple of 64). v points to the step of the first key in the first
-// strip of v_strips. `ahead` more row numbers may be read behind rows[count) to prefetch. buffer: [kGatherKeys *
-// kKeyDim].
+// Gathers keys `rows[0 .. count)`, and zero keys up to n (a multiple of 64). v points to the step of the first key in
+// the first strip of v_strips. `ahead` more row numbers after rows[count) may be read to prefetch. buffer: [kGatherKeys
+// * kKeyDim].
 inline void GatherKeys(const LatentCache& cache, const int64_t* rows, int64_t count, int64_t ahead, int64_t n,
                        uint16_t* k_strips, uint16_t* v, int64_t v_strip_stride, uint16_t* buffer) {
   alignas(64) static const int8_t kZeroNope[kLatentDim] = {};

@@ -9,13 +9,14 @@
 // several calls gives the bits of one call. A row reads nothing of another row: NaN and Inf stay in theirs.
 //
 // A step is 64 bytes of a strip: 2 (bf16) or 4 (int8) neighbours in k of each of its 16 columns. AVX-512's dot products
-// take x as it lies in memory; for the others rows of x are converted into the form that the instructions want, a block
-// of steps at a time. Sums stay in registers for a block, and for all of k where x as it is meets a single tile.
+// take x as it lies in memory. For other instructions rows of x are converted into the form that they want, a block of
+// steps at a time. Sums stay in registers for a block, and for all of k if x is not converted and has a single tile of
+// rows.
 //
-//   GemmFew     one tile of rows: the speed is that of the stream of weights, read strip by strip in memory's order,
-//               which is what hardware prefetchers follow
-//   GemmMany    the speed is that of the multipliers: a converted tile of rows takes the block of all strips
-//   GemmPanels  the same where x is not converted, or weights must be: the block of a few strips takes all tiles
+//   GemmFew     one tile of rows. Its limit is the stream of weights, which it reads strip by strip in memory's order,
+//               because hardware prefetchers follow that
+//   GemmMany    more rows. Its limit is the multipliers: a converted tile of rows meets the block of all strips
+//   GemmPanels  more rows, where x is not converted or weights must be: the block of a few strips meets all tiles
 //
 // Each tile fetches its part of the block that comes next, because the CPU drops prefetches that come too close
 // together.
@@ -31,28 +32,28 @@ namespace ms_dsv32::cpu::MS_DSV32_ISA {
 constexpr int kBf16PerStep = 2;                     // neighbours in k, bf16
 constexpr int kInt8PerStep = 4;                     // neighbours in k, int8
 constexpr int kBf16Cut = MS_DSV32_IS_AMX ? 32 : 2;  // AMX adds the products of a tile, 32 deep, before it adds to c
-constexpr int kMaxTileRows = MS_DSV32_IS_PORTABLE ? 4 : 6;  // of most kernels
+constexpr int kMaxTileRows = MS_DSV32_IS_PORTABLE ? 4 : 6;  // the most rows of a tile in most kernels
 // Steps of a block of converted rows: 8 KiB of a strip, 16 KiB widened, which stay in an L1 of 32 KiB beside a tile's
 // words (6 KiB).
 constexpr int kSteps = 128;
 // Steps of a block of rows as they are: 128 KiB of a panel, as much of the one that is fetched, and 192 KiB of 96 rows
 // stay in an L2 of 1 MiB. The token projections, 1024 deep, are one block.
 constexpr int kDirectSteps = 512;
-constexpr int kFewSteps = 512;    // converted at a time for one tile: 24 KiB of words
-constexpr int kManyRows = 128;    // of a block of strips: 136 KiB of words where they are converted, which stay in L2
-constexpr int kAheadSteps = 128;  // between a step of a stream and the one that it fetches: 8 KiB of each strip
-// Three rows and fewer read weights as fast as memory gives them. The CPU drops prefetches then; a second one, so many
-// steps before the use, fetches what the first one did not.
+constexpr int kFewSteps = 512;    // steps that are converted at a time for one tile: 24 KiB of words
+constexpr int kManyRows = 128;    // rows of a block of strips: 136 KiB of words if they are converted, which stay in L2
+constexpr int kAheadSteps = 128;  // steps between a step of a stream and the one that it fetches: 8 KiB of each strip
+// At most so many rows read weights as fast as memory gives them. The CPU drops prefetches then. A second prefetch, so
+// many steps before the use, fetches what the first one did not.
 constexpr int kStreamRows = 3;
 constexpr int kAgainSteps = 32;
 
-// ---- one instruction set's multiply-add steps
+// The multiply-add steps of each instruction set.
 //
-// A step has kPhases phases, each with one vector of weights made from a raw vector of a strip, and one 32-bit word
-// of x for a row; a tile has at most kTileRows rows. Dot adds their product to an accumulator of kLanes columns. With
-// kConverts the words of x are made by Operand, [phase][step]; otherwise they are those of x itself. From kWideRows
-// rows on, if it is not 0, the first tile leaves the weights as it has made them for the others: worth its stores where
-// making them takes the units that the products take. With kRowOffset a row's product is too large by RowOffset.
+// A step has kPhases phases. Each has one vector of weights, made from a raw vector of a strip, and one 32-bit word of
+// x for a row. A tile has at most kTileRows rows. Dot adds their product to an accumulator of kLanes columns. With
+// kConverts Operand makes the words of x, [phase][step]. Otherwise they are those of x itself. From kWideRows rows on,
+// if it is not 0, the first tile stores the weights that it has made for the others. That pays if making them takes the
+// units that the products take. With kRowOffset a row's product is too large by RowOffset.
 
 struct Bf16Dot {
   using Element = uint16_t;
@@ -62,8 +63,8 @@ struct Bf16Dot {
   static constexpr int kTileRows = kMaxTileRows;
   static constexpr bool kConverts = !MS_DSV32_IS_AVX512_BF16;
   static constexpr bool kRowOffset = false;
-  // AVX2 shifts beside its multipliers; vectors of 512 bits, and Arm's cores, do both in the same two pipes. With
-  // AVX-512 fewer rows do not repay the stores: 16 take 1.08 times as long, 32 of some products 1.02 times.
+  // AVX2 shifts beside its multipliers. Vectors of 512 bits, and Arm's cores, do both in the same two pipes. With
+  // AVX-512 fewer rows do not repay the stores: 16 take 1.08 times as long, and 32 of some products 1.02 times.
   static constexpr int64_t kWideRows = MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_avx512         ? 48
                                        : MS_DSV32_ISA_ID == MS_DSV32_ISA_ID_neon_dotprod ? 1
                                                                                          : 0;
@@ -80,23 +81,23 @@ struct Bf16Dot {
 #endif
   }
 #if MS_DSV32_IS_NEON_BF16
-  // The matrix instruction adds the products of its two steps as two dot products do, bit for bit: so Arm's description
-  // of BFMMLA, whether FPCR.EBF fuses sums or not.
+  // The matrix instruction adds the products of its two steps as two dot products do, bit for bit. Arm's description of
+  // BFMMLA says so, whether FPCR.EBF fuses sums or not.
   static MS_DSV32_INLINE VecF DotPairs(VecF acc, VecI x, VecI w) {
     return (VecF)vbfmmlaq_f32((float32x4_t)acc, (bfloat16x8_t)x, (bfloat16x8_t)w);
   }
   static constexpr uint32_t kNoWeights = 0x80008000u;  // times 0 it is -0, which changes no sum, -0 included
 #endif
 #else
-  // As float32: k in phase 0 is the low half of each pair, k + 1 in phase 1 the high half.
+  // Converts to float32: k in phase 0 is the low half of each pair, k + 1 in phase 1 the high half.
   static constexpr int kPhases = 2;
   static MS_DSV32_INLINE VecI Weights(VecI raw, int phase) {
     return phase == 0 ? (VecI)((VecU)raw << 16) : raw & -65536;
   }
   static MS_DSV32_INLINE VecI Operand(VecI raw, int phase) { return Weights(raw, phase); }
   static MS_DSV32_INLINE VecF Dot(VecF acc, VecI w, VecI x) {
-    // Of the intrinsics GCC 12 makes one expression for both phases, in forms that overwrite a factor instead of the
-    // sum, or with sums that move to other registers, and spills up to 4 accumulators in each step.
+    // Assembly, because GCC 12 makes one expression of the intrinsics of both phases. It overwrites a factor instead of
+    // the sum, or moves sums to other registers, and spills up to 4 accumulators in each step.
 #if (MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)) || MS_DSV32_IS_AVX2
     asm("vfmadd231ps %2, %1, %0" : "+v"(acc) : "v"(x), "v"(w));
     return acc;
@@ -117,9 +118,9 @@ struct Int8Dot {
   static constexpr int kPerStep = kInt8PerStep;
 
 #if MS_DSV32_IS_AVX512
-  // vpdpbusd multiplies unsigned with signed bytes: w + 128 is unsigned, and 128 * (sum of the row of x) is subtracted
-  // again. Exact: k * 255 * 128 < 2^31 for k < 65793. Intel's cores multiply in the two ports that also do the
-  // exclusive or: a step of 6 rows and 4 vectors takes 14 cycles instead of 12, one of 12 rows and 2 vectors 13.
+  // vpdpbusd multiplies unsigned with signed bytes. w + 128 is unsigned, and 128 * (sum of the row of x) is subtracted
+  // again. It is exact: k * 255 * 128 < 2^31 for k < 65793. Intel's cores multiply in the two ports that also do the
+  // exclusive or, so a step of 6 rows and 4 vectors takes 14 cycles instead of 12, and one of 12 rows and 2 vectors 13.
   static constexpr int kTileRows = MS_DSV32_IS_AMX ? 8 : 12;
   static constexpr int kPhases = 1;
   static constexpr bool kConverts = false;
@@ -171,8 +172,8 @@ struct Int8Dot {
   static constexpr uint32_t kNoWeights = 0;
 #endif
 #else
-  // Sign-extended to 16 bits, two products of a column in one lane: k, k + 2 in phase 0 (even bytes), k + 1, k + 3 in
-  // phase 1. Unlike a multiplication of unsigned with signed bytes, which saturates its 16-bit sums, this is exact.
+  // Bytes are sign-extended to 16 bits. A lane holds two products of a column: k, k + 2 in phase 0 (even bytes), k + 1,
+  // k + 3 in phase 1. This is exact, while a multiplication of unsigned with signed bytes saturates its 16-bit sums.
   static constexpr int kTileRows = kMaxTileRows;
   static constexpr int kPhases = 2;
   static constexpr bool kConverts = true;
@@ -185,7 +186,7 @@ struct Int8Dot {
   static MS_DSV32_INLINE VecI Dot(VecI acc, VecI w, VecI x) {
 #if MS_DSV32_IS_AVX2
     const VecI product = (VecI)_mm256_madd_epi16((__m256i)w, (__m256i)x);
-    // Else GCC 12 adds the products of both phases first, or into another register, and spills sums.
+    // Assembly, because GCC 12 adds the products of both phases first, or into another register, and spills sums.
     asm("vpaddd %1, %0, %0" : "+x"(acc) : "x"(product));
     return acc;
 #elif defined(__SSE2__)
@@ -197,7 +198,7 @@ struct Int8Dot {
 #endif
 };
 
-// Vectors of columns of a tile with `rows` rows: as many accumulators as the registers hold, beside weights and a word
+// Vectors of columns of a tile with `rows` rows: as many accumulators as the registers hold beside weights and a word
 // of x.
 constexpr int TileVectors(int rows) {
 #if MS_DSV32_IS_AVX512
@@ -211,13 +212,13 @@ constexpr int TileVectors(int rows) {
 #endif
 }
 
-// Words between converted rows of x: a line more than a power of two, so that rows do not share cache sets.
+// Words between converted rows of x: one line more than a power of two, so that rows do not share cache sets.
 template <typename Kernel>
 constexpr int OperandStride(int steps) {
   return Kernel::kPhases * steps + 16;
 }
 
-// Words between widened strips, [step][phase][kStrip]: a line more than a power of two as well.
+// Words between widened strips, [step][phase][kStrip]: also one line more than a power of two.
 template <typename Kernel>
 constexpr int WideStride(int steps) {
   return Kernel::kPhases * steps * kStrip + kStrip;
@@ -227,19 +228,19 @@ constexpr int WideStride(int steps) {
 enum class Weights { kRaw, kRawToWide, kWide };
 
 struct Block {
-  const char* w;        // of the tile's first column, in the first step
-  int64_t strip_bytes;  // to the next strip
+  const char* w;        // weights of the tile's first column, in the first step
+  int64_t strip_bytes;  // bytes to the next strip
   int steps;
-  int32_t* wide;  // kRawToWide: where the widened weights are left
+  int32_t* wide;  // kRawToWide: where the widened weights are stored
   // The memory to fetch meanwhile, a line of each strip in a step, and how far it moves on in a step. After `turn`
-  // steps, an even number or all, it goes on at `then`.
+  // steps, an even number or all, the fetch goes on at `then`.
   const char* ahead;
   int64_t ahead_step;
   const char* then;
   int turn;
 };
 
-// A block of weights that are read once: fetched are the steps kAheadSteps further on, and those at `then` if it is not
+// A block of weights that are read once. It fetches the steps kAheadSteps further on, and those at `then` if it is not
 // null.
 MS_DSV32_INLINE Block StreamBlock(const char* w, int64_t strip_bytes, int steps, const char* then) {
   const int turn = Max(steps - kAheadSteps, 0) / 2 * 2;
@@ -247,22 +248,22 @@ MS_DSV32_INLINE Block StreamBlock(const char* w, int64_t strip_bytes, int steps,
   return {w, strip_bytes, steps, nullptr, ahead, kStepBytes, then == nullptr ? w : then, turn};
 }
 
-// A block of weights that many tiles read: `share` bytes of each line of the next block's strips, at `ahead`, are
-// fetched by this one, or nothing if it is null.
+// A block of weights that many tiles read. It fetches `share` bytes of each line of the next block's strips, at
+// `ahead`, or nothing if that is null.
 MS_DSV32_INLINE Block SharedBlock(const char* w, int64_t strip_bytes, int steps, const char* ahead, int64_t share) {
   if (ahead == nullptr) return {w, strip_bytes, steps, nullptr, w, 0, nullptr, steps};
   return {w, strip_bytes, steps, nullptr, ahead, share, nullptr, steps};
 }
 
 #if MS_DSV32_IS_NEON_BF16
-// Two rows or more by the matrix instructions, which multiply two rows of x in two steps with two columns: twice what
-// a dot product multiplies. An accumulator holds two columns of a pair of rows, the first row in its first half.
+// Two rows or more by the matrix instructions. They multiply two rows of x in two steps with two columns, twice as much
+// as a dot product. An accumulator holds two columns of a pair of rows, the first row in its first half.
 template <typename Kernel, int kRows, int kStrips, int kDepth>
 MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, const Sums<typename Kernel::Sum>& sums) {
   using Acc = typename Kernel::Acc;
   constexpr int kStride = OperandStride<Kernel>(kDepth);
   constexpr int kPairs = (kRows + 1) / 2;  // the last row of an odd number is paired with itself
-  constexpr int kQuads = kStrip / 4;       // of columns
+  constexpr int kQuads = kStrip / 4;       // groups of four columns
   const auto second = [](int pair) { return Min(2 * pair + 1, kRows - 1); };
   const int steps = block.steps;
   const int64_t ahead_step = block.ahead_step, ldc = sums.ld;
@@ -282,7 +283,7 @@ MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, const Sums<t
         acc[p][q][1] = (Acc)ZipHigh64(top, bottom);
       }
     }
-    // Two steps: rows(p) is of a pair of rows, low(q) and high(q) are of columns 4 q to 4 q + 3 in either step.
+    // Two steps: rows(p) is a pair of rows, low(q) and high(q) are columns 4 q to 4 q + 3 in either step.
     const auto multiply = [&](auto rows, auto low, auto high) __attribute__((always_inline)) {
       VecI xs[kPairs];
 #pragma GCC unroll 3
@@ -330,8 +331,8 @@ MS_DSV32_INLINE void PairTile(const int32_t* x, const Block& block, const Sums<t
 }
 #endif
 
-// sums[kRows, kLanes * kVectors] of x @ w. The words of a row of x are `row_bytes` after those of the row before it, or
-// with kConverts [phase][kDepth] and a constant distance. `offsets` of the rows are subtracted where a kernel has them.
+// sums[kRows, kLanes * kVectors] of x @ w. Rows of x are `row_bytes` apart, or with kConverts [phase][kDepth] words at
+// a constant distance. `offsets` of the rows are subtracted if the kernel has them.
 template <typename Kernel, int kRows, int kVectors, int kDepth, Weights kWeights>
 __attribute__((noinline)) void GemmTile(const char* x, int64_t row_bytes, const Block& block,
                                         const Sums<typename Kernel::Sum>& sums, const int32_t* offsets) {
@@ -344,12 +345,12 @@ __attribute__((noinline)) void GemmTile(const char* x, int64_t row_bytes, const 
     return PairTile<Kernel, kRows, kStrips, kDepth>(reinterpret_cast<const int32_t*>(x), block, sums);
   }
 #endif
-  // The address of six rows takes three registers beside that of the first one, for 1, 3 and 5 times the distance. More
-  // rows have an address of their own, or GCC would run out of registers.
+  // The addresses of six rows take three registers beside that of the first one, for 1, 3 and 5 times the distance.
+  // More rows get an address of their own, or GCC would run out of registers.
   constexpr int kAddressed = 6;
   const int64_t x_stride = Kernel::kConverts ? 4 * OperandStride<Kernel>(kDepth) : row_bytes;
   const char* lower_x = x + kAddressed * x_stride;
-  if (kRows > kAddressed && !Kernel::kConverts) asm("" : "+r"(lower_x));  // hide that they are related
+  if (kRows > kAddressed && !Kernel::kConverts) asm("" : "+r"(lower_x));  // hides that the two are related
   const char* w = block.w;
   const char* ahead = block.ahead;
   int32_t* wide = block.wide;
@@ -391,7 +392,7 @@ __attribute__((noinline)) void GemmTile(const char* x, int64_t row_bytes, const 
           const char* row = m < kAddressed ? x + m * x_stride : lower_x + (m - kAddressed) * x_stride;
           return Set1I(LoadAs<int32_t>(row + 4 * phase * kDepth));
         };
-        // Loading the raw weights a second time is cheaper than keeping them: hide that it is the same address.
+        // Hides that the address is the same, because loading the raw weights again is cheaper than keeping them.
         if (phase == 1 && kWeights != Weights::kWide) asm("" : "+r"(w));
         if (kRows < kVectors) {
           VecI xs[kRows];
@@ -446,7 +447,7 @@ __attribute__((noinline)) void GemmTile(const char* x, int64_t row_bytes, const 
   static_cast<void>(offsets);
 }
 
-// `steps` steps of a row as words [phase][kDepth].
+// Converts `steps` steps of a row to words [phase][kDepth].
 template <typename Kernel, int kDepth>
 MS_DSV32_INLINE void ConvertOperand(const typename Kernel::Element* x, int steps, int32_t* words) {
   for (int s = 0; s < steps; s += kLanes) {
@@ -468,7 +469,7 @@ struct RowCount {
   static constexpr int value = kRows;
 };
 
-// body(RowCount<rows>{}), kLeast <= rows <= kMost.
+// Calls body(RowCount<rows>{}), kLeast <= rows <= kMost.
 template <int kLeast, int kMost, typename Body>
 MS_DSV32_INLINE void WithRowCount(int rows, const Body& body) {
   if constexpr (kLeast < kMost) {
@@ -477,8 +478,8 @@ MS_DSV32_INLINE void WithRowCount(int rows, const Body& body) {
   body(RowCount<kMost>{});
 }
 
-// body(RowCount<height>{}, tile, first row) of each tile. The heights of the fewest tiles for more rows than one tile
-// has are nearly equal, and none is less than half of the most.
+// Calls body(RowCount<height>{}, tile, first row) for each tile. There are as few tiles as possible. Their heights are
+// nearly equal, so with several tiles none is less than half of the most.
 template <typename Kernel, typename Body>
 MS_DSV32_INLINE void WithTileRows(int64_t rows, int64_t tiles, const Body& body) {
   int64_t m = 0;
@@ -489,7 +490,7 @@ MS_DSV32_INLINE void WithTileRows(int64_t rows, int64_t tiles, const Body& body)
   }
 }
 
-// kRows rows as one tile; for the arguments see GemmBf16.
+// kRows rows as one tile. For the arguments see GemmBf16.
 template <typename Kernel, int kRows>
 inline void GemmFew(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
                     const Sums<typename Kernel::Sum>& c) {
@@ -516,7 +517,7 @@ inline void GemmFew(const Rows<typename Kernel::Element>& x, const Strips<typena
     const char* column = reinterpret_cast<const char*>(w.w + k0 * kStrip);
     for (int j = 0; j < w.panels * kPanel; j += kColumns) {
       const auto at = [&](int first) { return column + first / kStrip * strip_bytes + first % kStrip * 4; };
-      // After the last columns come the first ones further down, then what the caller says.
+      // The next columns, after the last ones the first of the next block, and in the end what the caller says.
       const char* then = at(j + kColumns);
       if (j + kColumns == w.panels * kPanel) then = k0 + depth < k ? column + steps * kStepBytes : w.Next();
       GemmTile<Kernel, kRows, kVectors, kFewSteps, Weights::kRaw>(
@@ -525,7 +526,7 @@ inline void GemmFew(const Rows<typename Kernel::Element>& x, const Strips<typena
   }
 }
 
-// Fetches rows [first, last) of x, `steps` steps of each: more rows than the hardware follows.
+// Fetches rows [first, last) of x, `steps` steps of each, because they are more rows than the hardware follows.
 template <typename Kernel>
 MS_DSV32_INLINE void PrefetchRows(const typename Kernel::Element* x, int64_t ldx, int64_t first, int64_t last,
                                   int steps) {
@@ -535,7 +536,7 @@ MS_DSV32_INLINE void PrefetchRows(const typename Kernel::Element* x, int64_t ldx
   }
 }
 
-// More rows, see above.
+// More rows, see the top of this file.
 template <typename Kernel>
 inline void GemmMany(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
                      const Sums<typename Kernel::Sum>& c) {
@@ -575,7 +576,7 @@ inline void GemmMany(const Rows<typename Kernel::Element>& x, const Strips<typen
   }
 }
 
-// At most kManyRows rows. With kWideRows the first tile leaves the weights widened for the others.
+// At most kManyRows rows. With kWideRows the first tile stores the widened weights for the others.
 template <typename Kernel>
 inline void GemmPanels(const Rows<typename Kernel::Element>& x, const Strips<typename Kernel::Element>& w, int64_t k,
                        const Sums<typename Kernel::Sum>& c) {
@@ -685,8 +686,8 @@ inline void GemmInt8(const Rows<int8_t>& x, const Strips<int8_t>& w, int64_t k, 
 
 // Columns of a row-major weight [k, ..] with ldw elements a row -> strips [4 * panels][k/2][16][2] or [..][k/4][16][4].
 //
-// Rows are too far apart for the hardware to see them coming: those kPackAhead steps ahead are fetched, all columns of
-// a row together.
+// Rows are too far apart for the hardware to follow them, so rows kPackAhead steps ahead are fetched, all columns of a
+// row together.
 constexpr int kPackAhead = 16;
 
 template <int kPerStep, typename T>
@@ -713,7 +714,7 @@ inline void PackStripsBf16(const uint16_t* w, int64_t ldw, int64_t k, int panels
     }
   }
 }
-// One step of a panel: 64 columns of 4 rows -> [4] x [16][4], `stride` bytes apart.
+// Interleaves one step of a panel: 64 columns of 4 rows -> [4] x [16][4], `stride` bytes apart.
 MS_DSV32_INLINE void InterleaveInt8(const int8_t* w, int64_t ldw, int8_t* out, int64_t stride) {
 #if MS_DSV32_IS_AVX2 || MS_DSV32_IS_AVX512
   for (int j = 0; j < kPanel; j += 32) {

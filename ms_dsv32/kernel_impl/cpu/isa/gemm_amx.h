@@ -1,10 +1,10 @@
-// Products on AMX's tiles. The strips of pack.h are its layout of the second factor already: 16 steps of a strip are a
+// Products on AMX's tiles. The strips of pack.h already have its layout of the second factor: 16 steps of a strip are a
 // tile.
 //
-// An element of a product of bfloat16 is a chain as well (gemm.h), of longer links: of 32 values of k a tile sums the
-// even and the odd ones, each in order, and adds the sum of both to c. So the bits are those of no other instruction
-// set, and k may be cut at multiples of 32 alone. Sums of int8 are exact: any way gives their bits. For subnormals see
-// fp_env.h.
+// An element of a product of bfloat16 is a chain as in gemm.h, with longer links. A link is 32 values of k: a tile sums
+// the even ones in order and the odd ones in order, and adds the sum of both to c. So the bits differ from every other
+// instruction set's, and k may be cut only at multiples of 32. Sums of int8 are exact and have the same bits in any
+// order. For subnormals see fp_env.h.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_GEMM_AMX_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_GEMM_AMX_H_
 
@@ -16,11 +16,11 @@
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
 constexpr int kTileRows = 16;
-constexpr int kTileBytes = 64;  // of a row
-// Bytes of a row at a time: those of two strips, 32 KiB, stay in an L1 of 48 KiB for all rows.
+constexpr int kTileBytes = 64;  // bytes of a row of a tile
+// Bytes of a row that are taken at a time: so much of two strips, 32 KiB, stays in an L1 of 48 KiB for all rows.
 constexpr int64_t kTileDepth = 1024;
 constexpr int64_t kFewAhead = 256;  // bytes of a row that few rows fetch ahead: 4 KiB of each of four strips, in L1
-constexpr int64_t kCopyRows = 128;  // copied at a time where that is needed: 136 KiB
+constexpr int64_t kCopyRows = 128;  // rows that are copied at a time where they must be: 136 KiB
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
@@ -30,8 +30,8 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-// Tiles 0 to 3 are sums, 4 and 5 x, 6 and 7 weights. `width` bytes of each row of x: the last of k may be less than a
-// tile.
+// Tiles 0 to 3 are sums, 4 and 5 x, 6 and 7 weights. `width` is the bytes of each row of x, because the last part of k
+// may be less than a tile.
 MS_DSV32_INLINE void ConfigureTiles(int64_t top, int64_t bottom, int64_t width) {
   TileConfig config;
   for (int tile = 0; tile < 8; ++tile) {
@@ -44,7 +44,7 @@ MS_DSV32_INLINE void ConfigureTiles(int64_t top, int64_t bottom, int64_t width) 
   asm volatile("ldtilecfg %0" : : "m"(config));
 }
 
-// The first lines of a tile of weights into L1 (kLocality 3) or L2 (2).
+// Fetches the first lines of a tile of weights into L1 (kLocality 3) or L2 (2).
 template <int kLocality, int kLines = kTileRows>
 MS_DSV32_INLINE void FetchTile(const char* strip) {
 #pragma GCC unroll 16
@@ -59,7 +59,7 @@ MS_DSV32_INLINE void FetchTile(const char* strip) {
     _tile_dpbf16ps(c, a, b);       \
   }
 
-// Two tiles of rows times two strips, `depth` bytes of each row. Fetched are kLines lines of each tile at `ahead`.
+// Multiplies two tiles of rows with two strips, `depth` bytes of each row. Fetches kLines lines of each tile at ahead.
 template <int kLines, typename T>
 MS_DSV32_INLINE void TileSteps(const char* x0, const char* x1, int64_t x_bytes, const char* left, int64_t strip_bytes,
                                int64_t depth, const char* ahead) {
@@ -78,9 +78,9 @@ MS_DSV32_INLINE void TileSteps(const char* x0, const char* x1, int64_t x_bytes, 
   }
 }
 
-// One block of k, at most kTileDepth bytes deep: whole tiles, or less than one. Two tiles of rows times two strips at a
-// time. Each of them fetches its part of the weights that come next, so that memory is never idle: tiles are read
-// faster than the hardware fetches ahead.
+// One block of k, at most kTileDepth bytes deep: whole tiles, or less than one. It takes two tiles of rows times two
+// strips at a time. Each pair fetches its part of the next weights, so that memory is never idle, because tiles are
+// read faster than the hardware fetches ahead.
 template <typename T, typename Sum>
 __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<Sum>& c) {
   asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
@@ -88,8 +88,8 @@ __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, i
   const int64_t pairs = CeilDiv(rows, 2 * kTileRows), depth = k * static_cast<int64_t>(sizeof(T));
   const int strips = w.panels * (kPanel / kStrip);
   const bool load = c.accumulate;
-  // Lines of a tile that each pair fetches: 16 at least together, in one of the few numbers that are compiled. From
-  // eight pairs on the first eight do.
+  // Lines of a tile that each pair fetches, one of the few numbers that are compiled. Together the pairs fetch at least
+  // 16. From eight pairs on the first eight do.
   const int lines = pairs == 1 ? 16 : (pairs < 4 ? 8 : (pairs < 8 ? 4 : 2));
   int64_t top = 0, bottom = -1;  // rows of the two tiles, as they are configured
   for (int strip = 0; strip < strips; strip += 2) {
@@ -113,7 +113,7 @@ __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, i
         _tile_zero(0);
         _tile_zero(1);
       }
-      if (bottom == 0) {  // one row that is left alone
+      if (bottom == 0) {  // a single row is left
         for (int64_t s = 0; s < depth; s += kTileBytes) {
           _tile_loadd(4, x0 + s, x_bytes);
           _tile_loadd(6, left + s * kTileRows, kTileBytes);
@@ -158,8 +158,8 @@ __attribute__((noinline)) void GemmTiles(const Rows<T>& x, const Strips<T>& w, i
   _tile_release();
 }
 
-// kTileRows + 1 to 2 * kTileRows rows, whole tiles of k: two strips at a time for all of k, read in memory's order.
-// Fetched are the weights kFewAhead bytes of x further on, as in GemmTilesFew.
+// kTileRows + 1 to 2 * kTileRows rows, whole tiles of k. It takes two strips at a time for all of k, in memory's order.
+// It fetches the weights kFewAhead bytes of x further on, as GemmTilesFew does.
 template <typename T, typename Sum>
 __attribute__((noinline)) void GemmTilesPair(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<Sum>& c) {
   asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
@@ -210,9 +210,8 @@ __attribute__((noinline)) void GemmTilesPair(const Rows<T>& x, const Strips<T>& 
   _tile_release();
 }
 
-// At most kTileRows rows, whole tiles of k or less than one: four strips at a time, whose sums are tiles 0 to 3, read
-// in memory's order. Fetched are the weights kFewAhead bytes of x further on, in these strips or in those that come
-// next.
+// At most kTileRows rows, whole tiles of k or less than one. It takes four strips at a time, in memory's order; their
+// sums are tiles 0 to 3. It fetches the weights kFewAhead bytes of x further on, in these strips or in the next ones.
 template <typename T, typename Sum>
 __attribute__((noinline)) void GemmTilesFew(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<Sum>& c) {
   asm volatile("" ::: "memory");  // GCC does not know that tile loads read memory
@@ -266,7 +265,7 @@ __attribute__((noinline)) void GemmTilesFew(const Rows<T>& x, const Strips<T>& w
 
 #undef MS_DSV32_TILE_DOT
 
-// `depth` bytes of each row, to rows of kTileDepth and a line.
+// Copies `depth` bytes of each row, to rows of kTileDepth and one line.
 template <typename T>
 inline void CopyRows(const Rows<T>& x, int64_t depth, char* out) {
   constexpr int64_t kStride = kTileDepth + kTileBytes;
@@ -281,7 +280,7 @@ inline void CopyRows(const Rows<T>& x, int64_t depth, char* out) {
   }
 }
 
-// As GemmBf16 and GemmInt8.
+// GemmBf16 and GemmInt8 on tiles.
 template <typename T, typename Sum>
 inline void GemmAmx(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<Sum>& c) {
   constexpr int64_t kTileK = kTileBytes / sizeof(T);
@@ -297,7 +296,8 @@ inline void GemmAmx(const Rows<T>& x, const Strips<T>& w, int64_t k, const Sums<
     }
     return;
   }
-  // Rows that are a large power of two apart share sets of the caches, and would be read from memory for each strip.
+  // Copies rows that are a large power of two apart: they share sets of the caches, and would be read from memory for
+  // each strip.
   const bool copy = x.StrideBytes() % 4096 == 0;
   if (x.count <= 2 * kTileRows && !copy && whole > 0) {
     GemmTilesPair(x, strips(0, w.next), whole, c);

@@ -7,8 +7,8 @@
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
 constexpr int kStrip = 16;      // columns of a strip
-constexpr int kPanel = 64;      // columns are multiples of this: four strips
-constexpr int kStepBytes = 64;  // of a strip: kStrip columns x 4 bytes
+constexpr int kPanel = 64;      // columns come in multiples of this, four strips
+constexpr int kStepBytes = 64;  // bytes of a step of a strip: kStrip columns x 4 bytes
 
 // x[count, k].
 template <typename T>
@@ -43,7 +43,7 @@ struct Sums {
 
   MS_DSV32_INLINE T* At(int64_t row, int64_t column) const { return c + row * ld + column; }
   MS_DSV32_INLINE int64_t StrideBytes() const { return ld * static_cast<int64_t>(sizeof(T)); }
-  // Those from a row and a column on; with `add` the product is added in any case.
+  // The sums from a row and a column on. With `add` the product is added in any case.
   MS_DSV32_INLINE Sums From(int64_t row, int64_t column, bool add) const {
     return {At(row, column), ld, accumulate || add};
   }

@@ -6,7 +6,7 @@
 // over the heads i, i + 16, i + 32, i + 48 in this order; then the 16 are halved, i + (i + 8), i + (i + 4), i + (i +
 // 2), i + (i + 1). So the bits of a score depend on nothing but the token and the key.
 //
-// Vector lanes hold heads and a key's elements are broadcast, so that keys need no transposition. The query is packed
+// Vector lanes hold heads, and a key's elements are broadcast, so that keys need no transposition. The query is packed
 // once per token as [pass][128 / kDotDepth][form][kPassHeads][kDotDepth]. A pass is as many heads as fit the
 // accumulators together with kKeyTile keys.
 //   AVX-512   vpdpbusd, keys as k + 128 (uint8); each head starts at -128 * sum(q[n]), which takes the offset out again
@@ -14,15 +14,15 @@
 //   NEON      smmla with FEAT_I8MM, two keys with two heads at a time; else sdot
 //   others    int16 pairs (pmaddwd)
 //
-// vpmaddubsw multiplies uint8 by int8 and adds the products of a pair in int16, which holds them if they have opposite
-// signs: 255 * 127 < 2^15. So where both keys of a pair have the same sign, the second one is negated, and multiplied
-// not by q + 128 as the others are, but by the mirror image 127 - q:
+// vpmaddubsw multiplies uint8 by int8 and adds the products of a pair in int16, which holds the sum if the products
+// have opposite signs: 255 * 127 < 2^15. So if both keys of a pair have the same sign, the second one is negated. It is
+// then multiplied by the mirror image 127 - q instead of q + 128:
 //   k * q = k * (q + 128) - 128 * k = -k * (127 - q) + 127 * k
-// What is added to the products of uint8 and int8 is the same for all heads, and each key starts at it. A vector holds
-// four elements of a head, two pairs, of which either may be mirrored: hence four forms of the query. With the vpmaddwd
-// and vpaddd that widen the pairs this takes three instructions for 32 products, where vpmaddwd on int16 takes four.
-// -128 cannot be negated: it counts as -127, and the -1 that is missing is multiplied by the plain form, for runs of
-// keys that have it (quantised keys are in [-127, 127]).
+// What is added to the products of uint8 and int8 is the same for all heads, so each key starts at it. A vector holds
+// four elements of a head, two pairs. Either may be mirrored, which makes four forms of the query. With the vpmaddwd
+// and vpaddd that widen the pairs this takes three instructions for 32 products, while vpmaddwd on int16 takes four.
+// -128 cannot be negated. It counts as -127, and for runs of keys that have it the missing -1 is multiplied by the
+// plain form (quantised keys are in [-127, 127]).
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_INDEX_SCORE_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_INDEX_SCORE_H_
 
@@ -54,7 +54,7 @@ typedef int8_t IndexKey;
 typedef int8_t IndexQuery;
 constexpr int kDotDepth = MS_DSV32_IS_NEON_BF16 ? 8 : 4;
 constexpr int kPassHeads = 16;
-// Of 32 registers 3 x 8 accumulators of pairs + 3 of the keys + the query, or 4 x 4 + 4 of the query + 4 of the keys.
+// 32 registers: 3 x 8 accumulators of pairs + 3 of the keys + the query, or 4 x 4 + 4 of the query + 4 of the keys.
 constexpr int kKeyTile = MS_DSV32_IS_NEON_BF16 ? 6 : 4;
 constexpr int kKeyRun = 48;
 #else
@@ -72,8 +72,8 @@ constexpr int kQueryForms = MS_DSV32_IS_AVX2 ? 4 : 1;
 constexpr int kFormSize = kPassHeads * kDotDepth;
 constexpr int kKeyGroups = kIndexDim / kDotDepth;
 constexpr int kPackHeads = 16;
-// kKeyRun: the keys that are scored together. They (6 KiB; 12 KiB as int16, or with the offsets of forms), one pass of
-// the query (2 to 16 KiB) and the partial sums (3 or 4 KiB) fit L1.
+// kKeyRun keys are scored together. L1 holds them (6 KiB; 12 KiB as int16, or with the offsets of forms), one pass of
+// the query (2 to 16 KiB) and the partial sums (3 or 4 KiB).
 static_assert(kKeyRun % kKeyTile == 0 && kKeyRun % 16 == 0, "a run is whole tiles and whole vectors");
 static_assert(kPassHeads % kPackHeads == 0 && kPassVecs % kSumVecs == 0, "a pass is whole parts");
 
@@ -95,13 +95,13 @@ struct IndexRun {
   alignas(64) int8_t rest[kKeyRun * kIndexDim];      // -1 where a key is -128; only if has_rest
   bool has_rest;
 #endif
-  const int8_t* next[kKeyRun];  // keys that will be scored after these, or any readable ones
+  const int8_t* next[kKeyRun];  // the keys that will be scored after these, or any readable ones
   alignas(64) float k_scale[kKeyRun];
   alignas(64) float sums[kKeyRun * kPartialSums];
   alignas(64) float scores[kKeyRun];
 };
 
-// Heads [head, head + kPackHeads) of a token, whose head 0 q, q_scale and weights point to.
+// Packs heads [head, head + kPackHeads) of a token. q, q_scale and weights point to its head 0.
 inline void PackIndexHeads(const int8_t* q, const uint16_t* q_scale, const uint16_t* weights, int head,
                            IndexToken* token) {
   IndexQuery wide[kPackHeads * kIndexDim];
@@ -137,7 +137,7 @@ inline void PackIndexHeads(const int8_t* q, const uint16_t* q_scale, const uint1
   }
 }
 
-// Key `i` of a run, which begins with key 0.
+// Loads key `i` of a run. Key 0 must be loaded first.
 MS_DSV32_INLINE void LoadIndexKey(const int8_t* key, int64_t i, IndexRun* run) {
 #if MS_DSV32_IS_AVX512
   for (int d = 0; d < kIndexDim; ++d) run->keys[i * kIndexDim + d] = static_cast<uint8_t>(key[d] ^ -128);
@@ -145,7 +145,7 @@ MS_DSV32_INLINE void LoadIndexKey(const int8_t* key, int64_t i, IndexRun* run) {
   if (i == 0) run->has_rest = false;
   const __m256i ones = _mm256_set1_epi16(1), low = _mm256_set1_epi8(-128);
   const __m256i upper = _mm256_set1_epi16(-256);
-  // Form 0 has both pairs mirrored; that the first is plain adds one form, that the second is adds two.
+  // Form 0 has both pairs mirrored. A plain first pair adds one to the form, a plain second pair two.
   const __m256i form_of_pair = _mm256_set1_epi32((-kFormSize & 0xffff) | -2 * kFormSize * 65536);
   __m256i start = _mm256_setzero_si256(), any_rest = start, forms[4], rest[4];
 #pragma GCC unroll 4
@@ -154,14 +154,14 @@ MS_DSV32_INLINE void LoadIndexKey(const int8_t* key, int64_t i, IndexRun* run) {
     rest[j] = _mm256_cmpeq_epi8(k, low);
     any_rest = _mm256_or_si256(any_rest, rest[j]);
     k = _mm256_sub_epi8(k, rest[j]);
-    // In the upper byte of a pair, the sign of its product.
+    // The upper byte of a pair has the sign of the pair's product.
     const __m256i product = _mm256_xor_si256(k, _mm256_slli_epi16(k, 8));
     const __m256i plain = _mm256_srai_epi16(product, 15);
     const __m256i negated = _mm256_andnot_si256(plain, upper);
     k = _mm256_sub_epi8(_mm256_xor_si256(k, negated), negated);
     _mm256_store_si256((__m256i*)(run->keys + i * kIndexDim + 32 * j), k);
     forms[j] = _mm256_madd_epi16(plain, form_of_pair);
-    // -128 * k, and 127 * k = -127 * -k for mirrored ones
+    // -128 * k, and for mirrored keys 127 * k = -127 * -k
     const __m256i offset = _mm256_add_epi8(low, negated);
     start = _mm256_sub_epi32(start, _mm256_madd_epi16(_mm256_maddubs_epi16(offset, k), ones));
   }
@@ -259,7 +259,7 @@ MS_DSV32_INLINE void IndexDots(const IndexRun& run, int key, const IndexToken& t
     }
   }
 #elif MS_DSV32_IS_NEON_BF16
-  // Of a pair of keys with two pairs of heads, 4 j and 4 j + 2; the first key has the first half.
+  // Sums of a pair of keys with two pairs of heads, 4 j and 4 j + 2. The first key has the first half.
   constexpr int kKeyPairs = kKeyTile / 2;
   int32x4_t pairs[kKeyPairs][kPassVecs][2] = {};
   for (int d = 0; d < kIndexDim; d += kDotDepth) {
@@ -324,7 +324,7 @@ MS_DSV32_INLINE void IndexDots(const IndexRun& run, int key, const IndexToken& t
 #endif
 }
 
-// Into L1, of run.next: blocks of keys lie anywhere in the cache, so that the hardware cannot foresee the next one.
+// Fetches keys of run.next into L1. The hardware cannot foresee them, because blocks of keys lie anywhere in the cache.
 MS_DSV32_INLINE void PrefetchNext(const IndexRun& run, int first, int count) {
 #pragma GCC unroll 6
   for (int i = first; i < first + count; ++i) {
@@ -337,7 +337,7 @@ MS_DSV32_INLINE void IndexPartialSums(const IndexToken& token, IndexRun* run) {
   for (int pass = 0; pass < kPasses; ++pass) {
     const int head = pass * kPassHeads;
     for (int key = 0; key < kKeyRun; key += kKeyTile) {
-      // A few at a time: a core has some 20 loads under way, and waits if there are more.
+      // Fetches a few at a time, because a core has some 20 loads under way, and waits if there are more.
       if (pass == 0) PrefetchNext(*run, key, kKeyTile);
       VecI acc[kKeyTile][kPassVecs];
       IndexDots(*run, key, token, head, acc);
@@ -365,7 +365,7 @@ MS_DSV32_INLINE void IndexPartialSums(const IndexToken& token, IndexRun* run) {
 // scores[i] = the sum of the 16 partial sums of key i by halving, times k_scale[i]; 16 keys.
 MS_DSV32_INLINE void IndexReduce(const float* sums, const float* k_scale, float* scores) {
 #if MS_DSV32_IS_AVX512
-  // Row 4 i + c goes to 128-bit lane i of vector c, whose four elements are then added.
+  // Row 4 i + c goes to 128-bit lane i of vector c. The four elements of a lane are then added.
   const __m512i low = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23);
   const __m512i high = _mm512_setr_epi32(8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
   const __m512i even = _mm512_setr_epi32(0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27);
@@ -411,7 +411,7 @@ MS_DSV32_INLINE void IndexReduce(const float* sums, const float* k_scale, float*
 #endif
 }
 
-// run->scores from the keys of the run and run->k_scale.
+// Computes run->scores from the keys of the run and run->k_scale.
 MS_DSV32_INLINE void IndexScores(const IndexToken& token, IndexRun* run) {
   IndexPartialSums(token, run);
   for (int key = 0; key < kKeyRun; key += 16) {

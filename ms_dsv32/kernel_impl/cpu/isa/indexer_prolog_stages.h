@@ -1,4 +1,4 @@
-// The stages of lightning_indexer_prolog_quant beside the token projection, shared with mla_indexer_prolog_quant.
+// The stages of lightning_indexer_prolog_quant but the token projection, shared with mla_indexer_prolog_quant.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_INDEXER_PROLOG_STAGES_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_INDEXER_PROLOG_STAGES_H_
 
@@ -15,11 +15,11 @@
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
 constexpr int64_t kIndexerRows = 96;     // tokens of a head at a time: its sums stay in L2
-constexpr int64_t kIndexerRowsNd = 384;  // tokens of a task where it packs its head's weights first
+constexpr int64_t kIndexerRowsNd = 384;  // tokens of a task that packs its head's weights first
 constexpr int64_t kIndexerKeyRows = 6;   // tokens of a key task: one tile of the Hadamard product
 constexpr int64_t kHadamardSize = op_info::kIdxHeadDim * op_info::kIdxHeadDim;
 
-// A Hadamard matrix, always row-major, as strips: kHadamardSize elements.
+// Packs a Hadamard matrix, which is always row-major, into strips: kHadamardSize elements in all.
 inline void PackHadamard(const uint16_t* matrix, uint16_t* strips) {
   PackStripsBf16(matrix, op_info::kIdxHeadDim, op_info::kIdxHeadDim, op_info::kIdxHeadDim / kPanel, strips);
 }
@@ -97,7 +97,7 @@ class IndexerHeads {
       PackStripsInt8(p_.w_qb + n * kDim, op_info::kIdxNHeads * kDim, op_info::kQLoraRank, kDim / kPanel, packed_up);
       up = packed_up;
     }
-    // Where this thread likely goes on: threads advance at nearly the same speed.
+    // Fetches the weights of this thread's next task. Threads advance at nearly the same speed, so it is likely this.
     const int64_t next_n = (task + threads_) / blocks_;
     const int8_t* next_up = p_.packed && next_n != n && next_n < op_info::kIdxNHeads
                                 ? up + (next_n - n) * kDim * op_info::kQLoraRank
@@ -128,7 +128,7 @@ class IndexerHeads {
 
   const LightningIndexerPrologQuantParams& p_;
   const uint16_t* hadamard_q_;  // strips
-  const int64_t blocks_;        // of tokens, nearly equal
+  const int64_t blocks_;        // blocks of tokens, nearly equal
   const int threads_;
 };
 

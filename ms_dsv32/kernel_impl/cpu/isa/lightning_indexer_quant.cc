@@ -1,7 +1,7 @@
-// Tokens are taken in waves whose score rows fit kWaveRowBytes. Within a wave the work items are (group of tokens of
-// one sequence, range of keys): the keys of a range are read and prepared once for the whole group, and a single token
-// still occupies every thread. Scores exist only as order keys (topk.h) in the wave's rows; each thread also counts
-// them in the first histogram of the selection while they are in L1. A last stage selects, one token per item.
+// Tokens are taken in waves whose score rows fit kWaveRowBytes. Within a wave a work item is a group of tokens of one
+// sequence and a range of keys. So the keys of a range are read and prepared once for the whole group, and a single
+// token still occupies every thread. Scores exist only as order keys (topk.h) in the wave's rows. Each thread also
+// counts them in the first histogram of the selection while they are in L1. A last stage selects, one token per item.
 #include "ms_dsv32/kernel_impl/cpu/isa/lightning_indexer_quant.h"
 
 #include "ms_dsv32/kernel_impl/contract/generated/dims.h"
@@ -18,22 +18,22 @@ using op_info::kBlockSize;
 
 // Bounds of the scratch, besides 8 to 33 KiB for each packed token.
 constexpr int64_t kWaveRowBytes = int64_t{32} << 20;  // 64 rows of 128K keys; one row if it is longer than that
-constexpr int64_t kWaveHistograms = 4096;             // of 8 KiB, one for each token and thread
+constexpr int64_t kWaveHistograms = 4096;             // histograms of 8 KiB, one for each token and thread
 constexpr int64_t kWaveTokens = 64;
 constexpr int64_t kGroupTokens = 8;  // packed queries of a group: 64 to 264 KiB, a part of L2
-// So many ranges for each thread that those which start late, or are interrupted, find less to do; of no more keys than
-// are scored in a fraction of a millisecond.
+// Ranges for each thread: so many that a thread that starts late, or is interrupted, finds less to do. A range has no
+// more keys than are scored in a fraction of a millisecond.
 constexpr int64_t kRangesPerThread = 16;
 constexpr int64_t kMaxRange = 32 * kKeyRun;
 constexpr int kTokenParts = kIndexHeads / kPackHeads;
 
 struct Group {
-  int64_t first;    // in the wave
-  int64_t count;    // tokens of one sequence
-  int64_t visible;  // of the last, which sees most
+  int64_t first;    // its first token in the wave
+  int64_t count;    // tokens, all of one sequence
+  int64_t visible;  // keys that the last token sees, which sees most
 };
 
-// The cache row of a position; up to the end of a block the next ones follow it.
+// The cache row of a position. The next positions follow it up to the end of the block.
 MS_DSV32_INLINE int64_t CacheRow(const int32_t* block_table, int64_t position) {
   const auto at = static_cast<uint64_t>(position);
   return block_table[at / kBlockSize] * kBlockSize + static_cast<int64_t>(at % kBlockSize);
@@ -41,7 +41,7 @@ MS_DSV32_INLINE int64_t CacheRow(const int32_t* block_table, int64_t position) {
 
 constexpr int8_t kNoKey[kIndexDim] = {};
 
-// Where the keys of positions [begin, begin + kKeyRun) of a sequence are; kNoKey from `end` on. Prefetches the scales.
+// Finds the keys of positions [begin, begin + kKeyRun) of a sequence, kNoKey from `end` on. Prefetches the scales.
 MS_DSV32_INLINE void LocateRun(const LightningIndexerQuantParams& p, const int32_t* block_table, int64_t begin,
                                int64_t end, const int8_t** keys) {
   const int64_t seen = Min(begin + kKeyRun, end);
@@ -56,7 +56,7 @@ MS_DSV32_INLINE void LocateRun(const LightningIndexerQuantParams& p, const int32
   for (int64_t key = Max<int64_t>(end - begin, 0); key < kKeyRun; ++key) keys[key] = kNoKey;
 }
 
-// The cache rows of positions [begin, begin + kKeyRun) of a sequence, zeros from `end` on.
+// Loads the cache rows of positions [begin, begin + kKeyRun) of a sequence, zeros from `end` on.
 MS_DSV32_INLINE void LoadRun(const LightningIndexerQuantParams& p, const int32_t* block_table, int64_t begin,
                              int64_t end, IndexRun* run) {
   uint16_t k_scale[kKeyRun] = {};
@@ -132,8 +132,8 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
     const int64_t range = Min(RoundUp(CeilDiv(wave_keys, threads * kRangesPerThread), kKeyRun), kMaxRange);
     const int64_t row_ranges = CeilDiv(row_size, range);
 
-    // (2) one factor for each head; the query in the order of the dot products. In parts, so that the other threads are
-    // woken now even for a single token.
+    // (2) one factor for each head; the query in the order of the dot products. A token is cut into parts, so that a
+    // single token wakes the other threads now.
     ParallelFor(count * kTokenParts, [&](int64_t item, int) {
       const int64_t w = item / kTokenParts, i = tokens[w], head = item % kTokenParts * kPackHeads;
       PackIndexHeads(p.q_int8 + i * kIndexHeads * kIndexDim, p.q_scale + i * kIndexHeads, p.weights + i * kIndexHeads,
@@ -152,7 +152,8 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
       PrefetchNext(*run, 0, kKeyRun);
       for (int64_t position = begin; position < end; position += kKeyRun) {
         LoadRun(p, block_table, position, end, run);
-        // After the last run of the range, that of the one that this thread will take next if all are as fast.
+        // The next run. After the last one of the range it is the first one of the range that this thread will take
+        // next if all threads are equally fast.
         const bool last = position + kKeyRun >= end;
         LocateRun(p, block_table, last ? begin + threads * range : position + kKeyRun, last ? group.visible : end,
                   run->next);
@@ -175,7 +176,7 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
     ParallelFor(count, [&](int64_t w, int) {
       uint32_t* histogram = histograms + w * threads * kTopKBins;
       if (!counted[w * threads]) memset(histogram, 0, kTopKBins * sizeof(uint32_t));
-      // From the top, down to where the selection will stop.
+      // Adds the threads' histograms from the top down to where the selection will stop.
       constexpr int kStep = 128;
       int64_t above = 0;
       for (int bin = kTopKBins - kStep; bin >= 0 && above < k; bin -= kStep) {

@@ -41,7 +41,7 @@ class EpilogHeads {
       PackStripsBf16(uv, kDim, op_info::kKvLoraRank, kDim / kPanel, packed);
       uv = packed;
     }
-    // Where this thread likely goes on: threads advance at nearly the same speed.
+    // Fetches the weights of this thread's next task. Threads advance at nearly the same speed, so it is likely this.
     const int64_t next_n = (task + threads_) / blocks_;
     const uint16_t* next = p_.packed && next_n != n && next_n < p_.n_q ? uv + (next_n - n) * kHeadSize : nullptr;
     const int64_t end = (block + 1) * p_.t / blocks_;
@@ -72,15 +72,15 @@ class EpilogOutput {
   EpilogOutput(const MlaEpilogQuantParams& p, const int8_t* v8, const float* scales, int threads)
       : p_(p), v8_(v8), scales_(scales), threads_(threads), k_(p.n_q * op_info::kVHeadDim) {
     blocks_ = CeilDiv(p.t, p.packed ? kEpilogRows : kEpilogRowsNd);
-    // Larger groups convert a row for more columns, smaller ones keep all threads busy to the end. The strips of one
-    // panel are the fewest streams for hardware prefetchers to follow, which counts while w_o comes from memory about
+    // Larger groups convert a row for more columns. Smaller ones keep all threads busy to the end. The strips of one
+    // panel are the fewest streams for hardware prefetchers to follow, which matters while w_o comes from memory about
     // as fast as it is multiplied.
     group_ = p.packed && p.t <= kStreamTokens ? 1 : kMaxGroup;
     while (group_ > 1 && kPanels / group_ * blocks_ < 8 * threads) group_ /= 2;
     tasks = kPanels / group_ * blocks_;
   }
 
-  // Bytes between rows of v8: a line more than a power of two, so that the rows of a tile do not share cache sets.
+  // Bytes between rows of v8: one line more than a power of two, so that the rows of a tile do not share cache sets.
   static constexpr int64_t RowStride(int64_t n_q) { return n_q * op_info::kVHeadDim + 64; }
 
   static constexpr size_t ThreadBytes(bool packed) {
@@ -98,7 +98,7 @@ class EpilogOutput {
     const int64_t ldx = RowStride(p_.n_q);
     const int8_t* x = v8_ + row0 * ldx;
     if (p_.packed) {
-      // Where this thread likely goes on: threads advance at nearly the same speed.
+      // Fetches the weights of this thread's next task. Threads advance at nearly the same speed, so it is likely this.
       const int64_t next = (task + threads_) / blocks_ * columns;
       const int8_t* next_w = next != first && next < op_info::kH ? p_.w_o + next * k_ : nullptr;
       GemmInt8({x, ldx, rows}, {p_.w_o + first * k_, k_ * kStrip, group_, next_w}, k_, {sums, columns, false});

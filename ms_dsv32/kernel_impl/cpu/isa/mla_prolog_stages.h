@@ -15,7 +15,7 @@
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
 constexpr int64_t kHeadRows = 96;     // tokens of a head at a time: its sums and latents stay in L2
-constexpr int64_t kHeadRowsNd = 384;  // tokens of a task where it packs its head's weights first
+constexpr int64_t kHeadRowsNd = 384;  // tokens of a task that packs its head's weights first
 
 // (1) query latent of one token, from column `first` of the projection: RmsNorm, quantisation.
 inline void MlaQueryLatent(const MlaPrologQuantParams& p, const TokenProjection& projection, int64_t first,
@@ -89,7 +89,7 @@ class MlaHeads {
       up = packed_up;
       uk = packed_uk;
     }
-    // Where this thread likely goes on: threads advance at nearly the same speed.
+    // Fetches the weights of this thread's next task. Threads advance at nearly the same speed, so it is likely this.
     const int64_t next_n = (task + threads_) / blocks_;
     const int8_t* next_up = p_.packed && next_n != n && next_n < p_.n_q
                                 ? up + (next_n - n) * op_info::kQHeadDim * op_info::kQLoraRank
@@ -98,8 +98,8 @@ class MlaHeads {
     for (int64_t i = block * p_.t / blocks_; i < end; i += kHeadRows) {
       const int64_t rows = Min(kHeadRows, end - i);
       // (2) query up-projection, dequantised. Meanwhile W_UK is fetched in pieces as far apart as the strips of
-      // w_uq_qr. Its own strips are shorter, so the pieces are not those that are read first; fetching those gains
-      // nothing.
+      // w_uq_qr. Its own strips are shorter, so these are not the pieces that are read first, but fetching those would
+      // gain nothing.
       GemmInt8({p_.q_norm + i * op_info::kQLoraRank, op_info::kQLoraRank, rows},
                {up, kUpStride, op_info::kQHeadDim / kPanel, uk}, op_info::kQLoraRank,
                {sums, op_info::kQHeadDim, false});
@@ -131,10 +131,10 @@ class MlaHeads {
   const int64_t tasks;
 
  private:
-  static constexpr int64_t kUkColumns = 256;  // of q_nope at a time: a converted row serves 16 strips
+  static constexpr int64_t kUkColumns = 256;  // columns of q_nope at a time: a converted row serves 16 strips
 
   const MlaPrologQuantParams& p_;
-  const int64_t blocks_;  // of tokens, nearly equal
+  const int64_t blocks_;  // blocks of tokens, nearly equal
   const int threads_;
 };
 

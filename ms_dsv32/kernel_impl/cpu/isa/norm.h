@@ -6,8 +6,8 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// Whether float32 has lost nothing of this mean of squares: none of them has overflowed, and those that count are above
-// 2^-126, where subnormals begin. A NaN is lost as well. With the usual epsilon only rows beyond 1e17 are.
+// Whether float32 holds this mean of squares: no square has overflowed, and the squares that matter are above 2^-126,
+// where subnormals begin. It does not hold a NaN. With the usual epsilon it fails only for rows beyond 1e17.
 MS_DSV32_INLINE bool HoldsMean(float mean) { return mean >= 0x1p-90f && mean <= __FLT_MAX__; }
 
 // sqrt(mean(x^2) + epsilon) of x rounded to bf16, which is at most the largest |x|.
@@ -20,8 +20,8 @@ __attribute__((noinline)) inline float WideRoot(const float* x, float epsilon, i
   return static_cast<float>(__builtin_sqrt(sum / static_cast<double>(n) + static_cast<double>(epsilon)));
 }
 
-// out[n] = bf16(x / sqrt(mean(x^2) + epsilon) * gamma) of x rounded to bf16. n is a multiple of 64. Right for all
-// finite x; one infinity makes the others 0 and itself NaN.
+// out[n] = bf16(x / sqrt(mean(x^2) + epsilon) * gamma) of x rounded to bf16. n is a multiple of 64. It is right for all
+// finite x. An infinity makes the other values 0 and itself NaN.
 inline void RmsNormRow(const float* x, const uint16_t* gamma, float epsilon, int64_t n, uint16_t* out) {
   VecF squares[4] = {};  // four chains: one alone would wait for each addition
   for (int64_t i = 0; i < n; i += 4 * kLanes) {
@@ -57,7 +57,7 @@ __attribute__((noinline)) inline void WideLayerNorm(const float* x, const uint16
 }
 
 // out[n] = bf16((x - mean) / sqrt(mean((x - mean)^2) + epsilon) * gamma + beta), x not rounded. n is a multiple of 64.
-// Right for all finite x; an infinity makes all NaN.
+// It is right for all finite x. An infinity makes all values NaN.
 inline void LayerNormRow(const float* x, const uint16_t* gamma, const uint16_t* beta, float epsilon, int64_t n,
                          uint16_t* out) {
   VecF total{};

@@ -1,4 +1,4 @@
-// Dynamic symmetric int8 quantisation of one row, and the way back from int32 products.
+// Dynamic symmetric int8 quantisation of one row, and dequantisation of int32 products.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_QUANT_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_QUANT_H_
 
@@ -6,8 +6,8 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// q[n] = int8(rint(x * (127 / amax))), amax = max(max|x|, 1e-30); returns the scale 1 / (127 / amax). n is a multiple
-// of 64. A NaN in x gives zeros and scale NaN; an infinity gives zeros and scale infinity.
+// q[n] = int8(rint(x * (127 / amax))), amax = max(max|x|, 1e-30). n is a multiple of 64. Returns the scale 1 / (127 /
+// amax). A NaN in x gives zeros and scale NaN. An infinity gives zeros and scale infinity.
 inline float QuantRow(const uint16_t* x, int64_t n, int8_t* q) {
   VecF largest = Set1(1e-30f);
   VecI nan{};
@@ -19,8 +19,8 @@ inline float QuantRow(const uint16_t* x, int64_t n, int8_t* q) {
   const float amax = AnySet(nan) ? __builtin_nanf("") : ReduceMax(largest);
   const float inverse = 127.0f / amax;
   for (int64_t i = 0; i < n; i += kLanes) {
-    const VecF v = Rint(LoadBf16(x + i) * inverse);  // |v| <= 127: two roundings beyond 127 at most, which Rint removes
-    // Converting a NaN is undefined; its int8 is 0.
+    const VecF v = Rint(LoadBf16(x + i) * inverse);  // |v| <= 127: at most two roundings beyond 127, which Rint removes
+    // Converting a NaN is undefined, so it becomes 0 first.
     StoreInt8(q + i, __builtin_convertvector(Select(NanMask(v), Set1(0.0f), v), VecI));
   }
   return 1.0f / inverse;

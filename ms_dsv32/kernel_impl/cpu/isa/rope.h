@@ -16,7 +16,7 @@ MS_DSV32_INLINE void RotatePairs(VecF a, VecF b, const uint16_t* cos, const uint
   StoreBf16(out + kRopeHalf, b * LoadBf16(cos + kRopeHalf) + a * LoadBf16(sin + kRopeHalf));
 }
 
-// The MLA's: the pairs are (x[2i], x[2i + 1]); the output is in half-split order. `out` must not overlap `x`.
+// The MLA's RoPE. The pairs are (x[2i], x[2i + 1]), and the output is in half-split order. `out` must not overlap `x`.
 inline void RopeInterleavedRow(const uint16_t* x, const uint16_t* cos, const uint16_t* sin, uint16_t* out) {
 #pragma GCC unroll 2
   for (int i = 0; i < kRopeHalf; i += kLanes) {
@@ -25,7 +25,7 @@ inline void RopeInterleavedRow(const uint16_t* x, const uint16_t* cos, const uin
   }
 }
 
-// The indexer's: the pairs are (x[i], x[i + half]). `out` may be `x`.
+// The indexer's RoPE. The pairs are (x[i], x[i + half]). `out` may be `x`.
 inline void RopeHalfSplitRow(const uint16_t* x, const uint16_t* cos, const uint16_t* sin, uint16_t* out) {
 #pragma GCC unroll 2
   for (int i = 0; i < kRopeHalf; i += kLanes) {

@@ -1,9 +1,9 @@
 // Vectors for the CPU kernels: one spelling for every instruction set.
 //
-// A kernel source file is compiled once per instruction set (ISA) with -DMS_DSV32_ISA=<name> and that ISA's -m flags;
-// everything it defines lives in namespace ms_dsv32::cpu::<name>. These translation units must not emit weak symbols
-// that the baseline also has (the linker would keep either copy), so this header uses no std templates: GNU vector
-// extensions, and intrinsics where they pay.
+// A kernel source file is compiled once per instruction set (ISA) with -DMS_DSV32_ISA=<name> and that ISA's -m flags.
+// Everything it defines lives in namespace ms_dsv32::cpu::<name>. These translation units must not emit weak symbols
+// that the baseline also has, because the linker keeps either copy. So this header uses no std templates. It uses GNU
+// vector extensions, and intrinsics where they pay.
 //
 //   VecF, VecI, VecU   kLanes x float32 / int32 / uint32 in one vector of kVecBytes (64, 32 or 16 by ISA)
 //   LoadF/StoreF, LoadBf16/StoreBf16 (round to nearest even), LoadInt8/StoreInt8, LoadFp16     all unaligned
@@ -59,7 +59,7 @@
 #if !defined(__clang__)
 #pragma GCC diagnostic push
 #pragma GCC diagnostic ignored "-Wmaybe-uninitialized"  // gcc 12 blames its own _mm512_undefined_*: GCC PR 105593
-#pragma GCC diagnostic ignored "-Wuninitialized"        // likewise, where they are inlined into a loop
+#pragma GCC diagnostic ignored "-Wuninitialized"        // the same, where they are inlined into a loop
 #endif
 #include <immintrin.h>
 #if !defined(__clang__)
@@ -120,13 +120,13 @@ MS_DSV32_INLINE constexpr T Max(T a, T b) {
 MS_DSV32_INLINE constexpr int64_t CeilDiv(int64_t a, int64_t b) { return (a + b - 1) / b; }
 MS_DSV32_INLINE constexpr int64_t RoundUp(int64_t a, int64_t b) { return CeilDiv(a, b) * b; }
 
-// ---- scalar conversions
+// Scalar conversions.
 
 MS_DSV32_INLINE uint32_t FloatBits(float f) { return LoadAs<uint32_t>(&f); }
 MS_DSV32_INLINE float BitsFloat(uint32_t u) { return LoadAs<float>(&u); }
 MS_DSV32_INLINE float Bf16ToF32(uint16_t v) { return BitsFloat(static_cast<uint32_t>(v) << 16); }
-// Every NaN in a result is the positive quiet one: which of two NaNs an operation passes on, and the sign of a new one,
-// depend on the instruction set and on the compiler.
+// Every NaN in a result is the positive quiet one, because which of two NaNs an operation passes on, and the sign of a
+// new one, depend on the instruction set and on the compiler.
 constexpr uint16_t kNanBf16 = 0x7fc0;
 constexpr uint16_t kNanFp16 = 0x7e00;
 MS_DSV32_INLINE float OneNan(float f) { return f == f ? f : __builtin_nanf(""); }
@@ -138,8 +138,8 @@ MS_DSV32_INLINE uint16_t F32ToBf16(float f) {
 MS_DSV32_INLINE float Fp16ToF32(uint16_t h) {
   const uint32_t sign = static_cast<uint32_t>(h & 0x8000u) << 16;
   const uint32_t magnitude = static_cast<uint32_t>(h & 0x7fffu) << 13;
-  // Shifted into place the exponent is 112 too small; multiplying by 2^112 repairs normals and subnormals alike. Inf
-  // and NaN apart.
+  // Shifted into place the exponent is 112 too small. Multiplying by 2^112 repairs normals and subnormals alike, but
+  // not Inf and NaN.
   if ((h & 0x7c00u) == 0x7c00u) return BitsFloat(sign | 0x7f800000u | magnitude);
   return BitsFloat(sign | FloatBits(BitsFloat(magnitude) * 0x1p112f));
 }
@@ -157,7 +157,7 @@ MS_DSV32_INLINE uint16_t F32ToFp16(float f) {
   return static_cast<uint16_t>(sign | ((magnitude - 0x38000000u + 0xfffu + ((magnitude >> 13) & 1u)) >> 13));
 }
 
-// ---- vectors
+// Vectors.
 
 MS_DSV32_INLINE VecF Set1(float v) { return v - VecF{}; }
 MS_DSV32_INLINE VecI Set1I(int32_t v) { return v - VecI{}; }
@@ -175,7 +175,7 @@ MS_DSV32_INLINE VecU SelectU(VecI mask, VecU yes, VecU no) { return (yes & (VecU
 
 MS_DSV32_INLINE VecF Bf16BitsToF(VecU16 v) { return (VecF)(__builtin_convertvector(v, VecU) << 16); }
 MS_DSV32_INLINE VecF LoadBf16(const uint16_t* p) { return Bf16BitsToF(LoadAs<VecU16>(p)); }
-// Round to nearest even to bf16, as the low 16 bits of each lane; NaN as in F32ToBf16.
+// Rounds to nearest even to bf16, in the low 16 bits of each lane. NaN as in F32ToBf16.
 MS_DSV32_INLINE VecU BitsToBf16(VecF v) {
   const VecU u = (VecU)v;
   const VecU rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
@@ -193,10 +193,10 @@ MS_DSV32_INLINE void StoreU16(uint16_t* p, VecU v) {  // the low 16 bits of each
 }
 MS_DSV32_INLINE void StoreBf16(uint16_t* p, VecF v) { StoreU16(p, BitsToBf16(v)); }
 
-// gcc 12 converts a vector of 4, 8 or 16 int8 element by element through scalar registers, hence the intrinsics
-// (with a mask, because the plain ones warn of an uninitialised variable in gcc 12).
+// Uses intrinsics, because gcc 12 converts a vector of 4, 8 or 16 int8 element by element through scalar registers.
+// They have a mask, because the plain ones warn of an uninitialised variable in gcc 12.
 MS_DSV32_INLINE VecI LoadInt8(const int8_t* p) {
-#if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)  // which lacks it
+#if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)  // SIMDe lacks the masked intrinsic
   return (VecI)_mm512_maskz_cvtepi8_epi32(0xffff, _mm_loadu_si128((const __m128i*)p));
 #elif MS_DSV32_IS_AVX2
   return (VecI)_mm256_cvtepi8_epi32(_mm_loadl_epi64((const __m128i*)p));
@@ -246,10 +246,10 @@ MS_DSV32_INLINE VecF Fma(VecF a, VecF b, VecF c) {  // a * b + c
 }
 
 MS_DSV32_INLINE VecF Abs(VecF v) { return (VecF)((VecU)v & 0x7fffffffu); }
-// Lanes where a comparison with NaN is false keep `a`, and so do those where both are zeros: what x86's instruction
-// does with its second operand. With a mask as in LoadInt8.
+// A lane where one operand is NaN, or both are zeros, keeps `a`, as x86's instruction keeps its second operand. The
+// intrinsic has a mask for the reason in LoadInt8.
 MS_DSV32_INLINE VecF Max(VecF a, VecF b) {
-#if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)  // which lacks it
+#if MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE)  // SIMDe lacks the masked intrinsic
   return (VecF)_mm512_maskz_max_ps(0xffff, (__m512)b, (__m512)a);
 #elif MS_DSV32_IS_AVX2
   return (VecF)_mm256_max_ps((__m256)b, (__m256)a);
@@ -259,7 +259,7 @@ MS_DSV32_INLINE VecF Max(VecF a, VecF b) {
 }
 MS_DSV32_INLINE VecI NanMask(VecF v) { return (VecI)(v != v); }
 
-// Sum of the lanes by halving: lane i + lane i + n/2, for n = kLanes, kLanes/2, .., 2. A fixed order.
+// Sum of the lanes in a fixed order, by halving: lane i + lane i + n/2, for n = kLanes, kLanes/2, .., 2.
 MS_DSV32_INLINE float ReduceAdd(VecF v) {
   float lane[kLanes];
   StoreF(lane, v);
@@ -299,16 +299,16 @@ MS_DSV32_INLINE bool AnySet(VecI mask) {  // any lane not 0
 // stays NaN.
 MS_DSV32_INLINE VecF Rint(VecF v) { return (v + 0x1.8p23f) - 0x1.8p23f; }
 
-// bf16(v) in the upper half of each lane, garbage in the lower half; v is not NaN. Half the work of BitsToBf16.
+// bf16(v) in the upper half of each lane, garbage in the lower half. v must not be NaN. Half the work of BitsToBf16.
 MS_DSV32_INLINE VecU RoundToUpperHalf(VecF v) { return (VecU)v + 0x7fffu + (((VecU)v >> 16) & 1u); }
 
 #if MS_DSV32_IS_NEON_BF16
-// The first, or the second, halves of both.
+// The first halves of both vectors, or the second halves.
 MS_DSV32_INLINE VecI ZipLow64(VecI a, VecI b) { return (VecI)vzip1q_s64((int64x2_t)a, (int64x2_t)b); }
 MS_DSV32_INLINE VecI ZipHigh64(VecI a, VecI b) { return (VecI)vzip2q_s64((int64x2_t)a, (int64x2_t)b); }
 #endif
 
-// Keeps the compiler from loading the value again at each use: a core does fewer loads than it takes operands.
+// Keeps the compiler from loading the value again at each use, because a core does fewer loads than it takes operands.
 MS_DSV32_INLINE void KeepInRegister(VecI& v) {
 #if MS_DSV32_IS_AVX2 || (MS_DSV32_IS_AVX512 && !defined(MS_DSV32_SIMDE))
   asm("" : "+v"(v));
@@ -317,8 +317,8 @@ MS_DSV32_INLINE void KeepInRegister(VecI& v) {
 #endif
 }
 
-// Keeps GCC from loading on Arm what comes after this before it: in inner loops whose sums take 24 of 32 registers it
-// loads so far ahead that sums go to the stack.
+// Keeps GCC on Arm from moving later loads before this. In inner loops whose sums take 24 of 32 registers it loads so
+// far ahead that sums go to the stack.
 MS_DSV32_INLINE void KeepLoadsInOrder() {
 #if MS_DSV32_IS_NEON
   asm volatile("" ::: "memory");

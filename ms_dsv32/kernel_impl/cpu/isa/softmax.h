@@ -10,7 +10,7 @@ namespace ms_dsv32::cpu::MS_DSV32_ISA {
 // v = n ln2 + r, |r| <= ln2/2; e^r by its Taylor polynomial of degree 7 (remainder r^8/8! <= 5.2e-9); times 2^n.
 MS_DSV32_INLINE VecF ExpNonPositive(VecF v) {
   const VecI small = (VecI)(v < -0x1.5d58ap6f);  // e^-87.336 = 2^-126, the least normal number
-  const VecF x = (VecF)((VecI)v & ~small);       // whatever becomes 0 in the end
+  const VecF x = (VecF)((VecI)v & ~small);       // any value will do: the result becomes 0
   const VecF n = Rint(x * 1.44269504088896341f);
   // ln2 as 0x1.62e4p-1 (its 15-bit head, exact times n) and the rest.
   const VecF r = Fma(n, Set1(-0x1.7f7d1cp-20f), Fma(n, Set1(-0x1.62e4p-1f), x));
@@ -29,8 +29,8 @@ MS_DSV32_INLINE VecF ExpNonPositive(VecF v) {
 
 // p[i] = bf16(exp(s[i] * scale - top) / sum), top = max(s * scale), for i < count; 0 for count <= i < padded (a
 // multiple of 64). p takes the first half of the row's bytes. Returns top + ln(sum). count > 0. NaN or +infinity in a
-// score makes the row NaN. Normalised by a multiplication with float32(1 / sum), 1 <= sum <= count: at most one float32
-// rounding from the quotient.
+// score makes the row NaN. It normalises by a multiplication with float32(1 / sum), 1 <= sum <= count, which is at most
+// one float32 rounding from the quotient.
 inline float SoftmaxRow(float* s, int64_t count, int64_t padded, float scale) {
   VecF best = Set1(-__builtin_inff());
   int64_t i = 0;

@@ -1,8 +1,8 @@
 // x [t, h] times bf16 weights that stand side by side, in float32: the first stage of the prologs.
 //
-// h is cut into kProjectionParts parts whatever t is. A part is one chain of additions; the parts are added in
-// ascending order. So the bits do not depend on whether the parts are computed by different threads (few tokens:
-// `split`) or one after the other.
+// h is cut into kProjectionParts parts whatever t is. A part is one chain of additions, and the parts are added in
+// ascending order. So the bits do not depend on whether the parts are computed by different threads (Split, few tokens)
+// or one after the other.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_TOKEN_PROJECTION_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_TOKEN_PROJECTION_H_
 
@@ -15,7 +15,7 @@ namespace ms_dsv32::cpu::MS_DSV32_ISA {
 // Tokens that a prolog works on at a time. It bounds the scratch: 9.0 MiB of sums, and less than 0.8 MiB for each
 // thread.
 constexpr int64_t kPrologTokens = 1024;
-constexpr int64_t kProjectionDepth = 1024;  // of one part: 128 KiB of a panel, a fraction of any L2
+constexpr int64_t kProjectionDepth = 1024;  // h of one part: 128 KiB of a panel, a fraction of any L2
 constexpr int kProjectionParts = static_cast<int>(op_info::kH / kProjectionDepth);
 static_assert(op_info::kH % kProjectionDepth == 0, "the parts cover h");
 static_assert(kProjectionDepth % kBf16Cut == 0, "a part is whole links of a chain");
@@ -27,7 +27,7 @@ constexpr int64_t kProjectionRowsNd =
 constexpr int kProjectionGroup = 3;  // panels of a task: a converted row of x serves 192 columns
 constexpr int kProjectionMaxWeights = 4;
 
-// Set up with Add, then Plan; every task in [0, tasks) may run on any thread; then SumRow.
+// Call Add, then Plan, then Run for every task in [0, tasks) on any thread, then SumRow.
 class TokenProjection {
  public:
   TokenProjection(const uint16_t* x, int64_t t, bool packed) : x_(x), t_(t), packed_(packed) {}
@@ -37,7 +37,7 @@ class TokenProjection {
     panels_ += weights_[count_++].panels;
   }
 
-  // Floats of `sums`, to be given to Plan.
+  // Floats of the `sums` that Plan takes.
   MS_DSV32_INLINE int64_t SumsSize() const { return (Split() ? kProjectionParts : 1) * t_ * Columns(); }
 
   // Bytes of scratch for each thread.
@@ -51,7 +51,7 @@ class TokenProjection {
     threads_ = threads;
     group_ = 1;
     blocks_ = Split() ? kProjectionParts : CeilDiv(t_, packed_ ? kProjectionRows : kProjectionRowsNd);
-    // Larger tasks waste less, smaller ones keep all threads busy to the end.
+    // Larger tasks waste less. Smaller ones keep all threads busy to the end.
     if (packed_ && CeilDiv(panels_, kProjectionGroup) * blocks_ >= 8 * threads) group_ = kProjectionGroup;
     tasks = CeilDiv(panels_, group_) * blocks_;
   }
@@ -60,11 +60,11 @@ class TokenProjection {
     float* part_sums = reinterpret_cast<float*>(scratch);
     uint16_t* block = reinterpret_cast<uint16_t*>(scratch + ScratchSize<float>(kProjectionRowsNd * kPanel));
     if (Split()) {
-      // One part of x after the other, so that it stays in L2 for all weights.
+      // Takes one part of x after the other, so that it stays in L2 for all weights.
       const int64_t groups = tasks / blocks_;
       const int part = static_cast<int>(task / groups);
       const int first = static_cast<int>(task % groups) * group_;
-      // Threads advance at nearly the same speed: this one's next task is likely so many ahead.
+      // Threads advance at nearly the same speed, so this thread's next task is likely so many ahead.
       const int64_t next = task + threads_;
       const uint16_t* ahead = nullptr;
       if (packed_ && next < tasks) {
@@ -92,7 +92,7 @@ class TokenProjection {
     }
   }
 
-  // out[columns] = row `token` of the product with columns [first, first + columns), multiples of 64. After all tasks.
+  // out[columns] = row `token` of columns [first, first + columns) of the product, after all tasks. Multiples of 64.
   void SumRow(int64_t token, int64_t first, int64_t columns, float* out) const {
     const float* in = sums_ + token * Columns() + first;
     const int parts = Split() ? kProjectionParts : 1;
@@ -115,15 +115,15 @@ class TokenProjection {
   MS_DSV32_INLINE bool Split() const { return t_ <= kProjectionSplitTokens; }
   MS_DSV32_INLINE int64_t Columns() const { return static_cast<int64_t>(panels_) * kPanel; }
 
-  // The part of the strips of a panel of the whole, packed.
+  // One part of the packed strips of a panel. Panels are counted over all weights.
   const uint16_t* Block(int panel, int part) const {
     int i = 0;
     while (panel >= weights_[i].first + weights_[i].panels) ++i;
     return weights_[i].data + (panel - weights_[i].first) * op_info::kH * kPanel + part * kProjectionDepth * kStrip;
   }
 
-  // out = rows [row0, row1) of x's part times panels [first, first + panels). `next`: weights to fetch meanwhile, or
-  // null.
+  // out = rows [row0, row1) of x's part times panels [first, first + panels). `next` is the weights to fetch meanwhile,
+  // or null.
   void Multiply(int first, int panels, int part, int64_t row0, int64_t row1, uint16_t* block, float* out, int64_t ldo,
                 const uint16_t* next) const {
     const Rows<uint16_t> x = {x_ + row0 * op_info::kH + part * kProjectionDepth, op_info::kH, row1 - row0};

@@ -1,4 +1,4 @@
-// The arguments of a kernel for some of its tokens. Kernels that take many tokens in chunks go from one to the next so.
+// The arguments of a kernel for some of its tokens, for kernels that take many tokens in chunks.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_TOKEN_RANGE_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_TOKEN_RANGE_H_
 
@@ -9,7 +9,7 @@
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// Those for tokens [first, first + count).
+// The arguments for tokens [first, first + count).
 inline MlaPrologQuantParams TokenRange(MlaPrologQuantParams p, int64_t first, int64_t count) {
   p.t = count;
   p.token_x += first * op_info::kH;

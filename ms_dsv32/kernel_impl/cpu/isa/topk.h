@@ -1,10 +1,11 @@
-// Exact top-k by radix selection: no sort, no [n] copy, worst case four passes over the row whatever the values are.
+// Exact top-k by radix selection. It needs no sort and no [n] copy, and at most four passes over the row, whatever the
+// values are.
 //
 // Scores are compared as "order keys": uint32 numbers that sort as the scores do. Three histograms take 11, 11 and 10
-// bits of a key, so that after the third the k-th largest key is known exactly; one last pass writes positions in
+// bits of a key, so that after the third the k-th largest key is known exactly. One last pass writes positions in
 // ascending order. Many equal scores, narrow ranges, infinities and NaN only change how many of the passes are needed.
-// A pass looks for the positions of keys in some range, which is the same few instructions for 16 keys whether none or
-// all of them are in it.
+// A pass looks for the positions of keys in some range. That takes the same few instructions for 16 keys whether none
+// or all of them are in it.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_TOPK_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_TOPK_H_
 
@@ -15,12 +16,12 @@ namespace ms_dsv32::cpu::MS_DSV32_ISA {
 constexpr int kTopKBins = 2048;    // 11 bits
 constexpr int kTopKTopShift = 21;  // the first histogram takes bits 31..21
 constexpr int kTopKMidShift = 10;  // the second bits 20..10, the third bits 9..0
-constexpr int kTopKLanes = 16;     // keys looked at together; that many must be readable after a row
-constexpr int kTopKChunk = 1024;   // positions found at a time: 4 KiB, which stay in L1
+constexpr int kTopKLanes = 16;     // keys that are examined together; so many must be readable after a row
+constexpr int kTopKChunk = 1024;   // positions that are found at a time: 4 KiB, which stay in L1
 
-// Order key: a larger score has a larger key; -0 and +0 have the same one; NaN has that of -infinity, so it loses to
-// every finite score. Finite numbers and infinities: the sign bit is set for positive ones, all bits are inverted for
-// negative ones, which is monotone.
+// Order key: a larger score has a larger key, -0 and +0 have the same one, and NaN has that of -infinity, so it loses
+// to every finite score. For finite numbers and infinities the sign bit is set if they are positive, and all bits are
+// inverted if they are negative, which is monotone.
 MS_DSV32_INLINE VecU OrderKey(VecF score) {
   const VecI bits = (VecI)(score + 0.0f);  // -0 + 0 = +0
   const VecU key = (VecU)(bits ^ ((bits >> 31) | INT32_MIN));
@@ -43,8 +44,8 @@ struct SetBits {
 alignas(64) constexpr SetBits kSetBits;
 #endif
 
-// Writes the positions p in [begin, end) with first <= keys[p] <= last, ascending, and returns how many there are. At
-// most kTopKChunk positions are looked at; `positions` has room for kTopKChunk + kTopKLanes.
+// Writes the positions p in [begin, end) with first <= keys[p] <= last, ascending, and returns how many there are. end
+// - begin is at most kTopKChunk. `positions` has room for kTopKChunk + kTopKLanes.
 inline int FindKeys(const uint32_t* keys, int64_t begin, int64_t end, uint32_t first, uint32_t last,
                     int32_t* positions) {
   const uint32_t span = last - first;  // a key outside, less `first`, is larger as an unsigned number
@@ -121,7 +122,7 @@ inline int64_t EndOfEqual(const uint32_t* keys, int64_t n, uint32_t key, int64_t
   }
 }
 
-// Writes the positions in [begin, end) of the keys that are at least `least` to `positions`; returns how many.
+// Writes the positions in [begin, end) of the keys that are at least `least` to `positions`, and returns how many.
 inline int64_t WriteAtLeast(const uint32_t* keys, int64_t begin, int64_t end, uint32_t least, int32_t* positions) {
   int32_t found[kTopKChunk + kTopKLanes];  // FindKeys writes more than it finds, and a row of positions may be full
   int64_t count = 0;
@@ -133,11 +134,11 @@ inline int64_t WriteAtLeast(const uint32_t* keys, int64_t begin, int64_t end, ui
   return count;
 }
 
-// Writes the positions of the k largest of n order keys to `positions`, ascending; of equal keys the smaller positions
-// win. 0 < k < n. `histogram` [kTopKBins] comes with the counts of key >> kTopKTopShift over the row and is
+// Writes the positions of the k largest of n order keys to `positions`, ascending. Among equal keys the smaller
+// positions win. 0 < k < n. `histogram` [kTopKBins] comes with the counts of key >> kTopKTopShift over the row and is
 // overwritten.
 inline void SelectTopK(const uint32_t* keys, int64_t n, uint32_t k, uint32_t* histogram, int32_t* positions) {
-  // `least`: all keys >= least are taken, except that of those equal to it only the first `quota` are.
+  // All keys above `least` are taken, and the first `quota` of those equal to it.
   uint32_t quota = k;
   TopKCut cut = FindCut(histogram, kTopKBins, quota);
   quota -= cut.above;
@@ -158,7 +159,7 @@ inline void SelectTopK(const uint32_t* keys, int64_t n, uint32_t k, uint32_t* hi
     prefix_shift = 0;
   }
   const uint32_t least = prefix << prefix_shift;
-  // A bin that is taken as a whole needs no look at equal keys; otherwise the prefix is a whole key.
+  // A bin that is taken as a whole needs no look at equal keys. Otherwise the prefix is a whole key.
   const int64_t end_of_equal = quota == cut.count ? n : EndOfEqual(keys, n, least, quota);
   const int64_t count = WriteAtLeast(keys, 0, end_of_equal, least, positions);
   if (end_of_equal < n) WriteAtLeast(keys, end_of_equal, n, least + 1, positions + count);
