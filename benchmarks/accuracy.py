@@ -52,7 +52,7 @@ def _generator(seed: int, stream: str, first: int = 0) -> np.random.Generator:
     return np.random.default_rng([seed, *stream.encode(), first])
 
 
-# Weights --------------------------------------------------------------------------------------------------------------
+# Weights.
 
 
 def float32_weights(heads: int, seed: int = 0) -> dict[str, Array]:
@@ -107,7 +107,7 @@ def meaning(tensors: Mapping[str, Array]) -> dict[str, Array]:
     return meant
 
 
-# Inputs ---------------------------------------------------------------------------------------------------------------
+# Inputs.
 
 
 def _random(count: int, seed: int) -> Iterator[Array]:
@@ -152,7 +152,7 @@ def hidden_states(kind: str, count: int, seed: int = 0) -> Array:
     return np.concatenate([float32_to_bf16(x) for x in INPUTS[kind](count, seed)])[:count]
 
 
-# Layers ---------------------------------------------------------------------------------------------------------------
+# Layers.
 
 
 @dataclass(frozen=True)
@@ -258,7 +258,7 @@ class Operators:
         return inputs, [weights.to_tensor(array) for array in (self._table, np.array([stop], np.int32))]
 
 
-# Comparison -----------------------------------------------------------------------------------------------------------
+# Comparison.
 
 
 def compare(got: Result, want: Result) -> dict[str, float]:

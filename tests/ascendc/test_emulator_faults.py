@@ -247,7 +247,7 @@ def test_what_is_read_too_early_is_what_was_there(
     assert any(np.array_equal(value, late, equal_nan=True) for value in told), told
 
 
-# ---------------------------------------------------------------- what must not compile
+# What must not compile.
 HEAD = """#include "kernel_operator.h"
 using namespace AscendC;
 LocalTensor<float> f32; LocalTensor<half> f16; LocalTensor<bfloat16_t> bf16;

@@ -295,7 +295,7 @@ def test_sort(library: Library) -> None:
     np.testing.assert_array_equal(got[128:], [(taken < 32).sum(), (taken >= 32).sum(), 0, 0])
 
 
-# ---------------------------------------------------------------- casts
+# Casts.
 NONE, RINT, FLOOR, CEIL, ROUND, TRUNC, ODD = range(7)
 FIVE = {RINT, FLOOR, CEIL, ROUND, TRUNC}
 # Cast.md, table of Atlas A2 and A3.

@@ -1,4 +1,5 @@
-// Cast: exactly the pairs and rounding modes of arch 2201 (Cast.md, tables of Atlas A2/A3), and the DEQSCALE register.
+// Cast with exactly the pairs and rounding modes of arch 2201 (Cast.md, tables of Atlas A2/A3), and the DEQSCALE
+// register.
 #ifndef ASCENDC_EMULATOR_CAST_H_
 #define ASCENDC_EMULATOR_CAST_H_
 
@@ -13,7 +14,7 @@ constexpr uint32_t kFive = Mode(AscendC::RoundMode::CAST_RINT) | Mode(AscendC::R
                            Mode(AscendC::RoundMode::CAST_CEIL) | Mode(AscendC::RoundMode::CAST_ROUND) |
                            Mode(AscendC::RoundMode::CAST_TRUNC);
 
-// Rounding modes of a cast from S to D; 0 where arch 2201 has none.
+// Rounding modes of a cast from S to D, or 0 if arch 2201 has no such cast.
 template <class D, class S>
 constexpr uint32_t CastModes() {
   if constexpr (kOneOf<S, int8_t, uint8_t> && std::is_same_v<D, half>) return kNone;
@@ -66,7 +67,7 @@ inline double RoundToInteger(double v, Rounding rounding) {
       return std::nearbyint(v);  // half to even
   }
 }
-// To an integer type: saturates, infinities too, and NaN becomes 0.
+// Converts to an integer type. Values and infinities saturate, and NaN becomes 0.
 template <class D>
 inline D Saturate(double v) {
   if (v != v) return 0;
@@ -169,8 +170,8 @@ inline void Cast(const LocalTensor<D>& dst, const LocalTensor<S>& src, const Rou
                   Strided("Cast", loc, "src", src, p.srcBlkStride.value, p.srcRepStride.value, 65535, 255));
 }
 
-// SetDeqScale.md, the form for int32_t to half. Its example has nothing between it and the Cast: an instruction takes
-// the scale with it when it is issued.
+// SetDeqScale.md, the form for int32_t to half. An instruction takes the scale with it when it is issued, because the
+// page's example has nothing between this call and the Cast.
 inline void SetDeqScale(half scale) { ascendc_emulator::t_core->deq_scale = scale.bits; }
 
 }  // namespace AscendC

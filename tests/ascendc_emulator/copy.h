@@ -79,8 +79,8 @@ inline void CheckGmAlign(const char* api, Loc loc, const GlobalTensor<T>& tensor
         Format("%s: GM byte %lld is no multiple of sizeof(%s)", api, static_cast<long long>(offset), TypeName<T>()));
 }
 
-// Of a write of T to GM. An instruction takes the mode with it when it is issued: the example of SetAtomicAdd.md ends
-// the mode right behind a copy.
+// The atomic mode of a write of T to GM. An instruction takes the mode with it when it is issued, because the example
+// of SetAtomicAdd.md ends the mode right after a copy.
 template <class T>
 inline Atomic AtomicMode(const char* api, Loc loc) {
   if (t_core->atomic < 0)
@@ -244,7 +244,7 @@ inline void DataCopyPad(const LocalTensor<T>& dst, const GlobalTensor<T>& src, c
     for (int64_t i = 0; i < count; ++i) {
       const View line = to + i * (row + dst_gap);
       const View source = from + i * (len + src_gap);
-      // Without isPad and without left/right the device repeats the first element; nobody may rely on it.
+      // Without isPad and without left/right the device repeats the first element, but a kernel must not rely on it.
       for (int64_t at = 0; at < row; at += size)
         std::memcpy(line.data + at, is_pad ? reinterpret_cast<const uint8_t*>(&value) : source.data,
                     static_cast<size_t>(size));

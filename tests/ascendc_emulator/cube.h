@@ -83,9 +83,8 @@ inline float CubeValue(const uint8_t* p) {
   }
 }
 
-// Whether the first `k` values of line `i` (a row of A, a column of B) are defined. Lines of a fractal are 32 B; `step`
-// leads from one fractal along K to the next. A line of which only a part is defined means that K was padded with
-// rubbish.
+// Whether the first `k` values of line `i` (a row of A, a column of B) are defined. Lines of a fractal are 32 B, and
+// `step` leads from one fractal along K to the next. If only a part of a line is defined, K was padded with rubbish.
 inline bool LineDefined(const uint8_t* valid, int64_t step, int64_t k_bytes, const char* matrix, int64_t line,
                         int64_t size, Loc loc) {
   bool all = true, any = false;
@@ -126,7 +125,7 @@ inline void MmadExecute(View c, View a, View b, int64_t m, int64_t n, int64_t k,
     const int64_t row = gemv ? 0 : i / 16 * k_blocks * kFractal + i % 16 * 32;
     const int64_t step = gemv ? 32 : kFractal;
     row_ok[static_cast<size_t>(i)] = LineDefined(a.valid + row, step, k * kSize, "row of A", i, kSize, loc);
-    // Mmad.md: it must not be given NaN. Of a row that nothing defined nobody knows what it holds.
+    // Mmad.md: it must not be given NaN. A row that nothing defined may hold any value.
     if (kSize > 1 && !row_ok[static_cast<size_t>(i)] && !AnyValid(a.valid + row, std::min<int64_t>(32, k * kSize)))
       M().Note("uninitialised", loc,
                Format("Mmad: row of A %lld of %lld was never defined: it may hold NaN, which must not come to the cube",

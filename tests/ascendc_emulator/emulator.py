@@ -33,7 +33,7 @@ FLAGS = (
     "-fPIC",
     "-pthread",
 )
-# Overflow of pointer arithmetic, misalignment and the like; kernels are run with these in one test.
+# Find overflows of pointer arithmetic, misalignment and the like. One test runs the kernels with these.
 SANITIZE = ("-O0", "-g1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined")  # compiling takes longest
 KERNEL_TYPES = {"AIV_ONLY": 0, "AIC_ONLY": 1, "MIX_AIV_1_0": 2, "MIX_AIC_1_0": 3, "MIX_AIC_1_1": 4, "MIX_AIC_1_2": 5}
 FLAG_MODES = {"bits": 0, "counts": 1}
@@ -48,7 +48,7 @@ class EmulatorError(AssertionError):
 class Arg:
     """One GM_ADDR argument. `array` is updated in place for the roles out, inout and workspace.
 
-    `misalign` puts the tensor that many bytes behind a multiple of 512. With `own` the array's memory itself is the
+    `misalign` puts the tensor so many bytes after a multiple of 512. With `own` the array's memory itself is the
     tensor, without a copy, a redzone or poison: for arrays that are larger than the machine's memory.
     """
 
@@ -75,14 +75,14 @@ def Out(name: str, shape: int | Sequence[int], dtype: Any, misalign: int = 0) ->
 
 
 def InOut(name: str, array: np.ndarray, misalign: int = 0, own: bool = False) -> Arg:  # noqa: N802
-    """A tensor that is updated in place, like a cache. `array` must be contiguous; it receives the result."""
+    """A tensor that is updated in place, like a cache. `array` must be contiguous, and receives the result."""
     if not array.flags.c_contiguous:
         raise ValueError(f"{name} is not contiguous")
     return Arg(name, array, "inout", misalign, own)
 
 
 def Workspace(size: int) -> Arg:  # noqa: N802
-    """The user's part of the workspace, in bytes; the kernel reaches it through GetUserWorkspace."""
+    """The user's part of the workspace, in bytes. The kernel reaches it through GetUserWorkspace."""
     return Arg("workspace", np.empty(max(size, 1), np.uint8), "workspace")
 
 
@@ -98,7 +98,7 @@ def Tiling(data: bytes | np.ndarray) -> Arg:  # noqa: N802
 
 @dataclass
 class Finding:
-    """One fault: what kind, in words, on which core, and the line of the kernel's source. `count` occurrences."""
+    """One fault: its kind, message and core, the line of the kernel's source, and how often it occurred (`count`)."""
 
     kind: str
     message: str
@@ -115,7 +115,7 @@ class Finding:
 
 @dataclass
 class Report:
-    """What a launch did. `modelled` holds the cycle model's figures; they are modelled, not measured."""
+    """What a launch did. `modelled` holds the cycle model's figures, which are modelled and not measured."""
 
     errors: list[Finding]
     instructions: dict[str, int]
@@ -130,8 +130,8 @@ class Report:
 
 @dataclass(frozen=True)
 class GmCosts:
-    """What public sources do not agree on: of a copy to or from GM its latency in cycles and the cycles until the next
-    one may be issued, and what HBM gives in GB/s. See cycles.h."""
+    """Costs on which public sources do not agree: the latency of a copy to or from GM in cycles, the cycles until the
+    next copy may be issued, and what HBM gives in GB/s. See cycles.h."""
 
     latency: float
     issue: float
@@ -174,7 +174,7 @@ class _Options(ctypes.Structure):
 
 
 def cache_directory() -> Path:
-    """Where compiled kernels are kept: MS_DSV32_EMULATOR_CACHE, else a directory of this user in scratch space."""
+    """The directory of compiled kernels: MS_DSV32_EMULATOR_CACHE, else a directory of this user in scratch space."""
     given = os.environ.get("MS_DSV32_EMULATOR_CACHE")
     path = Path(given) if given else Path(tempfile.gettempdir()) / f"ascendc_emulator-{os.getuid()}"
     path.mkdir(parents=True, exist_ok=True)
@@ -183,7 +183,7 @@ def cache_directory() -> Path:
 
 @contextmanager
 def building(target: Path) -> Iterator[None]:
-    """One process at a time makes a target of `cache_directory`; the others wait and find it there."""
+    """Lets one process at a time make a target of `cache_directory`. The others wait and find it there."""
     with open(target.with_suffix(".lock"), "w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -196,7 +196,7 @@ def compiler() -> str:
 def syntax_check(
     source: str, include_dirs: Iterable[Path] = (), flags: Iterable[str] = (), cxx: str = ""
 ) -> subprocess.CompletedProcess[str]:
-    """Compiles kernel text without making code: for what must and what must not compile."""
+    """Compiles kernel text without making code, to test what must and what must not compile."""
     includes = [f"-I{path}" for path in (HERE, *include_dirs)]
     return subprocess.run(
         [cxx or compiler(), "-std=c++17", "-fsyntax-only", *flags, "-x", "c++", *includes, "-"],
@@ -217,7 +217,7 @@ def build(
     """Compiles `source` (a file, or text if it has a line break) with launchers for `kernels`, or finds it compiled.
 
     The key is the content of the source, of the headers beside it and in `include_dirs`, the emulator, and the flags.
-    `sanitize`: with ASan and UBSan; None for what MS_DSV32_EMULATOR_SANITIZE=1 says.
+    `sanitize` adds ASan and UBSan; None asks the environment (MS_DSV32_EMULATOR_SANITIZE=1).
     """
     if sanitize is None:
         sanitize = os.environ.get("MS_DSV32_EMULATOR_SANITIZE") == "1"
@@ -285,13 +285,13 @@ class Library:
         flags: str = "bits",
         first_block: int = 0,
     ) -> Report:
-        """Runs `kernel` on `blocks` AI cores and returns the report; outputs are in the arrays of `args`.
+        """Runs `kernel` on `blocks` AI cores and returns the report. Outputs are in the arrays of `args`.
 
-        seed 0 executes every instruction when it is issued; another one executes the pipes in a random legal order, the
-        same for the same seed. There `flags` says what becomes of an event that is set again before its wait has run:
-        with "bits" the second set is lost, with "counts" the flag counts. `workers` cores run at the same time (0: as
-        many as this process may use, at most 4). `first_block` is the number of the first AI core that runs: a launch
-        may have more cores than are looked at, as long as these wait for none of the others.
+        Seed 0 executes every instruction when it is issued. Another seed executes the pipes in a random legal order,
+        the same for the same seed. Then `flags` says what happens to an event that is set again before its wait has
+        run: with "bits" the second set is lost, with "counts" the flag counts. `workers` cores run at the same time
+        (0: as many as this process may use, at most 4). `first_block` is the number of the first AI core that runs. A
+        launch may have more cores than are run, as long as those that run wait for none of the others.
         """
         if kernel not in self.kernels:
             raise ValueError(f"{kernel} is not in {self.kernels}")

@@ -1,4 +1,5 @@
-// What a compiled kernel offers to its host: C, so that callers need neither the emulator's headers nor its ABI.
+// The interface of a compiled kernel to its host. It is C, so that callers need neither the emulator's headers nor its
+// ABI.
 #ifndef ASCENDC_EMULATOR_INTERFACE_H_
 #define ASCENDC_EMULATOR_INTERFACE_H_
 
@@ -11,8 +12,8 @@ struct AscendcEmulatorBuffer {
   void* data;  // copied in and, for outputs, out; null for an optional input that is left out
   uint64_t size;
   int role;           // ascendc_emulator::Role
-  uint64_t misalign;  // bytes behind a multiple of 512
-  int own = 0;  // `data` itself is the tensor, without a copy, a redzone or poison: for what is larger than memory
+  uint64_t misalign;  // bytes after a multiple of 512
+  int own = 0;  // `data` itself is the tensor, without a copy, a redzone or poison: for tensors larger than memory
 };
 struct AscendcEmulatorOptions {
   int blocks, kernel_type, workers, hazards, cycles;
@@ -23,7 +24,7 @@ struct AscendcEmulatorOptions {
   const char* trace;                          // file to write, or null
   double gm_latency, gm_issue, hbm_gb_per_s;  // GmCosts; only used with cycles
   int flags;                                  // ascendc_emulator::Flags; only used with a seed
-  int first_block = 0;                        // of those that run: a part of a larger launch
+  int first_block = 0;                        // the first block that runs, if only a part of a launch is looked at
 };
 }
 

@@ -40,14 +40,14 @@ inline char* Launch(void (*kernel)(A...), AscendcEmulatorBuffer* buffers, int co
     auto buffer = std::make_unique<GmBuffer>(buffers[i].name, buffers[i].size, static_cast<Role>(buffers[i].role),
                                              buffers[i].misalign, buffers[i].own ? buffers[i].data : nullptr);
     const Role role = buffer->role;
-    if (buffers[i].data == nullptr) {  // what CANN gives a kernel for an optional input that is left out
+    if (buffers[i].data == nullptr) {  // CANN gives a kernel null for an optional input that is left out
       arguments.push_back(nullptr);
       gm.push_back(std::move(buffer));
       continue;
     }
     if (!buffer->own && (role == Role::kIn || role == Role::kInOut || role == Role::kTiling))
       std::memcpy(buffer->base, buffers[i].data, buffers[i].size);
-    // The reserved part of the workspace has no memory: GetUserWorkspace leads to the user's part.
+    // The reserved part of the workspace has no memory. GetUserWorkspace leads to the user's part.
     const uintptr_t before = role == Role::kWorkspace ? kReservedWorkspace : 0;
     arguments.push_back(reinterpret_cast<uint8_t*>(reinterpret_cast<uintptr_t>(buffer->base) - before));
     gm.push_back(std::move(buffer));

@@ -3,11 +3,12 @@
 //
 // An API call becomes an instruction: the pipe, the ranges it reads and writes, its cost and a function that executes
 // it. In order, it executes when it is issued. With a seed, it goes into its pipe's queue and runs later, in a random
-// order that flags and barriers allow, so that a missing one changes results: see Pace. Hazards do not depend on the
-// order of execution: each pipe keeps a vector clock of what it knows to be complete, which flags, barriers and
-// cross-core flags pass on; an access to a range that another instruction touched without being known to be complete is
-// reported. A WaitFlag has a number in its pipe, as an instruction has: an event is set again only by a pipe that knows
-// the wait for its earlier set to be complete.
+// order that flags and barriers allow, so that a missing one changes results (see Pace).
+//
+// Hazards do not depend on the order of execution. Each pipe keeps a vector clock of what it knows to be complete, and
+// flags, barriers and cross-core flags pass it on. An access to a range is reported if another instruction touched the
+// range and is not known to be complete. A WaitFlag has a number in its pipe, as an instruction has, so that a second
+// set of an event is allowed only to a pipe that knows the wait for the first set to be complete.
 #ifndef ASCENDC_EMULATOR_MACHINE_H_
 #define ASCENDC_EMULATOR_MACHINE_H_
 
@@ -57,8 +58,9 @@ struct Access {
   int64_t base = 0, len = 0, n1 = 1, s1 = 0, n2 = 1, s2 = 0;
 };
 
-// What a SetFlag does where the flag is set, because its wait is in the queue and has not run.
-// SetFlag-WaitFlag(ISASI).md has a bit and calls this undefined: either the second set is lost, or the flag counts.
+// What a SetFlag does if the flag is still set, because its wait is in the queue and has not run.
+// SetFlag-WaitFlag(ISASI).md describes a bit and calls this undefined: either the second set is lost, or the flag
+// counts.
 enum class Flags : int { kBits = 0, kCounts = 1 };
 
 struct Options {
@@ -74,7 +76,7 @@ struct Options {
   Flags flags = Flags::kBits;  // only used with a seed
 };
 
-// What a flag or a counter passes on.
+// The knowledge that a flag or a counter passes on.
 struct Token {
   Clock local;
   double time = 0;
@@ -121,8 +123,8 @@ struct Core {
   struct Flag {
     bool set = false;
     Token token;
-    // The last wait: its number in the waiting pipe, and its place. A wait of the scalar unit has none, as it has run
-    // when it returns.
+    // The last wait: its number in the waiting pipe, and its place. A wait of the scalar unit has no number, because it
+    // has run when it returns.
     uint32_t wait = 0;
     Loc waited;
   };
@@ -137,7 +139,7 @@ struct Core {
   // Cross-core counters of this core and what this core has sent.
   std::deque<CrossToken> counters[kCrossFlags];
   int cross_mode[kCrossFlags];
-  std::deque<CrossToken> sent[kCrossFlags];  // modes 0-2: not yet matched by the partners
+  std::deque<CrossToken> sent[kCrossFlags];  // modes 0-2: tokens that the partners have not matched yet
   bool sync_all = false;
 
   struct Item {
@@ -164,14 +166,14 @@ struct Core {
   };
   std::unordered_map<uint64_t, CacheLine> dcache;
   int64_t deq_scale = -1;  // DEQSCALE holds rubbish until it is set
-  // Special registers that vector instructions write when they execute: rubbish until then. The number is that of the
-  // last one issued.
+  // Special registers that vector instructions write when they execute. They hold rubbish until then. The number is
+  // that of the last one issued.
   uint64_t mrg_result_seq = 0;
   bool mrg_suspends = false;
   uint16_t mrg_result[4] = {0xffff, 0xffff, 0xffff, 0xffff};
   uint64_t gather_count_seq = 0;
   int64_t gather_count = -1;
-  int atomic = -1;  // 0: none, else the element type; -1: what the kernel before left
+  int atomic = -1;  // the element type; 0: none, -1: whatever the kernel before has left
   void* pipe_object = nullptr;
   uint32_t allocated[8] = {};
   uint32_t spins = 0;
@@ -213,7 +215,8 @@ class Machine {
     for (auto& core : cores) core->foreign = none;
   }
 
-  // ---------------------------------------------------------------- errors
+  // Errors.
+
   void Note(const char* kind, Loc loc, const std::string& message) {
     report.Add(kind, loc, t_core ? t_core->name : "host", message);
   }
@@ -229,7 +232,8 @@ class Machine {
   }
   bool aborted() const { return aborted_; }
 
-  // ---------------------------------------------------------------- instructions
+  // Instructions.
+
   uint32_t Site(const char* name, Loc loc) {
     std::lock_guard<std::mutex> lock(site_mutex_);
     auto [it, added] = site_index_.try_emplace(std::make_tuple(name, loc.file, loc.line), sites_.size());
@@ -257,7 +261,7 @@ class Machine {
     core.last_issued = site;
     ++core.instructions[pipe];
     ObserveScalar(core, pipe);
-    // What an instruction reads and writes at one place is looked at as a write before its own read covers the reads of
+    // Writes are checked first. If an instruction reads and writes one place, its own read would hide the reads of
     // others.
     for (const Access& write : accesses) {
       if (write.kind == Kind::kGm || !write.write) continue;
@@ -282,7 +286,8 @@ class Machine {
     Enqueue(core, pipe, {Core::Item::kExec, 0, 0, loc, std::function<void()>(std::forward<F>(run))});
   }
 
-  // ---------------------------------------------------------------- flags inside a core
+  // Flags inside a core.
+
   void SetFlag(int event, int id, Loc loc) {
     Core& core = *t_core;
     CheckEvent(event, id, loc, "SetFlag");
@@ -296,7 +301,7 @@ class Machine {
     }
     flag.set = true;
     flag.token = Publish(core, pipes.from, loc);
-    // Behind a wait of its own pipe a set comes by itself.
+    // A set comes after an earlier wait of its own pipe in any case.
     if (pipes.from != pipes.to && flag.wait > core.known[pipes.from].at[pipes.to]) {
       Note("flag", loc,
            Format("SetFlag<HardEvent::%s>(%d): nothing orders it behind the WaitFlag of its earlier set at %s; on the "
@@ -365,7 +370,8 @@ class Machine {
     if (options.seed != 0) Enqueue(core, pipe, {Core::Item::kBarrier, 0, 0, loc, {}});
   }
 
-  // ---------------------------------------------------------------- flags between cores
+  // Flags between cores.
+
   // 关键特性说明 of 核间同步: mode 0 all cores of one kind, mode 1 the AIVs of a block, mode 2 AIC and AIVs of a block.
   void CrossSet(int mode, int pipe, int64_t id, Loc loc, bool internal = false) {
     Core& core = *t_core;
@@ -415,8 +421,7 @@ class Machine {
     }
     auto merged = std::make_shared<Foreign>(*core.foreign);
     for (size_t i = 0; i < merged->size(); ++i) (*merged)[i].Merge((*token.clocks)[i]);
-    // A partner's clock of this core says nothing new about the order in which this core's own pipes go on, but is
-    // true.
+    // A partner's clock of this core tells nothing new about the order of this core's own pipes, but it is true.
     for (int p = 0; p < kPipes; ++p) core.known[p].Merge((*merged)[static_cast<size_t>(core.index)]);
     core.foreign = merged;
     // On arch 2201 every pipe's further instructions wait (CrossCoreWaitFlag(ISASI).md).
@@ -449,8 +454,9 @@ class Machine {
     Barrier(PIPE_ALL, loc);
   }
 
-  // ---------------------------------------------------------------- scalar accesses
-  // In front of what the scalar unit reads: with a seed, other pipes may or may not have got there.
+  // Scalar accesses.
+
+  // Called before the scalar unit reads: with a seed, other pipes may or may not have run that far.
   void LetPipesGoOn() {
     if (options.seed != 0) Progress(*t_core);
   }
@@ -465,13 +471,14 @@ class Machine {
     (void)loc;
   }
 
-  // ---------------------------------------------------------------- run
+  // Run.
+
   void Run(const std::function<void()>& kernel);
 
   int FindGm(const void* pointer) const {
     const auto* p = static_cast<const uint8_t*>(pointer);
-    // What holds the address comes first: a caller's own memory may have a neighbour. A cache that is an input and an
-    // output is found as the output, which is the later one.
+    // A tensor that holds the address comes first, because a caller's own memory may have a neighbour. A cache that is
+    // an input and an output is found as the output, which is the later one.
     for (size_t i = gm.size(); i-- > 0;)
       if (p >= gm[i]->base && p < gm[i]->base + gm[i]->size) return static_cast<int>(i);
     for (size_t i = 0; i < gm.size(); ++i)
@@ -479,7 +486,7 @@ class Machine {
     return -1;
   }
 
-  // Cycles of a transfer between GM and a core. Lines that nobody touched yet come from HBM, others from L2.
+  // Cycles of a transfer between GM and a core. Lines that nobody has touched come from HBM, others from L2.
   double GmCycles(const Access& access, double l2_rate) {
     GmBuffer& buffer = *gm[static_cast<size_t>(access.gm)];
     Core& core = *t_core;
@@ -505,14 +512,14 @@ class Machine {
       return static_cast<double>(total) / l2_rate;
     }
     cold = std::min(cold, total);
-    // Workspace is written before it is read: what is read of it was in L2.
+    // Workspace is written before it is read, so what is read is in L2.
     if (buffer.role == Role::kWorkspace) cold = 0;
     core.bytes_hbm_read += cold;
     core.bytes_l2_read += total - cold;
     return static_cast<double>(cold) / HbmRate() + static_cast<double>(total - cold) / l2_rate;
   }
 
-  // Bytes a cycle from HBM to a core: what its port takes, or its share of what HBM gives.
+  // Bytes a cycle from HBM to a core: the rate of its port, or its share of HBM if that is less.
   double HbmRate() const {
     const Soc* soc = FindSoc(options.soc);
     return soc == nullptr ? kDdr : std::min(kDdr, options.gm.hbm_gb_per_s * 1e3 / soc->mhz / soc->aic);
@@ -607,7 +614,7 @@ class Machine {
     double start = core.free_at[pipe];
     int64_t previous = core.last_record[pipe];
     if (core.wait_until[pipe] > start) start = core.wait_until[pipe], previous = core.wait_record[pipe];
-    if (pipe != PIPE_S) {  // issue needs the scalar unit for a moment, after its own last wait
+    if (pipe != PIPE_S) {  // the issue needs the scalar unit for a moment, after its own last wait
       double& scalar = core.free_at[PIPE_S];
       scalar = std::max(scalar, core.wait_until[PIPE_S]) + kIssue;
       core.busy[PIPE_S] += kIssue;
@@ -629,7 +636,8 @@ class Machine {
     }
   }
 
-  // ---------------------------------------------------------------- hazards
+  // Hazards.
+
   void Hazard(Core& core, int pipe, Loc loc, const char* name, bool write, bool was_write, const char* where,
               int64_t at, int core2, int pipe2, uint32_t site2) {
     Core& other = *cores[static_cast<size_t>(core2)];
@@ -647,7 +655,7 @@ class Machine {
                 PipeName(pipe2), other.name.c_str(), hint.c_str()));
   }
 
-  // Reports hazards and, with `record`, makes the access known to those that follow.
+  // Reports hazards and, with `record`, makes the access known to later ones.
   void TouchLocal(Core& core, int pipe, uint32_t seq, const Access& access, Loc loc, const char* name, bool record) {
     LocalMemory& memory = *core.memory[static_cast<int>(access.kind)];
     const int own = memory.model.slot[pipe];
@@ -755,7 +763,7 @@ class Machine {
       }
       uint64_t at = lo;
       while (at < hi) {
-        if (it == segments.end() || it->first > at) {  // nobody was here before: only the read is remembered
+        if (it == segments.end() || it->first > at) {  // nothing was here before, so only the read is remembered
           const uint64_t end = it == segments.end() ? hi : std::min(hi, it->first);
           GmSegment segment;
           segment.end = end;
@@ -789,7 +797,8 @@ class Machine {
   }
   static std::string Where(const GmBuffer& buffer) { return "GM tensor " + buffer.name; }
 
-  // ---------------------------------------------------------------- checks
+  // Checks.
+
   void CheckPipe(int pipe, Loc loc, const char* api) {
     const bool aic_only = pipe == PIPE_M || pipe == PIPE_MTE1 || pipe == PIPE_FIX;
     const Core& core = *t_core;
@@ -819,13 +828,14 @@ class Machine {
       Fail("cross_core", loc, Format("%s(%lld): SyncAll uses ids 11-14", api, static_cast<long long>(id)));
   }
 
-  // ---------------------------------------------------------------- random order
-  // NPU架构版本2201.md (硬件约束): the queues of MTE1 and MMAD hold 32 instructions. Of the others no document says it.
+  // Random order.
+
+  // NPU架构版本2201.md (硬件约束): the queues of MTE1 and MMAD hold 32 instructions. No document tells the others.
   static constexpr size_t kCubeQueue = 32, kQueue = 512;
   static size_t QueueDepth(int pipe) { return pipe == PIPE_M || pipe == PIPE_MTE1 ? kCubeQueue : kQueue; }
 
-  // On every other core no pipe does anything until the scalar unit must wait for it. There and elsewhere one pipe may
-  // be much faster than another.
+  // On half of the cores no pipe does anything until the scalar unit must wait for it. On all cores one pipe may be
+  // much faster than another.
   static void DrawPace(Core& core) {
     constexpr double kSpeeds[] = {0, 1.0 / 16, 0.25, 1, 2}, kWeights[] = {1, 32, 1024},
                      kYields[] = {0, 1.0 / 64, 1.0 / 16};
@@ -841,13 +851,13 @@ class Machine {
   void Enqueue(Core& core, int pipe, Core::Item item) {
     core.queue[pipe].push_back(std::move(item));
     ++core.queued;
-    // The scalar unit waits where a queue is full.
+    // The scalar unit waits if a queue is full.
     while (core.queue[pipe].size() > QueueDepth(pipe))
       if (!StepAny(core)) FailStuck(core, core.queue[pipe].front().loc);
     Progress(core);
     if (core.pace.yield > 0 && Draw(core) < core.pace.yield) Yield(core);
   }
-  // What the pipes do in the time of one instruction of the scalar unit.
+  // Lets the pipes do what they do in the time of one instruction of the scalar unit.
   void Progress(Core& core) {
     for (int pipe = 0; pipe < kPipes && core.queued > 0; ++pipe) {
       if (core.queue[pipe].empty() || core.pace.speed[pipe] == 0) continue;
@@ -892,7 +902,7 @@ class Machine {
     if (item.type == Core::Item::kSet) Raise(core, item.event, item.id, item.loc);
     if (item.run) item.run();
   }
-  // The set of an event, as it is executed.
+  // Executes the set of an event.
   void Raise(Core& core, int event, int id, Loc loc) {
     Core::LiveFlag& live = core.live_flags[event][id];
     if (live.sets > 0 && options.flags == Flags::kBits) {
@@ -907,8 +917,8 @@ class Machine {
     while (!done())
       if (!StepAny(core)) FailStuck(core, loc);
   }
-  // The scalar unit, which waits for an event if `pipe` is PIPE_S, and all other pipes wait. Every set comes before its
-  // wait in program order, so that a set was lost.
+  // Reports that all pipes wait, the scalar unit for an event if `pipe` is PIPE_S. Every set comes before its wait in
+  // program order, so a set was lost.
   [[noreturn]] void FailStuck(Core& core, Loc loc, int pipe = -1, int event = 0, int id = 0) {
     std::string text;
     Loc first = loc;
@@ -921,7 +931,7 @@ class Machine {
             Format(", whose set at %s was lost: the flag was still set, as the wait for its earlier set had not run",
                    PlaceText(live.lost_at).c_str());
     };
-    for (const bool lost : {true, false}) {  // what explains the others first
+    for (const bool lost : {true, false}) {  // the lost sets first, because they explain the others
       const Core::LiveFlag& scalar = core.live_flags[event][id];
       if (pipe == PIPE_S && (scalar.lost > 0) == lost) add(pipe, scalar, event, id, loc);
       for (int p = 0; p < kPipes; ++p) {
@@ -938,7 +948,7 @@ class Machine {
     const char* slash = std::strrchr(loc.file, '/');
     return Format("%s:%d", slash ? slash + 1 : loc.file, loc.line);
   }
-  // Where in the kernel a flag of a helper function is: events are often set by those.
+  // The last place in the kernel, because a flag's own place is often in a helper function.
   std::string LastIssued(const Core& core) {
     if (core.last_issued < 0) return "no instruction before it";
     return "behind " + SiteText(static_cast<uint32_t>(core.last_issued));
@@ -955,7 +965,8 @@ class Machine {
   static inline thread_local bool tpipe_flags = false;
 
  private:
-  // ---------------------------------------------------------------- counters between cores
+  // Counters between cores.
+
   void Post(Core& core, int mode, int id, const CrossToken& token, Loc loc) {
     std::unique_lock<std::mutex> lock(mutex_);
     for (auto& other : cores)
@@ -1012,8 +1023,9 @@ class Machine {
                        [id](const auto& c) { return !c->counters[id].empty() || !c->sent[id].empty(); });
   }
 
-  // ---------------------------------------------------------------- threads
-  // At most `workers` cores run at a time; a core gives its turn up only when it waits for another core.
+  // Threads.
+
+  // At most `workers` cores run at a time. A core gives up its turn only when it waits for another core.
   void WakeBlocked() {  // with the lock
     for (auto& core : cores)
       if (core->state == Core::kBlocked && core->condition()) core->state = Core::kReady;

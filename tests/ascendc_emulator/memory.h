@@ -28,12 +28,12 @@ inline const char* PipeName(int pipe) {
 
 enum class Kind : uint8_t { kGm, kUb, kL1, kL0a, kL0b, kL0c, kBt, kFb };
 
-// 架构规格/NPU架构版本2201.md. `usable` is what a kernel may allocate: 256 B of UB and L1 belong to the runtime of MIX
-// kernels.
+// 架构规格/NPU架构版本2201.md. `usable` is what a kernel may allocate, because 256 B of UB and of L1 belong to the
+// runtime of MIX kernels.
 struct MemoryModel {
   const char* name;
   uint32_t size, usable, align;
-  uint32_t granule;     // bytes of one hazard record; 1/32 of it is the finest range that it tells apart
+  uint32_t granule;     // bytes of one hazard record, which tells ranges of 1/32 of it apart
   int8_t slot[kPipes];  // record slot of each pipe that reaches this memory, -1: no such path
 };
 inline const MemoryModel& Model(Kind kind) {
@@ -83,7 +83,7 @@ struct Clock {
   }
 };
 
-// Zeroed pages that cost nothing until they are touched.
+// Zeroed pages, which take no memory until they are touched.
 class Pages {
  public:
   explicit Pages(size_t size) : size_(std::max<size_t>(size, 1)) {
@@ -102,8 +102,7 @@ class Pages {
 };
 
 // Last accesses of each pipe to a local memory, by granules: the instruction's number, and which bytes of the granule
-// (a bit for each 1/32 of it) it was about. Accesses are ranges; whole granules of a range are compared and filled as
-// arrays.
+// it touched (a bit for each 1/32). Accesses are ranges. Whole granules of a range are compared and filled as arrays.
 struct Accesses {
   explicit Accesses(size_t granules) : pages(granules * 16 * sizeof(uint32_t)) {
     auto* next = reinterpret_cast<uint32_t*>(pages.data());
@@ -153,7 +152,7 @@ class LocalMemory {
 
 enum class Role : int { kIn = 0, kOut = 1, kInOut = 2, kWorkspace = 3, kTiling = 4 };
 
-// One range of a GM tensor: the last write and the reads since.
+// One range of a GM tensor: the last write, and the reads after it.
 struct GmSegment {
   struct Access {
     uint16_t core = 0;
@@ -169,8 +168,8 @@ struct GmSegment {
 
 constexpr uint64_t kRedzone = 4096;
 
-// A tensor in global memory between two redzones, or the caller's own memory, which has none. `valid` marks the bytes
-// that the kernel defined (null: all are).
+// A tensor in global memory between two redzones, or the caller's own memory, which has no redzones. `valid` marks the
+// bytes that are defined, and is null if all are.
 struct GmBuffer {
   GmBuffer(std::string name, uint64_t size, Role role, uint64_t misalign, void* own)
       : name(std::move(name)),
@@ -205,7 +204,7 @@ struct GmBuffer {
   uint8_t* base = nullptr;
   std::unique_ptr<Pages> valid;
   std::map<uint64_t, GmSegment> segments;  // by start, never overlapping
-  Pages touched;                           // 512 B lines that were moved once and are in L2 since
+  Pages touched;                           // 512 B lines that were moved once and are therefore in L2
   std::mutex mutex;
 };
 

@@ -1,4 +1,4 @@
-// What a run found: errors with the place in the kernel, and the JSON text that the host reads.
+// The findings of a run: errors with their place in the kernel, and the JSON text that the host reads.
 #ifndef ASCENDC_EMULATOR_REPORT_H_
 #define ASCENDC_EMULATOR_REPORT_H_
 
@@ -12,7 +12,7 @@
 
 namespace ascendc_emulator {
 
-// Place of a call. As a default argument it is the line of the caller.
+// The place of a call. As a default argument it is the line of the caller.
 struct Loc {
   const char* file = "";
   int line = 0;
@@ -55,8 +55,8 @@ struct Finding {
   uint64_t count = 1;
 };
 
-// All findings of a run. Those of one kind and place whose words differ only in numbers are one: its first message
-// stays, the others are counted.
+// All findings of a run. Findings of one kind and place whose messages differ only in numbers are one finding. It keeps
+// its first message and counts the others.
 class Report {
  public:
   void Add(const char* kind, Loc loc, const std::string& core, const std::string& message) {

@@ -6,9 +6,10 @@
 
 namespace ascendc_emulator {
 
-// GatherMask.md. `pattern` is 0 when the mask comes from a tensor: how much is kept is then known when it executes, so
-// that the instruction counts as writing all that it may keep and dst has room for. The count by reference is useless:
-// CANN's header reads the register right after issue, when the instruction has not run (asc_get_rsvd_count.md).
+// GatherMask.md. `pattern` is 0 when the mask comes from a tensor. How much is kept is then known only when it
+// executes, so the instruction counts as writing all that it may keep and dst has room for. The count by reference is
+// useless, because CANN's header reads the register right after issue, before the instruction has run
+// (asc_get_rsvd_count.md).
 template <class T, class U>
 inline void GatherMaskInstruction(Loc loc, const LocalTensor<T>& dst, const LocalTensor<T>& src,
                                   const LocalTensor<U>* bits, int64_t pattern, bool counter, int64_t mask,
@@ -129,7 +130,7 @@ inline void GatherMask(const LocalTensor<T>& dst, const LocalTensor<T>& src0, co
   GatherMaskInstruction<T, U>(loc, dst, src0, &pattern, 0, reduce_mode, mask, params, kept);
 }
 
-// asc_get_rsvd_count.md, which reads the same register: how many elements the last GatherMask kept. The scalar unit
+// How many elements the last GatherMask kept (asc_get_rsvd_count.md, which reads the same register). The scalar unit
 // must have waited for it.
 inline int64_t GetGatherMaskRemainCount(Loc loc = Loc::Here()) {
   using namespace ascendc_emulator;
@@ -141,7 +142,7 @@ inline int64_t GetGatherMaskRemainCount(Loc loc = Loc::Here()) {
   return core.gather_count;
 }
 
-// Sort32.md: 32 scores in descending order, equal ones in the order of their places.
+// Sort32.md: sorts 32 scores in descending order, equal ones in the order of their places.
 template <class T>
 inline void Sort32(const LocalTensor<T>& dst, const LocalTensor<T>& score, const LocalTensor<uint32_t>& index,
                    const int32_t repeat, Loc loc = Loc::Here()) {
@@ -260,7 +261,7 @@ inline void MrgSort(const LocalTensor<T>& dst, const MrgSortSrcList<T>& src, con
                   Move(to + (r * total + out) * 8, from[k] + (r * total + taken[k]) * 8, 8);
                   std::memset(to.valid + (r * total + out) * 8, ok, 8);
                   if (++taken[k] == length[k] && suspend) {
-                    // What lies behind in dst is not written.
+                    // The rest of dst is not written.
                     break;
                   }
                 }
@@ -271,8 +272,8 @@ inline void MrgSort(const LocalTensor<T>& dst, const MrgSortSrcList<T>& src, con
   core->mrg_suspends = suspend;
 }
 
-// GetMrgSortResult.md: how much of each list the last MrgSort with ifExhaustedSuspension took. The scalar unit must
-// have waited for it.
+// GetMrgSortResult.md: how many records of each list the last MrgSort with ifExhaustedSuspension took. The scalar unit
+// must have waited for it.
 inline void GetMrgSortResult(uint16_t& list1, uint16_t& list2, uint16_t& list3, uint16_t& list4,
                              Loc loc = Loc::Here()) {
   using namespace ascendc_emulator;

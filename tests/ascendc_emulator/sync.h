@@ -57,8 +57,8 @@ inline int64_t GetSubBlockNum() {
 }
 inline int64_t GetTaskRatio() { return GetSubBlockNum(); }
 
-// GetUserWorkspace.md: the user's part begins after the 16 MiB that the library reserves on arch 2201. Only that part
-// has memory here, so a kernel that forgets the call is caught.
+// GetUserWorkspace.md: the user's part begins after the 16 MiB that the library reserves on arch 2201. Only the user's
+// part has memory here, so a kernel that forgets the call is caught.
 inline GM_ADDR GetUserWorkspace(GM_ADDR workspace) {
   return reinterpret_cast<GM_ADDR>(reinterpret_cast<uintptr_t>(workspace) + ascendc_emulator::kReservedWorkspace);
 }
@@ -93,7 +93,7 @@ inline S ReadTiling(const uint8_t* tiling, Loc loc) {
 #define ASCEND_IS_AIV (::ascendc_emulator::t_core->type == ::ascendc_emulator::CoreType::kAiv)
 #define KERNEL_TASK_TYPE_DEFAULT(type) ::ascendc_emulator::CheckKernelType(type, ::ascendc_emulator::Loc::Here())
 #define TILING_KEY_IS(key) (::ascendc_emulator::M().options.tiling_key == (key))
-// In the entry, in front of GET_TILING_DATA, as CANN's tools expect them.
+// A kernel calls these in its entry, before GET_TILING_DATA, as CANN's tools expect.
 #define REGISTER_TILING_DEFAULT(type) using AscendcEmulatorDefaultTiling = type
 #define GET_TILING_DATA_WITH_STRUCT(type, name, tiling) \
   const type name = ::ascendc_emulator::ReadTiling<type>(tiling, ::ascendc_emulator::Loc::Here())

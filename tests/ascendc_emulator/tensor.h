@@ -29,7 +29,7 @@ template <class T>
 constexpr bool kIsElement =
     kOneOf<T, half, bfloat16_t, float, int8_t, uint8_t, int16_t, uint16_t, int32_t, uint32_t, int64_t, uint64_t>;
 
-// Throws unless low <= value <= high: what the field of the instruction holds.
+// Throws unless low <= value <= high, which is what the field of the instruction holds.
 template <class F>
 inline int64_t Range(const char* api, Loc loc, const char* field, F given, int64_t low, int64_t high) {
   int64_t value;
@@ -44,7 +44,7 @@ inline int64_t Range(const char* api, Loc loc, const char* field, F given, int64
   return value;
 }
 
-// Bytes with the marks of which are defined; `valid` is null for GM tensors that are defined as a whole.
+// Bytes, and marks of those that are defined. `valid` is null for GM tensors that are defined as a whole.
 struct View {
   uint8_t* data = nullptr;
   uint8_t* valid = nullptr;
@@ -264,7 +264,7 @@ inline void CheckAlign(const char* api, Loc loc, const char* what, const LocalTe
                     static_cast<long long>(tensor.address()), static_cast<long long>(align)));
 }
 
-// No document says that the scalar unit reads or writes a value that is not on a multiple of its size.
+// Refuses a value that is not on a multiple of its size, because no document says that the scalar unit can reach it.
 inline void CheckScalarAddress(const char* api, Loc loc, const GmBuffer& buffer, const uint8_t* data, size_t size) {
   if (reinterpret_cast<uintptr_t>(data) % size == 0) return;
   M().Fail("alignment", loc,
@@ -272,7 +272,7 @@ inline void CheckScalarAddress(const char* api, Loc loc, const GmBuffer& buffer,
                   static_cast<long long>(data - buffer.base), buffer.name.c_str(), size));
 }
 
-// Undefined bytes may travel (padding, tails), but an output must not receive them.
+// Undefined bytes may be copied (padding, tails), but an output must not receive them.
 inline void CheckDefined(GmBuffer& buffer, View src, int64_t n, const uint8_t* gm_address, const char* api, Loc loc) {
   if (src.valid == nullptr || (buffer.role != Role::kOut && buffer.role != Role::kInOut) || AllValid(src.valid, n))
     return;
@@ -283,7 +283,7 @@ inline void CheckDefined(GmBuffer& buffer, View src, int64_t n, const uint8_t* g
                   api, static_cast<long long>(gm_address - buffer.base + (bad - src.valid)), buffer.name.c_str()));
 }
 
-// A scalar read takes its value for an address or a condition: it must be defined.
+// The value of a scalar read must be defined, because it becomes an address or a condition.
 template <class T>
 inline T ScalarRead(View view, const char* api, Loc loc, const std::string& where) {
   if (!AllValid(view.valid, sizeof(T)))
@@ -418,7 +418,8 @@ inline void DataCacheCleanAndInvalid(const GlobalTensor<T>& tensor, Loc loc = Lo
   cache.erase(it);
 }
 
-// ------------------------------------------------------------------ resources
+// Resources.
+
 template <TPosition position>
 class TBuf {
   static_assert(position != TPosition::GM && position != TPosition::CO2, "a TBuf is in local memory");
@@ -450,7 +451,7 @@ class TBuf {
   uint32_t address_ = 0, bytes_ = 0;
 };
 
-// TPipe takes M_MTE1 events 0-2 on an AIC from its construction to its end, and ends the atomic mode (InitSocState.md).
+// TPipe takes M_MTE1 events 0-2 on an AIC while it lives, and ends the atomic mode (InitSocState.md).
 class TPipe {
  public:
   explicit TPipe(Loc loc = Loc::Here()) : loc_(loc) {

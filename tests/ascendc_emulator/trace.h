@@ -12,7 +12,7 @@ inline std::string PipeKey(const Core& core, int pipe) {
   return Format("%s.%s", core.type == CoreType::kAic ? "AIC" : "AIV", PipeName(pipe));
 }
 
-// Modelled time: the last end on any core, but not less than HBM needs for the bytes that came from it.
+// Modelled time: the last end on any core, but at least what HBM needs for the bytes that came from it.
 inline std::string Summary(Machine& machine) {
   std::string out = "{\"errors\":" + machine.report.Json();
   const Soc* soc = FindSoc(machine.options.soc);
@@ -47,13 +47,13 @@ inline std::string Summary(Machine& machine) {
   if (machine.options.cycles && soc != nullptr) {
     const double hbm_cycles = static_cast<double>(hbm) / (machine.options.gm.hbm_gb_per_s * 1e9 / (soc->mhz * 1e6));
     const double cycles = std::max(end, hbm_cycles);
-    // Roofline: what the busiest pipe of the busiest core needs if nothing ever waited, and HBM if all cores drew from
-    // it at once.
+    // Roofline: what the busiest pipe of the busiest core needs if nothing ever waits, or HBM if all cores read from it
+    // at once.
     std::string bound = "HBM";
     double roof = hbm_cycles;
     for (const auto& [key, value] : busy_max)
       if (value > roof) roof = value, bound = key;
-    // Critical path: from the last end back through what each instruction waited for.
+    // The critical path goes from the last end back through what each instruction waited for.
     std::map<std::string, double> path;
     double until = end;
     for (int64_t r = last; r >= 0;) {

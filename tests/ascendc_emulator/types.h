@@ -31,7 +31,7 @@ inline To BitCast(From from) {
   return to;
 }
 
-// Right shift of the magnitude `value` by `shift` bits in one of the rounding modes of Cast.
+// Shifts the magnitude `value` right by `shift` bits, in one of the rounding modes of Cast.
 enum class Rounding { kRint, kFloor, kCeil, kRound, kTrunc, kOdd };
 
 inline uint64_t ShiftRight(uint64_t value, int shift, bool negative, Rounding rounding) {
@@ -61,7 +61,7 @@ inline uint64_t ShiftRight(uint64_t value, int shift, bool negative, Rounding ro
   return kept;
 }
 
-// Binary16 from binary32 in any rounding mode; overflow becomes infinity in the modes that round to nearest.
+// Binary16 from binary32 in any rounding mode. Overflow becomes infinity in the modes that round to nearest.
 inline uint16_t HalfBits(float value, Rounding rounding = Rounding::kRint) {
 #if defined(__F16C__)
   if (rounding == Rounding::kRint) return static_cast<uint16_t>(_cvtss_sh(value, _MM_FROUND_TO_NEAREST_INT));
@@ -112,7 +112,7 @@ inline float Bfloat16Value(uint16_t bits) { return BitCast<float>(static_cast<ui
 
 }  // namespace ascendc_emulator
 
-// The device compiler's half: storage type with conversions; arithmetic on scalars happens in float.
+// The device compiler's half is a storage type with conversions. Arithmetic on scalars happens in float.
 struct half {
   uint16_t bits;
   half() = default;
@@ -121,7 +121,7 @@ struct half {
   operator float() const { return ascendc_emulator::HalfValue(bits); }            // NOLINT
 };
 
-// No arithmetic: arch 2201 has none for bfloat16. ToFloat and ToBfloat16 convert.
+// It has no arithmetic, because arch 2201 has none for bfloat16. ToFloat and ToBfloat16 convert.
 struct bfloat16_t {
   uint16_t bits;
   bfloat16_t() = default;
@@ -212,8 +212,8 @@ inline bfloat16_t ToBfloat16(const float& value) {
   return result;
 }
 
-// A field of type T on the device. It keeps the 64-bit value it was given: the API that uses it reports one that T
-// cannot hold.
+// A field of type T on the device. It keeps the 64-bit value that it was given, so that the API that uses it can report
+// a value that T cannot hold.
 template <class T>
 struct Field {
   int64_t value = 0;

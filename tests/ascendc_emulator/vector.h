@@ -8,7 +8,7 @@
 
 namespace ascendc_emulator {
 
-// Which elements take part: the first `count`, or in each of `repeat` repeats those of the mask.
+// The elements that take part: the first `count`, or the mask's in each of `repeat` repeats.
 struct Lanes {
   bool counted = false;
   int64_t count = 0, repeat = 0;
@@ -100,9 +100,9 @@ inline void AddRanges(Ranges& ranges, const Operand<T>& o, const Lanes& lanes, b
   }
 }
 
-// 通用地址重叠约束: within a repeat a source is the destination or does not touch it; no repeat reads what an earlier
-// one wrote. Stricter than it where elements become narrower in place, which it is not clear about. `accumulates`: the
-// second source of some instructions may be the destination with a repeat stride of 0.
+// 通用地址重叠约束: within a repeat a source is the destination or does not touch it, and no repeat reads what an
+// earlier one wrote. This check is stricter where elements become narrower in place, about which the page is not clear.
+// With `accumulates` the second source may be the destination with a repeat stride of 0.
 template <class D, class S>
 inline void CheckOverlap(const char* api, Loc loc, const Operand<D>& dst, const Operand<S>& src, const Lanes& lanes,
                          bool accumulates) {
@@ -169,7 +169,7 @@ inline bool ElementValid(const uint8_t* valid, int64_t i) {
   return v[0] && v[sizeof(T) - 1];
 }
 
-// Operands that held nothing defined at all: that is no padding but a missing copy.
+// Operands that held nothing defined at all. That is not padding, but a missing copy.
 struct Seen {
   bool any[2] = {false, false};
 };
@@ -271,8 +271,9 @@ inline void Elementwise(const char* api, Loc loc, double rate, const Lanes& lane
   });
 }
 
-// ------------------------------------------------------------------ arithmetic of one element
-// half computes in float and rounds once; that is the correctly rounded result of each of these operations.
+// Arithmetic of one element.
+
+// half computes in float and rounds once, which gives the correctly rounded result of each of these operations.
 template <class T>
 inline float Wide(T v) {
   return static_cast<float>(v);
@@ -345,8 +346,8 @@ template <class T>
 inline auto MinOp(const char*, Loc) {
   return [](T a, T b) -> T { return MinOf(a, b); };
 }
-// Rsqrt and Reciprocal do not reach 1e-4 in float on arch 2201: results here are off by up to 1e-3, so that a kernel
-// that needs better fails.
+// Rsqrt and Reciprocal do not reach 1e-4 in float on arch 2201. Results here are off by up to 1e-3, so that a kernel
+// that needs better ones fails.
 template <class T>
 inline T Approximate(float exact) {
   if (!std::isfinite(exact)) return T(exact);
@@ -469,7 +470,8 @@ inline void Or(const LocalTensor<T>& dst, const LocalTensor<T>& src0, const Loca
       Whole("dst", dst), Whole("src0", src0), Whole("src1", src1));
 }
 
-// CompareScalar.md: one bit an element, the first in bit 0 of the first byte. A comparison with NaN is false, but NE.
+// CompareScalar.md: one bit an element, the first in bit 0 of the first byte. A comparison with NaN is false, except
+// NE.
 template <class T>
 inline void CompareScalar(const LocalTensor<uint8_t>& dst, const LocalTensor<T>& src0, const T scalar, CMPMODE mode,
                           uint32_t count, Loc loc = Loc::Here()) {
@@ -548,8 +550,8 @@ inline void Duplicate(const LocalTensor<T>& dst, const T& scalar, Mask mask, int
       [scalar] { return scalar; }, Strided("Duplicate", loc, "dst", dst, dst_blk, dst_rep, 65535, 255));
 }
 
-// CreateVecIndex.md. On arch 2201 the scalar unit writes the first block, whole whatever `count` is, and the vector
-// pipe goes on from there behind a flag. Nothing makes the scalar unit wait for the vector pipe.
+// CreateVecIndex.md. On arch 2201 the scalar unit writes the whole first block, whatever `count` is, and the vector
+// pipe goes on from there after a flag. Nothing makes the scalar unit wait for the vector pipe.
 template <class T>
 inline void CreateVecIndex(const LocalTensor<T>& dst, const T& first, uint32_t count, Loc loc = Loc::Here()) {
   using namespace ascendc_emulator;
@@ -679,10 +681,11 @@ inline void Transpose(const LocalTensor<T>& dst, const LocalTensor<T>& src, Loc 
 
 namespace ascendc_emulator {
 
-// ------------------------------------------------------------------ reductions
+// Reductions.
+
 enum class Reduce { kSum, kMax, kMin };
 
-// Sum of n <= 128 values as the hardware adds: neighbours first, a binary tree over the whole repeat
+// The sum of n <= 128 values as the hardware adds them: a binary tree over the whole repeat, neighbours first
 // (ReduceDataBlock.md). Each step of half is rounded to half.
 template <class T>
 inline T TreeSum(T* v, int64_t n) {
@@ -738,7 +741,7 @@ inline void ReduceInstruction(const char* api, Loc loc, Reduce kind, int64_t gro
   for (int64_t g = 0; g < results; ++g) {
     bool any = false;
     for (int64_t e = g * group; e < (g + 1) * group; ++e) any |= lanes.bit(e);
-    // A block without a lane in the mask leaves its result as it was.
+    // A block without a lane in the mask does not change its result.
     if (any) ranges.Local("dst", dst, true, g * kSize, written, lanes.repeat, dst_rep);
   }
   const View to = dst.view();

@@ -139,7 +139,7 @@ extern "C" __global__ __aicore__ void product_int8_half(GM_ADDR a, GM_ADDR b, GM
   Product<int8_t, int32_t, half, DEQF16>(a, b, out, tiling);
 }
 
-// Copies rows through L1 or UB with the padding and stride forms, for comparison with NumPy.
+// A copy of rows through L1 or UB with the padding and stride forms, for comparison with NumPy.
 struct CopyTiling {
   int32_t form, rows, columns, stride;
 };

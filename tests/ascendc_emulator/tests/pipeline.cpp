@@ -77,7 +77,8 @@ extern "C" __global__ __aicore__ void scaled_product(GM_ADDR a, GM_ADDR b, GM_AD
     int step = 0;
     for (int tile = block; tile < t.tiles; tile += GetBlockNum(), ++step) {
       WaitFlag<HardEvent::MTE1_MTE2>(1);
-      // A single row comes twice: Mmad would read one as a vector, and must be given no row that nobody wrote.
+      // A single row comes twice, because Mmad would read one row as a vector, and must not read a row that nobody
+      // wrote.
       DataCopy(a1.Get<half>(), a_gm[tile * t.m * kK], Nd2NzParams(t.m == 1 ? 2 : 1, t.m, kK, 0, kK, rows, 1, 16));
       Sync<HardEvent::MTE2_MTE1>(0);
       WaitFlag<HardEvent::M_MTE1>(3);
@@ -175,10 +176,11 @@ extern "C" __global__ __aicore__ void exchange(GM_ADDR out, GM_ADDR workspace) {
   DataCopy(out_gm[self * 8], x, 8);
 }
 
-// Events that are set again and again, each behind the wait for its earlier set, and what the scalar unit reads behind
-// a wait. AIV: out[i] = for each of `rounds` rows of 64 numbers, how many are above the row's index, their sum, and how
-// many records of the first of two lists a merge took, by MTE3 and the scalar unit in turn. AIC: product[i] = row block
-// i of `a` times `b` as in scaled_product, 16 rows each, with an event for each of two places of L0A.
+// Events that are set again and again, each after the wait for its earlier set, and values that the scalar unit reads
+// after a wait. AIV: for each of `rounds` rows of 64 numbers, out[i] gets how many are above the row's index, their
+// sum, and how many records of the first of two lists a merge took, by MTE3 and the scalar unit in turn. AIC:
+// product[i] = row block i of `a` times `b` as in scaled_product, 16 rows each, with an event for each of two places of
+// L0A.
 extern "C" __global__ __aicore__ void back_edges(GM_ADDR x, GM_ADDR a, GM_ADDR b, GM_ADDR out, GM_ADDR product,
                                                  GM_ADDR tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
@@ -286,7 +288,7 @@ extern "C" __global__ __aicore__ void back_edges(GM_ADDR x, GM_ADDR a, GM_ADDR b
     Sync<HardEvent::S_MTE3>(0);
     DataCopy(out_gm[i * 8], row, 8);
     SetFlag<HardEvent::MTE3_S>(0);
-    Sync<HardEvent::S_V>(0);  // the next row comes when the scalar unit has read this one's results
+    Sync<HardEvent::S_V>(0);  // the next row comes after the scalar unit has read this one's results
     Sync<HardEvent::V_MTE2>(0);
   }
   WaitFlag<HardEvent::MTE3_S>(0);

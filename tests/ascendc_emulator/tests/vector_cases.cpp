@@ -132,7 +132,7 @@ extern "C" __global__ __aicore__ void vector_case(GM_ADDR a, GM_ADDR b, GM_ADDR 
   CASE(gather_mask_2) GatherMask(D(h), A(h), uint8_t{2}, false, 0, GatherMaskParams(1, 3, 8, 0), kept);
   CASE(gather_mask_5) GatherMask(D(i), A(i), uint8_t{5}, false, 0, GatherMaskParams(1, 3, 8, 0), kept);
   CASE(gather_mask_7) GatherMask(D(f), A(f), uint8_t{7}, true, 20, GatherMaskParams(1, 3, 4, 0), kept);
-  CASE(gather_mask_count) {  // of the last one of two, behind what it kept
+  CASE(gather_mask_count) {  // stores the count of the last one of two after what that kept
     GatherMask(D(f), A(f), uint8_t{1}, false, 0, GatherMaskParams(1, 3, 8, 0), kept);
     PipeBarrier<PIPE_V>();
     GatherMask(D(f), A(f), B(u), true, 70, GatherMaskParams(1, 2, 12, 0), kept);
@@ -156,7 +156,7 @@ extern "C" __global__ __aicore__ void vector_case(GM_ADDR a, GM_ADDR b, GM_ADDR 
     const uint16_t lengths[4] = {32, 5, 17, 0};
     MrgSort(D(f), MrgSortSrcList<float>(A(f), A(f)[64], A(f)[128], A(f)), MrgSort4Info(lengths, false, 7, 1));
   }
-  CASE(mrg_sort_exhausted) {  // how much each list gave goes behind the records
+  CASE(mrg_sort_exhausted) {  // stores how much each list gave after the records
     const uint16_t lengths[4] = {32, 32, 0, 0};
     MrgSort(D(f), MrgSortSrcList<float>(A(f), A(f)[64], A(f), A(f)), MrgSort4Info(lengths, true, 3, 1));
     SetFlag<HardEvent::V_S>(0);
@@ -194,7 +194,7 @@ extern "C" __global__ __aicore__ void vector_case(GM_ADDR a, GM_ADDR b, GM_ADDR 
     SetDeqScale(half(0.5f));
     Cast(D(h), A(i), RoundMode::CAST_NONE, n);
   }
-  // int8 rows of 656 bytes, of which the first 128 count, to half rows of 128.
+  // Casts the first 128 bytes of int8 rows of 656 bytes to half rows of 128.
   CASE(cast_rows) Cast(D(h), A(int8_t{}), RoundMode::CAST_NONE, uint64_t{128}, 4, UnaryRepeatParams(1, 1, 8, 5));
 
   PipeBarrier<PIPE_ALL>();

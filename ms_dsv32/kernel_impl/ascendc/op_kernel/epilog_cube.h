@@ -78,7 +78,8 @@ class EpilogCube {
   __aicore__ inline uint32_t OutputRows() const { return slot_bytes_ / kBlockColumns; }
   __aicore__ inline uint32_t Parts(uint32_t span) const { return CeilDiv(plan_.SpanRows(span), OutputRows()); }
 
-  // Memories
+  // Memories.
+
   template <typename T>
   __aicore__ inline LocalTensor<T> Weights(uint32_t chunk) {
     return weights_.GetWithOffset<T>(slot_bytes_ / sizeof(T), chunk % slots_ * slot_bytes_);
@@ -98,6 +99,7 @@ class EpilogCube {
   }
 
   // Loader. Its phases are S1 of step 0, S1 of step 1, S3 of step 0, S1 of step 2, S3 of step 1, ...
+
   static __aicore__ inline bool IsOutput(uint32_t phase) { return phase > 0 && phase % 2 == 0; }
   static __aicore__ inline uint32_t StepOf(uint32_t phase) { return IsOutput(phase) ? phase / 2 - 1 : (phase + 1) / 2; }
 

@@ -160,8 +160,8 @@ class EpilogVector {
     PipeBarrier<PIPE_V>();
   }
 
-  // S4 (3) dequantisation
-  // Both AIVs work on a core's own columns: AIV 0 on the first half of the tokens, AIV 1 on the second.
+  // S4 (3) dequantisation. Both AIVs work on a core's own columns: AIV 0 on the first half of the tokens, AIV 1 on the
+  // second.
   __aicore__ MS_DSV32_NOINLINE void Outputs(uint32_t step) {
     const uint32_t m = plan_.Tokens(step), middle = CeilDiv(m, kVectorsPerCore);
     const uint32_t begin = sub_ == 0 ? 0 : middle, end = sub_ == 0 ? middle : m;

@@ -135,6 +135,7 @@ class PrologCube {
   }
 
   // The chunks that stream. The widest ones fill a slot.
+
   // K of a chunk of the projections' weights, which has 192 columns at most; and the bytes of a chunk of the first pass
   __aicore__ inline uint32_t ProjectRows() const { return t_.stream_bytes / (kPassUnits * kUnitColumns * 2); }
   __aicore__ inline uint32_t PassBytes() const {
@@ -407,7 +408,8 @@ class PrologCube {
                kIdxHeadDim);
   }
 
-  // S1
+  // S1.
+
   __aicore__ MS_DSV32_NOINLINE void Project(uint32_t step) {
     // The latents of the step before are loaded near the end of S1: they are ready by then, and S1 still has work.
     thirds_ = 0;
@@ -490,6 +492,7 @@ class PrologCube {
   }
 
   // The quantised latents of a step stay in L1, because all heads use them.
+
   // Loads columns [k, k + columns) of the latents of a step.
   __aicore__ MS_DSV32_NOINLINE void LoadLatents(uint32_t step, uint32_t k, uint32_t columns) {
     const GlobalTensor<int8_t> q_norm = Global<int8_t>(a_.q_norm, static_cast<uint64_t>(t_.t) * kQLoraRank);
@@ -552,7 +555,8 @@ class PrologCube {
     }
   }
 
-  // S3 and S5
+  // S3 and S5.
+
   __aicore__ MS_DSV32_NOINLINE void Heads(uint32_t step) {
     if (!latent_loaded_) {
       LoadLatent(step);
