@@ -16,7 +16,7 @@ relative) apart:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -275,6 +275,13 @@ def assert_same_bits(name: str, got: Array, want: Array) -> None:
     if (a != b).any():
         difference = np.where(a > b, a - b, b - a)
         raise AssertionError(_describe(name, "differ in their bits", a != b, difference, got, want))
+
+
+def assert_same_outputs(got: Mapping[str, Array], want: Mapping[str, Array]) -> None:
+    """The same outputs, by name and in their order, with the same bits in each."""
+    assert list(got) == list(want), f"outputs are {list(got)}, expected {list(want)}"
+    for name, array in want.items():
+        assert_same_bits(name, got[name], array)
 
 
 def assert_close_cache(name: str, got: Array, want: Array, before: Array, cache_index: Array) -> None:

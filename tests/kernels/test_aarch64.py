@@ -11,8 +11,9 @@ from typing import Any
 import cases
 import driver
 import pytest
+import tolerance
+from bare_kernels import pack, prolog
 from numpy.typing import NDArray
-from test_operators import assert_same, check, pack, prolog
 
 from ms_dsv32 import op_info
 
@@ -79,10 +80,10 @@ def test_operators(cpu: str, programs: tuple[Path, Path], tmp_path: Path) -> Non
         if part == 0:
             row_major = got
             for name, (case, _) in pairs.items():
-                check(case, got[name])
+                case.check(got[name])
         else:
             for name, results in got.items():
-                assert_same(results, row_major[name])
+                tolerance.assert_same_outputs(results, row_major[name])
 
 
 def test_instructions_that_the_cpu_lacks_are_refused(programs: tuple[Path, Path]) -> None:

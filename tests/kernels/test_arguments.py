@@ -8,7 +8,7 @@ import arguments
 import numpy as np
 import pytest
 import tolerance
-from test_operators import run
+from bare_kernels import run
 
 from ms_dsv32 import golden, kernel_impl, op_info
 from ms_dsv32.config import IndexerPrologQuantAttr

@@ -8,22 +8,9 @@ import cases
 import numpy as np
 import pytest
 import tolerance
-from numpy.typing import NDArray
+from bare_kernels import check, run
 
-from ms_dsv32 import kernel_impl, op_info
-
-Array = NDArray[Any]
-
-
-def run(case: cases.Case) -> dict[str, Array]:
-    results = kernel_impl.call(case.operator, case.copy().inputs, case.attributes)
-    return dict(zip((o.name for o in op_info.load(case.operator).outputs), results, strict=True))
-
-
-def check(case: cases.Case) -> None:
-    got = run(case)
-    for name, want in case.golden().items():
-        tolerance.assert_close_output(name, got[name], want)
+from ms_dsv32 import kernel_impl
 
 
 def attention(*arguments: Any, **options: Any) -> cases.Case:

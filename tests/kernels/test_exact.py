@@ -19,10 +19,10 @@ import exact
 import numpy as np
 import pytest
 import tolerance
+from bare_kernels import TOKENS, pack, prolog, run
 from cases import CACHE_INDEX
 from exact import ORDERS, Order
 from numpy.typing import NDArray
-from test_operators import TOKENS, pack, prolog, run
 
 from ms_dsv32 import golden, kernel_impl
 from ms_dsv32.golden import float32_to_bf16

@@ -5,62 +5,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import cases
 import guarded
 import numpy as np
 import pytest
 import tolerance
-from cases import CACHE_INDEX, PROLOGS
-from numpy.typing import NDArray
+from bare_kernels import TOKENS, check, check_part, pack, prolog, run
+from cases import CACHE_INDEX, PROLOGS, Array
 
-from ms_dsv32 import golden, kernel_impl, op_info
-
-Array = NDArray[Any]
-TOKENS = {"mla_prolog_quant": "token_x", "lightning_indexer_prolog_quant": "x", "mla_indexer_prolog_quant": "token_x"}
-
-
-def run(case: cases.Case, **attributes: Any) -> dict[str, Array]:
-    """The kernel's outputs by name; the case stays as it is."""
-    inputs = case.copy().inputs
-    results = kernel_impl.call(case.operator, inputs, {**case.attributes, **attributes})
-    return dict(zip((o.name for o in op_info.load(case.operator).outputs), results, strict=True))
-
-
-def check(case: cases.Case, got: dict[str, Array] | None = None) -> None:
-    """Compares every output with the golden reference."""
-    case.check(run(case) if got is None else got)
-
-
-def assert_same(got: dict[str, Array], want: dict[str, Array]) -> None:
-    """The same bits in every output."""
-    for name, value in want.items():
-        tolerance.assert_same_bits(name, got[name], value)
-
-
-def prolog(name: str, b: int, s1: int, n_q: int = 16, **options: Any) -> cases.Case:
-    """A prolog case whose epsilons count."""
-    return cases.with_epsilons(cases.prolog_case(name, b, s1, n_q, **options))
-
-
-def pack(case: cases.Case) -> cases.Case:
-    """The same case with packed weights."""
-    packable = op_info.load(case.operator).packable
-    packed = {n: kernel_impl.pack(case.inputs[n]) for n in packable}
-    return case.copy(**packed).with_attributes(weight_format="PACKED")
-
-
-def check_part(case: cases.Case, whole: dict[str, Array], part: slice) -> None:
-    """Some tokens of a prolog's case on their own get the bits that they have in the whole."""
-    index = case.inputs[CACHE_INDEX[case.operator]]
-    alone = run(case.copy(**{n: v[part] for n, v in case.inputs.items() if v.shape[:1] == index.shape}))
-    for output, value in alone.items():
-        if output in cases.IN_PLACE[case.operator].values():
-            got, want = (v.reshape(-1, v.shape[-1])[index[part]] for v in (value, whole[output]))
-        else:
-            got, want = value, whole[output][part]
-        tolerance.assert_same_bits(output, got, want)
+from ms_dsv32 import golden, kernel_impl
 
 
 @pytest.mark.parametrize("name", PROLOGS)
@@ -74,7 +27,7 @@ def test_prolog(name: str, b: int, s1: int) -> None:
 @pytest.mark.parametrize("t", [127, 128, 129, 512])
 def test_prolog_of_many_tokens(name: str, t: int) -> None:
     case = prolog(name, 1, t, seed=t)
-    check(case, run(pack(case)))
+    case.check(run(pack(case)))
 
 
 @pytest.mark.parametrize("n_q", [1, 5, 128])
@@ -87,14 +40,14 @@ def test_prolog_heads(name: str, n_q: int) -> None:
 def test_prolog_takes_a_split_token_axis(name: str) -> None:
     merged, split = prolog(name, 2, 3), prolog(name, 2, 3, split=True)
     assert split.inputs[TOKENS[name]].shape == (2, 3, 7168)
-    assert_same(run(split), run(merged))
+    tolerance.assert_same_outputs(run(split), run(merged))
 
 
 @pytest.mark.parametrize("name", PROLOGS)
 @pytest.mark.parametrize("t", [1, 5, 40])
 def test_packed_weights_give_the_same_bits(name: str, t: int) -> None:
     case = prolog(name, 1, t)
-    assert_same(run(pack(case)), run(case))
+    tolerance.assert_same_outputs(run(pack(case)), run(case))
 
 
 @pytest.mark.parametrize("shape", [(4, 64), (128, 512), (3, 128, 192)])
@@ -128,7 +81,7 @@ def test_a_tokens_bits_do_not_depend_on_threads_or_batch_mates(name: str) -> Non
     finally:
         kernel_impl.set_thread_count(0)
     for other in results[1:]:
-        assert_same(other, results[0])
+        tolerance.assert_same_outputs(other, results[0])
     for i in (0, 4, 20):
         check_part(case, results[0], slice(i, i + 1))
 
@@ -138,7 +91,7 @@ def test_a_tokens_bits_do_not_depend_on_blocks(name: str) -> None:
     """130 tokens are two blocks of rows; up to 64 are computed in another order of tasks."""
     case = prolog(name, 1, 130, seed=4)
     whole = run(case)
-    assert_same(run(pack(case)), whole)
+    tolerance.assert_same_outputs(run(pack(case)), whole)
     for part in (slice(0, 1), slice(60, 124), slice(129, 130)):
         check_part(case, whole, part)
 
@@ -201,7 +154,7 @@ def test_the_fused_prolog_is_the_pair() -> None:
         )
     )
     want = {f"mla_{k}": v for k, v in first.items() if not k.startswith("q_norm")}
-    assert_same(run(fused), want | {f"ip_{k}": v for k, v in second.items()})
+    tolerance.assert_same_outputs(run(fused), want | {f"ip_{k}": v for k, v in second.items()})
 
 
 # Tiles of rows hold 4 or 6 tokens, panels are read one by one up to 32 tokens, and a block has 128 tokens.
@@ -213,8 +166,8 @@ EPILOG_TOKENS = (0, 1, 2, 3, 5, 6, 7, 13, 31, 32, 33, 127, 128, 129)
 def test_epilog(n_q: int, t: int) -> None:
     case = cases.mla_epilog_case(1, t, n_q, seed=t)
     got = guarded.run(case)
-    check(case, got)
-    assert_same(guarded.run(pack(case)), got)
+    case.check(got)
+    tolerance.assert_same_outputs(guarded.run(pack(case)), got)
 
 
 @pytest.mark.slow
@@ -222,14 +175,14 @@ def test_epilog(n_q: int, t: int) -> None:
 def test_epilog_of_all_heads(t: int) -> None:
     case = cases.mla_epilog_case(t, 1, seed=t)
     got = run(case)
-    check(case, got)
-    assert_same(run(pack(case)), got)
+    case.check(got)
+    tolerance.assert_same_outputs(run(pack(case)), got)
 
 
 def test_epilog_takes_a_split_token_axis() -> None:
     merged, split = (cases.mla_epilog_case(2, 3, 3, split=split) for split in (False, True))
     assert split.inputs["attention_out"].shape == (2, 3, 3, 512)
-    assert_same(run(split), run(merged))
+    tolerance.assert_same_outputs(run(split), run(merged))
 
 
 @pytest.mark.parametrize("t", [21, 130])
@@ -243,10 +196,10 @@ def test_a_tokens_hidden_state_does_not_depend_on_threads_or_batch_mates(t: int)
     finally:
         kernel_impl.set_thread_count(0)
     for other in results[1:]:
-        assert_same(other, results[0])
+        tolerance.assert_same_outputs(other, results[0])
     for part in (slice(0, 1), slice(4, 9), slice(1, t), slice(t - 1, t)):
         alone = case.copy(attention_out=case.inputs["attention_out"][part])
-        assert_same(run(alone), {"hidden_out": results[0]["hidden_out"][part]})
+        tolerance.assert_same_outputs(run(alone), {"hidden_out": results[0]["hidden_out"][part]})
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -269,7 +222,7 @@ def test_a_zero_token_has_a_zero_hidden_state() -> None:
     attention[[0, 7]] = 0
     zero = case.copy(attention_out=attention)
     got = run(zero)
-    check(zero, got)
+    zero.check(got)
     assert not got["hidden_out"][[0, 7]].any()
 
 
@@ -303,7 +256,7 @@ def test_attention(b: int, s1: int, n_q: int, kv: int | list[int]) -> None:
     check(case)
     if b:  # no sequence: only the split form tells s1
         split = cases.attention_case(b, s1, n_q, kv, seed=s1, split=True)
-        assert_same(run(split), run(case))
+        tolerance.assert_same_outputs(run(split), run(case))
 
 
 def test_attention_skips_holes_and_empty_rows() -> None:
@@ -311,8 +264,9 @@ def test_attention_skips_holes_and_empty_rows() -> None:
     case = cases.with_lse(cases.attention_case(2, 2, 16, 500))
     topk_indices = case.inputs["topk_indices"].copy()
     topk_indices[1, :500] = -1
-    got = run(case.copy(topk_indices=topk_indices))
-    check(case.copy(topk_indices=topk_indices), got)
+    case = case.copy(topk_indices=topk_indices)
+    got = run(case)
+    case.check(got)
     assert not got["attention_out"].reshape(4, -1)[1].any()
     assert np.isneginf(got["lse"].reshape(4, -1)[1]).all()
 
@@ -336,15 +290,15 @@ def test_attentions_bits_do_not_depend_on_threads_or_batch_mates() -> None:
             results.append(run(case))
     finally:
         kernel_impl.set_thread_count(0)
-    assert_same(results[1], results[0])
-    assert_same(results[2], results[0])
+    tolerance.assert_same_outputs(results[1], results[0])
+    tolerance.assert_same_outputs(results[2], results[0])
     for i in range(3):
         alone = {n: case.inputs[n][i : i + 1] for n in ("block_table", "kv_act_seqs")}
         alone["topk_indices"] = case.inputs["topk_indices"][2 * i : 2 * i + 2]
         for name in ("query_nope", "query_rope"):
             alone[name] = case.inputs[name][32 * i : 32 * i + 32]
         got = run(case.copy(**alone))
-        assert_same(got, {n: v[i : i + 1] for n, v in results[0].items()})
+        tolerance.assert_same_outputs(got, {n: v[i : i + 1] for n, v in results[0].items()})
 
 
 def test_nan_in_one_query_stays_there() -> None:
@@ -354,7 +308,7 @@ def test_nan_in_one_query_stays_there() -> None:
     query[3, 7] = 0x7FC0
     dirty = run(case.copy(query_nope=query))
     keep = np.arange(2) != 0
-    assert_same({n: v[keep] for n, v in dirty.items()}, {n: v[keep] for n, v in clean.items()})
+    tolerance.assert_same_outputs({n: v[keep] for n, v in dirty.items()}, {n: v[keep] for n, v in clean.items()})
 
 
 @pytest.mark.parametrize(
@@ -367,7 +321,7 @@ def test_nan_in_one_query_stays_there() -> None:
 def test_indexer(b: int, s1: int, kv: int | list[int]) -> None:
     case = cases.indexer_case(b, s1, kv, seed=s1)
     got = run(case)
-    check(case, got)
+    case.check(got)
     for row in got["topk_indices"]:
         chosen = row[row >= 0]
         assert (np.diff(chosen) > 0).all()  # ascending, so that attention gathers in order
@@ -451,7 +405,7 @@ def test_every_nan_that_is_made_is_the_same_one(case: cases.Case) -> None:
                 outputs.append(run(dirty))
         finally:
             kernel_impl.set_thread_count(0)
-        assert_same(outputs[1], outputs[0])
+        tolerance.assert_same_outputs(outputs[1], outputs[0])
         for side in (outputs[0], dirty.golden()):
             for output, values in side.items():
                 if output in in_place.values():  # the others hold poison

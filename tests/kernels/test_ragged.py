@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import cases
 import numpy as np
 import pytest
-from test_operators import assert_same, check, run
+import tolerance
+from bare_kernels import check, run
 
 from ms_dsv32 import golden, kernel_impl
 
@@ -45,7 +46,7 @@ def test_the_bits_are_those_of_whole_sequences(operator: str, counts: list[int],
             for name, value in got.items():
                 assert value.shape[0] == sum(counts) + padding
                 merged = want[name].reshape(whole.paging.t, *value.shape[1:])
-                assert_same({name: value[: sum(counts)]}, {name: merged[rows]})
+                tolerance.assert_same_outputs({name: value[: sum(counts)]}, {name: merged[rows]})
                 assert (value[sum(counts) :] == PADDING[name]).all()
     finally:
         kernel_impl.set_thread_count(0)
@@ -62,7 +63,7 @@ def test_against_the_golden_reference(operator: str) -> None:
 def test_tokens_of_one_number_are_those_without_it(operator: str) -> None:
     whole = make(operator, s1=3)
     got, want = run(cases.ragged(whole, [3, 3, 3])), run(whole)
-    assert_same(got, {name: value.reshape(got[name].shape) for name, value in want.items()})
+    tolerance.assert_same_outputs(got, {name: value.reshape(got[name].shape) for name, value in want.items()})
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -74,7 +75,9 @@ def test_a_prompt_beside_many_that_decode(operator: str) -> None:
     got = run(cases.ragged(whole, both, 6))
     for counts in (decoding, prompts):
         own = np.isin(cases.ragged_rows(whole, both), cases.ragged_rows(whole, counts))
-        assert_same({name: value[: sum(both)][own] for name, value in got.items()}, run(cases.ragged(whole, counts)))
+        tolerance.assert_same_outputs(
+            {name: value[: sum(both)][own] for name, value in got.items()}, run(cases.ragged(whole, counts))
+        )
 
 
 @pytest.mark.parametrize("operator", OPERATORS)
@@ -82,7 +85,7 @@ def test_a_sequence_without_tokens_is_not_read(operator: str) -> None:
     case = cases.ragged(make(operator), [2, 0, 5], 1)
     table = case.inputs["block_table"].copy()
     table[1] = [-1, 10**6, *table[1, 2:]]
-    assert_same(run(case.copy(block_table=table)), run(case))
+    tolerance.assert_same_outputs(run(case.copy(block_table=table)), run(case))
 
 
 @pytest.mark.parametrize(

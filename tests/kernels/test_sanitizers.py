@@ -14,9 +14,9 @@ import cases
 import driver
 import pytest
 import tolerance
+from bare_kernels import pack, prolog
 from fuzz import campaign, draw, judge
 from fuzz.worker import Job
-from test_operators import assert_same, check, pack, prolog
 
 from ms_dsv32 import kernel_impl
 
@@ -161,9 +161,9 @@ def test_threads(hosts: str, thread_programs: tuple[Path, Path], tmp_path: Path)
     got = [calls.results(case, path) for case, path in zip(made, paths, strict=True)]
     for case, outputs in zip(made[: -len(random)], got[: -len(random)], strict=True):
         if case.attributes.get("weight_format") != "PACKED":  # unknown to the golden reference
-            check(case, outputs)
+            case.check(outputs)
     for trial, outputs in zip(random, got[-len(random) :], strict=True):
         with tolerance.pooled(tolerance.Pool()):
             judge.good(trial, {name: outputs[name] for name in trial.case.outputs})
     for row_major, packed in zip(got[:4], got[4:8], strict=True):
-        assert_same(packed, row_major)
+        tolerance.assert_same_outputs(packed, row_major)

@@ -12,8 +12,9 @@ import cases
 import guarded
 import numpy as np
 import pytest
+import tolerance
+from bare_kernels import TOKENS, check_part, pack, prolog, run
 from cases import PROLOGS
-from test_operators import TOKENS, assert_same, check, check_part, pack, prolog, run
 
 from ms_dsv32 import golden, kernel_impl, op_info
 
@@ -56,11 +57,11 @@ def test_no_bit_depends_on_threads(name: str) -> None:
     both = [case, pack(case)] if op_info.load(case.operator).packable else [case]
     kernel_impl.set_thread_count(1)
     want = guarded.run(case)
-    check(case, want)
+    case.check(want)
     for threads in THREADS:
         kernel_impl.set_thread_count(threads)
         for same in both:
-            assert_same(guarded.run(same), want)
+            tolerance.assert_same_outputs(guarded.run(same), want)
 
 
 @pytest.mark.parametrize("name", PROLOGS)
@@ -82,14 +83,14 @@ def test_sums_that_cancel_between_the_parts_of_k(name: str, t: int) -> None:
     check_part(case, want, slice(0, 1))
     for threads in (2, 3, 5, 16):
         kernel_impl.set_thread_count(threads)
-        assert_same(run(case), want)
-        assert_same(run(pack(case)), want)
+        tolerance.assert_same_outputs(run(case), want)
+        tolerance.assert_same_outputs(run(pack(case)), want)
 
 
 def test_more_threads_than_histograms() -> None:
     """The indexer's threads have a histogram of each token of a wave: with 128 threads a wave has 32 tokens."""
     case = cases.indexer_case(1, 70, 900, selected_count=60)
     want = guarded.run(case)
-    check(case, want)
+    case.check(want)
     kernel_impl.set_thread_count(128)
-    assert_same(guarded.run(case), want)
+    tolerance.assert_same_outputs(guarded.run(case), want)
