@@ -31,6 +31,9 @@ ALLOWED_FRACTION = 0.005
 GROSS = 16.0
 BF16_ULP = 2.0**-7  # the largest distance of two neighbouring bfloat16 values, relative
 FP16_ULP = 2.0**-10  # likewise float16
+CPU_TOPK_RTOL = 1e-5
+ASCEND_TOPK_RTOL = 2e-3
+"""How far, relative to its terms, the score of a selected position may be below the k-th best (`assert_topk`)."""
 
 
 def _describe(name: str, what: str, wrong: Array, difference: Array, got: Array, want: Array) -> str:
@@ -44,14 +47,15 @@ def _describe(name: str, what: str, wrong: Array, difference: Array, got: Array,
     )
 
 
-def _same_kind(name: str, got: Array, want: Array) -> None:
+def assert_same_kind(name: str, got: Array, want: Array) -> None:
+    """Equal shape and dtype."""
     assert got.dtype == want.dtype, f"{name}: dtype {got.dtype}, want {want.dtype}"
     assert got.shape == want.shape, f"{name}: shape {got.shape}, want {want.shape}"
 
 
 def _to_float64(name: str, got: Array, want: Array) -> tuple[Array, Array]:
     """Values as float64, after checking that all are finite."""
-    _same_kind(name, got, want)
+    assert_same_kind(name, got, want)
     if got.dtype == np.uint16:
         got, want = bf16_to_float32(got), bf16_to_float32(want)
     for side, values in (("the reference", want), ("the result", got)):
@@ -112,7 +116,7 @@ def _limit_outside(
 
 def assert_int8(name: str, got: Array, want: Array, *, most: int = 1, fraction: float = 1.0) -> None:
     """int8 within +-`most`; at most `fraction` of the values may differ at all."""
-    _same_kind(name, got, want)
+    assert_same_kind(name, got, want)
     assert got.dtype == np.int8, f"{name}: dtype {got.dtype}, want int8"
     difference = np.abs(got.astype(np.int32) - want.astype(np.int32))
     beyond = difference > most
@@ -199,7 +203,7 @@ def assert_rope_key(name: str, got: Array, want: Array) -> None:
 
 def assert_lse(name: str, got: Array, want: Array) -> None:
     """Log-sum-exp: atol 1e-4, rtol 1e-5; -inf exactly where the reference has it."""
-    _same_kind(name, got, want)
+    assert_same_kind(name, got, want)
     empty = np.isneginf(want)
     differ = np.isneginf(got) != empty
     if differ.any():
@@ -268,7 +272,7 @@ def assert_close_output(name: str, got: Array, want: Array) -> None:
 
 def assert_same_bits(name: str, got: Array, want: Array) -> None:
     """Equal shape, dtype and bytes; NaN equals the same NaN, 0.0 differs from -0.0."""
-    _same_kind(name, got, want)
+    assert_same_kind(name, got, want)
     unsigned = np.dtype(f"u{got.dtype.itemsize}")
     a = np.ascontiguousarray(got).view(unsigned)
     b = np.ascontiguousarray(want).view(unsigned)
@@ -291,7 +295,7 @@ def assert_close_cache(name: str, got: Array, want: Array, before: Array, cache_
         name: the cache's output name. got, want: caches [block_num, block_size, 1, d] after the call.
         before: the cache before the call. cache_index: rows written, any shape; -1 is ignored.
     """
-    _same_kind(name, got, want)
+    assert_same_kind(name, got, want)
     rows = np.unique(cache_index[cache_index >= 0])
     flat_got, flat_want, flat_before = (a.reshape(-1, a.shape[-1]) for a in (got, want, before))
     others = np.ones(flat_got.shape[0], bool)
@@ -301,7 +305,13 @@ def assert_close_cache(name: str, got: Array, want: Array, before: Array, cache_
 
 
 def assert_topk(
-    got: Array, want: Array, scores: Sequence[Array], magnitudes: Sequence[Array], *, rtol: float = 1e-5
+    got: Array,
+    want: Array,
+    scores: Sequence[Array],
+    magnitudes: Sequence[Array],
+    *,
+    rtol: float = CPU_TOPK_RTOL,
+    tokens: Sequence[int] | Array | None = None,
 ) -> None:
     """Selections of the indexer: equal sets, or every differing position scores within `rtol` of the k-th score.
 
@@ -311,18 +321,20 @@ def assert_topk(
     Args:
         got, want: int32 [t, selected_count]; any order of the valid entries.
         scores, magnitudes: of each token, float32 [visible], scores and the sums of their absolute terms
-            (`cases.indexer_scores`). rtol: 1e-5 on CPU, 2e-3 on Ascend.
+            (`cases.indexer_scores`). rtol: `CPU_TOPK_RTOL` or `ASCEND_TOPK_RTOL`.
+        tokens: what an error calls the rows; their numbers in `got` if left out.
     """
-    _same_kind("topk_indices", got, want)
+    assert_same_kind("topk_indices", got, want)
     assert got.dtype == np.int32, f"topk_indices: dtype {got.dtype}, want int32"
     assert len(scores) == got.shape[0], f"topk_indices: {got.shape[0]} rows, want {len(scores)}"
-    for i, (score, magnitude) in enumerate(zip(scores, magnitudes, strict=True)):
+    called = range(len(scores)) if tokens is None else tokens
+    for i, (token, score, magnitude) in enumerate(zip(called, scores, magnitudes, strict=True)):
         count = min(score.size, got.shape[1])
         chosen, rest = got[i, :count], got[i, count:]
-        assert (rest == -1).all(), f"topk_indices[{i}]: entries after the first {count} are not all -1"
+        assert (rest == -1).all(), f"topk_indices[{token}]: entries after the first {count} are not all -1"
         bad = np.flatnonzero((chosen < 0) | (chosen >= score.size))
-        assert bad.size == 0, f"topk_indices[{i}, {bad[0]}] = {chosen[bad[0]]} is outside [0, {score.size})"
-        assert np.unique(chosen).size == count, f"topk_indices[{i}]: a position occurs twice"
+        assert bad.size == 0, f"topk_indices[{token}, {bad[0]}] = {chosen[bad[0]]} is outside [0, {score.size})"
+        assert np.unique(chosen).size == count, f"topk_indices[{token}]: a position occurs twice"
         differing = np.setxor1d(chosen, want[i, :count])
         if differing.size == 0:
             continue
@@ -330,7 +342,8 @@ def assert_topk(
         kth = float(score[last])
         error = np.abs(score[differing].astype(np.float64) - kth)
         beyond = ~(error <= rtol * np.maximum(abs(kth), np.maximum(magnitude[last], magnitude[differing])))
-        assert not beyond.any(), (
-            f"topk_indices[{i}]: {int(beyond.sum())} positions differ beyond rounding; first {differing[beyond][0]}, "
-            f"score {score[differing[beyond][0]]!r}, k-th score {kth!r}, largest distance {error.max()!r}"
+        first = differing[beyond][:1]
+        assert not first.size, (
+            f"topk_indices[{token}]: {int(beyond.sum())} positions differ beyond rounding; first {first[0]}, "
+            f"score {score[first[0]]!r}, k-th score {kth!r}, largest distance {error.max()!r}"
         )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
 
-import cases
 import numpy as np
-import tolerance
-from cases import IN_PLACE, Array
+from cases import CACHE_INDEX, IN_PLACE, Array, Case
+from tolerance import CPU_TOPK_RTOL
 
 from fuzz.draw import Trial, quiet
 from ms_dsv32 import golden
@@ -19,7 +19,7 @@ LARGE = 1 << 20
 _NAN = 0x7FC0
 
 
-def good(trial: Trial, got: dict[str, Array], topk_rtol: float = 1e-5) -> None:
+def good(trial: Trial, got: dict[str, Array], topk_rtol: float = CPU_TOPK_RTOL) -> None:
     """Compares the outputs with the golden reference, and cache rows that were not to be written with what they held.
 
     Raises:
@@ -27,30 +27,11 @@ def good(trial: Trial, got: dict[str, Array], topk_rtol: float = 1e-5) -> None:
     """
     case, want = trial.case, trial.want()
     assert list(got) == list(case.outputs), f"outputs are {list(got)}, expected {list(case.outputs)}"
-    compared = _numbers(want, trial.compared)
-    caches = {output: name for name, output in IN_PLACE[case.operator].items()}
-    for name, value in want.items():
-        assert got[name].shape == value.shape, f"{name} has shape {got[name].shape}, expected {value.shape}"
-        if name in caches:
-            _cache(name, trial, compared, got[name], value, case.inputs[caches[name]])
-        elif name == "topk_indices":
-            kept = compared & (np.sort(got[name]) != np.sort(value)).any(axis=1)
-            assert (np.diff(got[name] < 0) >= 0).all(), f"{name}: valid entries do not come first"
-            if kept.any():  # scores are asked for only where the sets differ
-                kept = np.flatnonzero(kept)
-                of_kept = ([each[i] for i in kept] for each in quiet(cases.indexer_scores, case))
-                tolerance.assert_topk(got[name][kept], value[kept], *of_kept, rtol=topk_rtol)
-        else:
-            t = compared.size
-            got_tokens, want_tokens = (a.reshape(t, *a.shape[_lead(name, a) :]) for a in (got[name], value))
-            tolerance.assert_close_output(name, got_tokens[compared], want_tokens[compared])
-            if value.dtype == np.uint16:
-                _one_nan(name, got[name])
-
-
-def _lead(name: str, array: Array) -> int:
-    """How many of an output's axes are those of tokens: 1 of [t, ..], 2 of [b, s1, ..]."""
-    return 2 if (name, array.ndim) in (("attention_out", 4), ("lse", 3)) else 1
+    quiet(functools.partial(case.check, got, want, rtol=topk_rtol, tokens=_numbers(want, trial.compared)))
+    in_place = IN_PLACE[case.operator].values()
+    for name, value in got.items():
+        if value.dtype == np.uint16:
+            _one_nan(name, _written(case, value) if name in in_place else value)
 
 
 def _numbers(want: dict[str, Array], compared: Array) -> Array:
@@ -62,15 +43,10 @@ def _numbers(want: dict[str, Array], compared: Array) -> Array:
     return compared
 
 
-def _cache(name: str, trial: Trial, compared: Array, got: Array, want: Array, before: Array) -> None:
-    last = {int(row): token for token, row in enumerate(trial.case.paging.cache_index) if row >= 0}
-    index = np.array([row for row, token in last.items() if compared[token]], np.int64)
-    others = np.array([row for row, token in last.items() if not compared[token]], np.int64)
-    if before.dtype == np.uint16:
-        _one_nan(name, got.reshape(-1, got.shape[-1])[[*last]])
-    got = got.copy()
-    got.reshape(-1, got.shape[-1])[others] = before.reshape(-1, before.shape[-1])[others]
-    tolerance.assert_close_cache(name, got, want, before, index)
+def _written(case: Case, cache: Array) -> Array:
+    """The cache rows of a call's tokens."""
+    index = case.inputs[CACHE_INDEX[case.operator]]
+    return cache.reshape(-1, cache.shape[-1])[index[index >= 0]]
 
 
 def _one_nan(name: str, got: Array) -> None:

@@ -47,7 +47,7 @@ class Operators:
     subjects = op_info.names()
     kinds: Sequence[str] = KINDS
     refusals: tuple[type[BaseException], ...] = REFUSALS
-    topk_rtol = 1e-5
+    topk_rtol = tolerance.CPU_TOPK_RTOL
 
     def __init__(self, good: int = 4, threads: int | None = None) -> None:
         self._good = good
@@ -231,7 +231,7 @@ class Ascend(MindSpore):
         "object",
         "attribute",
     )  # a value outside of its range is skipped there
-    topk_rtol = 2e-3
+    topk_rtol = tolerance.ASCEND_TOPK_RTOL
 
     def __init__(self, mode: str, good: int = 3, threads: int | None = None) -> None:
         import mindspore as ms

@@ -162,3 +162,45 @@ def test_changes() -> None:
     changed: Any = case.with_attributes(selected_count=3)
     assert changed.attributes == {"selected_count": 3}
     assert case.attributes == {"selected_count": 16}
+
+
+def test_a_check_names_the_operator_and_the_output() -> None:
+    case = cases.mla_prolog_case(2, 2, 2)
+    want = case.golden()
+    case.check(want)
+    wrong = {**want, "query_rope_out": np.full_like(want["query_rope_out"], 0x4080)}  # 4
+    with pytest.raises(
+        AssertionError, match=r"mla_prolog_quant: query_rope_out: \d+ of 512 values .* largest difference"
+    ):
+        case.check(wrong, want)
+    with pytest.raises(AssertionError, match="mla_prolog_quant: q_norm_out: missing"):
+        case.check({}, want)
+    split = {**want, "query_rope_out": want["query_rope_out"].reshape(2, 2, 2, 64)}
+    with pytest.raises(AssertionError, match="mla_prolog_quant: query_rope_out: shape"):
+        case.check(split, want)
+
+
+@pytest.mark.parametrize("operator", MAKERS)
+def test_a_check_of_some_tokens_looks_at_no_other(operator: str) -> None:
+    case = MAKERS[operator](b=2, s1=2)
+    want = case.golden()
+    tokens = np.array([True, False, True, True])
+    for token in range(4):
+        got = {name: array.copy() for name, array in want.items()}
+        index = case.paging.cache_index.reshape(-1)
+        for name, array in got.items():
+            in_place = name in cases.IN_PLACE[operator].values()
+            row = array.reshape(-1, array.shape[-1])[index[token]] if in_place else array.reshape(4, -1)[token]
+            row[...] = row[::-1] + 9 if name != "topk_indices" else 0
+        if tokens[token]:
+            with pytest.raises(AssertionError, match=f"{operator}: "):
+                case.check(got, want, tokens=tokens)
+        else:
+            case.check(got, want, tokens=tokens)
+    if cases.IN_PLACE[operator]:
+        output = next(iter(cases.IN_PLACE[operator].values()))
+        got = {**want, output: want[output].copy()}
+        other = np.setdiff1d(np.arange(case.paging.block_num * 128), index)[0]
+        got[output].reshape(-1, got[output].shape[-1])[other] = 7
+        with pytest.raises(AssertionError, match="rows not written"):
+            case.check(got, want, tokens=tokens)
