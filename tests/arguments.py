@@ -72,7 +72,7 @@ def base(operator: str, seed: int = 0) -> Case:
         return cases.indexer_case(2, 2, LENGTHS, selected_count=SELECTED, seed=seed, full=True)
     if operator == "mla_epilog_quant":
         return _with_weights(cases.mla_epilog_case(2, 2, HEADS, seed=seed), seed)
-    case = cases.prolog_case(operator, 2, 2, HEADS, LENGTHS, seed=seed)
+    case = cases.make(operator, 2, 2, LENGTHS, HEADS, seed=seed)
     return cases.with_epsilons(_with_weights(case.copy(**_tables(case, seed)), seed))
 
 

@@ -33,7 +33,7 @@ RUNS: dict[str, Callable[..., dict[str, Array]]] = {
     "lightning_indexer_quant": lambda case, cores, **options: {"topk_indices": indexer.run(case, cores, **options)[0]},
 }
 CASES: dict[str, Callable[[], cases.Case]] = {
-    **{op: functools.partial(cases.prolog_case, op, 5, 1, 3, [3, 60, 5, 9, 1]) for op in PROLOGS},
+    **{op: functools.partial(cases.make, op, 5, 1, [3, 60, 5, 9, 1], 3) for op in PROLOGS},
     "mla_epilog_quant": lambda: cases.mla_epilog_case(7, 1, 5, 1),
     # Lists of 96 entries are not sorted: that would depend on the cores.
     "sparse_flash_attention_quant": lambda: cases.attention_case(7, 1, 20, [96, 0, 2, 77, 300, 40, 9], topk=96),

@@ -20,7 +20,7 @@ ONE = 0x3F80  # in bfloat16
 @functools.lru_cache(maxsize=1)  # caches of many sequences are large
 def case_of(op: str, b: int, s1: int, n_q: int) -> Case:
     # Short sequences: the caches of many long ones would take longer than the kernel.
-    return cases.with_epsilons(cases.prolog_case(op, b, s1, n_q, [s1 + n * 61 % 150 for n in range(b)], seed=b))
+    return cases.with_epsilons(cases.make(op, b, s1, [s1 + n * 61 % 150 for n in range(b)], n_q, seed=b))
 
 
 @functools.lru_cache(maxsize=1)
@@ -204,7 +204,7 @@ def test_weights_to_the_last_bit() -> None:
 
 @pytest.mark.parametrize("op", PROLOGS)
 def test_no_tokens(op: str) -> None:
-    case = cases.prolog_case(op, 0, 1, 2)
+    case = cases.make(op, 0, 1, n_q=2)
     got, report = run(case, 2)
     assert_as_golden(case, got)
     assert report.instructions.get("Mmad", 0) == 0

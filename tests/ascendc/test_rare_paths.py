@@ -70,7 +70,7 @@ def test_neighbours_at_equal_distances(distance: int) -> None:
 def test_rows_that_many_tokens_of_a_step_have(op: str, blocks: int) -> None:
     """More tokens than a repeat of the vector unit has lanes; neighbours, and tokens of the same and of other AIVs."""
     t = 67
-    case = cases.prolog_case(op, 1, t, 1)
+    case = cases.make(op, 1, t, n_q=1)
     index = case.inputs[cases.CACHE_INDEX[op]].copy()
     index[[1, 2, 3]] = index[4]  # neighbours
     index[[10, 65]] = index[66]  # far apart, in the last lanes

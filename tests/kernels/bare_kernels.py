@@ -27,7 +27,7 @@ def check(case: Case) -> None:
 
 def prolog(name: str, b: int, s1: int, n_q: int = 16, **options: Any) -> Case:
     """A prolog case whose epsilons count."""
-    return cases.with_epsilons(cases.prolog_case(name, b, s1, n_q, **options))
+    return cases.with_epsilons(cases.make(name, b, s1, n_q=n_q, **options))
 
 
 def pack(case: Case) -> Case:
