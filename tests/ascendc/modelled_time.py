@@ -18,11 +18,8 @@ if __name__ == "__main__":
     sys.path[:0] = [str(TESTS), str(TESTS / "ascendc"), str(TESTS / "ascendc_emulator")]
 
 import cases
+import emulated
 import page_tables
-import prologs
-import test_lightning_indexer_quant as indexer
-import test_mla_epilog_quant as epilog
-import test_sparse_flash_attention_quant as attention
 from emulator import OPTIMISTIC, PESSIMISTIC, GmCosts
 
 CORES = 24
@@ -72,15 +69,7 @@ COLUMNS, ANCHOR_COLUMNS = 5, 3
 def modelled(op: str, t: int, gm: GmCosts = OPTIMISTIC) -> dict[str, Any]:
     case = case_of(op, t)
     options: dict[str, Any] = {"workers": 1, "hazards": False, "gm": gm, "timeout": 1200.0}
-    if op == "sparse_flash_attention_quant":
-        report = attention.run(case, CORES, **options)[1]
-    elif op == "lightning_indexer_quant":
-        report = indexer.run(case, CORES, **options)[1]
-    elif op == "mla_epilog_quant":
-        report = epilog.run(case, CORES, **options)[1]
-    else:
-        report = prologs.run(case, CORES, **options)[1]
-    return report.modelled
+    return emulated.run(case, CORES, **options)[1].modelled
 
 
 def label(op: str, t: int) -> str:

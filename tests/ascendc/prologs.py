@@ -1,27 +1,21 @@
-"""Runs a prolog's AscendC kernel in the emulator on a case of tests/cases.py."""
+"""Runs a prolog's AscendC kernel in the emulator on a case of `cases`."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
 
-from cases import CACHE_INDEX, Case
-from emulator import Arg, In, InOut, Library, Out, Report, Tiling, Workspace, build
-from numpy.typing import NDArray
-from tiling import OP_KERNEL, prolog_tiling
+import cases
+from cases import CACHE_INDEX, Array, Case
+from emulator import Arg, In, InOut, Out, Report, Tiling, Workspace
+from launches import library
+from tiling import prolog_tiling
 
 from ms_dsv32 import op_info
 from ms_dsv32.weights import to_nz
 
-Array = NDArray[Any]
-
 # Weights in NZ by the id of their row-major array, which is kept alive beside it: they are made once per process.
 _nz: dict[int, tuple[Array, Array]] = {}
-
-
-@functools.cache
-def library(op: str) -> Library:
-    return build(OP_KERNEL / f"{op}.cpp", [op])
 
 
 def _weight_nz(weight: Array) -> Array:
@@ -74,6 +68,12 @@ def run(case: Case, blocks: int = 1, own: bool = False, **options: Any) -> tuple
     return {name: results[name] for name in case.outputs}, report
 
 
-def assert_as_golden(case: Case, got: dict[str, Array], want: dict[str, Array] | None = None) -> None:
-    """Every output within the contract's tolerances, and no cache row but this call's touched."""
-    case.check(got, want)
+@functools.lru_cache(maxsize=1)  # caches of many sequences are large
+def case_of(op: str, b: int, s1: int, n_q: int) -> Case:
+    # Short sequences: the caches of many long ones would take longer than the kernel.
+    return cases.with_epsilons(cases.make(op, b, s1, [s1 + n * 61 % 150 for n in range(b)], n_q, seed=b))
+
+
+@functools.lru_cache(maxsize=1)
+def golden_of(op: str, b: int, s1: int, n_q: int) -> dict[str, Array]:
+    return case_of(op, b, s1, n_q).golden()

@@ -8,30 +8,19 @@ from collections.abc import Callable
 from typing import Any
 
 import cases
+import epilog
 import numpy as np
-import prologs
 import pytest
-import test_lightning_indexer_quant as indexer
-import test_mla_epilog_quant as epilog
-import test_sparse_flash_attention_quant as attention
+from emulated import run
 from numpy.typing import NDArray
 from tiling import PROLOGS, library
-from tolerance import assert_same_bits
+from tolerance import assert_same_outputs
 
 Array = NDArray[Any]
 CORES = range(2, 25)
 MOST_CORES = 32
 """Of the tiling functions: more than any device of the architecture has."""
 
-RUNS: dict[str, Callable[..., dict[str, Array]]] = {
-    **{
-        op: lambda case, cores, **options: prologs.run(case, cores, **options)[0]  # type: ignore[misc]
-        for op in PROLOGS
-    },
-    "mla_epilog_quant": lambda case, cores, **options: {"hidden_out": epilog.run(case, cores, **options)[0]},
-    "sparse_flash_attention_quant": lambda case, cores, **options: attention.run(case, cores, **options)[0],
-    "lightning_indexer_quant": lambda case, cores, **options: {"topk_indices": indexer.run(case, cores, **options)[0]},
-}
 CASES: dict[str, Callable[[], cases.Case]] = {
     **{op: functools.partial(cases.make, op, 5, 1, [3, 60, 5, 9, 1], 3) for op in PROLOGS},
     "mla_epilog_quant": lambda: cases.mla_epilog_case(7, 1, 5, 1),
@@ -44,7 +33,7 @@ CASES: dict[str, Callable[[], cases.Case]] = {
 @functools.lru_cache(maxsize=1)
 def of_one_core(op: str) -> tuple[cases.Case, dict[str, Array]]:
     case = CASES[op]()
-    return case, RUNS[op](case, 1)
+    return case, run(case)[0]
 
 
 @pytest.mark.parametrize("cores", CORES)
@@ -52,9 +41,7 @@ def of_one_core(op: str) -> tuple[cases.Case, dict[str, Array]]:
 def test_no_bit_depends_on_cores(op: str, cores: int) -> None:
     """With shares of heads, tokens, keys and columns that do not come out even."""
     case, want = of_one_core(op)
-    got = RUNS[op](case, cores, seed=cores % 3)
-    for name, value in want.items():
-        assert_same_bits(name, got[name], value)
+    assert_same_outputs(run(case, cores, seed=cores % 3)[0], want)
 
 
 SOURCE = """

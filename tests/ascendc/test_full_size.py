@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import cases
 import numpy as np
-import prologs
 import pytest
-import test_mla_epilog_quant as epilog
-from test_lightning_indexer_quant import check as check_indexer
-from test_sparse_flash_attention_quant import check as check_attention
-from tolerance import assert_close_output
+from emulated import check
 
 pytestmark = pytest.mark.slow
 
@@ -17,16 +13,14 @@ pytestmark = pytest.mark.slow
 def test_prologs_of_a_chunk() -> None:
     """Eight steps of 128 tokens; the pair's stages are the same templates."""
     case = cases.fused_prolog_case(1, 1024, 4, 1100)
-    got, _ = prologs.run(case, 24)
-    prologs.assert_as_golden(case, got)
+    check(case, 24)
 
 
 @pytest.mark.parametrize("s1", [1, 3])
 def test_prologs_of_many_sequences(s1: int) -> None:
     """Three steps, the last of 4 tokens or fewer."""
     case = cases.fused_prolog_case(-(-260 // s1), s1, 8 * s1, s1 + 2)
-    got, _ = prologs.run(case, 20, seed=s1)
-    prologs.assert_as_golden(case, got)
+    check(case, 20, seed=s1)
 
 
 @pytest.mark.parametrize(
@@ -35,19 +29,17 @@ def test_prologs_of_many_sequences(s1: int) -> None:
 )
 def test_attention(b: int, s1: int, n_q: int, kv_len: int, topk: int) -> None:
     """A chunk has fewer entries for each token: it differs in how many rounds the cores make."""
-    check_attention(cases.attention_case(b, s1, n_q, kv_len, topk=topk, holes=0.01), cores=24)
+    check(cases.attention_case(b, s1, n_q, kv_len, topk=topk, holes=0.01), cores=24)
 
 
 @pytest.mark.parametrize(("b", "s1", "kv_len"), [(1, 1024, 2200), (65, 4, 2300), (2, 3, 131072)])
 def test_indexer(b: int, s1: int, kv_len: int) -> None:
     """Weights of one sign: sums that cancel lose more in half precision than the tolerance grants."""
     case = cases.indexer_case(b, s1, kv_len)
-    check_indexer(case.copy(weights=np.abs(case.inputs["weights"])), cores=24)
+    check(case.copy(weights=np.abs(case.inputs["weights"])), cores=24)
 
 
 @pytest.mark.parametrize(("t", "n_q"), [(1024, 16), (260, 64)])
 def test_epilog(t: int, n_q: int) -> None:
     """Four steps of 256 tokens, and two of 130 with many heads."""
-    case = cases.mla_epilog_case(t, 1, n_q, 1)
-    got, _ = epilog.run(case, 24)
-    assert_close_output("hidden_out", got, case.golden()["hidden_out"])
+    check(cases.mla_epilog_case(t, 1, n_q, 1), 24)

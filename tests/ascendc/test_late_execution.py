@@ -11,17 +11,16 @@ import os
 from collections.abc import Callable
 
 import cases
+import epilog
 import numpy as np
 import prologs
 import pytest
-import test_lightning_indexer_quant as indexer
-import test_mla_epilog_quant as epilog
-import test_sparse_flash_attention_quant as attention
-from cases import Case
+from attention import shape_tiling
+from cases import Array, Case
+from emulated import check, run
 from numpy.typing import NDArray
-from test_prologs import case_of, golden_of
 from tiling import PROLOGS
-from tolerance import assert_close_output, assert_topk
+from tolerance import ASCEND_TOPK_RTOL, assert_topk
 
 SEEDS = range(1, 1 + int(os.environ.get("MS_DSV32_LATE_SEEDS", "3")))
 FLAGS = ("bits", "counts")
@@ -42,23 +41,23 @@ def in_many_orders(launch: Callable[..., object], flags: tuple[str, ...] = FLAGS
 @pytest.mark.parametrize("op", PROLOGS)
 def test_prologs(op: str, cores: int) -> None:
     """The AIVs of a core have different numbers of tokens, and on few cores every buffer is used many times."""
-    case, want = case_of(op, 3, 1, 4), golden_of(op, 3, 1, 4)
-    in_many_orders(lambda **options: prologs.assert_as_golden(case, prologs.run(case, cores, **options)[0], want))
+    case, want = prologs.case_of(op, 3, 1, 4), prologs.golden_of(op, 3, 1, 4)
+    in_many_orders(lambda **options: check(case, cores, want, **options))
 
 
 @pytest.mark.parametrize("op", PROLOGS)
 def test_prologs_of_two_steps(op: str) -> None:
     """The second step, of two tokens, takes the place of the first one."""
-    case, want = case_of(op, 130, 1, 2), golden_of(op, 130, 1, 2)
-    in_many_orders(lambda **options: prologs.assert_as_golden(case, prologs.run(case, 4, **options)[0], want), ())
+    case, want = prologs.case_of(op, 130, 1, 2), prologs.golden_of(op, 130, 1, 2)
+    in_many_orders(lambda **options: check(case, 4, want, **options), ())
 
 
 @pytest.mark.parametrize(("b", "cores"), [(130, 20), (300, 24)])
 def test_indexer_prolog_with_cores_for_the_projections(b: int, cores: int) -> None:
     """Four of the cores have S1 to themselves; in six steps places of sums and deals of heads are used again."""
     op = "lightning_indexer_prolog_quant"
-    case, want = case_of(op, b, 1, 1), golden_of(op, b, 1, 1)
-    in_many_orders(lambda **options: prologs.assert_as_golden(case, prologs.run(case, cores, **options)[0], want), ())
+    case, want = prologs.case_of(op, b, 1, 1), prologs.golden_of(op, b, 1, 1)
+    in_many_orders(lambda **options: check(case, cores, want, **options), ())
 
 
 # ---------------------------------------------------------------- mla_epilog_quant
@@ -72,14 +71,14 @@ def test_indexer_prolog_with_cores_for_the_projections(b: int, cores: int) -> No
 )
 def test_mla_epilog(t: int, n_q: int, cores: int) -> None:
     case, want = epilog.case_of(t, n_q), epilog.golden_of(t, n_q)
-    in_many_orders(lambda **options: assert_close_output("hidden_out", epilog.run(case, cores, **options)[0], want))
+    in_many_orders(lambda **options: check(case, cores, want, **options))
 
 
 @pytest.mark.parametrize("cores", [2, 24])
 def test_mla_epilog_of_steps(cores: int) -> None:
     """Three steps of two blocks of tokens: the third one has the first one's place in the workspace."""
     case, want = epilog.case_of(600, 2), epilog.golden_of(600, 2)
-    in_many_orders(lambda **options: assert_close_output("hidden_out", epilog.run(case, cores, **options)[0], want), ())
+    in_many_orders(lambda **options: check(case, cores, want, **options), ())
 
 
 # ---------------------------------------------------------------- lightning_indexer_quant
@@ -128,22 +127,20 @@ def _indexer_want(name: str) -> tuple[Case, NDArray[np.int32], list[NDArray[np.f
 @pytest.mark.parametrize("name", INDEXER)
 def test_lightning_indexer(name: str, cores: int) -> None:
     case, *want = _indexer_want(name)
-    in_many_orders(lambda **options: assert_topk(indexer.run(case, cores, **options)[0], *want, rtol=2e-3))
+    in_many_orders(
+        lambda **options: assert_topk(run(case, cores, **options)[0]["topk_indices"], *want, rtol=ASCEND_TOPK_RTOL)
+    )
 
 
 # ---------------------------------------------------------------- sparse_flash_attention_quant
-def _wide_table(case: Case) -> Case:
-    """So many columns of block_table that the softmax has no room beside the gather."""
-    table = np.full((case.paging.b, 8192), -1, np.int32)
-    table[:, : case.inputs["block_table"].shape[1]] = case.inputs["block_table"]
-    return case.copy(block_table=table).with_attributes(max_blocknum_perbatch=8192)
-
-
 ATTENTION: dict[str, Callable[[], Case]] = {
     # More tasks than slots of the workspace, tokens that see no key, and skipped entries.
     "tasks": lambda: cases.attention_case(3, 4, 17, [2, 77, 300], topk=96, holes=0.3),
     "chunks": lambda: cases.attention_case(4, 1, 40, [520, 700, 300, 1], topk=520, holes=0.1),
-    "in_turn": lambda: _wide_table(cases.attention_case(5, 1, 16, [150, 20, 300, 90, 0], topk=150, holes=0.2)),
+    # So many columns of block_table that the softmax has no room beside the gather.
+    "in_turn": lambda: cases.with_columns(
+        cases.attention_case(5, 1, 16, [150, 20, 300, 90, 0], topk=150, holes=0.2), 8192
+    ),
     "nothing_valid": lambda: cases.attention_case(2, 2, 20, [0, 70], topk=64, holes=1.0),
     "without_blocks": lambda: cases.attention_case(4, 1, 8, [300, 280, 400, 130], topk=200),
     "ragged": lambda: cases.ragged(
@@ -153,27 +150,24 @@ ATTENTION: dict[str, Callable[[], Case]] = {
 
 
 @functools.cache
-def _attention_want(name: str) -> tuple[Case, dict[str, NDArray[np.generic]]]:
+def _attention_want(name: str) -> tuple[Case, Case, dict[str, Array]]:
+    """A case, one that golden takes, whose results are the same, and these results."""
     case = cases.with_lse(ATTENTION[name]())
     if name != "without_blocks":
-        return case, case.golden()
+        return case, case, case.golden()
     # Golden takes no table with holes: entries without a block are skipped, as -1 is.
     indices, table = case.inputs["topk_indices"].copy(), case.inputs["block_table"].copy()
     table[:, 1] = [-1, case.paging.block_num, -1, -1]
     indices[indices // 128 == 1] = -1
-    return case.copy(block_table=table), case.copy(topk_indices=indices).golden()
+    meant = case.copy(topk_indices=indices)
+    return case.copy(block_table=table), meant, meant.golden()
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 24])
 @pytest.mark.parametrize("name", ATTENTION)
 def test_sparse_flash_attention(name: str, cores: int) -> None:
-    case, want = _attention_want(name)
+    case, meant, want = _attention_want(name)
     if cores == 1 and name in ("tasks", "in_turn"):  # both ways to share UB are tried
-        assert (attention.shape_tiling(case, cores).softmax_offset == 0) == (name == "in_turn")
+        assert (shape_tiling(case, cores).softmax_offset == 0) == (name == "in_turn")
 
-    def launch(**options: object) -> None:
-        got, _ = attention.run(case, cores, **options)
-        for output, value in want.items():
-            assert_close_output(output, got[output], value)
-
-    in_many_orders(launch)
+    in_many_orders(lambda **options: meant.check(run(case, cores, **options)[0], want))

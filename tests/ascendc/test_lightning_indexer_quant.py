@@ -2,118 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
-import dataclasses
 import functools
-from collections.abc import Collection
 from typing import Any
 
 import cases
 import numpy as np
 import pytest
-from emulator import Absent, In, Library, Out, Report, Tiling, Workspace, build
-from tiling import OP_KERNEL
-from tiling import library as tiling_library
-from tolerance import assert_same_bits, assert_topk
-
-OPERATOR = "lightning_indexer_quant"
-TILING_SOURCE = """
-#include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
-extern "C" const char* make_tiling(const ms_dsv32::ascendc::LightningIndexerShape* shape, uint32_t cores,
-                                   ms_dsv32::ascendc::LightningIndexerTiling* tiling) {
-  return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
-}
-"""
-IMPOSSIBLE = [[-1, 2, 2], [2, 2, -1], [5, 4, 4], [0, 0, 13], [2**31 - 1] * 3, [2**31 - 1, 1, -5], [-(2**31), 0, 0]]
-"""Numbers of tokens of three sequences that 12 tokens cannot be divided into."""
-SHAPE = ("selected_count", "block_num", "block_size", "max_blocknum")
-
-
-class Shape(ctypes.Structure):
-    """LightningIndexerShape."""
-
-    _fields_ = (*((name, ctypes.c_uint32) for name in ("t", "b", *SHAPE)), ("ragged", ctypes.c_bool))
-
-
-class TilingData(ctypes.Structure):
-    """LightningIndexerTiling."""
-
-    _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("cores", "t", "b", "s1", *SHAPE, "ragged", "unit_tokens")),
-        *((name, ctypes.c_uint32) for name in ("rounds", "shared", "sharers", "lists", "list_records")),
-        *((name, ctypes.c_uint64) for name in ("core_bytes", "list_offset", "workspace_bytes")),
-    )
-
-
-@functools.cache
-def library() -> Library:
-    return build(OP_KERNEL / f"{OPERATOR}.cpp", [OPERATOR])
-
-
-def make_tiling(cores: int, **shape: int) -> TilingData:
-    """The tiling of a shape. Raises ValueError with the reason why it does not fit."""
-    function = tiling_library(TILING_SOURCE).make_tiling
-    function.restype = ctypes.c_char_p
-    tiling = TilingData()
-    reason = function(ctypes.byref(Shape(**shape)), ctypes.c_uint32(cores), ctypes.byref(tiling))
-    if reason is not None:
-        raise ValueError(reason.decode())
-    return tiling
-
-
-def shape_tiling(case: cases.Case, cores: int) -> TilingData:
-    paging = case.paging
-    return make_tiling(
-        cores,
-        t=case.t,
-        b=paging.b,
-        selected_count=case.attributes["selected_count"],
-        block_num=paging.block_num,
-        block_size=paging.block_size,
-        max_blocknum=case.inputs["block_table"].shape[1],
-        ragged=case.ragged,
-    )
-
-
-def run(
-    case: cases.Case, cores: int = 1, misalign: int = 0, own: Collection[str] = (), **options: Any
-) -> tuple[np.ndarray, Report]:
-    """topk_indices of the kernel, and the launch's report, which must be clean.
-
-    misalign: of query_act_seqs. own: inputs that are larger than memory.
-    """
-    tiling = shape_tiling(case, cores)
-    out = Out("topk_indices", (case.t, case.attributes["selected_count"]), np.int32)
-    args = [
-        *(In(name, v, misalign * (name == "query_act_seqs"), name in own) for name, v in case.inputs.items()),
-        *([] if case.ragged else [Absent("query_act_seqs")]),
-        out,
-        Workspace(tiling.workspace_bytes),
-        Tiling(bytes(tiling)),
-    ]
-    report = library().launch(OPERATOR, args, blocks=tiling.cores, **options).check()
-    return out.array, report
-
-
-def own_call(case: cases.Case, sequence: int, count: int) -> cases.Case:
-    """The last `count` tokens of a sequence of `case` in a call without query_act_seqs."""
-    alone = cases.ragged(case, [count * (n == sequence) for n in range(case.paging.b)])
-    inputs = {name: array for name, array in alone.inputs.items() if name != "query_act_seqs"}
-    inputs |= {name: inputs[name][[sequence]] for name in ("block_table", "kv_act_seqs")}
-    return dataclasses.replace(alone, inputs=inputs, paging=dataclasses.replace(case.paging, b=1, s1=count))
-
-
-def no_sequence(case: cases.Case) -> cases.Case:
-    """Five tokens of padding, and no sequence; `case` has one."""
-    padding = cases.ragged(case, [0], padding=5)
-    none = {name: padding.inputs[name][:0] for name in ("block_table", "kv_act_seqs", "query_act_seqs")}
-    return dataclasses.replace(padding.copy(**none), paging=dataclasses.replace(case.paging, b=0))
-
-
-def check(case: cases.Case, **options: Any) -> Report:
-    got, report = run(case, **options)
-    assert_topk(got, case.golden()["topk_indices"], *cases.indexer_scores(case), rtol=2e-3)
-    return report
+from emulated import check, run
+from indexer import make_tiling, shape_tiling
+from ragged_calls import IMPOSSIBLE, no_sequence, own_call
+from tolerance import ASCEND_TOPK_RTOL, assert_same_bits, assert_same_outputs, assert_topk
 
 
 def with_loud_keys(case: cases.Case, positions: np.ndarray, token: int) -> cases.Case:
@@ -184,10 +82,7 @@ def test_cores_share_a_token(cores: int, sharers: int, lists: int) -> None:
 @pytest.mark.parametrize("kv_len", [2100, 2500, 40000, 70000])
 def test_lists_without_keys(kv_len: int) -> None:
     """A short sequence in a wide block_table leaves most of 48 lists short, or without a key."""
-    case = cases.indexer_case(kv_lens=kv_len, selected_count=2048)
-    table = np.full((1, 548), -1, np.int32)
-    table[:, : case.inputs["block_table"].shape[1]] = case.inputs["block_table"]
-    case = case.copy(block_table=table)
+    case = cases.with_columns(cases.indexer_case(kv_lens=kv_len, selected_count=2048), 548)
     assert shape_tiling(case, 24).lists == 48
     check(case, cores=24, seed=kv_len % 3)
 
@@ -223,7 +118,7 @@ def test_equal_scores_take_the_smaller_positions() -> None:
     case = cases.indexer_case(kv_lens=9000, selected_count=2048, distinct_keys=1)
     for cores in (1, 3):
         got, _ = run(case, cores=cores)
-        np.testing.assert_array_equal(got, np.arange(2048, dtype=np.int32)[None])
+        np.testing.assert_array_equal(got["topk_indices"], np.arange(2048, dtype=np.int32)[None])
 
 
 def test_few_distinct_keys() -> None:
@@ -259,7 +154,7 @@ def check_with_holes(case: cases.Case, columns: list[int], **options: Any) -> No
         scores[column * size : (column + 1) * size] = -np.inf
     selected = case.attributes["selected_count"]
     want = np.argsort(-scores, kind="stable")[:selected].astype(np.int32)
-    assert_topk(got, want[None], [scores], [magnitudes], rtol=2e-3)
+    assert_topk(got["topk_indices"], want[None], [scores], [magnitudes], rtol=ASCEND_TOPK_RTOL)
 
 
 def test_keys_without_a_block_rank_last() -> None:
@@ -289,9 +184,7 @@ def test_neighbouring_blocks_are_copied_at_once() -> None:
 def test_wide_block_table(cores: int, seed: int) -> None:
     """An AIV reads the table in windows of 1024 columns. Here are 8192, with holes where windows end."""
     case = cases.indexer_case(2, kv_lens=[40000, 700], selected_count=100, block_size=16)
-    table = np.full((2, 8192), -1, np.int32)
-    table[:, : case.inputs["block_table"].shape[1]] = case.inputs["block_table"]
-    check(case.copy(block_table=table), cores=cores, seed=seed)
+    check(cases.with_columns(case, 8192), cores=cores, seed=seed)
     case = cases.indexer_case(kv_lens=40000, selected_count=100, block_size=16)
     check_with_holes(case, [1000, 1023, 1024, 1025, 1150, 2047, 2048], cores=cores, seed=seed)
 
@@ -328,14 +221,14 @@ def test_a_sequence_longer_than_its_table(cores: int) -> None:
     """Keys beyond the columns of block_table rank last: the host does not see how long sequences are."""
     case = cases.indexer_case(kv_lens=900, selected_count=64)
     got, _ = run(case.copy(kv_act_seqs=np.array([5000], np.int32)), cores=cores, seed=1)
-    assert_topk(got, case.golden()["topk_indices"], *cases.indexer_scores(case), rtol=2e-3)
+    case.check(got, rtol=ASCEND_TOPK_RTOL)
 
 
 def test_sequence_without_a_block() -> None:
     """No key has a score: the first positions are as good as any."""
     case = cases.indexer_case(kv_lens=2600, selected_count=100)
     got, _ = run(case.copy(block_table=np.full_like(case.inputs["block_table"], -1)), cores=2, seed=1)
-    np.testing.assert_array_equal(np.sort(got), np.arange(100, dtype=np.int32)[None])
+    np.testing.assert_array_equal(np.sort(got["topk_indices"]), np.arange(100, dtype=np.int32)[None])
 
 
 @pytest.mark.parametrize(("s1", "kv_len", "selected_count"), [(1, 600, 300), (1, 320, 310), (4, 4500, 2048)])
@@ -353,7 +246,7 @@ def test_selection_does_not_depend_on_cores_and_order() -> None:
     want, _ = run(case)
     for cores, seed in ((2, 0), (8, 1), (24, 2)):
         got, _ = run(case, cores=cores, seed=seed)
-        assert_same_bits("topk_indices", got, want)
+        assert_same_outputs(got, want)
 
 
 RAGGED_COUNTS = [
@@ -371,7 +264,7 @@ RAGGED_COUNTS = [
 def _ragged_want() -> tuple[cases.Case, np.ndarray]:
     """Eight tokens of each of four sequences, which see no key, few keys, and more than are selected."""
     case = cases.indexer_case(4, 8, [700, 4500, 2, 300], selected_count=256)
-    return case, run(case)[0]
+    return case, run(case)[0]["topk_indices"]
 
 
 @pytest.mark.parametrize(("cores", "seed"), [(1, 0), (2, 1), (5, 2), (24, 3)])
@@ -384,7 +277,7 @@ def test_sequences_of_different_numbers_of_tokens(counts: list[int], padding: in
     case, want = _ragged_want()
     got, _ = run(cases.ragged(case, counts, padding), cores=cores, seed=seed)
     rows = np.full((padding, 256), -1, np.int32)
-    assert_same_bits("topk_indices", got, np.concatenate([want[cases.ragged_rows(case, counts)], rows]))
+    assert_same_bits("topk_indices", got["topk_indices"], np.concatenate([want[cases.ragged_rows(case, counts)], rows]))
 
 
 def test_ragged_against_golden() -> None:
@@ -402,7 +295,7 @@ def test_a_call_of_its_own_gives_the_same_bits(counts: list[int]) -> None:
         if count == 0:
             continue
         want, _ = run(own_call(case, sequence, count), cores=24)
-        assert_same_bits("topk_indices", got[begin : begin + count], want)
+        assert_same_bits("topk_indices", got["topk_indices"][begin : begin + count], want["topk_indices"])
         begin += count
 
 
@@ -411,8 +304,8 @@ def test_many_sequences(b: int, cores: int) -> None:
     """query_act_seqs is read in pairs, and looked up from one unit to another."""
     counts = [(3 * n + 1) % 4 for n in range(b)]
     case = cases.indexer_case(b, 3, [40 + n % 60 for n in range(b)], selected_count=32)
-    got, _ = run(cases.ragged(case, counts, 1), cores=cores, seed=b % 2)
-    want, _ = run(case)
+    got = run(cases.ragged(case, counts, 1), cores=cores, seed=b % 2)[0]["topk_indices"]
+    want = run(case)[0]["topk_indices"]
     assert_same_bits("topk_indices", got[:-1], want[cases.ragged_rows(case, counts)])
     assert (got[-1] == -1).all()
 
@@ -422,7 +315,7 @@ def test_query_act_seqs_anywhere() -> None:
     case = cases.ragged(_ragged_want()[0], [2, 5, 1, 3])
     want, _ = run(case)
     got, _ = run(case, misalign=4)
-    assert_same_bits("topk_indices", got, want)
+    assert_same_outputs(got, want)
 
 
 @pytest.mark.parametrize("cores", [1, 24])
@@ -431,12 +324,12 @@ def test_impossible_numbers_of_tokens(counts: list[int], cores: int) -> None:
     """No token is of a sequence then, and nothing else is read."""
     case = cases.ragged(cases.indexer_case(3, 4, [700, 4500, 300], selected_count=256), [4, 4, 4])
     got, _ = run(case.copy(query_act_seqs=np.array(counts, np.int32)), cores=cores, seed=cores % 2)
-    assert (got == -1).all()
+    assert (got["topk_indices"] == -1).all()
 
 
 def test_no_sequence() -> None:
     case = no_sequence(cases.indexer_case(selected_count=64))
-    assert (run(case, cores=24)[0] == -1).all()
+    assert (run(case, cores=24)[0]["topk_indices"] == -1).all()
 
 
 def test_the_workspace_holds_all_lists() -> None:
@@ -453,10 +346,10 @@ def test_the_workspace_holds_all_lists() -> None:
 
 def test_no_token() -> None:
     got, report = run(cases.indexer_case(b=0, s1=1, selected_count=64))
-    assert got.size == 0
+    assert got["topk_indices"].size == 0
     assert sum(report.instructions.values()) == 0
     got, report = run(cases.ragged(cases.indexer_case(b=2, s1=1, selected_count=64), [0, 0]))
-    assert got.size == 0
+    assert got["topk_indices"].size == 0
     assert sum(report.instructions.values()) == 0
 
 

@@ -2,116 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
-import functools
-from typing import Any
-
 import cases
 import numpy as np
 import pytest
-from cases import Case
-from emulator import In, Library, Out, Report, Tiling, Workspace, build
-from numpy.typing import NDArray
-from tiling import OP_KERNEL, TilingRefusedError
-from tiling import library as tiling_library
-from tolerance import assert_close_output, assert_same_bits
+from emulated import check, run
+from epilog import case_of, golden_of, shape_tiling
+from tiling import TilingRefusedError
+from tolerance import assert_same_bits, assert_same_outputs
 
 from ms_dsv32 import golden
-from ms_dsv32.weights import to_nz
-
-OPERATOR = "mla_epilog_quant"
-TILING_SOURCE = """
-#include "ms_dsv32/kernel_impl/ascendc/op_host/epilog_make_tiling.h"
-using namespace ms_dsv32::ascendc;
-extern "C" const char* make_tiling(uint32_t t, uint32_t n_q, uint32_t cores, uint32_t l1, EpilogTiling* tiling) {
-  Platform platform = Arch2201(cores);
-  if (l1) platform.l1 = l1;
-  return MakeMlaEpilogQuantTiling({t, n_q}, platform, *tiling);
-}
-"""
-MOST_CORES = 31
-
-
-class Piece(ctypes.Structure):
-    """EpilogPiece."""
-
-    _fields_ = (("group", ctypes.c_uint16), ("begin", ctypes.c_uint8), ("end", ctypes.c_uint8))
-
-
-class TilingData(ctypes.Structure):
-    """EpilogTiling."""
-
-    _fields_ = (
-        *(
-            (name, ctypes.c_uint32)
-            for name in (
-                "cores", "t", "n_q", "token_step", "left_bytes", "head_places", "output_places", "slots", "slot_bytes",
-                "shared_groups",
-            )
-        ),
-        *(
-            (name, ctypes.c_uint64)
-            for name in (
-                "quantised_offset", "scale_offset", "sums_offset", "sums_bytes", "step_bytes", "workspace_bytes",
-            )
-        ),
-        ("groups", ctypes.c_uint16 * (MOST_CORES + 1)),
-        ("pieces", Piece * (MOST_CORES + 1)),
-    )  # fmt: skip
-
-
-@functools.cache
-def library() -> Library:
-    return build(OP_KERNEL / f"{OPERATOR}.cpp", [OPERATOR])
-
-
-def shape_tiling(t: int, n_q: int, cores: int, l1: int = 0) -> TilingData:
-    """Tiling data. `l1`: bytes of L1 instead of the architecture's."""
-    make = tiling_library(TILING_SOURCE).make_tiling
-    make.restype = ctypes.c_char_p
-    data = TilingData()
-    refusal = make(t, n_q, cores, l1, ctypes.byref(data))
-    if refusal is not None:
-        raise TilingRefusedError(refusal.decode())
-    return data
-
-
-@functools.lru_cache(maxsize=2)
-def _nz(n_q: int) -> NDArray[np.int8]:
-    return to_nz(cases.epilog_weights(n_q)["w_o"])
-
-
-def run(case: Case, blocks: int = 1, **options: Any) -> tuple[NDArray[np.uint16], Report]:
-    """hidden_out of the kernel, and the launch's report, which must be clean.
-
-    options: of Library.launch.
-    """
-    inputs = case.inputs
-    attention_out, w_o = inputs["attention_out"], inputs["w_o"]
-    t = attention_out.size // (case.n_q * 512)
-    tiling = shape_tiling(t, case.n_q, blocks)
-    out = Out("hidden_out", (t, 7168), np.uint16)
-    args = [
-        In("attention_out", attention_out),
-        In("w_uv", inputs["w_uv"]),
-        In("w_o", _nz(case.n_q) if w_o is cases.epilog_weights(case.n_q)["w_o"] else to_nz(w_o)),
-        In("w_o_scale", inputs["w_o_scale"]),
-        out,
-        Workspace(tiling.workspace_bytes),
-        Tiling(bytes(tiling)),
-    ]
-    report = library().launch(OPERATOR, args, blocks=tiling.cores, **options).check()
-    return out.array, report
-
-
-@functools.lru_cache(maxsize=2)
-def case_of(t: int, n_q: int) -> Case:
-    return cases.mla_epilog_case(t, 1, n_q, 1, seed=t)
-
-
-@functools.lru_cache(maxsize=2)
-def golden_of(t: int, n_q: int) -> NDArray[np.uint16]:
-    return case_of(t, n_q).golden()["hidden_out"]
 
 
 @pytest.mark.parametrize(
@@ -129,8 +28,7 @@ def golden_of(t: int, n_q: int) -> NDArray[np.uint16]:
     ],
 )
 def test_as_golden(t: int, n_q: int, blocks: int, seed: int) -> None:
-    got, _ = run(case_of(t, n_q), blocks, seed=seed)
-    assert_close_output("hidden_out", got, golden_of(t, n_q))
+    check(case_of(t, n_q), blocks, golden_of(t, n_q), seed=seed)
 
 
 @pytest.mark.slow
@@ -146,15 +44,13 @@ def test_as_golden(t: int, n_q: int, blocks: int, seed: int) -> None:
     ],
 )
 def test_many_tokens(t: int, n_q: int, blocks: int, seed: int) -> None:
-    got, _ = run(case_of(t, n_q), blocks, seed=seed)
-    assert_close_output("hidden_out", got, golden_of(t, n_q))
+    check(case_of(t, n_q), blocks, golden_of(t, n_q), seed=seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("t", "blocks"), [(1, 24), (3, 20), (65, 24)])
 def test_all_heads(t: int, blocks: int) -> None:
-    got, _ = run(case_of(t, 128), blocks)
-    assert_close_output("hidden_out", got, golden_of(t, 128))
+    check(case_of(t, 128), blocks, golden_of(t, 128))
 
 
 def test_bits_do_not_depend_on_cores_or_batch() -> None:
@@ -162,15 +58,14 @@ def test_bits_do_not_depend_on_cores_or_batch() -> None:
     case = case_of(35, 9)
     want, _ = run(case, 1)
     for blocks, seed in ((2, 1), (24, 0)):
-        assert_same_bits("hidden_out", run(case, blocks, seed=seed)[0], want)
+        assert_same_outputs(run(case, blocks, seed=seed)[0], want)
     few = case.copy(attention_out=case.inputs["attention_out"][3:7])
-    assert_same_bits("hidden_out", run(few, 24)[0], want[3:7])
+    assert_same_bits("hidden_out", run(few, 24)[0]["hidden_out"], want["hidden_out"][3:7])
 
 
 def test_split_token_axis() -> None:
     case = cases.mla_epilog_case(2, 3, 2, seed=4, split=True)
-    got, _ = run(case, 2)
-    assert_close_output("hidden_out", got, case.golden()["hidden_out"])
+    check(case, 2)
 
 
 def test_nan_stays_in_its_token() -> None:
@@ -179,16 +74,16 @@ def test_nan_stays_in_its_token() -> None:
     tokens[1, 2, 7] = 0x7FC0
     got, _ = run(case.copy(attention_out=tokens), 2)
     want, _ = run(case, 2)
-    assert_same_bits("hidden_out", got[[0, 2]], want[[0, 2]])
+    assert_same_bits("hidden_out", got["hidden_out"][[0, 2]], want["hidden_out"][[0, 2]])
 
 
 def test_rows_on_either_side_of_the_floor_of_quantisation() -> None:
     case = cases.below_the_floor(case_of(7, 3))
     got, _ = run(case, 2)
-    want = case.golden()["hidden_out"]
-    assert not got[0].any()
-    assert golden.bf16_to_float32(want).std(axis=1)[1:].min() > 0.1
-    assert_close_output("hidden_out", got, want)
+    want = case.golden()
+    assert not got["hidden_out"][0].any()
+    assert golden.bf16_to_float32(want["hidden_out"]).std(axis=1)[1:].min() > 0.1
+    case.check(got, want)
 
 
 def test_ties_are_rounded_to_even() -> None:
@@ -205,12 +100,12 @@ def test_ties_are_rounded_to_even() -> None:
         "w_o_scale": np.ones((7168, 1), np.float32),
     }
     got, _ = run(case.copy(**changed))
-    assert golden.bf16_to_float32(got)[0, :7].tolist() == [127, 0, 2, 2, 0, -2, -2]
+    assert golden.bf16_to_float32(got["hidden_out"])[0, :7].tolist() == [127, 0, 2, 2, 0, -2, -2]
 
 
 def test_no_tokens() -> None:
     got, report = run(cases.mla_epilog_case(0, 1, 2), 2)
-    assert got.shape == (0, 7168)
+    assert got["hidden_out"].shape == (0, 7168)
     assert report.instructions.get("AIC.M", 0) == 0
 
 

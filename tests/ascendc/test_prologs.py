@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-
 import cases
 import numpy as np
 import pytest
-from cases import CACHE_INDEX, Case
-from prologs import assert_as_golden, run
+from cases import CACHE_INDEX
+from emulated import check, run
+from prologs import case_of, golden_of
 from tiling import PROLOGS, TilingRefusedError, prolog_tiling
-from tolerance import assert_same_bits
+from tolerance import assert_same_bits, assert_same_outputs
 
 from ms_dsv32.golden import float32_to_bf16
 
 ONE = 0x3F80  # in bfloat16
-
-
-@functools.lru_cache(maxsize=1)  # caches of many sequences are large
-def case_of(op: str, b: int, s1: int, n_q: int) -> Case:
-    # Short sequences: the caches of many long ones would take longer than the kernel.
-    return cases.with_epsilons(cases.make(op, b, s1, [s1 + n * 61 % 150 for n in range(b)], n_q, seed=b))
-
-
-@functools.lru_cache(maxsize=1)
-def golden_of(op: str, b: int, s1: int, n_q: int) -> dict[str, np.ndarray]:
-    return case_of(op, b, s1, n_q).golden()
 
 
 @pytest.mark.parametrize("op", PROLOGS)
@@ -41,8 +29,7 @@ def golden_of(op: str, b: int, s1: int, n_q: int) -> dict[str, np.ndarray]:
     ],
 )
 def test_as_golden(op: str, b: int, s1: int, n_q: int, blocks: int, seed: int) -> None:
-    got, _ = run(case_of(op, b, s1, n_q), blocks, seed=seed)
-    assert_as_golden(case_of(op, b, s1, n_q), got, golden_of(op, b, s1, n_q))
+    check(case_of(op, b, s1, n_q), blocks, golden_of(op, b, s1, n_q), seed=seed)
 
 
 @pytest.mark.slow
@@ -58,15 +45,13 @@ def test_as_golden(op: str, b: int, s1: int, n_q: int, blocks: int, seed: int) -
     ],
 )
 def test_many_tokens(op: str, b: int, n_q: int, blocks: int, seed: int) -> None:
-    got, _ = run(case_of(op, b, 1, n_q), blocks, seed=seed)
-    assert_as_golden(case_of(op, b, 1, n_q), got, golden_of(op, b, 1, n_q))
+    check(case_of(op, b, 1, n_q), blocks, golden_of(op, b, 1, n_q), seed=seed)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("op", PROLOGS)
 def test_all_heads(op: str) -> None:
-    got, _ = run(case_of(op, 2, 1, 128), 24)
-    assert_as_golden(case_of(op, 2, 1, 128), got, golden_of(op, 2, 1, 128))
+    check(case_of(op, 2, 1, 128), 24, golden_of(op, 2, 1, 128))
 
 
 @pytest.mark.parametrize("op", PROLOGS)
@@ -75,8 +60,7 @@ def test_bits_do_not_depend_on_cores_or_batch(op: str) -> None:
     case = case_of(op, 3, 1, 3)
     want, _ = run(case, 1)
     for blocks, seed in ((2, 1), (20, 0)):
-        for name, value in run(case, blocks, seed=seed)[0].items():
-            assert_same_bits(name, value, want[name])
+        assert_same_outputs(run(case, blocks, seed=seed)[0], want)
 
 
 @pytest.mark.slow
@@ -85,8 +69,7 @@ def test_bits_do_not_depend_on_cores_for_the_projections() -> None:
     case = case_of("lightning_indexer_prolog_quant", 150, 1, 1)
     want, _ = run(case, 19)
     for blocks, seed in ((20, 0), (25, 1)):
-        for name, value in run(case, blocks, seed=seed)[0].items():
-            assert_same_bits(name, value, want[name])
+        assert_same_outputs(run(case, blocks, seed=seed)[0], want)
 
 
 @pytest.mark.parametrize("op", PROLOGS)
@@ -99,8 +82,7 @@ def test_padding_and_rows_outside_the_cache_are_not_written(op: str) -> None:
         index.reshape(-1)[i] = bad
         got, _ = run(case.copy(**{name: index}), 2)
         index.reshape(-1)[i] = -1  # what golden takes; the kernel skips the row as it skips padding
-        want = case.copy(**{name: index})
-        assert_as_golden(want, got)
+        case.copy(**{name: index}).check(got)
 
 
 @pytest.mark.parametrize("op", PROLOGS)
@@ -111,8 +93,7 @@ def test_later_token_wins(op: str, blocks: int) -> None:
     index = case.inputs[name].copy()
     index.reshape(-1)[[0, 3]] = index.reshape(-1)[4]
     case = case.copy(**{name: index})
-    got, _ = run(case, blocks, seed=5)
-    assert_as_golden(case, got)
+    check(case, blocks, seed=5)
 
 
 @pytest.mark.slow
@@ -123,8 +104,7 @@ def test_later_token_wins_across_steps(op: str) -> None:
     index = case.inputs[name].copy()
     index.reshape(-1)[129] = index.reshape(-1)[3]
     case = case.copy(**{name: index})
-    got, _ = run(case, 2, seed=7)
-    assert_as_golden(case, got)
+    check(case, 2, seed=7)
 
 
 @pytest.mark.slow
@@ -137,8 +117,7 @@ def test_later_token_wins_across_many_steps(blocks: int) -> None:
     tokens[[130, 270, 390, 399]] = tokens[[5, 6, 7, 150]]
     tokens[[200, 300, 385]] = tokens[20]
     case = case.copy(k_cache_index=index)
-    got, _ = run(case, blocks, seed=3)
-    assert_as_golden(case, got)
+    check(case, blocks, seed=3)
 
 
 @pytest.mark.parametrize("op", PROLOGS)
@@ -164,7 +143,7 @@ def test_rows_on_either_side_of_the_floor_of_quantisation(op: str) -> None:
     """A row of zeros has the scale of the floor too, which no tolerance tells from zero."""
     case = cases.below_the_floor(case_of(op, 5, 1, 1))
     got, want = run(case, 1)[0], case.golden()
-    assert_as_golden(case, got, want)
+    case.check(got, want)
     for name, value in want.items():
         if "scale" in name and value.dtype == np.float32:
             floor = value == np.float32(1) / (np.float32(127) / np.float32(1e-30))
@@ -205,8 +184,7 @@ def test_weights_to_the_last_bit() -> None:
 @pytest.mark.parametrize("op", PROLOGS)
 def test_no_tokens(op: str) -> None:
     case = cases.make(op, 0, 1, n_q=2)
-    got, report = run(case, 2)
-    assert_as_golden(case, got)
+    report = check(case, 2)
     assert report.instructions.get("Mmad", 0) == 0
 
 

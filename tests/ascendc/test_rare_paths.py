@@ -4,18 +4,10 @@ from __future__ import annotations
 
 import cases
 import numpy as np
-import prologs
 import pytest
-import test_sparse_flash_attention_quant as attention
+from attention import shape_tiling
+from emulated import check
 from tiling import PROLOGS
-
-
-def wide(case: cases.Case, columns: int) -> cases.Case:
-    """The case with so many columns of block_table, most of them unused, which take UB from lists and softmax."""
-    small = case.inputs["block_table"]
-    table = np.full((small.shape[0], columns), -1, np.int32)
-    table[:, : small.shape[1]] = small
-    return cases.with_table(case, table)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2])
@@ -32,11 +24,12 @@ def test_lists_and_softmax_by_turns(
     team: int, cores: int, topk: int, columns: int, lengths: list[int], seed: int
 ) -> None:
     """The softmax of a task has no room in UB beside the lists of the next one: barriers stand between both."""
-    case = wide(cases.attention_case(b=len(lengths), n_q=5, topk=topk, kv_lens=lengths, holes=0.1), columns)
-    tiling = attention.shape_tiling(case, cores, team)
+    case = cases.attention_case(b=len(lengths), n_q=5, topk=topk, kv_lens=lengths, holes=0.1)
+    case = cases.with_columns(case, columns)
+    tiling = shape_tiling(case, cores, team)
     assert tiling.softmax_offset == 0
     assert tiling.t > tiling.cores // tiling.team
-    attention.check(case, cores=cores, team=team, seed=seed)
+    check(case, cores=cores, team=team, seed=seed)
 
 
 def equal(indices: np.ndarray, step: int) -> np.ndarray:
@@ -51,7 +44,7 @@ def equal(indices: np.ndarray, step: int) -> np.ndarray:
 @pytest.mark.parametrize("topk", [64, 520])  # 520 are sorted
 def test_equal_neighbours_in_one_copy(topk: int, step: int) -> None:
     case = cases.attention_case(n_q=4, topk=topk, kv_lens=600)
-    attention.check(case.copy(topk_indices=equal(case.inputs["topk_indices"], step)), seed=1)
+    check(case.copy(topk_indices=equal(case.inputs["topk_indices"], step)), seed=1)
 
 
 @pytest.mark.parametrize("distance", [-128, -2, -1, 0, 1, 2, 7, 200])
@@ -62,7 +55,7 @@ def test_neighbours_at_equal_distances(distance: int) -> None:
     row = first + distance * np.arange(64)
     row[20] = row[21]
     row[40:44] = row[40:44][::-1]
-    attention.check(case.copy(topk_indices=row[None].astype(np.int32)), seed=2)
+    check(case.copy(topk_indices=row[None].astype(np.int32)), seed=2)
 
 
 @pytest.mark.parametrize("blocks", [1, 3])
@@ -78,6 +71,4 @@ def test_rows_that_many_tokens_of_a_step_have(op: str, blocks: int) -> None:
     index[[21, 33, 34, 41]] = index[63]
     index[30:32] = index[31]
     index[11] = index[62]  # one other token, far apart
-    case = case.copy(**{cases.CACHE_INDEX[op]: index})
-    got, _ = prologs.run(case, blocks, seed=blocks)
-    prologs.assert_as_golden(case, got)
+    check(case.copy(**{cases.CACHE_INDEX[op]: index}), blocks, seed=blocks)

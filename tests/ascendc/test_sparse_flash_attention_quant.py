@@ -2,137 +2,15 @@
 
 from __future__ import annotations
 
-import ctypes
 import functools
-from collections.abc import Collection
-from typing import Any
 
 import cases
 import numpy as np
 import pytest
-from emulator import Absent, In, Library, Out, Report, Tiling, Workspace, build
-from test_lightning_indexer_quant import IMPOSSIBLE, no_sequence, own_call
-from tiling import OP_KERNEL
-from tiling import library as tiling_library
-from tolerance import assert_close_output, assert_same_bits
-
-OPERATOR = "sparse_flash_attention_quant"
-TILING_SOURCE = """
-#include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
-extern "C" const char* make_tiling(const ms_dsv32::ascendc::SparseFlashAttentionShape* shape, uint32_t cores,
-                                   ms_dsv32::ascendc::SparseFlashAttentionTiling* tiling) {
-  return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
-}
-extern "C" void make_team_tiling(const ms_dsv32::ascendc::SparseFlashAttentionShape* shape, uint32_t cores,
-                                 uint32_t team, ms_dsv32::ascendc::SparseFlashAttentionTiling* tiling) {
-  ms_dsv32::ascendc::MakeTeamTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), team, *tiling);
-}
-"""
-
-
-class Shape(ctypes.Structure):
-    """SparseFlashAttentionShape."""
-
-    _fields_ = (
-        *((name, ctypes.c_uint32) for name in ("t", "b", "n_q", "topk", "block_num", "block_size", "max_blocknum")),
-        ("softmax_scale", ctypes.c_float),
-        ("ragged", ctypes.c_bool),
-    )
-
-
-class TilingData(ctypes.Structure):
-    """SparseFlashAttentionTiling."""
-
-    _fields_ = (
-        *(
-            (name, ctypes.c_uint32)
-            for name in (
-                "cores", "t", "b", "s1", "n_q", "topk", "block_num", "block_size", "max_blocknum", "ragged", "team",
-                "slots", "head_parts", "column_parts", "key_rows", "key_chunk", "list_rows", "softmax_offset",
-                "sort_offset", "stage_rows", "score_tile",
-            )
-        ),
-        ("softmax_scale", ctypes.c_float),
-        *(
-            (name, ctypes.c_uint64)
-            for name in (
-                "rope_offset", "score_offset", "probability_offset", "skipped_offset", "slot_bytes", "workspace_bytes",
-            )
-        ),
-    )  # fmt: skip
-
-
-@functools.cache
-def library() -> Library:
-    return build(OP_KERNEL / f"{OPERATOR}.cpp", [OPERATOR])
-
-
-def make_tiling(cores: int, team: int = 0, **shape: Any) -> TilingData:
-    """The tiling of a shape, with teams of `team` cores if given. Raises ValueError with the reason why it does not
-    fit."""
-    functions = tiling_library(TILING_SOURCE)
-    tiling = TilingData()
-    if team:
-        functions.make_team_tiling(
-            ctypes.byref(Shape(**shape)), ctypes.c_uint32(cores), ctypes.c_uint32(team), ctypes.byref(tiling)
-        )
-        return tiling
-    function = functions.make_tiling
-    function.restype = ctypes.c_char_p
-    reason = function(ctypes.byref(Shape(**shape)), ctypes.c_uint32(cores), ctypes.byref(tiling))
-    if reason is not None:
-        raise ValueError(reason.decode())
-    return tiling
-
-
-def shape_tiling(case: cases.Case, cores: int, team: int = 0) -> TilingData:
-    paging, attributes = case.paging, case.attributes
-    return make_tiling(
-        cores,
-        team,
-        t=case.t,
-        b=paging.b,
-        n_q=case.n_q,
-        topk=attributes["topk"],
-        block_num=paging.block_num,
-        block_size=paging.block_size,
-        max_blocknum=attributes["max_blocknum_perbatch"],
-        softmax_scale=attributes["softmax_scale"],
-        ragged=case.ragged,
-    )
-
-
-def run(
-    case: cases.Case, cores: int = 1, team: int = 0, own: Collection[str] = (), **options: Any
-) -> tuple[dict[str, np.ndarray], Report]:
-    """attention_out and lse of the kernel, and the launch's report, which must be clean.
-
-    own: inputs that are larger than memory.
-    """
-    paging = case.paging
-    tiling = shape_tiling(case, cores, team)
-    tokens = (case.t,) if case.ragged else (paging.b, paging.s1)
-    outputs = {
-        "attention_out": Out("attention_out", (*tokens, case.n_q, 512), np.uint16),
-        "lse": Out("lse", (*tokens, case.n_q), np.float32),
-    }
-    args = [
-        *(In(name, value, own=name in own) for name, value in case.inputs.items()),
-        *([] if case.ragged else [Absent("query_act_seqs")]),
-        *outputs.values(),
-        Workspace(tiling.workspace_bytes),
-        Tiling(bytes(tiling)),
-    ]
-    report = library().launch(OPERATOR, args, blocks=tiling.cores, **options).check()
-    return {name: out.array for name, out in outputs.items()}, report
-
-
-def check(case: cases.Case, **options: Any) -> Report:
-    case = cases.with_lse(case)
-    got, report = run(case, **options)
-    for name, want in case.golden().items():
-        assert_close_output(name, got[name], want)
-    return report
+from attention import make_tiling, shape_tiling
+from emulated import check, run
+from ragged_calls import IMPOSSIBLE, no_sequence, own_call
+from tolerance import assert_same_bits, assert_same_outputs
 
 
 @pytest.mark.parametrize("seed", [0, 1])
@@ -210,9 +88,7 @@ def test_invalid_entries_are_skipped() -> None:
     skipped[0, (skipped[0] >= 128) & (skipped[0] < 256)] = -1
     table[0, 1] = case.paging.block_num
     got, _ = run(case.copy(topk_indices=indices, block_table=table), seed=2)
-    want = cases.with_lse(case.copy(topk_indices=skipped)).golden()
-    for name, value in want.items():
-        assert_close_output(name, got[name], value)
+    cases.with_lse(case.copy(topk_indices=skipped)).check(got)
 
 
 def test_sorted_entries() -> None:
@@ -225,14 +101,14 @@ def test_sorted_entries() -> None:
     skipped = indices.copy()
     skipped[0, (skipped[0] < 0) | (skipped[0] >= 1500) | (skipped[0] // 128 == 4)] = -1
     skipped[1, skipped[1] // 128 == 1] = -1
-    want = cases.with_lse(case.copy(topk_indices=skipped)).golden()
+    meant = cases.with_lse(case.copy(topk_indices=skipped))
+    want = meant.golden()
     for cores, early in ((1, False), (3, True)):
         tiling = shape_tiling(case, cores)
         assert tiling.sort_offset > 0
         assert (tiling.t == cores // tiling.team) == early
         got, _ = run(case.copy(topk_indices=indices, block_table=table), cores, seed=cores)
-        for name, value in want.items():
-            assert_close_output(name, got[name], value)
+        meant.check(got, want)
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2, 3])
@@ -261,9 +137,8 @@ def test_a_sequence_longer_than_its_table() -> None:
     indices = case.inputs["topk_indices"].copy()
     indices[0, [3, 20, 40]] = [384, 500, 599]
     long = case.copy(topk_indices=indices, kv_act_seqs=np.array([600], np.int32))
-    want = cases.with_lse(case.copy(topk_indices=np.where(indices < 384, indices, -1))).golden()
-    for name, value in run(long, seed=1)[0].items():
-        assert_close_output(name, value, want[name])
+    meant = cases.with_lse(case.copy(topk_indices=np.where(indices < 384, indices, -1)))
+    meant.check(run(long, seed=1)[0])
 
 
 def test_an_entry_that_comes_twice_counts_twice() -> None:
@@ -296,8 +171,7 @@ def test_results_do_not_depend_on_cores_and_order() -> None:
     want, _ = run(case)
     for cores, seed in ((2, 0), (3, 1), (24, 2)):
         got, _ = run(case, cores=cores, seed=seed)
-        for name, value in want.items():
-            assert_same_bits(name, got[name], value)
+        assert_same_outputs(got, want)
 
 
 def test_nan_stays_in_its_token() -> None:
@@ -340,9 +214,8 @@ def test_sequences_of_different_numbers_of_tokens(
     if sum(counts) + padding == 0:
         return
     case, want = _ragged_want(96)
-    got, _ = run(cases.ragged(case, counts, padding), cores, team, seed=seed)
-    for name, value in _padded(want, cases.ragged_rows(case, counts), padding).items():
-        assert_same_bits(name, got[name], value)
+    got, _ = run(cases.ragged(case, counts, padding), cores, team=team, seed=seed)
+    assert_same_outputs(got, _padded(want, cases.ragged_rows(case, counts), padding))
 
 
 @pytest.mark.parametrize("counts", [[3, 0, 5], [1, 5, 2]])
@@ -372,18 +245,16 @@ def test_padding_beside_few_tokens() -> None:
     case, want = _ragged_want(96)
     assert shape_tiling(cases.ragged(case, [1, 0, 0], 60), 24).softmax_offset > 0
     got, _ = run(cases.ragged(case, [1, 0, 0], 60), 24, seed=1)
-    for name, value in _padded(want, cases.ragged_rows(case, [1, 0, 0]), 60).items():
-        assert_same_bits(name, got[name], value)
+    assert_same_outputs(got, _padded(want, cases.ragged_rows(case, [1, 0, 0]), 60))
 
 
 @pytest.mark.parametrize("b", [1, 16, 129])
 def test_many_sequences(b: int) -> None:
     counts = [(2 * n + 1) % 3 for n in range(b)]
     case = cases.with_lse(cases.attention_case(b, 2, 2, [30 + n % 60 for n in range(b)], topk=40))
-    got, _ = run(cases.ragged(case, counts, 1), 24, 1, seed=b % 2)
-    want = {name: array.reshape(2 * b, 2, *array.shape[3:]) for name, array in run(case, 24, 1)[0].items()}
-    for name, value in _padded(want, cases.ragged_rows(case, counts), 1).items():
-        assert_same_bits(name, got[name], value)
+    got, _ = run(cases.ragged(case, counts, 1), 24, team=1, seed=b % 2)
+    want = {name: array.reshape(2 * b, 2, *array.shape[3:]) for name, array in run(case, 24, team=1)[0].items()}
+    assert_same_outputs(got, _padded(want, cases.ragged_rows(case, counts), 1))
 
 
 @pytest.mark.parametrize("cores", [1, 24])
