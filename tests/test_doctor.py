@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_opp import header, make_operators, make_package, write_header
+from opp_packages import header, make_operators, make_package, write_header
 
 from ms_dsv32 import cann, doctor, kernel_impl, op_info, opp
 
