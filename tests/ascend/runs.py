@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cases
@@ -15,7 +15,6 @@ from mindspore import Tensor
 
 from ms_dsv32 import op_info, ops, weights
 
-TOPK_RTOL = 2e-3
 _WEIGHTS = (*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS, *weights.EPILOG_WEIGHTS)
 
 
@@ -85,11 +84,15 @@ def assert_golden(case: Case, got: dict[str, Array], want: dict[str, Array] | No
 
     `want`: the golden reference's outputs, where a caller has them.
     """
-    case.check(got, want, rtol=TOPK_RTOL)
+    case.check(got, want, rtol=tolerance.ASCEND_TOPK_RTOL)
 
 
-def assert_same(got: dict[str, Array], want: dict[str, Array]) -> None:
-    """Every output has the same bits."""
-    assert list(got) == list(want)
-    for name in want:
-        tolerance.assert_same_bits(name, got[name], want[name])
+def calls_of(operator: str, sizes: list[tuple[int, int]]) -> list[Case]:
+    """Calls of these sizes over caches and block tables of one size."""
+    made = (cases.make(operator, b, s1, [*[129 + s1, *[4] * b][:b]], n_q=1) for b, s1 in sizes)
+    return [cases.with_cache_size(case, block_num=20, columns=2) for case in made]
+
+
+def caches_of(arrays: Sequence[Array]) -> list[Tensor]:
+    """Copies of caches in the device's memory."""
+    return [weights.to_tensor(a.copy()).to("Ascend") for a in arrays]

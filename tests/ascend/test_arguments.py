@@ -17,9 +17,8 @@ import numpy as np
 import pytest
 import tolerance
 from calls import Call, mode
-from cases import IN_PLACE, Array, Case
-from runs import TOPK_RTOL, attributes_of, inputs_of, results_of, run
-from test_ops_results import MAKERS
+from cases import IN_PLACE, MAKERS, Array, Case
+from runs import attributes_of, inputs_of, results_of, run
 
 from ms_dsv32 import op_info, weights
 
@@ -44,14 +43,14 @@ def run_in(case: Case, mode_name: str) -> dict[str, Array]:
 @pytest.mark.parametrize(("operator", "name"), arguments.arguments())
 def test_a_change_changes_the_result_as_golden_says(operator: str, name: str, mode_name: str) -> None:
     case, want = arguments.expected(operator, name)
-    case.check(run_in(case, mode_name), want, rtol=TOPK_RTOL)
+    case.check(run_in(case, mode_name), want, rtol=tolerance.ASCEND_TOPK_RTOL)
 
 
 @pytest.mark.parametrize("name", ["", arguments.EVERYTHING])
 @pytest.mark.parametrize("operator", MAKERS)
 def test_two_calls_that_share_nothing(operator: str, name: str) -> None:
     case, want = arguments.expected(operator, name)
-    case.check(run(case, "pynative"), want, rtol=TOPK_RTOL)
+    case.check(run(case, "pynative"), want, rtol=tolerance.ASCEND_TOPK_RTOL)
 
 
 @pytest.mark.parametrize("mode_name", MODES)

@@ -18,7 +18,7 @@ import pytest
 from calls import mode
 from device import environment
 from mindspore import Parameter, Tensor, ops
-from test_cells import CACHES, SCALE, Sequences, layer_weights, tensors
+from sequences import CACHES, SCALE, Sequences, step_weights, tensors
 
 from ms_dsv32 import cells, weights
 
@@ -29,7 +29,7 @@ NAMES = dict(zip(CACHES, cases.IN_PLACE[OPERATOR], strict=True))
 
 def make_step(dynamic: bool = False) -> cells.SparseAttentionStep:
     step = cells.SparseAttentionStep(3, 1, softmax_scale=SCALE)
-    step.prolog.set_weights(layer_weights(1))
+    step.prolog.set_weights(step_weights(1))
     if dynamic:
         with mode("graph"):
             step.set_dynamic_tokens(2)

@@ -11,11 +11,10 @@ import numpy as np
 import pytest
 import tolerance
 from calls import tensor
-from cases import IN_PLACE, Case
+from cases import IN_PLACE, MAKERS, Case, make
 from mindspore import Parameter, Tensor
 from mindspore.common.initializer import initializer
 from runs import attributes_of
-from test_ops_results import MAKERS, make
 
 from ms_dsv32 import op_info, ops, weights
 

@@ -11,14 +11,12 @@ import mindspore as ms
 import numpy as np
 import pytest
 import tolerance
-from calls import Array, Call, arrays, mode
-from cases import IN_PLACE, Case
+from calls import Array, Call, arrays, mode, placeholders
+from cases import IN_PLACE, MAKERS, Case, make
 from mindspore import Tensor, nn
-from runs import assert_golden, assert_same, attributes_of, inputs_of, packed, results_of, run
-from test_ops_graph import placeholders
-from test_ops_results import MAKERS, make
+from runs import assert_golden, attributes_of, calls_of, inputs_of, packed, results_of, run
 
-from ms_dsv32 import golden, op_info, ops, weights
+from ms_dsv32 import golden, ops, weights
 from ms_dsv32.ops._custom import Operator
 
 
@@ -45,7 +43,7 @@ def compiled(case: Case, how: str, level: str = "O0") -> Callable[..., Any]:
 def test_every_level_gives_the_bits_of_pynative_mode(operator: str, how: str, level: str) -> None:
     case, want = known(operator)
     with mode(how):
-        assert_same(results_of(case, compiled(case, how, level), inputs_of(case)), want)
+        tolerance.assert_same_outputs(results_of(case, compiled(case, how, level), inputs_of(case)), want)
 
 
 @pytest.mark.parametrize("operator", MAKERS)
@@ -61,29 +59,6 @@ def test_graphs_of_ge_are_refused(operator: str) -> None:
 
 # b and s1 of calls that one graph serves. The cube's tiles have 16 rows, of tokens in the prologs.
 SIZES = {"few": [(1, 1), (2, 2), (0, 1), (3, 1), (1, 4), (2, 2)], "around a tile": [(15, 1), (4, 4), (17, 1), (1, 1)]}
-
-
-def calls_of(operator: str, sizes: list[tuple[int, int]]) -> list[Case]:
-    """Calls of these sizes over caches and block tables of one size."""
-    blocks, columns = 20, 2
-    made = [make(operator, b, s1, [*[129 + s1, *[4] * b][:b]], n_q=1) for b, s1 in sizes]
-    out = []
-    for case in made:
-        changed: dict[str, Array] = {}
-        for arg in op_info.load(operator).inputs:
-            if arg.optional:
-                continue
-            array = case.inputs[arg.name]
-            if "block_num" in arg.shapes[0][0]:
-                rows = blocks * (128 if array.ndim == 2 else 1)
-                changed[arg.name] = np.resize(array, (rows, *array.shape[1:]))
-            elif arg.name == "block_table":
-                table = np.full((array.shape[0], columns), -1, np.int32)
-                table[:, : array.shape[1]] = array[:, :columns]
-                changed[arg.name] = table
-        attention = operator == "sparse_flash_attention_quant"
-        out.append(case.copy(**changed).with_attributes(**({"max_blocknum_perbatch": columns} if attention else {})))
-    return out
 
 
 class Compilations:
@@ -190,7 +165,7 @@ def test_inputs_that_are_only_read_may_lie_anywhere(operator: str, place: str, h
             inputs[name] = PLACES[place](tensor)
     before = {name: weights.to_array(tensor).copy() for name, tensor in inputs.items()}
     with mode(how):
-        assert_same(results_of(case, compiled(case, how), inputs), want)
+        tolerance.assert_same_outputs(results_of(case, compiled(case, how), inputs), want)
     for name in set(inputs) - set(IN_PLACE[operator]):
         tolerance.assert_same_bits(name, weights.to_array(inputs[name]), before[name])
 

@@ -15,13 +15,10 @@ import mindspore as ms
 import pytest
 import tolerance
 import virtual
-from calls import Call, mode
-from cases import IN_PLACE, Case
+from calls import Call, mode, placeholders
+from cases import IN_PLACE, Case, make
 from mindspore import Tensor
-from runs import assert_same, attributes_of, inputs_of, results_of, run
-from test_graphs import calls_of
-from test_ops_graph import placeholders
-from test_ops_results import make
+from runs import attributes_of, calls_of, inputs_of, results_of, run
 
 from ms_dsv32 import cells, weights
 
@@ -73,7 +70,7 @@ def test_a_kernel_that_fails(operator: str, how: str) -> None:
     case = make(operator, 2, 1, [3, 130], n_q=1)
     want = run(case, "pynative")
     call, inputs = made(case, how), inputs_of(case)
-    assert_same(results_of(case, call, inputs_of(case)), want)
+    tolerance.assert_same_outputs(results_of(case, call, inputs_of(case)), want)
     virtual.put("FAIL_LAUNCH", 1)
     with pytest.raises(RuntimeError, match=r"MsDsa\w+Quant: a fault that a test asked for"):
         results_of(case, call, inputs)
@@ -85,8 +82,8 @@ def test_a_kernel_that_fails(operator: str, how: str) -> None:
             results_of(case, call, inputs_of(case))
         call = made(case, how)
     for _ in range(3):
-        assert_same(results_of(case, call, inputs_of(case)), want)
-    assert_same(run(case, "pynative"), want)
+        tolerance.assert_same_outputs(results_of(case, call, inputs_of(case)), want)
+    tolerance.assert_same_outputs(run(case, "pynative"), want)
 
 
 def test_a_cell_of_graph_mode_goes_on() -> None:
@@ -112,7 +109,7 @@ def test_calls_go_on_after_one_that_was_refused(how: str) -> None:
         results_of(case, call, inputs_of(case))
     hear_the_rest(REFUSED)
     again = call if how == "pynative" else made(case, how)  # MindSpore never runs a graph again that has failed
-    assert_same(results_of(case, again, inputs_of(case)), run(case, "pynative"))
+    tolerance.assert_same_outputs(results_of(case, again, inputs_of(case)), run(case, "pynative"))
 
 
 def test_memory_that_does_not_suffice(how: str) -> None:
@@ -124,7 +121,7 @@ def test_memory_that_does_not_suffice(how: str) -> None:
     with virtual.option("MEMORY_MB", 1), pytest.raises(RuntimeError, match=NOT_ENOUGH):
         results_of(large, made(large, how), inputs)
     hear_the_rest(NOT_ENOUGH)
-    assert_same(results_of(small, made(small, how), inputs_of(small)), want)
+    tolerance.assert_same_outputs(results_of(small, made(small, how), inputs_of(small)), want)
 
 
 def hear_the_rest(text: str, seconds: float = 60) -> None:

@@ -7,8 +7,8 @@ import mindspore as ms
 import pytest
 import tolerance
 from calls import MODES, arrays, mode, tensor
+from merging import OUTPUTS, Merge, assert_golden, in_parts
 from runs import run
-from test_merge_attention import OUTPUTS, Merge, assert_golden, in_parts
 
 
 @pytest.mark.parametrize("mode_name", MODES)

@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import tolerance
 from calls import MODES, Call, Loss, mode
+from cases import MAKERS, PROLOGS, make
 from mindspore import Parameter, Tensor, nn
-from runs import assert_golden, assert_same, attributes_of, inputs_of, run
-from test_ops_results import MAKERS, PROLOGS, make
+from runs import assert_golden, attributes_of, inputs_of, run
 
 from ms_dsv32 import op_info, ops, weights
 
@@ -74,8 +74,8 @@ def test_all_modes_give_the_same_bits(operator: str) -> None:
     case = make(operator, 2, 2, [5, 130], n_q=3, split=True)
     want = run(case, "pynative")
     for mode_name in MODES[1:]:
-        assert_same(run(case, mode_name), want)
-    assert_same(run(case, "pynative"), want)  # nothing is left of the runs before
+        tolerance.assert_same_outputs(run(case, mode_name), want)
+    tolerance.assert_same_outputs(run(case, "pynative"), want)  # nothing is left of the runs before
 
 
 def test_the_fused_operator_has_the_bits_of_the_pair() -> None:
@@ -128,7 +128,7 @@ def test_a_row_outside_the_cache_is_not_written(mode_name: str) -> None:
     index[1] = case.paging.block_num * 128
     outside, padding = case.copy(cache_index=index), index.copy()
     padding[1] = -1
-    assert_same(run(outside, mode_name), run(case.copy(cache_index=padding), mode_name))
+    tolerance.assert_same_outputs(run(outside, mode_name), run(case.copy(cache_index=padding), mode_name))
 
 
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
@@ -137,7 +137,7 @@ def test_a_position_outside_the_sequence_is_skipped(mode_name: str) -> None:
     outside, skipped = case.inputs["topk_indices"].copy(), case.inputs["topk_indices"].copy()
     outside[1, 17], skipped[1, 17] = 140, -1
     want = run(case.copy(topk_indices=skipped), mode_name)
-    assert_same(run(case.copy(topk_indices=outside), mode_name), want)
+    tolerance.assert_same_outputs(run(case.copy(topk_indices=outside), mode_name), want)
 
 
 class Twice(nn.Cell):
@@ -295,7 +295,7 @@ def test_sequences_of_different_numbers_of_tokens(operator: str, mode_name: str)
     before = run(plain, mode_name)
     case = cases.ragged(plain, [1, 0, 3, 2], padding=2)
     assert_golden(case, run(case, mode_name))
-    assert_same(run(plain, mode_name), before)
+    tolerance.assert_same_outputs(run(plain, mode_name), before)
 
 
 @pytest.mark.parametrize("counts", [[-1, 1, 1, 1], [3, 3, 3, 3], [2**31 - 1, 2**31 - 1, 3, 0]])

@@ -9,14 +9,10 @@ import pytest
 import tolerance
 from calls import mode, tensor
 from mindspore import Parameter, Tensor
-from runs import prepared
-from test_cells import CACHES, FUSED_EPSILONS, SCALE, WIDTHS, Sequences, layer_weights
+from runs import caches_of, prepared
+from sequences import CACHES, FUSED_EPSILONS, SCALE, WIDTHS, Sequences, step_weights
 
 from ms_dsv32 import cells, ops, weights
-
-
-def caches_of(sequences: Sequences) -> list[Tensor]:
-    return [weights.to_tensor(a.copy()).to("Ascend") for a in sequences.caches]
 
 
 def operators_in_a_row(n_q: int, inputs: list[Any], caches: list[Tensor]) -> Any:
@@ -49,9 +45,9 @@ def operators_in_a_row(n_q: int, inputs: list[Any], caches: list[Tensor]) -> Any
 def test_steps_have_the_bits_of_the_operators_in_a_row(mode_name: str, parameters: bool) -> None:
     """Chunks of a prompt, then decoding, over a block boundary; "dynamic" is one graph for all numbers of tokens."""
     step = cells.SparseAttentionStep(3, 4, softmax_scale=SCALE)
-    step.prolog.set_weights(layer_weights(4))
+    step.prolog.set_weights(step_weights(4))
     sequences = Sequences(2, 4, 6, seed=1)
-    caches, reference = caches_of(sequences), caches_of(sequences)
+    caches, reference = caches_of(sequences.caches), caches_of(sequences.caches)
     if parameters:
         caches = [Parameter(c, name=n, requires_grad=False) for n, c in zip(CACHES, caches, strict=True)]
     if mode_name == "dynamic":
@@ -72,9 +68,9 @@ def test_the_whole_models_heads() -> None:
     """Chunks of more tokens than the 128 that the prologs take at a time, which end in the middle of a block and at the
     end of one; then decoding."""
     step = cells.SparseAttentionStep(32, softmax_scale=SCALE)
-    step.prolog.set_weights(layer_weights(128))
+    step.prolog.set_weights(step_weights(128))
     sequences = Sequences(2, 128, 64, columns=32)
-    caches, reference = caches_of(sequences), caches_of(sequences)
+    caches, reference = caches_of(sequences.caches), caches_of(sequences.caches)
     assert len(caches) == len(WIDTHS)
     with mode("graph"):
         for s1 in (130, 126, 4, 1):

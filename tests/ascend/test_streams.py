@@ -17,9 +17,8 @@ import virtual
 from calls import mode
 from mindspore import Tensor
 from mindspore.runtime import Event, Stream, StreamCtx, default_stream
-from runs import attributes_of, inputs_of, run
-from test_cells import CACHES, SCALE, Sequences, layer_weights
-from test_steps import caches_of
+from runs import attributes_of, caches_of, inputs_of, run
+from sequences import CACHES, SCALE, Sequences, step_weights
 
 from ms_dsv32 import cells, golden, ops, weights
 
@@ -137,7 +136,7 @@ def test_a_write_on_one_stream_is_read_on_another() -> None:
 
 def step_of(n_q: int, how: str) -> Callable[..., Tensor]:
     step = cells.SparseAttentionStep(3, n_q, softmax_scale=SCALE)
-    step.prolog.set_weights(layer_weights(n_q))
+    step.prolog.set_weights(step_weights(n_q))
     if how == "dynamic":
         step.set_dynamic_tokens(6)
     return ms.jit(step) if how == "jit" else step  # type: ignore[no-any-return]
@@ -160,7 +159,7 @@ def test_two_cells_and_four_ways_over_one_set_of_caches() -> None:
     """In turn, each with its own graph; no call is waited for but at the end of a round."""
     ways = {f"{how} {i}": step_of(2, how) for i in range(2) for how in ("pynative", "graph", "dynamic", "jit")}
     sequences = poisoned(Sequences(2, 2, 6, seed=3))
-    caches = caches_of(sequences)
+    caches = caches_of(sequences.caches)
     for round_ in range(3):
         pending = []
         for name, step in ways.items():
@@ -184,7 +183,7 @@ def decode(how: str, steps: int, stream: Stream | None = None) -> None:
     """Steps of one token each, over block boundaries; the bits of the bare kernels."""
     step = step_of(2, how)
     sequences = poisoned(Sequences(2, 2, 6, seed=5))
-    caches = caches_of(sequences)
+    caches = caches_of(sequences.caches)
     pending = []
     for i in range(steps):
         arrays = sequences.advance(100 if i == 0 else 1)

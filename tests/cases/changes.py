@@ -41,6 +41,19 @@ def with_columns(case: Case, columns: int) -> Case:
     return with_table(case, table)
 
 
+def with_cache_size(case: Case, block_num: int, columns: int) -> Case:
+    """The case with caches of so many blocks, whose rows repeat, and a block_table of so many columns."""
+    inputs = {}
+    for arg in op_info.load(case.operator).required_inputs:
+        array = case.inputs[arg.name]
+        if "block_num" in arg.shapes[0][0]:
+            rows = block_num * (case.paging.block_size if array.ndim == 2 else 1)
+            inputs[arg.name] = np.resize(array, (rows, *array.shape[1:]))
+    if "block_table" in case.inputs:
+        case = with_columns(case.copy(block_table=case.inputs["block_table"][:, :columns]), columns)
+    return case.copy(**inputs)
+
+
 def below_the_floor(case: Case) -> Case:
     """A prolog's or an epilog's case whose rows to be quantised have a largest value on either side of 1e-30.
 

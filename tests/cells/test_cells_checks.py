@@ -19,7 +19,7 @@ import pytest
 import tolerance
 from calls import mode
 from mindspore import Tensor, nn, ops
-from test_cells import SCALE, Sequences, layer_weights, tensors
+from sequences import SCALE, Sequences, step_weights, tensors
 
 from ms_dsv32 import cells, weights
 from ms_dsv32.ops import _custom
@@ -62,13 +62,13 @@ def indexer_prolog() -> Call:
 
 def fused_prolog() -> Call:
     cell = cells.MLAIndexerProlog(1)
-    cell.set_weights(layer_weights(1))
+    cell.set_weights(step_weights(1))
     return of_case(cell, cases.fused_prolog_case(1, 1, 1, 5))
 
 
 def step() -> Call:
     cell = cells.SparseAttentionStep(3, 1, softmax_scale=SCALE)
-    cell.prolog.set_weights(layer_weights(1))
+    cell.prolog.set_weights(step_weights(1))
     sequences = Sequences(1, 1, 2)
     arrays = [*sequences.advance(1), *sequences.caches]
     names = list(inspect.signature(cell.construct).parameters)[: len(arrays)]  # without query_act_seqs

@@ -8,8 +8,8 @@ import mindspore as ms
 import numpy as np
 import pytest
 from calls import MODES, mode
-from test_cells import CACHES, Sequences, make_step, same, tensors
-from test_layer import HEADS, epilog_of, make_layer
+from layers import HEADS, epilog_of, make_layer
+from sequences import CACHES, Sequences, make_step, same, tensors
 
 from ms_dsv32 import weights
 

@@ -15,7 +15,7 @@ import pytest
 import tolerance
 from calls import mode
 from mindspore import Tensor, nn
-from test_cells import SCALE, Sequences, layer_weights, tensors
+from sequences import SCALE, Sequences, step_weights, tensors
 
 from ms_dsv32 import cells, weights
 
@@ -52,7 +52,7 @@ class Around(nn.Cell):
 
 def make_step() -> cells.SparseAttentionStep:
     step = cells.SparseAttentionStep(3, 1, softmax_scale=SCALE)
-    step.prolog.set_weights(layer_weights(1))
+    step.prolog.set_weights(step_weights(1))
     return step
 
 
@@ -111,7 +111,7 @@ def test_in_a_graph(form: str, kind: str) -> None:
 @pytest.mark.parametrize("how", ["pynative", "graph"])
 def test_any_number_of_columns(how: str) -> None:
     step = cells.SparseAttentionStep(n_q=1, softmax_scale=SCALE)
-    step.prolog.set_weights(layer_weights(1))
+    step.prolog.set_weights(step_weights(1))
     with mode(how):
         step.set_dynamic_tokens(4)
         for columns in (3, 1):

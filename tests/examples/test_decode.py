@@ -13,7 +13,7 @@ from typing import Any
 import checkpoints
 import numpy as np
 import pytest
-from test_model_config import HF
+from model_configs import HF
 
 pytestmark = [pytest.mark.mindspore, pytest.mark.slow]
 DECODE = Path(__file__).resolve().parents[2] / "examples" / "decode.py"

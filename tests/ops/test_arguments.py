@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import tolerance
 from calls import Call, arrays, bare, bound_configurations, mode, run, tensor
-from test_merge_attention import OUTPUTS, assert_golden, compiled
+from merging import OUTPUTS, assert_golden, compiled
 
 from ms_dsv32 import golden, op_info, ops
 

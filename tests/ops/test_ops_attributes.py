@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tolerance
 from calls import MODES, Call, bare, forget_kernels, mode, tensors
-from test_ops_results import make
+from cases import make
 
 from ms_dsv32 import ops, weights
 from ms_dsv32.ops import _custom

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -13,9 +11,10 @@ import numpy as np
 import pytest
 import tolerance
 from calls import Call, Loss, bare, mode, run, tensors
+from cases import MAKERS
 from mindspore import Parameter, Tensor
 from mindspore.common.initializer import initializer
-from test_ops_results import MAKERS, make
+from refusals import refused, set_item, small
 
 from ms_dsv32 import op_info, ops, weights
 from ms_dsv32.config import MlaTileConfig, RopeTileShapeConfig, SaTileShapeConfig
@@ -23,37 +22,6 @@ from ms_dsv32.ops import _custom
 
 INPUTS = [(name, a.name) for name in op_info.names() for a in op_info.load(name).inputs]
 NUMPY = {"bf16": np.uint16, "fp16": np.float16, "fp32": np.float32, "int32": np.int32, "int64": np.int64}
-
-
-def small(operator: str) -> cases.Case:
-    return make(operator, 2, 1, [3, 130], n_q=1)
-
-
-def refused(
-    case: cases.Case, how: str, error: type[Exception], text: str, change: Callable[[dict[str, Any]], None]
-) -> None:
-    """Calls with changed inputs or attributes, expects the error, and that no cache has changed."""
-    given: dict[str, Any] = {**tensors(case), **case.attributes}
-    originals = {cache: given[cache] for cache in cases.IN_PLACE[case.operator]}
-    change(given)
-    attributes = {k: v for k, v in given.items() if k not in case.inputs}
-    inputs = [given[name] for name in case.inputs]
-    call = functools.partial(getattr(ops, case.operator), **attributes)
-    if how != "pynative":
-        call = Call(case.operator, attributes)
-    if how == "jit":
-        call = ms.jit(call)
-    with mode(how), pytest.raises(error, match=re.escape(text)):
-        call(*inputs)
-    for cache, tensor in originals.items():
-        tolerance.assert_same_bits(cache, weights.to_array(tensor), case.inputs[cache])
-
-
-def set_item(name: str, value: Any) -> Callable[[dict[str, Any]], None]:
-    def change(given: dict[str, Any]) -> None:
-        given[name] = value(given[name]) if callable(value) else value
-
-    return change
 
 
 def changed_shape(shape: tuple[int, ...], axis: int) -> Callable[[Tensor], Tensor]:

@@ -11,28 +11,14 @@ from typing import Any
 
 import cases
 import mindspore as ms
-import numpy as np
 import pytest
 import tolerance
-from calls import Call, arrays, bare, mode, run, tensors
+from calls import Call, arrays, bare, mode, placeholders, run, tensors
+from cases import MAKERS, make
 from mindspore import Tensor, nn
-from test_ops_results import MAKERS, make
 
-from ms_dsv32 import op_info, ops, weights
+from ms_dsv32 import ops, weights
 from ms_dsv32.config import MlaTileConfig
-
-FREE = {"t", "b", "s1"}
-
-
-def placeholders(case: cases.Case, free: set[str] = FREE) -> list[Tensor]:
-    """Inputs for set_inputs with the axes of the free dims unknown."""
-    out = []
-    for arg in op_info.load(case.operator).inputs[: len(case.inputs)]:
-        shape = case.inputs[arg.name].shape
-        axes = next(s for s in arg.shapes if len(s) == len(shape))
-        known = [None if free & set(op_info.symbols(a)) else n for a, n in zip(axes, shape, strict=True)]
-        out.append(Tensor(shape=known, dtype=getattr(ms, arg.ms_dtype)))
-    return out
 
 
 def same_cache_sizes(operator: str, split: bool) -> list[cases.Case]:
@@ -40,21 +26,7 @@ def same_cache_sizes(operator: str, split: bool) -> list[cases.Case]:
     sizes = ((1, 1), (2, 2), (1, 4), (3, 1), (0, 1), (2, 2))
     made = [make(operator, b, s1, [129 + s1, *[4] * (b - 1)][:b], n_q=2, split=split) for b, s1 in sizes]
     blocks = max(c.paging.block_num for c in made)
-    out = []
-    for case in made:
-        changed: dict[str, Any] = {}
-        for arg in op_info.load(operator).required_inputs:
-            array = case.inputs[arg.name]
-            if any("block_num" in a for a in arg.shapes[0]):
-                rows = blocks * 128 if array.ndim == 2 else blocks
-                changed[arg.name] = np.resize(array, (rows, *array.shape[1:]))
-            elif arg.name == "block_table":
-                table = np.full((array.shape[0], 3), -1, np.int32)
-                table[:, : array.shape[1]] = array[:, :3]
-                changed[arg.name] = table
-        attributes = {"max_blocknum_perbatch": 3} if operator == "sparse_flash_attention_quant" else {}
-        out.append(case.copy(**changed).with_attributes(**attributes))
-    return out
+    return [cases.with_cache_size(case, blocks, columns=3) for case in made]
 
 
 @pytest.mark.parametrize("split", [False, True])
@@ -127,7 +99,7 @@ import cases
 import mindspore as ms
 import numpy as np
 from calls import bare, tensors
-from test_ops_results import make
+from cases import make
 from ms_dsv32 import ops
 def read(*inputs):
     return ops.lightning_indexer_quant(*inputs)
@@ -157,7 +129,7 @@ sys.path[:0] = {path}
 import mindspore as ms
 import numpy as np
 from calls import tensors
-from test_ops_results import make
+from cases import make
 from ms_dsv32 import ops
 def read(*inputs):
     return ops.lightning_indexer_quant(*inputs)
@@ -313,7 +285,7 @@ import os, signal, sys, time
 sys.path[:0] = {path}
 import busy
 from calls import tensors
-from test_ops_results import make
+from cases import make
 from ms_dsv32 import ops
 case = make("lightning_indexer_quant", 1, 1)
 inputs = list(tensors(case).values())

@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 import tolerance
 from calls import Call, bare, mode, tensors
+from cases import make
 from mindspore import Tensor, nn
-from test_ops_results import make
 
 from ms_dsv32 import ops, weights
 from ms_dsv32.ops import _graphs

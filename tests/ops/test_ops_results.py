@@ -12,31 +12,10 @@ import numpy as np
 import pytest
 import tolerance
 from calls import MODES, arrays, bare, run, tensors
+from cases import MAKERS, PROLOGS, make
 
 from ms_dsv32 import op_info, ops, weights
 from ms_dsv32.config import ModelConfig
-
-MAKERS: dict[str, Any] = {
-    "mla_prolog_quant": cases.mla_prolog_case,
-    "lightning_indexer_prolog_quant": cases.indexer_prolog_case,
-    "mla_indexer_prolog_quant": cases.fused_prolog_case,
-    "sparse_flash_attention_quant": cases.attention_case,
-    "lightning_indexer_quant": cases.indexer_case,
-    "mla_epilog_quant": cases.mla_epilog_case,
-}
-HEADS = ("mla_prolog_quant", "mla_indexer_prolog_quant", "sparse_flash_attention_quant", "mla_epilog_quant")
-
-
-def make(operator: str, b: int, s1: int, kv: Any = None, n_q: int = 16, **more: Any) -> cases.Case:
-    heads = {"n_q": n_q} if operator in HEADS else {}
-    case: cases.Case = MAKERS[operator](b, s1, kv_lens=kv, **heads, **more)
-    return case
-
-
-def assert_same(got: dict[str, Any], want: dict[str, Any]) -> None:
-    assert list(got) == list(want)
-    for name in want:
-        tolerance.assert_same_bits(name, got[name], want[name])
 
 
 @pytest.mark.parametrize("mode_name", MODES)
@@ -56,7 +35,6 @@ def test_the_example_of_the_contract_is_golden(operator: str) -> None:
     case.check(arrays(case.outputs, [names[name] for name in case.outputs]))
 
 
-PROLOGS = ["mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_indexer_prolog_quant"]
 # b, s1, n_q: no token, one, few, many; s1 1..4; heads of a whole model and of a part of it.
 TOKENS = [(0, 1, 16), (1, 1, 128), (3, 1, 16), (1, 4, 1), (127, 1, 1), (128, 1, 16), (43, 3, 1)]
 MANY_TOKENS = [(128, 4, 1), (1, 1024, 1)]  # the largest decode step, and a chunk of a prompt
@@ -73,7 +51,7 @@ def test_prologs_and_epilog_at_all_sizes(operator: str, b: int, s1: int, n_q: in
     case = make(operator, b, s1, s1 + 3, n_q=n_q)  # short sequences: the caches of 128 long ones are large
     want = bare(case)
     for mode_name in ("pynative", "graph"):
-        assert_same(run(case, mode_name), want)
+        tolerance.assert_same_outputs(run(case, mode_name), want)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +71,7 @@ def test_attention_and_indexer_at_all_sizes(operator: str, b: int, s1: int, kv: 
     case = make(operator, b, s1, kv, n_q)
     want = bare(case)
     for mode_name in ("pynative", "graph"):
-        assert_same(run(case, mode_name), want)
+        tolerance.assert_same_outputs(run(case, mode_name), want)
 
 
 @pytest.mark.slow
@@ -102,7 +80,7 @@ def test_attention_and_indexer_over_128k_keys(operator: str) -> None:
     case = make(operator, 1, 2, 131072, 4, shuffle=False)
     want = bare(case)
     for mode_name in ("pynative", "graph"):
-        assert_same(run(case, mode_name), want)
+        tolerance.assert_same_outputs(run(case, mode_name), want)
 
 
 @pytest.mark.parametrize("operator", MAKERS)
@@ -110,7 +88,7 @@ def test_a_split_token_axis(operator: str) -> None:
     want = bare(make(operator, 2, 3))
     case = make(operator, 2, 3, split=True)
     for mode_name in MODES:
-        assert_same(run(case, mode_name), want)
+        tolerance.assert_same_outputs(run(case, mode_name), want)
 
 
 @pytest.mark.parametrize("operator", [*PROLOGS, "mla_epilog_quant"])
@@ -123,7 +101,7 @@ def test_packed_weights_give_the_same_bits(operator: str) -> None:
     assert len(changed) == counts.get(operator, 7)
     packed = case.copy(**changed).with_attributes(weight_format="PACKED")
     for mode_name in ("pynative", "graph"):
-        assert_same(run(packed, mode_name), bare(case))
+        tolerance.assert_same_outputs(run(packed, mode_name), bare(case))
 
 
 def test_lse() -> None:
@@ -131,7 +109,7 @@ def test_lse() -> None:
     want = bare(case)
     assert np.isneginf(want["lse"][0, 0]).all()
     for mode_name in MODES:
-        assert_same(run(case, mode_name), want)
+        tolerance.assert_same_outputs(run(case, mode_name), want)
 
 
 @pytest.mark.parametrize("operator", PROLOGS)
@@ -151,7 +129,7 @@ def test_subnormals_count_in_every_mode(mode_name: str) -> None:
     case = case.copy(weights=tiny)
     want = bare(case)
     assert (want["topk_indices"] != np.arange(16)).any()  # what weights of zero would give
-    assert_same(run(case, mode_name), want)
+    tolerance.assert_same_outputs(run(case, mode_name), want)
 
 
 def test_a_prompt_in_chunks_is_the_prompt() -> None:
@@ -200,7 +178,7 @@ def test_padding_nan_and_equal_rows() -> None:
     hard = case.copy(cache_index=index, token_x=token_x)
     want = bare(hard)
     for mode_name in MODES:
-        assert_same(run(hard, mode_name), want)
+        tolerance.assert_same_outputs(run(hard, mode_name), want)
     for name in ("q_norm_out", "query_nope_out", "query_rope_out"):
         rows = [0, 1, 3]
         tolerance.assert_same_bits(name, want[name][rows], clean[name][rows])
