@@ -379,25 +379,34 @@ void CheckScratch() {
   ReleaseScratch();
   Expect(ScratchBytes() == 0, "%zu bytes of scratch before the first call", ScratchBytes());
   void* first = nullptr;
+  ScratchPlan plan;
+  const auto floats = plan.Add<float>(1000);
+  const auto one = plan.Add<char>(1);
+  ScratchPlan small;
+  const auto chars = small.Add<char>(100);
   {
-    Scratch a(ScratchSize<float>(1000) + ScratchSize<char>(1));
-    Scratch b(ScratchSize<char>(100));
-    first = a.Take<float>(1000);
-    void* second = a.Take<char>(1);
+    const Scratch a(plan);
+    const Scratch b(small);
+    first = a[floats];
+    void* second = a[one];
     Expect(reinterpret_cast<uintptr_t>(first) % 64 == 0 && reinterpret_cast<uintptr_t>(second) % 64 == 0, "alignment");
     Expect(static_cast<char*>(second) - static_cast<char*>(first) >= 4000, "parts overlap");
-    char* other = b.Take<char>(100);
+    char* other = b[chars];
     memset(first, 1, 4000);
     memset(other, 2, 100);
     Expect(other + 100 <= first || other > second, "two leases have one block");
   }
   {
-    Scratch again(ScratchSize<float>(1000));
-    Expect(again.Take<float>(1000) == first, "the block is not used again");
+    const Scratch again(plan);
+    Expect(again[floats] == first, "the block is not used again");
     ReleaseScratch();
     Expect(ScratchBytes() >= 4000, "a leased block was released");
   }
-  { Scratch large(kScratchKeepBytes + 1); }
+  {
+    ScratchPlan large;
+    large.Add<char>(kScratchKeepBytes + 1);
+    const Scratch scratch(large);
+  }
   Expect(ScratchBytes() <= kScratchKeepBytes, "%zu bytes of scratch are kept", ScratchBytes());
   ReleaseScratch();
   Expect(ScratchBytes() == 0, "%zu bytes of scratch after the release", ScratchBytes());

@@ -1,10 +1,16 @@
 // Working memory of the kernels: 64-byte-aligned blocks that are kept for the next call instead of going back to the
 // system.
 //
-// A kernel leases one block for a whole call (before its parallel regions, so that no thread of the pool ever
-// allocates) and cuts it with Take: shared buffers first, then one part for each thread. Blocks are uninitialised. At
-// most kScratchKeepBytes stay cached between calls; ReleaseScratch() frees what is cached. Thread-safe, and safe to
-// fork() around. Throws std::bad_alloc, whose text says how many bytes there are not.
+// A kernel plans the parts that it needs and leases one block for all of them. It does so before its parallel regions,
+// so that no thread of the pool ever allocates:
+//
+//   ScratchPlan plan;
+//   const auto scales = plan.Add<float>(tokens);
+//   const Scratch scratch(plan);
+//   scratch[scales][i] = 1;
+//
+// Blocks are uninitialised. At most kScratchKeepBytes stay cached between calls; ReleaseScratch() frees what is cached.
+// Thread-safe, and safe to fork() around. Throws std::bad_alloc, whose text says how many bytes there are not.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_SCRATCH_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_SCRATCH_H_
 
@@ -22,34 +28,46 @@ __attribute__((visibility("hidden"))) void ReturnScratch(void* block) noexcept;
 __attribute__((visibility("hidden"))) void ReleaseScratch() noexcept;  // frees the blocks that no call holds
 __attribute__((visibility("hidden"))) size_t ScratchBytes() noexcept;  // leased and cached
 
-// Bytes that Take<T>(count) uses; sum these for the lease.
-template <typename T>
-__attribute__((always_inline)) constexpr size_t ScratchSize(int64_t count) {
-  return (static_cast<size_t>(count) * sizeof(T) + kScratchAlign - 1) / kScratchAlign * kScratchAlign;
-}
+// The functions of these three classes are always inlined: the per-ISA translation units use them, and an out-of-line
+// copy built for one ISA could be linked in for all.
 
-// The lease. Not copyable; gives the block back when it goes out of scope. Always inlined: the per-ISA translation
-// units use it, and an out-of-line copy built for one ISA could be linked in for all.
+// A part of a block: T's from an offset on.
+template <typename T>
+struct ScratchPart {
+  size_t offset;
+
+  __attribute__((always_inline)) T* In(char* block) const { return reinterpret_cast<T*>(block + offset); }
+};
+
+// The parts of a block, one after the other, each at a cache line. A block may be a part of another one: that of each
+// thread is.
+struct ScratchPlan {
+  size_t bytes = 0;
+
+  template <typename T>
+  __attribute__((always_inline)) constexpr ScratchPart<T> Add(int64_t count) {
+    const ScratchPart<T> part{bytes};
+    bytes += (static_cast<size_t>(count) * sizeof(T) + kScratchAlign - 1) / kScratchAlign * kScratchAlign;
+    return part;
+  }
+};
+
+// The lease of a planned block. Not copyable; gives the block back when it goes out of scope.
 class Scratch {
  public:
-  __attribute__((always_inline)) explicit Scratch(size_t bytes)
-      : block_(static_cast<char*>(AcquireScratch(bytes))), end_(block_ + bytes), next_(block_) {}
+  __attribute__((always_inline)) explicit Scratch(const ScratchPlan& plan)
+      : block_(static_cast<char*>(AcquireScratch(plan.bytes))) {}
   __attribute__((always_inline)) ~Scratch() { ReturnScratch(block_); }
   Scratch(const Scratch&) = delete;
   Scratch& operator=(const Scratch&) = delete;
 
   template <typename T>
-  __attribute__((always_inline)) T* Take(int64_t count) {
-    T* part = reinterpret_cast<T*>(next_);
-    next_ += ScratchSize<T>(count);
-    if (next_ > end_) __builtin_trap();  // the kernel's own sum of sizes is wrong
-    return part;
+  __attribute__((always_inline)) T* operator[](ScratchPart<T> part) const {
+    return part.In(block_);
   }
 
  private:
   char* block_;
-  char* end_;
-  char* next_;
 };
 
 }  // namespace ms_dsv32::cpu

@@ -102,29 +102,20 @@ class HeadsAttention {
 
   MS_DSV32_INLINE int64_t Strips() const { return strips_; }
 
-  MS_DSV32_INLINE size_t PlaceBytes() const {
-    return ScratchSize<int64_t>(max_keys_) + ScratchSize<int8_t>(kOutItems * nope_stride_) +
-           ScratchSize<float>(max_keys_ * kScaleGroups) + ScratchSize<uint32_t>(strips_ * kQueryStripWords) +
-           ScratchSize<float>(strips_ * score_stride_);
-  }
-  MS_DSV32_INLINE Place TakePlace(Scratch& scratch) const {
+  // The next parts of a plan, in its block. The block is null while the plan is made.
+  MS_DSV32_INLINE Place AddPlace(ScratchPlan& plan, char* block) const {
     Place place = {};
-    place.rows = scratch.Take<int64_t>(max_keys_);
-    place.nope = scratch.Take<int8_t>(kOutItems * nope_stride_);
-    place.scales = scratch.Take<float>(max_keys_ * kScaleGroups);
-    place.query = scratch.Take<uint32_t>(strips_ * kQueryStripWords);
-    place.scores = scratch.Take<float>(strips_ * score_stride_);
+    place.rows = In(block, plan.Add<int64_t>(max_keys_));
+    place.nope = In(block, plan.Add<int8_t>(kOutItems * nope_stride_));
+    place.scales = In(block, plan.Add<float>(max_keys_ * kScaleGroups));
+    place.query = In(block, plan.Add<uint32_t>(strips_ * kQueryStripWords));
+    place.scores = In(block, plan.Add<float>(strips_ * score_stride_));
     return place;
   }
-  MS_DSV32_INLINE size_t BufferBytes() const {
-    return ScratchSize<uint16_t>(kBuffers * kBlockKeys * kKeyRow) +
-           ScratchSize<uint32_t>(kBuffers * kOutStrips * v_stride_) +
-           ScratchSize<float>(strips_ * kOutStrips * kStripSums);
-  }
-  MS_DSV32_INLINE Buffers TakeBuffers(Scratch& scratch) const {
-    return {scratch.Take<uint16_t>(kBuffers * kBlockKeys * kKeyRow),
-            scratch.Take<uint32_t>(kBuffers * kOutStrips * v_stride_),
-            scratch.Take<float>(strips_ * kOutStrips * kStripSums)};
+  MS_DSV32_INLINE Buffers AddBuffers(ScratchPlan& plan, char* block) const {
+    return {In(block, plan.Add<uint16_t>(kBuffers * kBlockKeys * kKeyRow)),
+            In(block, plan.Add<uint32_t>(kBuffers * kOutStrips * v_stride_)),
+            In(block, plan.Add<float>(strips_ * kOutStrips * kStripSums))};
   }
 
   // (1) cache rows of the valid entries. Fetches their first block.
@@ -237,6 +228,11 @@ class HeadsAttention {
  private:
   MS_DSV32_INLINE int64_t Heads(int64_t strip) const { return Min<int64_t>(kStrip, p_.n_q - strip * kStrip); }
 
+  template <typename T>
+  static MS_DSV32_INLINE T* In(char* block, ScratchPart<T> part) {
+    return block == nullptr ? nullptr : part.In(block);
+  }
+
   // A block of keys, `lines` lines with each call.
   MS_DSV32_INLINE FetchKeys Fetch(const Place& place, int64_t key, int64_t lines) const {
     return {cache_, place.rows, key, Min(key + kBlockKeys, place.count), lines};
@@ -260,13 +256,18 @@ inline void AttentionByHeads(const SparseFlashAttentionQuantParams& p, int64_t m
   const int64_t whole = t / threads * threads, left = t - whole;
   const int64_t in_flight = Min(t, threads);
 
-  Scratch scratch(ScratchSize<HeadsAttention::Place>(in_flight) + ScratchSize<HeadsAttention::Buffers>(threads) +
-                  static_cast<size_t>(in_flight) * attention.PlaceBytes() +
-                  static_cast<size_t>(threads) * attention.BufferBytes());
-  auto* places = scratch.Take<HeadsAttention::Place>(in_flight);
-  auto* buffers = scratch.Take<HeadsAttention::Buffers>(threads);
-  for (int64_t i = 0; i < in_flight; ++i) places[i] = attention.TakePlace(scratch);
-  for (int64_t i = 0; i < threads; ++i) buffers[i] = attention.TakeBuffers(scratch);
+  ScratchPlan plan;
+  const auto place_part = plan.Add<HeadsAttention::Place>(in_flight);
+  const auto buffer_part = plan.Add<HeadsAttention::Buffers>(threads);
+  ScratchPlan taken = plan;
+  for (int64_t i = 0; i < in_flight; ++i) attention.AddPlace(plan, nullptr);
+  for (int64_t i = 0; i < threads; ++i) attention.AddBuffers(plan, nullptr);
+  const Scratch scratch(plan);
+  auto* places = scratch[place_part];
+  auto* buffers = scratch[buffer_part];
+  char* block = scratch[ScratchPart<char>{0}];
+  for (int64_t i = 0; i < in_flight; ++i) places[i] = attention.AddPlace(taken, block);
+  for (int64_t i = 0; i < threads; ++i) buffers[i] = attention.AddBuffers(taken, block);
 
   ParallelFor(whole, [&](int64_t token, int thread) {
     HeadsAttention::Place& place = places[thread];

@@ -57,18 +57,22 @@ inline void AttentionByStrips(const SparseFlashAttentionQuantParams& p, int64_t 
   const int64_t v_strip_stride = max_keys * kStrip + 32;
   const int64_t v_size = kLatentDim / kStrip * v_strip_stride;
 
-  Scratch scratch(ScratchSize<Token>(wave_tokens) + ScratchSize<int64_t>(wave_tokens * max_keys) +
-                  ScratchSize<float>(wave_tokens * p.n_q * score_stride) + ScratchSize<uint16_t>(wave_tokens * v_size) +
-                  ScratchSize<uint16_t>(threads * kTileKeys * kKeyDim) +
-                  ScratchSize<uint16_t>(threads * kGatherKeys * kKeyDim) +
-                  ScratchSize<float>(threads * head_step * kOutPanels * kPanel));
-  Token* tokens = scratch.Take<Token>(wave_tokens);
-  int64_t* rows = scratch.Take<int64_t>(wave_tokens * max_keys);
-  float* scores = scratch.Take<float>(wave_tokens * p.n_q * score_stride);
-  uint16_t* v_strips = scratch.Take<uint16_t>(wave_tokens * v_size);
-  uint16_t* k_strips = scratch.Take<uint16_t>(threads * kTileKeys * kKeyDim);
-  uint16_t* buffers = scratch.Take<uint16_t>(threads * kGatherKeys * kKeyDim);
-  float* outs = scratch.Take<float>(threads * head_step * kOutPanels * kPanel);
+  ScratchPlan plan;
+  const auto token_part = plan.Add<Token>(wave_tokens);
+  const auto row_part = plan.Add<int64_t>(wave_tokens * max_keys);
+  const auto score_part = plan.Add<float>(wave_tokens * p.n_q * score_stride);
+  const auto v_part = plan.Add<uint16_t>(wave_tokens * v_size);
+  const auto k_part = plan.Add<uint16_t>(threads * kTileKeys * kKeyDim);
+  const auto buffer_part = plan.Add<uint16_t>(threads * kGatherKeys * kKeyDim);
+  const auto out_part = plan.Add<float>(threads * head_step * kOutPanels * kPanel);
+  const Scratch scratch(plan);
+  Token* tokens = scratch[token_part];
+  int64_t* rows = scratch[row_part];
+  float* scores = scratch[score_part];
+  uint16_t* v_strips = scratch[v_part];
+  uint16_t* k_strips = scratch[k_part];
+  uint16_t* buffers = scratch[buffer_part];
+  float* outs = scratch[out_part];
   const LatentCache cache = {p.key_nope_2d, p.key_rope_2d, p.k_nope_scales};
 
   for (int64_t first = 0; first < t; first += wave_tokens) {

@@ -76,24 +76,26 @@ class IndexerHeads {
         blocks_(tasks / op_info::kIdxNHeads),
         threads_(threads) {}
 
-  static constexpr size_t ThreadBytes(bool packed) {
-    return ScratchSize<int32_t>(kIndexerRows * kDim) + ScratchSize<uint16_t>(kIndexerRows * kDim) +
-           ScratchSize<float>(kIndexerRows * kDim) + (packed ? 0 : ScratchSize<int8_t>(op_info::kQLoraRank * kDim));
-  }
+  // Working memory of a thread.
+  struct ThreadParts : ScratchPlan {
+    explicit constexpr ThreadParts(bool packed) : up(Add<int8_t>(packed ? 0 : op_info::kQLoraRank * kDim)) {}
+    ScratchPart<int32_t> sums = Add<int32_t>(kIndexerRows * kDim);
+    ScratchPart<uint16_t> query = Add<uint16_t>(kIndexerRows * kDim);
+    ScratchPart<float> turned = Add<float>(kIndexerRows * kDim);
+    ScratchPart<int8_t> up;  // strips of a row-major weight
+  };
 
   void Run(int64_t task, char* scratch) const {
-    int32_t* sums = reinterpret_cast<int32_t*>(scratch);
-    scratch += ScratchSize<int32_t>(kIndexerRows * kDim);
-    uint16_t* query = reinterpret_cast<uint16_t*>(scratch);
-    scratch += ScratchSize<uint16_t>(kIndexerRows * kDim);
-    float* turned = reinterpret_cast<float*>(scratch);
-    scratch += ScratchSize<float>(kIndexerRows * kDim);
+    constexpr ThreadParts parts(false);  // with packed weights the last ones are missing
+    int32_t* sums = parts.sums.In(scratch);
+    uint16_t* query = parts.query.In(scratch);
+    float* turned = parts.turned.In(scratch);
 
     const int64_t n = task / blocks_;
     const int64_t block = task % blocks_;
     const int8_t* up = p_.w_qb + n * kDim * op_info::kQLoraRank;
     if (!p_.packed) {
-      int8_t* packed_up = reinterpret_cast<int8_t*>(scratch);
+      int8_t* packed_up = parts.up.In(scratch);
       PackStripsInt8(p_.w_qb + n * kDim, op_info::kIdxNHeads * kDim, op_info::kQLoraRank, kDim / kPanel, packed_up);
       up = packed_up;
     }

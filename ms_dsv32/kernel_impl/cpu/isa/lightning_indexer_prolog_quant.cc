@@ -14,18 +14,22 @@ void RunChunk(const LightningIndexerPrologQuantParams& p) {
   projection.Add(p.wk, op_info::kIdxHeadDim);
   projection.Add(p.w_proj, op_info::kIdxNHeads);
 
-  const size_t thread_bytes = Max(TokenProjection::ThreadBytes(), IndexerHeads::ThreadBytes(p.packed));
-  Scratch scratch(ScratchSize<float>(projection.SumsSize()) + ScratchSize<int64_t>(CacheRowTableSize(p.t)) +
-                  ScratchSize<uint8_t>(p.t) + 2 * ScratchSize<uint16_t>(kHadamardSize) +
-                  thread_bytes * static_cast<size_t>(threads));
-  projection.Plan(scratch.Take<float>(projection.SumsSize()), threads);
-  int64_t* table = scratch.Take<int64_t>(CacheRowTableSize(p.t));
-  uint8_t* writes = scratch.Take<uint8_t>(p.t);
-  uint16_t* hadamard_q = scratch.Take<uint16_t>(kHadamardSize);
-  uint16_t* hadamard_k = scratch.Take<uint16_t>(kHadamardSize);
-  char* thread_scratch = scratch.Take<char>(static_cast<int64_t>(thread_bytes) * threads);
+  const size_t thread_bytes = Max(TokenProjection::ThreadParts().bytes, IndexerHeads::ThreadParts(p.packed).bytes);
+  ScratchPlan plan;
+  const auto sums = plan.Add<float>(projection.SumsSize());
+  const auto table = plan.Add<int64_t>(CacheRowTableSize(p.t));
+  const auto writers = plan.Add<uint8_t>(p.t);
+  const auto packed_q = plan.Add<uint16_t>(kHadamardSize);
+  const auto packed_k = plan.Add<uint16_t>(kHadamardSize);
+  const auto of_threads = plan.Add<char>(static_cast<int64_t>(thread_bytes) * threads);
+  const Scratch scratch(plan);
+  projection.Plan(scratch[sums], threads);
+  uint8_t* writes = scratch[writers];
+  uint16_t* hadamard_q = scratch[packed_q];
+  uint16_t* hadamard_k = scratch[packed_k];
+  char* thread_scratch = scratch[of_threads];
   const IndexerHeads heads(p, hadamard_q, threads);
-  FindCacheWriters(p.k_cache_index, p.t, table, writes);
+  FindCacheWriters(p.k_cache_index, p.t, scratch[table], writes);
 
   // (2), (3) x @ wk and x @ w_proj
   ParallelFor(projection.tasks + 1, [&](int64_t task, int thread) {

@@ -101,17 +101,22 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
   const int64_t wave_tokens = Max<int64_t>(1, Min(Min(Min(scored, kWaveTokens), kWaveHistograms / threads),
                                                   kWaveRowBytes / (row_size * static_cast<int64_t>(sizeof(uint32_t)))));
 
-  Scratch scratch(ScratchSize<int64_t>(wave_tokens) + ScratchSize<Group>(wave_tokens) +
-                  ScratchSize<IndexToken>(wave_tokens) + ScratchSize<uint32_t>(wave_tokens * row_size + kTopKLanes) +
-                  ScratchSize<uint32_t>(wave_tokens * threads * kTopKBins) + ScratchSize<bool>(wave_tokens * threads) +
-                  ScratchSize<IndexRun>(threads));
-  int64_t* tokens = scratch.Take<int64_t>(wave_tokens);
-  Group* groups = scratch.Take<Group>(wave_tokens);
-  IndexToken* packed = scratch.Take<IndexToken>(wave_tokens);
-  uint32_t* rows = scratch.Take<uint32_t>(wave_tokens * row_size + kTopKLanes);
-  uint32_t* histograms = scratch.Take<uint32_t>(wave_tokens * threads * kTopKBins);
-  bool* counted = scratch.Take<bool>(wave_tokens * threads);  // histograms that have been begun
-  IndexRun* runs = scratch.Take<IndexRun>(threads);
+  ScratchPlan plan;
+  const auto token_part = plan.Add<int64_t>(wave_tokens);
+  const auto group_part = plan.Add<Group>(wave_tokens);
+  const auto packed_part = plan.Add<IndexToken>(wave_tokens);
+  const auto row_part = plan.Add<uint32_t>(wave_tokens * row_size + kTopKLanes);
+  const auto histogram_part = plan.Add<uint32_t>(wave_tokens * threads * kTopKBins);
+  const auto counted_part = plan.Add<bool>(wave_tokens * threads);
+  const auto run_part = plan.Add<IndexRun>(threads);
+  const Scratch scratch(plan);
+  int64_t* tokens = scratch[token_part];
+  Group* groups = scratch[group_part];
+  IndexToken* packed = scratch[packed_part];
+  uint32_t* rows = scratch[row_part];
+  uint32_t* histograms = scratch[histogram_part];
+  bool* counted = scratch[counted_part];  // histograms that have been begun
+  IndexRun* runs = scratch[run_part];
 
   for (int64_t next = 0; next < t;) {
     int64_t count = 0, group_count = 0, wave_keys = 0;

@@ -27,19 +27,23 @@ class EpilogHeads {
         blocks_(tasks / p.n_q),
         threads_(threads) {}
 
-  static constexpr size_t ThreadBytes(bool packed) {
-    return ScratchSize<float>(kEpilogRows * kDim) + (packed ? 0 : ScratchSize<uint16_t>(kHeadSize));
-  }
+  // Working memory of a thread.
+  struct ThreadParts : ScratchPlan {
+    explicit constexpr ThreadParts(bool packed) : strips(Add<uint16_t>(packed ? 0 : kHeadSize)) {}
+    ScratchPart<float> sums = Add<float>(kEpilogRows * kDim);
+    ScratchPart<uint16_t> strips;  // of a row-major weight
+  };
 
   void Run(int64_t task, char* scratch) const {
-    float* sums = reinterpret_cast<float*>(scratch);
+    constexpr ThreadParts parts(false);  // with packed weights the last ones are missing
+    float* sums = parts.sums.In(scratch);
     const int64_t n = task / blocks_;
     const int64_t block = task % blocks_;
     const uint16_t* uv = p_.w_uv + n * kHeadSize;
     if (!p_.packed) {
-      uint16_t* packed = reinterpret_cast<uint16_t*>(scratch + ScratchSize<float>(kEpilogRows * kDim));
-      PackStripsBf16(uv, kDim, op_info::kKvLoraRank, kDim / kPanel, packed);
-      uv = packed;
+      uint16_t* strips = parts.strips.In(scratch);
+      PackStripsBf16(uv, kDim, op_info::kKvLoraRank, kDim / kPanel, strips);
+      uv = strips;
     }
     // Fetches the weights of this thread's next task. Threads advance at nearly the same speed, so it is likely this.
     const int64_t next_n = (task + threads_) / blocks_;
@@ -83,14 +87,18 @@ class EpilogOutput {
   // Bytes between rows of v8: one line more than a power of two, so that the rows of a tile do not share cache sets.
   static constexpr int64_t RowStride(int64_t n_q) { return n_q * op_info::kVHeadDim + 64; }
 
-  static constexpr size_t ThreadBytes(bool packed) {
-    const int64_t rows = packed ? kEpilogRows : kEpilogRowsNd;
-    return ScratchSize<int32_t>(rows * kMaxGroup * kPanel) +
-           (packed ? 0 : ScratchSize<int8_t>(kDepthNd * kMaxGroup * kPanel));
-  }
+  // Working memory of a thread.
+  struct ThreadParts : ScratchPlan {
+    explicit constexpr ThreadParts(bool packed)
+        : sums(Add<int32_t>((packed ? kEpilogRows : kEpilogRowsNd) * kMaxGroup * kPanel)),
+          strips(Add<int8_t>(packed ? 0 : kDepthNd * kMaxGroup * kPanel)) {}
+    ScratchPart<int32_t> sums;
+    ScratchPart<int8_t> strips;  // of a row-major weight
+  };
 
   void Run(int64_t task, char* scratch) const {
-    int32_t* sums = reinterpret_cast<int32_t*>(scratch);
+    constexpr ThreadParts parts(false);  // with packed weights the last ones are missing
+    int32_t* sums = parts.sums.In(scratch);
     const int64_t columns = group_ * kPanel;
     const int64_t first = task / blocks_ * columns;
     const int64_t row0 = task % blocks_ * p_.t / blocks_;
@@ -103,7 +111,7 @@ class EpilogOutput {
       const int8_t* next_w = next != first && next < op_info::kH ? p_.w_o + next * k_ : nullptr;
       GemmInt8({x, ldx, rows}, {p_.w_o + first * k_, k_ * kStrip, group_, next_w}, k_, {sums, columns, false});
     } else {
-      int8_t* strips = reinterpret_cast<int8_t*>(scratch + ScratchSize<int32_t>(kEpilogRowsNd * kMaxGroup * kPanel));
+      int8_t* strips = parts.strips.In(scratch);
       for (int64_t k0 = 0; k0 < k_; k0 += kDepthNd) {  // int32 sums are exact, however k is cut
         const int64_t depth = Min(kDepthNd, k_ - k0);
         PackStripsInt8(p_.w_o + k0 * op_info::kH + first, op_info::kH, depth, group_, strips);
@@ -138,13 +146,17 @@ void RunChunk(const MlaEpilogQuantParams& p) {
   const int threads = NumThreads();
   const int64_t k = p.n_q * op_info::kVHeadDim;
   const int64_t stride = EpilogOutput::RowStride(p.n_q);
-  const size_t thread_bytes = Max(EpilogHeads::ThreadBytes(p.packed), EpilogOutput::ThreadBytes(p.packed));
-  Scratch scratch(ScratchSize<uint16_t>(p.t * k) + ScratchSize<int8_t>(p.t * stride) + ScratchSize<float>(p.t) +
-                  thread_bytes * static_cast<size_t>(threads));
-  uint16_t* v = scratch.Take<uint16_t>(p.t * k);
-  int8_t* v8 = scratch.Take<int8_t>(p.t * stride);
-  float* scales = scratch.Take<float>(p.t);
-  char* thread_scratch = scratch.Take<char>(static_cast<int64_t>(thread_bytes) * threads);
+  const size_t thread_bytes = Max(EpilogHeads::ThreadParts(p.packed).bytes, EpilogOutput::ThreadParts(p.packed).bytes);
+  ScratchPlan plan;
+  const auto values = plan.Add<uint16_t>(p.t * k);
+  const auto quantised = plan.Add<int8_t>(p.t * stride);
+  const auto token_scales = plan.Add<float>(p.t);
+  const auto of_threads = plan.Add<char>(static_cast<int64_t>(thread_bytes) * threads);
+  const Scratch scratch(plan);
+  uint16_t* v = scratch[values];
+  int8_t* v8 = scratch[quantised];
+  float* scales = scratch[token_scales];
+  char* thread_scratch = scratch[of_threads];
   const EpilogHeads heads(p, v, threads);
   const EpilogOutput output(p, v8, scales, threads);
 

@@ -20,22 +20,29 @@ void RunChunk(MlaPrologQuantParams mla, LightningIndexerPrologQuantParams indexe
   projection.Add(indexer.wk, op_info::kIdxHeadDim);
   projection.Add(indexer.w_proj, op_info::kIdxNHeads);
 
-  const size_t thread_bytes = Max(TokenProjection::ThreadBytes(),
-                                  Max(MlaHeads::ThreadBytes(mla.packed), IndexerHeads::ThreadBytes(mla.packed)));
-  Scratch scratch(ScratchSize<float>(projection.SumsSize()) + ScratchSize<int64_t>(CacheRowTableSize(t)) +
-                  ScratchSize<uint8_t>(t) + ScratchSize<int8_t>(t * op_info::kQLoraRank) + ScratchSize<float>(t) +
-                  2 * ScratchSize<uint16_t>(kHadamardSize) + thread_bytes * static_cast<size_t>(threads));
-  projection.Plan(scratch.Take<float>(projection.SumsSize()), threads);
-  int64_t* table = scratch.Take<int64_t>(CacheRowTableSize(t));
-  uint8_t* writes = scratch.Take<uint8_t>(t);
-  indexer.q_norm = mla.q_norm = scratch.Take<int8_t>(t * op_info::kQLoraRank);
-  indexer.q_norm_scale = mla.q_norm_scale = scratch.Take<float>(t);
-  uint16_t* hadamard_q = scratch.Take<uint16_t>(kHadamardSize);
-  uint16_t* hadamard_k = scratch.Take<uint16_t>(kHadamardSize);
-  char* thread_scratch = scratch.Take<char>(static_cast<int64_t>(thread_bytes) * threads);
+  const size_t thread_bytes =
+      Max(TokenProjection::ThreadParts().bytes,
+          Max(MlaHeads::ThreadParts(mla.packed).bytes, IndexerHeads::ThreadParts(mla.packed).bytes));
+  ScratchPlan plan;
+  const auto sums = plan.Add<float>(projection.SumsSize());
+  const auto table = plan.Add<int64_t>(CacheRowTableSize(t));
+  const auto writers = plan.Add<uint8_t>(t);
+  const auto q_norm = plan.Add<int8_t>(t * op_info::kQLoraRank);
+  const auto q_norm_scale = plan.Add<float>(t);
+  const auto packed_q = plan.Add<uint16_t>(kHadamardSize);
+  const auto packed_k = plan.Add<uint16_t>(kHadamardSize);
+  const auto of_threads = plan.Add<char>(static_cast<int64_t>(thread_bytes) * threads);
+  const Scratch scratch(plan);
+  projection.Plan(scratch[sums], threads);
+  uint8_t* writes = scratch[writers];
+  indexer.q_norm = mla.q_norm = scratch[q_norm];
+  indexer.q_norm_scale = mla.q_norm_scale = scratch[q_norm_scale];
+  uint16_t* hadamard_q = scratch[packed_q];
+  uint16_t* hadamard_k = scratch[packed_k];
+  char* thread_scratch = scratch[of_threads];
   const MlaHeads mla_heads(mla, threads);
   const IndexerHeads indexer_heads(indexer, hadamard_q, threads);
-  FindCacheWriters(mla.cache_index, t, table, writes);
+  FindCacheWriters(mla.cache_index, t, scratch[table], writes);
 
   // token_x times the four weights that it meets, in one go
   ParallelFor(projection.tasks + 1, [&](int64_t task, int thread) {

@@ -15,14 +15,17 @@ void RunChunk(const MlaPrologQuantParams& p) {
   projection.Add(p.w_dkv_kr, op_info::kKvLoraRank + op_info::kRopeDim);
   const MlaHeads heads(p, threads);
 
-  const size_t thread_bytes = Max(TokenProjection::ThreadBytes(), MlaHeads::ThreadBytes(p.packed));
-  Scratch scratch(ScratchSize<float>(projection.SumsSize()) + ScratchSize<int64_t>(CacheRowTableSize(p.t)) +
-                  ScratchSize<uint8_t>(p.t) + thread_bytes * static_cast<size_t>(threads));
-  projection.Plan(scratch.Take<float>(projection.SumsSize()), threads);
-  int64_t* table = scratch.Take<int64_t>(CacheRowTableSize(p.t));
-  uint8_t* writes = scratch.Take<uint8_t>(p.t);
-  char* thread_scratch = scratch.Take<char>(static_cast<int64_t>(thread_bytes) * threads);
-  FindCacheWriters(p.cache_index, p.t, table, writes);
+  const size_t thread_bytes = Max(TokenProjection::ThreadParts().bytes, MlaHeads::ThreadParts(p.packed).bytes);
+  ScratchPlan plan;
+  const auto sums = plan.Add<float>(projection.SumsSize());
+  const auto table = plan.Add<int64_t>(CacheRowTableSize(p.t));
+  const auto writers = plan.Add<uint8_t>(p.t);
+  const auto of_threads = plan.Add<char>(static_cast<int64_t>(thread_bytes) * threads);
+  const Scratch scratch(plan);
+  projection.Plan(scratch[sums], threads);
+  uint8_t* writes = scratch[writers];
+  char* thread_scratch = scratch[of_threads];
+  FindCacheWriters(p.cache_index, p.t, scratch[table], writes);
 
   // (1), (5) token_x @ w_dq and token_x @ w_dkv_kr
   ParallelFor(projection.tasks,

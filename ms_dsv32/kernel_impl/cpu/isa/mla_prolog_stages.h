@@ -56,32 +56,33 @@ class MlaHeads {
         blocks_(tasks / p.n_q),
         threads_(threads) {}
 
-  static constexpr size_t ThreadBytes(bool packed) {
-    return ScratchSize<int32_t>(kHeadRows * op_info::kQHeadDim) +
-           ScratchSize<uint16_t>(kHeadRows * op_info::kQHeadDim) + ScratchSize<float>(kHeadRows * kUkColumns) +
-           (packed ? 0
-                   : ScratchSize<int8_t>(op_info::kQLoraRank * op_info::kQHeadDim) +
-                         ScratchSize<uint16_t>(op_info::kQkNopeHeadDim * op_info::kKvLoraRank));
-  }
+  // Working memory of a thread.
+  struct ThreadParts : ScratchPlan {
+    explicit constexpr ThreadParts(bool packed)
+        : up(Add<int8_t>(packed ? 0 : op_info::kQLoraRank * op_info::kQHeadDim)),
+          uk(Add<uint16_t>(packed ? 0 : op_info::kQkNopeHeadDim * op_info::kKvLoraRank)) {}
+    ScratchPart<int32_t> sums = Add<int32_t>(kHeadRows * op_info::kQHeadDim);
+    ScratchPart<uint16_t> query = Add<uint16_t>(kHeadRows * op_info::kQHeadDim);
+    ScratchPart<float> absorbed = Add<float>(kHeadRows * kUkColumns);
+    ScratchPart<int8_t> up;    // strips of a row-major weight
+    ScratchPart<uint16_t> uk;  // likewise
+  };
 
   void Run(int64_t task, char* scratch) const {
     constexpr int64_t kUpStride = op_info::kQLoraRank * kStrip;
     constexpr int64_t kUkStride = op_info::kQkNopeHeadDim * kStrip;
-    int32_t* sums = reinterpret_cast<int32_t*>(scratch);
-    scratch += ScratchSize<int32_t>(kHeadRows * op_info::kQHeadDim);
-    uint16_t* query = reinterpret_cast<uint16_t*>(scratch);
-    scratch += ScratchSize<uint16_t>(kHeadRows * op_info::kQHeadDim);
-    float* absorbed = reinterpret_cast<float*>(scratch);
-    scratch += ScratchSize<float>(kHeadRows * kUkColumns);
+    constexpr ThreadParts parts(false);  // with packed weights the last ones are missing
+    int32_t* sums = parts.sums.In(scratch);
+    uint16_t* query = parts.query.In(scratch);
+    float* absorbed = parts.absorbed.In(scratch);
 
     const int64_t n = task / blocks_;
     const int64_t block = task % blocks_;
     const int8_t* up = p_.w_uq_qr + n * op_info::kQHeadDim * op_info::kQLoraRank;
     const uint16_t* uk = p_.w_uk + n * op_info::kQkNopeHeadDim * op_info::kKvLoraRank;
     if (!p_.packed) {
-      int8_t* packed_up = reinterpret_cast<int8_t*>(scratch);
-      uint16_t* packed_uk =
-          reinterpret_cast<uint16_t*>(scratch + ScratchSize<int8_t>(op_info::kQLoraRank * op_info::kQHeadDim));
+      int8_t* packed_up = parts.up.In(scratch);
+      uint16_t* packed_uk = parts.uk.In(scratch);
       const int64_t columns = p_.n_q * op_info::kQHeadDim;
       PackStripsInt8(p_.w_uq_qr + n * op_info::kQHeadDim, columns, op_info::kQLoraRank, op_info::kQHeadDim / kPanel,
                      packed_up);

@@ -40,11 +40,12 @@ class TokenProjection {
   // Floats of the `sums` that Plan takes.
   MS_DSV32_INLINE int64_t SumsSize() const { return (Split() ? kProjectionParts : 1) * t_ * Columns(); }
 
-  // Bytes of scratch for each thread.
-  static constexpr size_t ThreadBytes() {
-    return ScratchSize<float>(kProjectionRowsNd * kPanel) + ScratchSize<uint16_t>(kProjectionDepth * kPanel);
-  }
-  static_assert(kProjectionRowsNd >= kProjectionRows * kProjectionGroup, "ThreadBytes suits packed weights too");
+  // Working memory of a thread.
+  struct ThreadParts : ScratchPlan {
+    ScratchPart<float> sums = Add<float>(kProjectionRowsNd * kPanel);
+    ScratchPart<uint16_t> block = Add<uint16_t>(kProjectionDepth * kPanel);
+  };
+  static_assert(kProjectionRowsNd >= kProjectionRows * kProjectionGroup, "ThreadParts suits packed weights too");
 
   MS_DSV32_INLINE void Plan(float* sums, int threads) {
     sums_ = sums;
@@ -57,8 +58,9 @@ class TokenProjection {
   }
 
   void Run(int64_t task, char* scratch) const {
-    float* part_sums = reinterpret_cast<float*>(scratch);
-    uint16_t* block = reinterpret_cast<uint16_t*>(scratch + ScratchSize<float>(kProjectionRowsNd * kPanel));
+    const ThreadParts parts;
+    float* part_sums = parts.sums.In(scratch);
+    uint16_t* block = parts.block.In(scratch);
     if (Split()) {
       // Takes one part of x after the other, so that it stays in L2 for all weights.
       const int64_t groups = tasks / blocks_;
