@@ -129,14 +129,14 @@ class BoundCall:
         self, op: str, shapes: Sequence[Sequence[int]], dtypes: Sequence[str], attrs: Mapping[str, Any]
     ) -> None:
         info = op_info.load(op)
-        count = len(info.inputs)
-        self._absent = (None,) * (info.optional is not None and len(shapes) == count - 1)
-        if not len(shapes) + len(self._absent) == len(dtypes) + len(self._absent) == count:
-            raise TypeError(f"{op}: takes {count} tensors, got {len(shapes)}")
-        for arg, shape in zip(info.inputs, shapes, strict=not self._absent):
+        count, given = len(info.inputs), len(shapes)
+        if info.optional is not None and given == count - 1:
+            shapes, dtypes = [*shapes, ()], [*dtypes, "none"]  # the library knows a missing tensor by this dtype
+        if not len(shapes) == len(dtypes) == count:
+            raise TypeError(f"{op}: takes {count} tensors, got {given}")
+        for arg, shape in zip(info.inputs, shapes, strict=True):
             if len(shape) > _MAX_RANK:
                 raise ValueError(f"{op}: {arg.name} has {len(shape)} axes, expected {len(arg.shapes[0])}")
-        shapes, dtypes = [*shapes, *(() for _ in self._absent)], [*dtypes, *("none" for _ in self._absent)]
         self._dims = [(ctypes.c_int64 * max(len(s), 1))(*s) for s in shapes]  # kept: the arguments have the addresses
         self._arguments = (
             op.encode(),
@@ -153,7 +153,7 @@ class BoundCall:
         _checked(load().ms_dsv32_check, *self._arguments, out_shapes, out_ranks)
         self.out_shapes = tuple(tuple(out_shapes[i][: out_ranks[i]]) for i in range(outputs))
         self._pointers = ctypes.c_void_p * (count + outputs)
-        self._given = count - len(self._absent)
+        self._given, self._absent = given, (None,) * (count - given)
 
     def __call__(self, addresses: Sequence[int], floats: Sequence[float] = ()) -> None:
         """Runs the kernel.

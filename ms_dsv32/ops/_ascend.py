@@ -24,6 +24,7 @@ from mindspore.ops.operations._custom_ops_utils import CustomInfoGenerator
 from mindspore.runtime.stream import function_stream_status
 
 from ms_dsv32 import cann, kernel_impl, op_info, opp
+from ms_dsv32.ops import _target
 
 _SEARCH_PATH = "ASCEND_CUSTOM_OPP_PATH"
 _REG_TYPES = {"float": "double", "int": "int"}
@@ -117,7 +118,7 @@ def _why_not(listed: Path) -> str:
 
 
 def require(info: op_info.OpInfo, attrs: dict[str, Any]) -> None:
-    """Checks that a kernel for these attributes is there.
+    """Checks what a kernel needs here.
 
     Raises:
         ValueError: weights that are not packed.
@@ -147,14 +148,7 @@ def require(info: op_info.OpInfo, attrs: dict[str, Any]) -> None:
 
 
 def require_graph(info: op_info.OpInfo, jit_config: dict[str, str]) -> None:
-    """Checks that MindSpore's own backend will run the graph: GE gives a Custom operator its tensors only.
-
-    Args:
-        jit_config: of the compilation; what it leaves open the context decides.
-
-    Raises:
-        RuntimeError: GE will.
-    """
+    """MindSpore's own backend has to run the graph, because GE gives a Custom operator its tensors only."""
     of_context = ms.context.get_jit_config() or {}
     level = jit_config.get("jit_level") or of_context.get("jit_level", "")
     backend = jit_config.get("backend") or of_context.get("backend", "")
@@ -163,14 +157,7 @@ def require_graph(info: op_info.OpInfo, jit_config: dict[str, str]) -> None:
 
 
 def require_cache(info: op_info.OpInfo, name: str, tensor: Tensor) -> None:
-    """Checks that what a graph writes into an argument will be there afterwards.
-
-    Args:
-        name: of the cache. tensor: the argument of the graph.
-
-    Raises:
-        ValueError: MindSpore would hand a copy to the kernel.
-    """
+    """MindSpore would hand a copy of a tensor in host memory, or of a view, to the kernel."""
     if _is_on_host(tensor) and not isinstance(tensor, Parameter) and -1 not in tensor.shape:
         text = f"is in the memory of {tensor.device}, so the write would be lost: pass {name}.to('Ascend')"
         raise ValueError(f"{info.name}: {name} of shape {tuple(tensor.shape)} {text}")
@@ -187,7 +174,7 @@ def _is_on_host(tensor: Tensor) -> bool:
 
 @contextmanager
 def building(info: op_info.OpInfo) -> Iterator[None]:
-    """What the ``Custom`` primitive is made under.
+    """A folder of this process is MindSpore's for the call that it compiles.
 
     MindSpore compiles its call of the function into ``MS_COMPILER_CACHE_PATH`` or the working directory, and may
     remember a relative path. A folder of this process survives a change of directory, and no other rank writes there.
@@ -209,12 +196,12 @@ def _scratch() -> tempfile.TemporaryDirectory[str]:
 
 
 def type_name(info: op_info.OpInfo) -> str:
-    """The operator's name for MindSpore, which looks for ``aclnn_<stem>.h`` by it."""
+    """MindSpore looks for ``aclnn_<stem>.h`` by this name."""
     return info.cann_type
 
 
 def reg_info(info: op_info.OpInfo, target: str = "Ascend") -> dict[str, Any]:
-    """MindSpore's registration of an operator.
+    """What MindSpore calls the ``aclnn`` function with.
 
     Caches are inputs alone, as in ``aclnn_<stem>.h``. The attributes have no value here, so that MindSpore passes those
     of each call. All formats are the default: weights are tensors whose bytes are in the order of FRACTAL_NZ.
@@ -231,7 +218,7 @@ def reg_info(info: op_info.OpInfo, target: str = "Ascend") -> dict[str, Any]:
 
 
 def left_out() -> Tensor:
-    """Stands for an optional tensor that is left out; one for each primitive, as a graph owns its constants.
+    """A tensor of two axes.
 
     MindSpore's aclnn calls of a Custom fail on a null pointer (2.10.0, "The pointer[acl_tensor] is null"). The host
     side of the operators knows this tensor by its two axes.
@@ -240,26 +227,19 @@ def left_out() -> Tensor:
 
 
 def constants(info: op_info.OpInfo, attrs: dict[str, Any]) -> tuple[Any, ...]:
-    """What a call passes after the tensors: the attributes of the ``aclnn`` function."""
+    """The attributes of the ``aclnn`` function."""
     values = {name.replace(".", "_"): value for name, value in attrs.items()}
     return tuple(values[attr.name] for attr in info.ascend_attrs)
 
 
-class Launch:
+class Launch(_target.Launch):
     """Calls a kernel in PyNative mode, as a graph of one node: PyNative's own way takes at most 12 arguments.
 
     The call returns when the kernel is launched, as MindSpore's operators on Ascend do.
     """
 
-    def __init__(
-        self,
-        info: op_info.OpInfo,
-        make_custom: Callable[[], ops.Custom],
-        constants: tuple[Any, ...],
-        attrs: dict[str, Any],
-    ) -> None:
-        self._info = info
-        self._make_graph = functools.partial(_graph, make_custom(), constants)
+    def _prepare(self, attrs: dict[str, Any]) -> None:
+        self._make_graph = functools.partial(_graph, self._make_custom(), self._constants)
         self._graph = self._make_graph()
 
     def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:

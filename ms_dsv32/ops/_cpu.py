@@ -10,12 +10,13 @@ from typing import Any
 import mindspore as ms
 import ml_dtypes
 import numpy as np
-from mindspore import Tensor, ops
+from mindspore import Tensor
 from mindspore.common._grad_function import _Function
 from mindspore.graph import api as graph_api
 from mindspore.graph.jit_context import jit_context
 
 from ms_dsv32 import kernel_impl, op_info
+from ms_dsv32.ops import _target
 
 _NUMPY: dict[Any, np.dtype[Any]] = {
     getattr(ms, name): np.dtype(ml_dtypes.bfloat16 if name == "bfloat16" else np_name)
@@ -32,14 +33,7 @@ def require_graph(info: op_info.OpInfo, jit_config: dict[str, str]) -> None:
 
 
 def require_cache(info: op_info.OpInfo, name: str, tensor: Tensor) -> None:
-    """Checks that what a graph writes into an argument will be there afterwards.
-
-    Args:
-        name: of the cache. tensor: the argument of the graph.
-
-    Raises:
-        ValueError: MindSpore would hand a copy to the kernel, and refuse the argument when the kernel has run.
-    """
+    """MindSpore would hand a copy of a view to the kernel, and refuse the argument when the kernel has run."""
     if tensor._need_contiguous():
         text = (
             f"must be contiguous and begin its storage, as it is updated in place in a graph; pass {name}.contiguous()"
@@ -48,12 +42,12 @@ def require_cache(info: op_info.OpInfo, name: str, tensor: Tensor) -> None:
 
 
 def building(info: op_info.OpInfo) -> AbstractContextManager[None]:
-    """What the ``Custom`` primitive is made under."""
+    """Nothing is needed here."""
     return nullcontext()
 
 
 def type_name(info: op_info.OpInfo) -> str:
-    """The operator's name for MindSpore, which calls the kernel library's function of that name."""
+    """MindSpore calls the kernel library's function of this name."""
     return info.entry
 
 
@@ -62,15 +56,15 @@ def reg_info(info: op_info.OpInfo) -> None:
 
 
 def left_out() -> None:
-    """Stands for an optional tensor that is left out."""
+    """None: the kernel library takes MindSpore's own mark of a missing tensor."""
 
 
 def constants(info: op_info.OpInfo, attrs: dict[str, Any]) -> tuple[Any, ...]:
-    """What a call passes behind the tensors: nothing."""
+    """Nothing: attributes travel as those of the primitive."""
     return ()
 
 
-class Launch:
+class Launch(_target.Launch):
     """Calls a kernel in PyNative mode, on the caller's thread.
 
     MindSpore's own way of calling a ``Custom`` operator takes 0.3 to 2 ms on CPU, as long as some of the kernels take
@@ -78,18 +72,9 @@ class Launch:
     called by the addresses of its tensors. A trace (``mindspore.jit(capture_mode="trace")``) needs the primitive.
     """
 
-    def __init__(
-        self,
-        info: op_info.OpInfo,
-        make_custom: Callable[[], ops.Custom],
-        constants: tuple[Any, ...],
-        attrs: dict[str, Any],
-    ) -> None:
-        self._info = info
-        self._make_custom = make_custom
-        self._constants = constants
+    def _prepare(self, attrs: dict[str, Any]) -> None:
         self._floats = tuple(float(value) for value in attrs.values() if isinstance(value, (float, np.floating)))
-        self._outputs = [_NUMPY[getattr(ms, o.ms_dtype)] for o in info.kernel_outputs]
+        self._outputs = [_NUMPY[getattr(ms, o.ms_dtype)] for o in self._info.kernel_outputs]
 
     def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:
         if jit_context() is not None:

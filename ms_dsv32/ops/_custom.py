@@ -1,6 +1,6 @@
 """The bridge to MindSpore: the only file that knows ``mindspore.ops.Custom`` and the in-place rule.
 
-What differs between targets is in ``_cpu.py`` and ``_ascend.py``, which have the same functions.
+What differs between targets is in ``_cpu.py`` and ``_ascend.py``, which have the functions of ``_target.Target``.
 
 MindSpore has several ways to lose a write into an input tensor, and reports none of them. Each has its remedy here:
 
@@ -46,8 +46,9 @@ from mindspore.ops.primitive import PrimitiveWithInfer
 from ms_dsv32 import kernel_impl, op_info
 from ms_dsv32.config import Configuration
 from ms_dsv32.ops import _ascend, _cpu, _graphs
+from ms_dsv32.ops._target import Launch, Target
 
-_TARGETS = {"CPU": _cpu, "Ascend": _ascend}
+_TARGETS: dict[str, Target] = {"CPU": _cpu, "Ascend": _ascend}
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 _UNKNOWN_RANK = -2
 _MAX_CALLS = 1024
@@ -122,10 +123,8 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
             for arg, tensor in zip(self._info.inputs, given, strict=len(given) == len(tensors)):
                 _require_tensor(self._owner(arg.name), arg.name, tensor)
             bound = self._bind(attrs, [t.shape for t in given], [_dtype_name(t.dtype) for t in given])
-            target = _target(self._info)
             make_custom = functools.partial(self._custom, bound, len(given))
-            constants = (*_left_out(self._info, len(given)), *target.constants(self._info, bound))
-            launch = target.Launch(self._info, make_custom, constants, bound)
+            launch = _target(self._info).Launch(self._info, make_custom, self._constants(len(given), bound), bound)
             kernel = _Kernel(self._info, bound, launch, self._calls, self._owner)
             with _LAUNCH:
                 if len(self._kernels) >= _MAX_KERNELS:
@@ -167,7 +166,6 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         bound = self._bind([value["value"] for value in args[:count]], shapes, dtypes)
         for cache, candidate in arguments:
             target.require_cache(self._info, cache, candidate)
-        constants = (*_left_out(self._info, len(shapes)), *target.constants(self._info, bound))
         graph = _graphs.name()
         if graph != self._graph:
             self._graph, self._customs = graph, {}
@@ -175,7 +173,7 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         custom = self._customs.get(key)
         if custom is None:  # equal calls share one, so that MindSpore compiles a function that makes them only once
             custom = self._customs[key] = self._custom(bound, len(shapes), ", ".join(plain_caches), graph)
-        return {"shape": None, "dtype": None, "value": (custom, constants)}
+        return {"shape": None, "dtype": None, "value": (custom, self._constants(len(shapes), bound))}
 
     def _owner(self, argument: str) -> str:
         """The operator that an error about this argument names."""
@@ -196,6 +194,12 @@ class Operator(PrimitiveWithInfer):  # type: ignore[misc]
         kernel_impl.validate(self._info.name, shapes, dtypes, bound)
         _target(self._info).require(self._info, bound)
         return bound
+
+    def _constants(self, given: int, attrs: dict[str, Any]) -> tuple[Any, ...]:
+        """What a call of the primitive passes after the `given` tensors."""
+        target = _target(self._info)
+        left_out = () if given == len(self._info.inputs) else (target.left_out(),)
+        return (*left_out, *target.constants(self._info, attrs))
 
     def _custom(self, attrs: dict[str, Any], given: int, plain_caches: str = "", graph: str = "") -> ops.Custom:
         """A primitive for these attributes and so many inputs in a graph of this name. It sees no later change."""
@@ -245,7 +249,7 @@ class _Kernel:
         self,
         info: op_info.OpInfo,
         attrs: dict[str, Any],
-        launch: Callable[[tuple[Tensor, ...], kernel_impl.BoundCall], Any],
+        launch: Launch,
         calls: Callable[..., kernel_impl.BoundCall],
         owner: Callable[[str], str],
     ) -> None:
@@ -277,11 +281,6 @@ def _is_float(value: Any) -> bool:
 def _given(info: op_info.OpInfo, tensors: tuple[Any, ...]) -> tuple[Any, ...]:
     """The tensors without the optional one, if that is None."""
     return tensors[:-1] if info.inputs[-1].optional and tensors[-1] is None else tensors
-
-
-def _left_out(info: op_info.OpInfo, given: int) -> tuple[Any, ...]:
-    """What the primitive gets in the place of the optional tensor, if that is not among the `given` ones."""
-    return () if given == len(info.inputs) else (_target(info).left_out(),)
 
 
 def _bind_call(op: str, attrs: tuple[tuple[str, type, Any], ...], *shapes_and_dtypes: Any) -> kernel_impl.BoundCall:
@@ -340,8 +339,8 @@ def device_target() -> str:
     return str(_CONTEXT.get_param(_DEVICE_TARGET))
 
 
-def _target(info: op_info.OpInfo) -> Any:
-    """The module of the device target."""
+def _target(info: op_info.OpInfo) -> Target:
+    """The device target."""
     name = device_target()
     if name not in _TARGETS:
         names = " or ".join(f"set_device({n!r})" for n in _TARGETS)
