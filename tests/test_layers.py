@@ -20,7 +20,7 @@ PACKAGE = ROOT / "ms_dsv32"
 ALLOWED = {
     "__init__": (set(), set()),
     "cann": (set(), set()),
-    "op_info": (set(), {"jsonschema"}),
+    "op_info": ({"op_info"}, {"jsonschema"}),
     "paging": (set(), {"numpy"}),
     "rope": (set(), {"numpy"}),
     "config": ({"op_info", "rope"}, set()),

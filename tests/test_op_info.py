@@ -14,6 +14,8 @@ import pytest
 
 from ms_dsv32 import golden, kernel_impl, op_info
 from ms_dsv32.config import IndexerPrologQuantAttr, MlaTileConfig
+from ms_dsv32.op_info import generate
+from ms_dsv32.op_info.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
 # The contract's order; written here once more, because what generates everything else cannot check itself.
@@ -73,11 +75,11 @@ def test_formula_and_example_use_the_contracts_names(name: str) -> None:
     for arg in (*arguments, *(o for o in op.outputs if not o.extension)):
         assert re.search(rf"\b{arg.name}\b", "\n".join(op.example)), arg.name
     assert f"ops.{name}(" in "\n".join(op.example)
-    assert set(op.formula) | set(op.example) | {f"- {limit}" for limit in op.limits} <= set(op_info.docs().split("\n"))
+    assert set(op.formula) | set(op.example) | {f"- {limit}" for limit in op.limits} <= set(generate.docs().split("\n"))
 
 
 def test_generated_files_are_in_step(capsys: pytest.CaptureFixture[str]) -> None:
-    assert op_info.main(["--check"]) == 0, capsys.readouterr().err
+    assert main(["--check"]) == 0, capsys.readouterr().err
 
 
 def _copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
@@ -125,7 +127,7 @@ def _edit(path: Path, change) -> None:
 )
 def test_check_refuses_a_broken_file(copy: Path, capsys: pytest.CaptureFixture[str], change, message: str) -> None:
     _edit(copy / "mla_prolog_quant.json", change)
-    assert op_info.main(["--check"]) == 1
+    assert main(["--check"]) == 1
     assert message in capsys.readouterr().err
 
 
@@ -143,7 +145,7 @@ INDEXER_IN_PYPTO = {
 
 
 def test_docs_say_how_a_call_of_the_source_is_written() -> None:
-    sections = {s.partition("`")[0]: s.partition("### In PyPTO")[2] for s in op_info.docs().split("\n## `")}
+    sections = {s.partition("`")[0]: s.partition("### In PyPTO")[2] for s in generate.docs().split("\n## `")}
     for name in CONTRACT:
         assert bool(sections[name]) == (name != "mla_epilog_quant")  # which PyPTO does not have
     indexer = sections["lightning_indexer_quant"]
@@ -160,14 +162,14 @@ def test_docs_say_how_a_call_of_the_source_is_written() -> None:
 
 
 def test_check_notices_and_write_mends_drift(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert op_info.main(["--write"]) == 0
-    assert op_info.main(["--check"]) == 0
+    assert main(["--write"]) == 0
+    assert main(["--check"]) == 0
     _edit(copy / "lightning_indexer_quant.json", lambda d: d.update(summary="Another text."))
     op_info.load.cache_clear()
-    assert op_info.main(["--check"]) == 1
+    assert main(["--check"]) == 1
     assert "out of step" in capsys.readouterr().err
-    assert op_info.main(["--write"]) == 0
-    assert op_info.main(["--check"]) == 0
+    assert main(["--write"]) == 0
+    assert main(["--check"]) == 0
 
 
 @pytest.mark.parametrize("name", sorted(CONTRACT))
