@@ -111,6 +111,7 @@ def test_an_operator_has_one_stem_in_each_layer(name: str) -> None:
         f"ops/{name}.py",
         f"kernel_impl/cpu/isa/{name}.cc",
         f"kernel_impl/contract/generated/{name}.h",
+        f"kernel_impl/contract/generated/{name}_params.h",
         f"kernel_impl/ascendc/op_host/{name}_def.cpp",
         f"kernel_impl/ascendc/op_host/{name}_tiling.cpp",
         f"kernel_impl/ascendc/op_kernel/{name}.cpp",

@@ -131,6 +131,23 @@ def test_check_refuses_a_broken_file(copy: Path, capsys: pytest.CaptureFixture[s
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d["parts"][1]["names"].pop("x"), "x of lightning_indexer_prolog_quant is no argument"),
+        (lambda d: d["parts"][0]["inside"].pop(), "q_norm_scale_out of mla_prolog_quant is no argument"),
+        (lambda d: d["parts"][1]["inside"].append("y"), "lightning_indexer_prolog_quant has no y"),
+        (lambda d: d["inputs"][14].update(name="ip_y"), "w_qb of lightning_indexer_prolog_quant is no argument"),
+        (lambda d: d["inputs"][14].update(name="ip_y"), "ip_y is no argument of a part"),
+        (lambda d: d["attrs"][0].update(name="mla_y"), "epsilon_cq of mla_prolog_quant is no argument"),
+    ],
+)
+def test_check_refuses_parts_that_do_not_fit(copy: Path, capsys: pytest.CaptureFixture[str], change, message) -> None:
+    _edit(copy / "mla_indexer_prolog_quant.json", change)
+    assert main(["--check"]) == 1
+    assert f"mla_indexer_prolog_quant: {message}" in capsys.readouterr().err
+
+
 # Our names by PyPTO's, in the order of its parameters.
 INDEXER_IN_PYPTO = {
     "idx_query": "q_int8",

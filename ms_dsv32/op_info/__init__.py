@@ -123,6 +123,21 @@ class SourceFunction:
 
 
 @dataclass(frozen=True)
+class Part:
+    """An operator that a fused one contains: the fused one's arguments are the part's, with a ``prefix``.
+
+    ``names`` has the fused operator's names of the arguments that both parts share, and ``inside`` the arguments that
+    the fused operator makes itself. ``name`` is the part's in the kernels.
+    """
+
+    name: str
+    operator: str
+    prefix: str
+    names: Mapping[str, str]
+    inside: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class OpInfo:
     """The contract of one operator.
 
@@ -140,6 +155,7 @@ class OpInfo:
     inputs: tuple[Arg, ...]
     attrs: tuple[Attr, ...]
     outputs: tuple[Arg, ...]
+    parts: tuple[Part, ...]
 
     @property
     def entry(self) -> str:
@@ -182,6 +198,14 @@ class OpInfo:
         """
         numbers = (a for a in self.kernel_attrs if a.type in ("float", "int") and not a.optional)
         return tuple(dataclasses.replace(a, name=a.name.replace(".", "_")) for a in numbers)
+
+    def counterpart(self, part: Part, name: str) -> str | None:
+        """What an argument or attribute of a part is called here; None if it is neither, as one inside is."""
+        args: tuple[Arg | Attr, ...] = (*self.inputs, *self.kernel_outputs, *self.kernel_attrs)
+        known = {a.name for a in args}
+        carried = (f"{a.name}.{name}" for a in self.attrs if a.carries == part.operator)
+        candidates = (part.names.get(name, ""), f"{part.prefix}{name}_in", part.prefix + name, name, *carried)
+        return None if name in part.inside else next((c for c in candidates if c in known), None)
 
     @property
     def source_names(self) -> dict[str, str]:
@@ -292,6 +316,10 @@ def load(name: str) -> OpInfo:
         inputs=tuple(map(arg, raw["inputs"])),
         attrs=tuple(map(attr, raw["attrs"])),
         outputs=tuple(map(arg, raw["outputs"])),
+        parts=tuple(
+            Part(p["name"], p["operator"], p["prefix"], p.get("names", {}), tuple(p["inside"]))
+            for p in raw.get("parts", ())
+        ),
     )
 
 

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator
 
 from ms_dsv32 import op_info
-from ms_dsv32.op_info import OpInfo, SourceFunction, dims, internal, load, names, symbols
+from ms_dsv32.op_info import Arg, Attr, OpInfo, SourceFunction, dims, internal, load, names, symbols
 from ms_dsv32.op_info.generate import generated
 
 _EXPLAINED = ("formula", "example", "limits")
@@ -40,6 +40,7 @@ def check_schemas() -> list[str]:
         problems += [f"{op.name} has no {n}" for n in _EXPLAINED if op.name in names() and not getattr(op, n)]
         for function in op.source_functions:
             problems += [f"{op.name}: {p}" for p in _source_problems(op, function)]
+        problems += [f"{op.name}: {p}" for p in _part_problems(op)]
         problems += [f"{op.name}: {a.name} is optional and not the last input" for a in op.inputs[:-1] if a.optional]
         for a in args:
             if len({len(shape) for shape in a.shapes}) != len(a.shapes):
@@ -60,6 +61,23 @@ def _source_problems(op: OpInfo, function: SourceFunction) -> Iterator[str]:
     if function is op.source_functions[0]:  # the others may lack arguments that a note of theirs names
         for parameter in sorted(known - set(function.parameters)):
             yield f"{name} lacks {parameter}"
+
+
+def _part_problems(op: OpInfo) -> Iterator[str]:
+    """What is wrong with the parts of a fused operator: arguments on either side that have no counterpart."""
+    found = set()
+    for part in op.parts:
+        of_part = load(part.operator)
+        args: tuple[Arg | Attr, ...] = (*of_part.inputs, *of_part.kernel_outputs, *of_part.kernel_attrs)
+        known = [a.name for a in args]
+        for name in known:
+            found.add(op.counterpart(part, name))
+            if name not in part.inside and op.counterpart(part, name) is None:
+                yield f"{name} of {part.operator} is no argument"
+        yield from (f"{part.operator} has no {name}" for name in (*part.names, *part.inside) if name not in known)
+    for arg in (*op.inputs, *op.kernel_outputs) if op.parts else ():
+        if arg.name not in found:
+            yield f"{arg.name} is no argument of a part"
 
 
 def main(argv: list[str] | None = None) -> int:

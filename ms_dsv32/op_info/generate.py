@@ -1,17 +1,44 @@
 """What is generated from the operators' contracts: files that are committed, so that a build needs no Python.
 
-- ``kernel_impl/contract/generated/``: argument indices, shapes, dtypes and attribute rules, against which every call is
-  checked in C++;
+- ``kernel_impl/contract/generated/``, for C++: argument indices, shapes, dtypes and attribute rules, against which each
+  call is checked; the parameters of the CPU's kernels, and the functions that fill them; the list of operators;
 - ``kernel_impl/ascendc/op_host/<op>_def.cpp``: CANN's operator definitions;
 - ``docs/ops.md``.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
-from ms_dsv32.op_info import ASCEND_UNITS, DTYPES, Arg, Attr, OpInfo, SourceFunction, camel, dims, internal, load, names
+from ms_dsv32.op_info import (
+    ASCEND_UNITS,
+    DTYPES,
+    Arg,
+    Attr,
+    OpInfo,
+    SourceFunction,
+    camel,
+    dims,
+    internal,
+    load,
+    names,
+    symbols,
+)
+
+_CPP_TYPES = {
+    "bf16": "uint16_t",
+    "fp16": "uint16_t",
+    "fp32": "float",
+    "int8": "int8_t",
+    "int32": "int32_t",
+    "int64": "int64_t",
+}
+_KV_ACT_SEQS = "kv_act_seqs"
+"""The lengths of the sequences. With them and the optional input, a kernel takes a table of the call's tokens."""
 
 
 def _pretty(expression: str) -> str:
@@ -21,6 +48,9 @@ def _pretty(expression: str) -> str:
 def _notice(op: str, comment: str) -> str:
     file = f"internal/{op}" if op in internal() else op
     return f"{comment} Generated from op_info/{file}.json by `python -m ms_dsv32.op_info --write`. Do not edit."
+
+
+_NOTICE_OF_ALL = "// Generated from op_info/ by `python -m ms_dsv32.op_info --write`. Do not edit."
 
 
 def dims_header() -> str:
@@ -91,6 +121,167 @@ def op_header(op: OpInfo) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+@dataclass(frozen=True)
+class _Field:
+    """A member of a kernel's parameters; ``source`` is the contract's name of what it holds."""
+
+    kind: Literal["dim", "packed", "argument", "attribute", "tokens"]
+    name: str
+    type: str
+    comment: str
+    source: str
+
+    def value(self, source: str) -> str:
+        """Its value in a call that has ``source`` by this name."""
+        if self.kind == "argument":
+            return f"call.Data<{self.type.removesuffix('*')}>(k{camel(source)})"
+        values = {"dim": f'call.Dim("{source}")', "packed": "call.Packed()", "attribute": f'call.Float("{source}")'}
+        return values[self.kind]
+
+
+def _fields(op: OpInfo) -> Iterator[_Field]:
+    """The parameters of an operator's kernel.
+
+    Inputs and attributes have the contract's names. Outputs have them without PyPTO's ``_out``, and with ``q_`` for
+    ``query_``. Dims are the number of tokens, and those that tell where a row of an argument begins: they are in an
+    axis that is not the first.
+    """
+    tokens = [a.name for a in op.inputs if a.optional or (op.optional and a.name == _KV_ACT_SEQS)]
+    shapes = {a.name: next(s for s in a.shapes if "s1" not in s) for a in (*op.inputs, *op.kernel_outputs)}
+    used = {"t", *(s for shape in shapes.values() for axis in shape[1:] for s in symbols(axis))}
+    for dim in dims().values():
+        if dim.name in used and dim.value is None:
+            yield _Field("dim", dim.name, "int64_t", "", dim.name)
+    if op.packable:
+        comment = f"{', '.join(op.packable)}: in the layout of pack.h, else row-major"
+        yield _Field("packed", "packed", "bool", comment, "")
+
+    def argument(a: Arg, name: str, const: str) -> _Field:
+        bits = f"{a.dtype} " if _CPP_TYPES[a.dtype] == "uint16_t" else ""
+        comment = f"{bits}[{', '.join(map(_pretty, shapes[a.name]))}]"
+        return _Field("argument", name, f"{const}{_CPP_TYPES[a.dtype]}*", comment, a.name)
+
+    yield from (argument(a, a.name, "" if a.in_place else "const ") for a in op.inputs if a.name not in tokens)
+    if tokens:
+        yield _Field("tokens", "tokens", "const QueryToken*", f"[t], of {' and '.join(tokens)}", "")
+    yield from (_Field("attribute", a.name, "float", "", a.name) for a in op.kernel_attrs if a.type == "float")
+    for a in op.kernel_outputs:
+        yield argument(a, re.sub("^query_", "q_", a.name.removesuffix("_out")), "")
+
+
+def params_header(op: OpInfo) -> str:
+    """``generated/<op>_params.h``: what the operator's kernel takes on CPU, without a template of the library."""
+    if op.parts:
+        includes = [f'#include "ms_dsv32/kernel_impl/contract/generated/{part.operator}_params.h"' for part in op.parts]
+        members = [f"  {load(part.operator).entry}Params {part.name};" for part in op.parts]
+        comment = ["// The parameters of its parts. Those that no caller sees are null."]
+    else:
+        includes = ["#include <stdint.h>"]
+        includes += ["", '#include "ms_dsv32/kernel_impl/contract/query_token.h"'] if op.optional else []
+        members = [f"  {f.type} {f.name};" + (f"  // {f.comment}" if f.comment else "") for f in _fields(op)]
+        comment = [
+            "// The arguments of a checked call. Pointers need the alignment of their element alone.",
+            "// What is not const is written, and overlaps nothing else.",
+        ]
+    lines = [
+        _notice(op.name, "//"),
+        "// clang-format off",
+        "#pragma once",
+        "",
+        *includes,
+        "",
+        "namespace ms_dsv32 {",
+        "",
+        *comment,
+        f"struct {op.entry}Params {{",
+        *members,
+        "};",
+        "",
+        "}  // namespace ms_dsv32",
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _unpack(op: OpInfo) -> list[str]:
+    """The function that fills the operator's parameters."""
+    values: dict[str, str] = {}
+    if op.parts:
+        common: dict[str, str] = {}  # what the parts before have looked up
+        for part in op.parts:
+            for field in _fields(load(part.operator)):
+                member = f"{part.name}.{field.name}"
+                if field.kind in ("dim", "packed"):
+                    values[member] = common.setdefault(field.name, f"params.{member}")
+                    if values[member] == f"params.{member}":
+                        values[member] = field.value(field.source)
+                elif source := op.counterpart(part, field.source):
+                    values[member] = field.value(source)
+    elif op.optional:
+        values = {f.name: f.value(f.source) for f in _fields(op) if f.kind != "tokens"}
+        values |= {"t": "static_cast<int64_t>(tokens.size())", "tokens": "tokens.data()"}
+    else:
+        values = {f.name: f.value(f.source) for f in _fields(op)}
+    table = "const std::vector<QueryToken>& tokens, " if op.optional else ""
+    return [
+        f"inline void Unpack(const Call& call, {table}{op.entry}Params& params) {{",
+        f"  using namespace op_info::{op.name};",
+        *(f"  params.{member} = {value};" for member, value in values.items()),
+        "}",
+        "",
+    ]
+
+
+def unpack_header() -> str:
+    """``generated/unpack.h``: the parameters of every kernel, out of a call."""
+    return "\n".join(
+        [
+            _NOTICE_OF_ALL,
+            "// clang-format off",
+            "#pragma once",
+            "",
+            "#include <vector>",
+            "",
+            '#include "ms_dsv32/kernel_impl/contract/call.h"',
+            '#include "ms_dsv32/kernel_impl/contract/generated/operators.h"',
+            *(f'#include "ms_dsv32/kernel_impl/contract/generated/{name}_params.h"' for name in names()),
+            "",
+            "namespace ms_dsv32 {",
+            "",
+            "// Fills the parameters of a kernel. What the caller of a fused operator does not see is left alone.",
+            *(line for name in names() for line in _unpack(load(name))),
+            "}  // namespace ms_dsv32",
+            "",
+        ]
+    )
+
+
+def operators_header() -> str:
+    """``generated/operators.h``: the list of operators, from which C++ makes its tables."""
+
+    def rows(operators: tuple[str, ...]) -> str:
+        return " \\\n".join(f"  F({load(name).entry}, {name})" for name in operators)
+
+    return "\n".join(
+        [
+            _NOTICE_OF_ALL,
+            "// clang-format off",
+            "#pragma once",
+            "",
+            *(f'#include "ms_dsv32/kernel_impl/contract/generated/{name}.h"' for name in (*names(), *internal())),
+            "",
+            "// F(Entry, name) for each operator that has a kernel.",
+            "#define MS_DSV32_KERNELS(F) \\",
+            rows(names()),
+            "",
+            "// F(Entry, name) for what the library has beside them.",
+            "#define MS_DSV32_INTERNAL(F) \\",
+            rows(internal()),
+            "",
+        ]
+    )
 
 
 def op_def(op: OpInfo) -> str:
@@ -264,10 +455,13 @@ def generated(root: Path) -> Iterator[tuple[Path, str]]:
     """Each generated file of the checkout at ``root``, with the text that it must have."""
     headers = root / "ms_dsv32" / "kernel_impl" / "contract" / "generated"
     yield headers / "dims.h", dims_header()
+    yield headers / "operators.h", operators_header()
+    yield headers / "unpack.h", unpack_header()
     op_host = root / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_host"
     for name in internal():
         yield headers / f"{name}.h", op_header(load(name))
     for name in names():
         yield headers / f"{name}.h", op_header(load(name))
+        yield headers / f"{name}_params.h", params_header(load(name))
         yield op_host / f"{name}_def.cpp", op_def(load(name))
     yield root / "docs" / "ops.md", docs()

@@ -6,13 +6,7 @@
 #include <vector>
 
 #include "ms_dsv32/kernel_impl/contract/generated/dims.h"
-#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_quant.h"
-#include "ms_dsv32/kernel_impl/contract/generated/mla_epilog_quant.h"
-#include "ms_dsv32/kernel_impl/contract/generated/mla_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/contract/generated/mla_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/contract/generated/sparse_attention_step.h"
-#include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/operators.h"
 #include "ms_dsv32/kernel_impl/contract/query_tokens.h"
 
 namespace ms_dsv32 {
@@ -74,7 +68,7 @@ std::vector<bool> CheckSequences(const Call& call, int block_table_index, int kv
 }
 
 // The entries that count are positions of their sequence whose blocks are in the cache, or -1.
-void CheckSelection(const Call& call) {
+void CheckSparseFlashAttentionQuant(const Call& call) {
   using namespace op_info::sparse_flash_attention_quant;
   const std::vector<bool> complete = CheckSequences(call, kBlockTable, kKvActSeqs, kQueryActSeqs);
   const std::vector<QueryToken> tokens = QueryTokens(call, kKvActSeqs, kQueryActSeqs);
@@ -110,7 +104,7 @@ void CheckSelection(const Call& call) {
 }
 
 // The blocks of each sequence that has tokens are in the cache.
-void CheckBlocks(const Call& call) {
+void CheckLightningIndexerQuant(const Call& call) {
   using namespace op_info::lightning_indexer_quant;
   const std::vector<bool> complete = CheckSequences(call, kBlockTable, kKvActSeqs, kQueryActSeqs);
   const auto* query_act_seqs = call.Given(kQueryActSeqs) ? call.Data<const int32_t>(kQueryActSeqs) : nullptr;
@@ -176,7 +170,7 @@ class StepCheck {
     of_indexer[indexer::kQueryActSeqs] = call.Data<void>(step::kQueryActSeqs);
     std::vector<TensorView> given(indexer::kOp.input_count);
     given[indexer::kQueryActSeqs].rank = inputs[step::kQueryActSeqs].rank;
-    CheckBlocks(Call(indexer::kOp, of_indexer, given.data(), attrs, known.indexer_));
+    CheckLightningIndexerQuant(Call(indexer::kOp, of_indexer, given.data(), attrs, known.indexer_));
   }
 
  private:
@@ -193,14 +187,17 @@ Dims BindStep(const OpInfo& op, const TensorView* inputs, const AttrSource& attr
   return CheckCall(op, inputs, attrs);
 }
 
+// The table of operators takes the function Check<Entry> of each.
+void CheckMlaPrologQuant(const Call& call) { CheckCacheIndex<op_info::mla_prolog_quant::kCacheIndex>(call); }
+void CheckLightningIndexerPrologQuant(const Call& call) {
+  CheckCacheIndex<op_info::lightning_indexer_prolog_quant::kKCacheIndex>(call);
+}
+void CheckMlaIndexerPrologQuant(const Call& call) { CheckCacheIndex<prolog::kCacheIndex>(call); }
+void CheckMlaEpilogQuant(const Call&) {}  // every value is right
+
+#define MS_DSV32_CHECKED(Entry, name) {op_info::name::kOp, Check##Entry},
 constexpr Operator kOperators[] = {
-    {op_info::mla_prolog_quant::kOp, CheckCacheIndex<op_info::mla_prolog_quant::kCacheIndex>},
-    {op_info::lightning_indexer_prolog_quant::kOp,
-     CheckCacheIndex<op_info::lightning_indexer_prolog_quant::kKCacheIndex>},
-    {op_info::mla_indexer_prolog_quant::kOp, CheckCacheIndex<op_info::mla_indexer_prolog_quant::kCacheIndex>},
-    {op_info::sparse_flash_attention_quant::kOp, CheckSelection},
-    {op_info::lightning_indexer_quant::kOp, CheckBlocks},
-    {op_info::mla_epilog_quant::kOp, [](const Call&) {}},  // every value is right
+    MS_DSV32_KERNELS(MS_DSV32_CHECKED)  //
     {step::kOp, StepCheck::CheckValues, BindStep, false},
 };
 

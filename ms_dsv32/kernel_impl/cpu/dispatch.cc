@@ -16,31 +16,6 @@
 #endif
 
 namespace ms_dsv32::cpu {
-
-// Each instruction set is a namespace with the kernels, which the <op>.cc files compiled for it define. Has_<isa> tells
-// whether this CPU has it. MS_DSV32_ISAS(F), which applies F to those that are compiled, newest first, comes from
-// setup.py.
-#define MS_DSV32_DECLARE(isa)                                                 \
-  namespace isa {                                                             \
-  void MlaPrologQuant(const MlaPrologQuantParams&);                           \
-  void LightningIndexerPrologQuant(const LightningIndexerPrologQuantParams&); \
-  void MlaIndexerPrologQuant(const MlaIndexerPrologQuantParams&);             \
-  void SparseFlashAttentionQuant(const SparseFlashAttentionQuantParams&);     \
-  void LightningIndexerQuant(const LightningIndexerQuantParams&);             \
-  void MlaEpilogQuant(const MlaEpilogQuantParams&);                           \
-  }
-#define MS_DSV32_TABLE(isa)                     \
-  KernelTable{#isa,                             \
-              Has_##isa,                        \
-              isa::MlaPrologQuant,              \
-              isa::LightningIndexerPrologQuant, \
-              isa::MlaIndexerPrologQuant,       \
-              isa::SparseFlashAttentionQuant,   \
-              isa::LightningIndexerQuant,       \
-              isa::MlaEpilogQuant},
-
-MS_DSV32_ISAS(MS_DSV32_DECLARE)
-
 namespace {
 
 [[maybe_unused]] bool Has_portable() { return true; }
@@ -84,7 +59,25 @@ bool Has_neon_dotprod() {
 }
 #endif
 
-constexpr std::array kTables = {MS_DSV32_ISAS(MS_DSV32_TABLE)};
+}  // namespace
+
+// Each instruction set is a namespace with the kernels, which the <op>.cc files compiled for it define. Has_<isa> tells
+// whether this CPU has it. MS_DSV32_ISAS(F), which applies F to those that are compiled, newest first, comes from
+// setup.py.
+#define MS_DSV32_DECLARE(Entry, name) void Entry(const Entry##Params&);
+#define MS_DSV32_ADDRESS(Entry, name) Entry,
+#define MS_DSV32_TABLE(isa)                                                          \
+  namespace isa {                                                                    \
+  MS_DSV32_KERNELS(MS_DSV32_DECLARE)                                                 \
+  constexpr KernelTable kTable{#isa, Has_##isa, MS_DSV32_KERNELS(MS_DSV32_ADDRESS)}; \
+  }
+#define MS_DSV32_TABLE_OF(isa) isa::kTable,
+
+MS_DSV32_ISAS(MS_DSV32_TABLE)
+
+namespace {
+
+constexpr std::array kTables = {MS_DSV32_ISAS(MS_DSV32_TABLE_OF)};
 
 // Whether vdpbf16ps does fewer products than the float32 units, as on Intel's cores: 44 against 72 GMAC/s were measured
 // on one of Sapphire Rapids' generation, where attention takes 7.5 ms a token with it and 4.6 without

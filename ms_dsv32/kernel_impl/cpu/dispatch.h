@@ -1,24 +1,25 @@
 // The kernels of one instruction set, chosen once when the library is first used.
 #pragma once
 
+#include "ms_dsv32/kernel_impl/contract/generated/operators.h"
+
+namespace ms_dsv32 {
+
+#define MS_DSV32_DECLARE_PARAMS(Entry, name) struct Entry##Params;
+MS_DSV32_KERNELS(MS_DSV32_DECLARE_PARAMS)
+#undef MS_DSV32_DECLARE_PARAMS
+
+}  // namespace ms_dsv32
+
 namespace ms_dsv32::cpu {
 
-struct MlaPrologQuantParams;
-struct LightningIndexerPrologQuantParams;
-struct MlaIndexerPrologQuantParams;
-struct SparseFlashAttentionQuantParams;
-struct LightningIndexerQuantParams;
-struct MlaEpilogQuantParams;
-
+// The kernel of an operator is the member of its name.
 struct KernelTable {
   const char* isa;
   bool (*supported)();
-  void (*mla_prolog_quant)(const MlaPrologQuantParams&);
-  void (*lightning_indexer_prolog_quant)(const LightningIndexerPrologQuantParams&);
-  void (*mla_indexer_prolog_quant)(const MlaIndexerPrologQuantParams&);
-  void (*sparse_flash_attention_quant)(const SparseFlashAttentionQuantParams&);
-  void (*lightning_indexer_quant)(const LightningIndexerQuantParams&);
-  void (*mla_epilog_quant)(const MlaEpilogQuantParams&);
+#define MS_DSV32_POINTER(Entry, name) void (*name)(const Entry##Params&);
+  MS_DSV32_KERNELS(MS_DSV32_POINTER)
+#undef MS_DSV32_POINTER
 };
 
 // The best table that this CPU supports, or the one that MS_DSV32_CPU_ISA names. Throws std::runtime_error if that name

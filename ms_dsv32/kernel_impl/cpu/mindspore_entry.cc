@@ -2,8 +2,10 @@
 // included, before anything is written.
 #include <atomic>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "ms_dsv32/kernel_impl/contract/generated/operators.h"
 #include "ms_dsv32/kernel_impl/cpu/c_api.h"
 #include "ms_dsv32/kernel_impl/cpu/graph_guard.h"
 #include "ms_dsv32/kernel_impl/cpu/run_call.h"
@@ -81,7 +83,9 @@ int RunFromMindSpore(const char* name, int count, void** data, int* ranks, int64
   });
 }
 
-std::vector<std::vector<int64_t>> InferFromMindSpore(const char* name, int* ranks, int64_t** shapes, AotExtra* extra) {
+// The shapes of the outputs; of an operator with one output MindSpore wants one vector.
+template <size_t kOutputs>
+auto InferFromMindSpore(const char* name, int* ranks, int64_t** shapes, AotExtra* extra) {
   return InGraph(extra, [&] {
     const Operator& op = FindOperator(name);
     // ops/_custom.py sets this attribute to the names of in-place arguments that are not Parameters.
@@ -95,7 +99,12 @@ std::vector<std::vector<int64_t>> InferFromMindSpore(const char* name, int* rank
     // input's name if that is given.
     const bool given = extra->HasAttr(op.info.inputs[op.info.input_count - 1].name);
     const std::vector<TensorView> inputs = Inputs(op.info, ranks, shapes, nullptr, given);
-    return OutputShapes(op.info, op.bind(op.info, inputs.data(), MindSporeAttrs(extra)));
+    auto outputs = OutputShapes(op.info, op.bind(op.info, inputs.data(), MindSporeAttrs(extra)));
+    if constexpr (kOutputs == 1) {
+      return std::move(outputs[0]);
+    } else {
+      return outputs;
+    }
   });
 }
 
@@ -107,32 +116,16 @@ std::vector<std::vector<int64_t>> InferFromMindSpore(const char* name, int* rank
     "-Wreturn-type-c-linkage"  // MindSpore's interface returns std::vector through C linkage
 #endif
 
-#define MS_DSV32_KERNEL(Entry, name)                                                                              \
+#define MS_DSV32_ENTRY(Entry, name)                                                                               \
   extern "C" MS_DSV32_EXPORT int Entry(int count, void** data, int* ranks, int64_t** shapes, const char** dtypes, \
                                        void* /*stream*/, void* extra) {                                           \
-    return ms_dsv32::RunFromMindSpore(name, count, data, ranks, shapes, dtypes, extra);                           \
+    return ms_dsv32::RunFromMindSpore(#name, count, data, ranks, shapes, dtypes, extra);                          \
+  }                                                                                                               \
+  extern "C" MS_DSV32_EXPORT auto Entry##InferShape(int* ranks, int64_t** shapes, ms_dsv32::AotExtra* extra) {    \
+    return ms_dsv32::InferFromMindSpore<ms_dsv32::op_info::name::kOp.output_count>(#name, ranks, shapes, extra);  \
   }
-#define MS_DSV32_OPERATOR(Entry, name)                                                                         \
-  MS_DSV32_KERNEL(Entry, name)                                                                                 \
-  extern "C" MS_DSV32_EXPORT std::vector<std::vector<int64_t>> Entry##InferShape(int* ranks, int64_t** shapes, \
-                                                                                 ms_dsv32::AotExtra* extra) {  \
-    return ms_dsv32::InferFromMindSpore(name, ranks, shapes, extra);                                           \
-  }
-// MindSpore wants one vector from an operator with one output.
-#define MS_DSV32_OPERATOR_ONE_OUTPUT(Entry, name)                                                 \
-  MS_DSV32_KERNEL(Entry, name)                                                                    \
-  extern "C" MS_DSV32_EXPORT std::vector<int64_t> Entry##InferShape(int* ranks, int64_t** shapes, \
-                                                                    ms_dsv32::AotExtra* extra) {  \
-    return ms_dsv32::InferFromMindSpore(name, ranks, shapes, extra)[0];                           \
-  }
-
-MS_DSV32_OPERATOR(MlaPrologQuant, "mla_prolog_quant")
-MS_DSV32_OPERATOR(LightningIndexerPrologQuant, "lightning_indexer_prolog_quant")
-MS_DSV32_OPERATOR(MlaIndexerPrologQuant, "mla_indexer_prolog_quant")
-MS_DSV32_OPERATOR(SparseFlashAttentionQuant, "sparse_flash_attention_quant")
-MS_DSV32_OPERATOR_ONE_OUTPUT(LightningIndexerQuant, "lightning_indexer_quant")
-MS_DSV32_OPERATOR_ONE_OUTPUT(MlaEpilogQuant, "mla_epilog_quant")
-MS_DSV32_OPERATOR_ONE_OUTPUT(SparseAttentionStep, "sparse_attention_step")
+MS_DSV32_KERNELS(MS_DSV32_ENTRY)
+MS_DSV32_INTERNAL(MS_DSV32_ENTRY)
 
 extern "C" void ms_dsv32_set_failure_handler(void (*handler)(const char* graph)) {
   ms_dsv32::failure_handler = handler;

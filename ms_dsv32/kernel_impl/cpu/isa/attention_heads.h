@@ -12,11 +12,11 @@
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_HEADS_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_HEADS_H_
 
+#include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/attention_operands.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/attention_tiles.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/attention_token.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/softmax.h"
-#include "ms_dsv32/kernel_impl/cpu/isa/sparse_flash_attention_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
 
@@ -182,7 +182,7 @@ class HeadsAttention {
   // multiplied, the next ones are dequantised.
   void Out(const Place& place, int64_t begin, int64_t end, int64_t first, int64_t last, const Buffers& buffers) const {
     const int64_t head = first * kStrip, heads = Min(last * kStrip, p_.n_q) - head;
-    uint16_t* out = p_.attention_out + (place.token * p_.n_q + head) * kLatentDim;
+    uint16_t* out = p_.attention + (place.token * p_.n_q + head) * kLatentDim;
     if (place.count == 0) {
       const auto bytes = static_cast<size_t>((end - begin) * kOutDims) * sizeof(uint16_t);
       for (int64_t h = 0; h < heads; ++h) memset(out + h * kLatentDim + begin * kOutDims, 0, bytes);

@@ -9,12 +9,12 @@
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_STRIPS_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_STRIPS_H_
 
+#include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/attention_token.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/gather.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/gemm.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/simd.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/softmax.h"
-#include "ms_dsv32/kernel_impl/cpu/isa/sparse_flash_attention_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
 
@@ -124,7 +124,7 @@ inline void AttentionByStrips(const SparseFlashAttentionQuantParams& p, int64_t 
       if (heads <= 0) return;
       const int64_t panel = item / head_items % column_items * kOutPanels;
       const Token token = tokens[w];
-      uint16_t* attention_out = p.attention_out + ((first + w) * p.n_q + head) * kLatentDim + panel * kPanel;
+      uint16_t* attention_out = p.attention + ((first + w) * p.n_q + head) * kLatentDim + panel * kPanel;
       if (token.count == 0) {
         for (int64_t h = 0; h < heads; ++h)
           memset(attention_out + h * kLatentDim, 0, kOutPanels * kPanel * sizeof(uint16_t));

@@ -3,12 +3,13 @@
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_ATTENTION_TOKEN_H_
 
 #include "ms_dsv32/kernel_impl/contract/generated/dims.h"
+#include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/simd.h"
-#include "ms_dsv32/kernel_impl/cpu/isa/sparse_flash_attention_quant.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
-// The number of entries that are read of the token's row of topk_indices.
+// The number of entries that are read of the token's row of topk_indices. Each is -1, which is skipped, or a position
+// whose block is in the cache.
 MS_DSV32_INLINE int64_t Entries(const SparseFlashAttentionQuantParams& p, int64_t token) {
   return Min<int64_t>(p.tokens[token].visible, p.selected_count);
 }

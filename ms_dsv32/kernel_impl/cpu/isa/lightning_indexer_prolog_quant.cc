@@ -1,5 +1,4 @@
-#include "ms_dsv32/kernel_impl/cpu/isa/lightning_indexer_prolog_quant.h"
-
+#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_prolog_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/cache_rows.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/indexer_prolog_stages.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"

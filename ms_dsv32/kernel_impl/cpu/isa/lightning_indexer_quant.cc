@@ -2,9 +2,11 @@
 // sequence and a range of keys. So the keys of a range are read and prepared once for the whole group, and a single
 // token still occupies every thread. Scores exist only as order keys (topk.h) in the wave's rows. Each thread also
 // counts them in the first histogram of the selection while they are in L1. A last stage selects, one token per item.
-#include "ms_dsv32/kernel_impl/cpu/isa/lightning_indexer_quant.h"
-
+//
+// Tokens of one sequence stand together in the table, and the last of them sees most. The blocks of all positions that
+// a token sees are in the cache. The other entries of block_table are not read.
 #include "ms_dsv32/kernel_impl/contract/generated/dims.h"
+#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/index_score.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/simd.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/topk.h"

@@ -1,6 +1,5 @@
-#include "ms_dsv32/kernel_impl/cpu/isa/mla_epilog_quant.h"
-
 #include "ms_dsv32/kernel_impl/contract/generated/dims.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_epilog_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/gemm.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/quant.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/token_range.h"
@@ -120,7 +119,7 @@ class EpilogOutput {
     }
     for (int64_t m = 0; m < rows; ++m) {
       DequantRow(sums + m * columns, scales_[row0 + m], p_.w_o_scale + first, columns,
-                 p_.hidden_out + (row0 + m) * op_info::kH + first);
+                 p_.hidden + (row0 + m) * op_info::kH + first);
     }
   }
 

@@ -1,5 +1,4 @@
-#include "ms_dsv32/kernel_impl/cpu/isa/mla_indexer_prolog_quant.h"
-
+#include "ms_dsv32/kernel_impl/contract/generated/mla_indexer_prolog_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/cache_rows.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/indexer_prolog_stages.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_stages.h"
@@ -8,6 +7,7 @@
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {
 
+// The latent queries, q_norm and q_norm_scale, are null in both parts until here: they are those of the chunk at hand.
 void RunChunk(MlaPrologQuantParams mla, LightningIndexerPrologQuantParams indexer) {
   constexpr int64_t kKeyColumn = op_info::kQLoraRank;
   constexpr int64_t kIndexerKeyColumn = kKeyColumn + op_info::kKvLoraRank + op_info::kRopeDim;
@@ -76,21 +76,9 @@ void RunChunk(MlaPrologQuantParams mla, LightningIndexerPrologQuantParams indexe
 }  // namespace
 
 void MlaIndexerPrologQuant(const MlaIndexerPrologQuantParams& p) {
-  MlaPrologQuantParams mla = p.mla;
-  mla.q_norm = nullptr;  // set for each chunk
-  mla.q_norm_scale = nullptr;
-  LightningIndexerPrologQuantParams indexer = p.indexer;
-  indexer.t = mla.t;
-  indexer.packed = mla.packed;
-  indexer.x = mla.token_x;
-  indexer.q_norm = nullptr;
-  indexer.q_norm_scale = nullptr;
-  indexer.cos_idx_rope = mla.cos;
-  indexer.sin_idx_rope = mla.sin;
-  indexer.k_cache_index = mla.cache_index;
-  for (int64_t first = 0; first < mla.t; first += kPrologTokens) {
-    const int64_t count = Min(kPrologTokens, mla.t - first);
-    RunChunk(TokenRange(mla, first, count), TokenRange(indexer, first, count));
+  for (int64_t first = 0; first < p.mla.t; first += kPrologTokens) {
+    const int64_t count = Min(kPrologTokens, p.mla.t - first);
+    RunChunk(TokenRange(p.mla, first, count), TokenRange(p.indexer, first, count));
   }
 }
 

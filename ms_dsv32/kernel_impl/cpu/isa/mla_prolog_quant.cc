@@ -1,5 +1,4 @@
-#include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_quant.h"
-
+#include "ms_dsv32/kernel_impl/contract/generated/mla_prolog_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/cache_rows.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_stages.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"

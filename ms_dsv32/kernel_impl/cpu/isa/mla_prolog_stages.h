@@ -3,8 +3,8 @@
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_MLA_PROLOG_STAGES_H_
 
 #include "ms_dsv32/kernel_impl/contract/generated/dims.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_prolog_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/gemm.h"
-#include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/norm.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/quant.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/rope.h"

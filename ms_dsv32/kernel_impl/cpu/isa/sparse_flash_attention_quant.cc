@@ -1,5 +1,4 @@
-#include "ms_dsv32/kernel_impl/cpu/isa/sparse_flash_attention_quant.h"
-
+#include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant_params.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/attention_token.h"
 #if MS_DSV32_IS_AVX512_BF16
 #include "ms_dsv32/kernel_impl/cpu/isa/attention_heads.h"

@@ -3,9 +3,9 @@
 #define MS_DSV32_KERNEL_IMPL_CPU_ISA_TOKEN_RANGE_H_
 
 #include "ms_dsv32/kernel_impl/contract/generated/dims.h"
-#include "ms_dsv32/kernel_impl/cpu/isa/lightning_indexer_prolog_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/isa/mla_epilog_quant.h"
-#include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_quant.h"
+#include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_prolog_quant_params.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_epilog_quant_params.h"
+#include "ms_dsv32/kernel_impl/contract/generated/mla_prolog_quant_params.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
@@ -44,7 +44,7 @@ inline LightningIndexerPrologQuantParams TokenRange(LightningIndexerPrologQuantP
 inline MlaEpilogQuantParams TokenRange(MlaEpilogQuantParams p, int64_t first, int64_t count) {
   p.t = count;
   p.attention_out += first * p.n_q * op_info::kKvLoraRank;
-  p.hidden_out += first * op_info::kH;
+  p.hidden += first * op_info::kH;
   return p;
 }
 
