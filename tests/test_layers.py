@@ -69,8 +69,8 @@ KERNEL_IMPL = PACKAGE / "kernel_impl"
 INCLUDED = {
     "contract": {"contract"},
     "cpu": {"contract", "cpu", "cpu/isa"},
-    # Threads and working memory are compiled once, and have no code of an instruction set in their interfaces.
-    "cpu/isa": {"contract", "cpu/isa", "cpu/scratch.h", "cpu/threading.h"},
+    # These are compiled once, and have no code of an instruction set in their interfaces.
+    "cpu/isa": {"contract", "cpu/isa", "cpu/scratch.h", "cpu/threading.h", "cpu/verbose.h"},
     "ascendc/op_host": {
         "contract",
         "ascendc/op_host",

@@ -32,7 +32,8 @@ OP_KERNEL = KERNEL_IMPL / "ascendc" / "op_kernel"
 OP_HOST = OP_KERNEL.with_name("op_host")
 SHARED = [
     *sorted(CONTRACT.glob("*.cc")),
-    *(CPU / f"{name}.cc" for name in ("c_api", "graph_guard", "mindspore_entry", "pack", "run_call", "threading")),
+    *(CPU / f"{name}.cc" for name in ("c_api", "graph_guard", "mindspore_entry", "pack")),
+    *(CPU / f"{name}.cc" for name in ("run_call", "threading", "verbose")),
 ]
 """Sources of the CPU library that stay as they are."""
 FLAGS = (

@@ -12,6 +12,7 @@
 #include "ms_dsv32/kernel_impl/cpu/fp_env.h"
 #include "ms_dsv32/kernel_impl/cpu/kernel_calls.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/verbose.h"
 
 namespace ms_dsv32 {
 
@@ -69,6 +70,7 @@ void RunCall(const Operator& op, void** data, const std::vector<TensorView>& inp
   const cpu::DefaultFpEnv fp_env;
   const Call call(op.info, data, inputs.data(), attrs, op.bind(op.info, inputs.data(), attrs));
   op.check(call);
+  if (cpu::kVerbose) cpu::TellLibrary();
   try {
     if (op.has_kernel) RunKernel(call);
   } catch (const std::bad_alloc& e) {  // before the kernel has written anything

@@ -62,10 +62,18 @@ std::string FirstLine(const std::string& path) {
   return line;
 }
 
-int CountFromEnvironment() {
+struct ThreadCount {
+  int count;
+  const char* origin;
+};
+
+ThreadCount CountFromEnvironment() {
   const char* text = std::getenv("MS_DSV32_NUM_THREADS");
-  if (text == nullptr || *text == '\0')
-    return std::min(CpusOfAffinity(), CpusOfCgroups("/sys/fs/cgroup", "/proc/self/cgroup"));
+  if (text == nullptr || *text == '\0') {
+    const ThreadCount affinity = {CpusOfAffinity(), "the CPUs that the process may run on"};
+    const ThreadCount quota = {CpusOfCgroups("/sys/fs/cgroup", "/proc/self/cgroup"), "the control group's CPU quota"};
+    return quota.count < affinity.count ? quota : affinity;
+  }
   char* end = nullptr;
   errno = 0;
   const long value = std::strtol(text, &end, 10);
@@ -73,7 +81,7 @@ int CountFromEnvironment() {
     throw std::invalid_argument("MS_DSV32_NUM_THREADS is '" + std::string(text) + "', expected an integer in [1, " +
                                 std::to_string(kMaxThreads) + "]");
   }
-  return static_cast<int>(value);
+  return {static_cast<int>(value), "MS_DSV32_NUM_THREADS"};
 }
 
 // Threads sleep on a futex, a word that wakes them when it changes. Unlike a mutex and a condition variable it has no
@@ -235,7 +243,7 @@ class Workers {
 struct Pool {
   std::mutex host_mutex;
   std::unique_ptr<Workers> workers;  // absent until the first parallel call, and in a child of fork()
-  int count = 0;                     // 0: not read yet
+  ThreadCount threads = {0, ""};     // a count of 0: not read yet
   bool closed = false;               // after static destruction: everything runs on the caller
 
   Pool() {
@@ -254,8 +262,8 @@ struct Pool {
   }
 
   int Count() {
-    if (count == 0) count = CountFromEnvironment();
-    return count;
+    if (threads.count == 0) threads = CountFromEnvironment();
+    return threads.count;
   }
 
   static Pool& Get() {
@@ -305,9 +313,14 @@ int CpusOfCgroups(const char* root, const char* membership) {
 }
 
 int NumThreads() {
-  if (current_thread >= 0) return Pool::Get().count;  // inside a body: fixed, and the host mutex is taken
+  if (current_thread >= 0) return Pool::Get().threads.count;  // inside a body: fixed, and the host mutex is taken
   std::lock_guard<std::mutex> lock(Pool::Get().host_mutex);
   return Pool::Get().Count();
+}
+
+const char* NumThreadsOrigin() {
+  std::lock_guard<std::mutex> lock(Pool::Get().host_mutex);
+  return Pool::Get().threads.origin;
 }
 
 void SetNumThreads(int count) {
@@ -319,7 +332,7 @@ void SetNumThreads(int count) {
   Pool& pool = Pool::Get();
   std::lock_guard<std::mutex> lock(pool.host_mutex);
   pool.workers.reset();
-  pool.count = count;
+  pool.threads = {count, "set_thread_count"};
 }
 
 void ParallelForErased(int64_t n, ParallelBody call, const void* body) {

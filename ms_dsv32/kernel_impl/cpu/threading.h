@@ -21,6 +21,9 @@ namespace ms_dsv32::cpu {
 // not an integer in [1, 1024].
 __attribute__((visibility("hidden"))) int NumThreads();
 
+// Where the number of threads is from, in words; "" before NumThreads is called.
+__attribute__((visibility("hidden"))) const char* NumThreadsOrigin();
+
 // Changes the number of threads (1..1024; 0: back to the environment's). Waits for a running ParallelFor.
 __attribute__((visibility("hidden"))) void SetNumThreads(int count);
 

@@ -19,6 +19,7 @@
 #include "ms_dsv32/kernel_impl/cpu/isa/softmax.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/verbose.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
@@ -269,6 +270,10 @@ inline void AttentionByHeads(const SparseFlashAttentionQuantParams& p, int64_t m
   for (int64_t i = 0; i < in_flight; ++i) places[i] = attention.AddPlace(taken, block);
   for (int64_t i = 0; i < threads; ++i) buffers[i] = attention.AddBuffers(taken, block);
 
+  if (kVerbose && whole > 0) {
+    const PlanItem plan[] = {{"heads_as_columns", 1}, {"token_threads", 1}};
+    TellPlan("sparse_flash_attention_quant", plan);
+  }
   ParallelFor(whole, [&](int64_t token, int thread) {
     HeadsAttention::Place& place = places[thread];
     attention.Select(token, place);
@@ -290,6 +295,12 @@ inline void AttentionByHeads(const SparseFlashAttentionQuantParams& p, int64_t m
   const int64_t blocks = CeilDiv(RoundUp(max_keys, kLink), kBlockKeys);
   const int64_t item_keys = kBlockKeys * Max<int64_t>(1, Min(kItemBlocks, left * blocks / (kThreadItems * threads)));
   const int64_t key_items = CeilDiv(blocks * kBlockKeys, item_keys);
+  const int64_t parts = Min(strips, CeilDiv(2 * threads, left * kOutItems));  // each dequantises for itself
+  if (kVerbose) {
+    const PlanItem plan[] = {
+        {"heads_as_columns", 1}, {"token_threads", threads}, {"item_keys", item_keys}, {"output_parts", parts}};
+    TellPlan("sparse_flash_attention_quant", plan);
+  }
   ParallelFor(left * key_items, [&](int64_t item, int thread) {
     const HeadsAttention::Place& place = places[item / key_items];
     const int64_t begin = item % key_items * item_keys, end = Min(begin + item_keys, place.padded);
@@ -297,7 +308,6 @@ inline void AttentionByHeads(const SparseFlashAttentionQuantParams& p, int64_t m
     if (begin < end) attention.Score(place, begin, end, begin + threads * item_keys, buffers[thread]);
   });
   ParallelFor(left * strips, [&](int64_t item, int) { attention.Softmax(item % strips, places[item / strips]); });
-  const int64_t parts = Min(strips, CeilDiv(2 * threads, left * kOutItems));  // each dequantises for itself
   ParallelFor(left * kOutItems * parts, [&](int64_t item, int thread) {
     const int64_t part = item % parts, dims = item / parts % kOutItems;
     attention.Out(places[item / (parts * kOutItems)], dims, dims + 1, part * strips / parts,

@@ -17,6 +17,7 @@
 #include "ms_dsv32/kernel_impl/cpu/isa/softmax.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/verbose.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
@@ -51,6 +52,11 @@ inline void AttentionByStrips(const SparseFlashAttentionQuantParams& p, int64_t 
   const int64_t head_items =
       Max<int64_t>(1, Min(p.n_q / kMinHeads, CeilDiv(kItemsPerThread * threads, wave_tokens * column_items)));
   const int64_t head_step = CeilDiv(p.n_q, head_items);
+  if (kVerbose) {
+    const PlanItem plan[] = {
+        {"heads_as_columns", 0}, {"wave_tokens", wave_tokens}, {"item_keys", tile_keys}, {"item_heads", head_step}};
+    TellPlan("sparse_flash_attention_quant", plan);
+  }
   // Rows of the scores, and strips of V, are a line longer than a power of two, so that neighbours do not share cache
   // sets.
   const int64_t score_stride = max_keys + 16;

@@ -672,12 +672,14 @@ inline void GemmBf16(const Rows<uint16_t>& x, const Strips<uint16_t>& w, int64_t
 #endif
 }
 
+// Whether AMX's tiles multiply so many rows of int8. With fewer rows the stream of weights bounds both ways, and
+// AVX-512 reads it a little faster. The bits are the same.
+constexpr bool Int8OnTiles(int64_t rows) { return MS_DSV32_IS_AMX && rows > Int8Dot::kTileRows; }
+
 // As GemmBf16 with strips [k/4][16][4]; k is a multiple of 4, below 65536.
 inline void GemmInt8(const Rows<int8_t>& x, const Strips<int8_t>& w, int64_t k, const Sums<int32_t>& c) {
 #if MS_DSV32_IS_AMX
-  // With fewer rows the stream of weights bounds both ways, and AVX-512 reads it a little faster. The bits are the
-  // same.
-  if (x.count > Int8Dot::kTileRows) return GemmAmx(x, w, k, c);
+  if (Int8OnTiles(x.count)) return GemmAmx(x, w, k, c);
   GemmOneTile<Int8Dot>(x, w, k, c);
 #else
   Gemm<Int8Dot>(x, w, k, c);

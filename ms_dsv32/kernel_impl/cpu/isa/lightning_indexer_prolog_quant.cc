@@ -2,6 +2,7 @@
 #include "ms_dsv32/kernel_impl/cpu/isa/cache_rows.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/indexer_prolog_stages.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/verbose.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {
@@ -29,6 +30,15 @@ void RunChunk(const LightningIndexerPrologQuantParams& p) {
   char* thread_scratch = scratch[of_threads];
   const IndexerHeads heads(p, hadamard_q, threads);
   FindCacheWriters(p.k_cache_index, p.t, scratch[table], writes);
+
+  if (kVerbose) {
+    const PlanItem plan[] = {{"packed", p.packed},
+                             {"depth_parts", projection.Parts()},
+                             {"panels", projection.Panels()},
+                             {"token_blocks", heads.tasks / op_info::kIdxNHeads},
+                             {"int8_tiles", Int8OnTiles(Min(kIndexerRows, p.t))}};
+    TellPlan("lightning_indexer_prolog_quant", plan);
+  }
 
   // (2), (3) x @ wk and x @ w_proj
   ParallelFor(projection.tasks + 1, [&](int64_t task, int thread) {

@@ -12,6 +12,7 @@
 #include "ms_dsv32/kernel_impl/cpu/isa/topk.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/verbose.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {
@@ -138,6 +139,10 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
     if (count == 0) return;  // the last tokens see too few keys to be scored
     const int64_t range = Min(RoundUp(CeilDiv(wave_keys, threads * kRangesPerThread), kKeyRun), kMaxRange);
     const int64_t row_ranges = CeilDiv(row_size, range);
+    if (kVerbose) {
+      const PlanItem plan[] = {{"wave_tokens", wave_tokens}, {"group_tokens", kGroupTokens}, {"item_keys", range}};
+      TellPlan("lightning_indexer_quant", plan);
+    }
 
     // (2) one factor for each head; the query in the order of the dot products. A token is cut into parts, so that a
     // single token wakes the other threads now.

@@ -5,6 +5,7 @@
 #include "ms_dsv32/kernel_impl/cpu/isa/token_range.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/verbose.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {
@@ -123,6 +124,8 @@ class EpilogOutput {
     }
   }
 
+  int64_t Panels() const { return group_; }
+
   int64_t tasks;
 
  private:
@@ -158,6 +161,14 @@ void RunChunk(const MlaEpilogQuantParams& p) {
   char* thread_scratch = scratch[of_threads];
   const EpilogHeads heads(p, v, threads);
   const EpilogOutput output(p, v8, scales, threads);
+
+  if (kVerbose) {
+    const PlanItem plan[] = {{"packed", p.packed},
+                             {"panels", output.Panels()},
+                             {"token_blocks", heads.tasks / p.n_q},
+                             {"int8_tiles", Int8OnTiles(Min(kEpilogRows, p.t))}};
+    TellPlan("mla_epilog_quant", plan);
+  }
 
   // (1) value up-projection of each head
   ParallelFor(heads.tasks, [&](int64_t task, int thread) { heads.Run(task, thread_scratch + thread * thread_bytes); });

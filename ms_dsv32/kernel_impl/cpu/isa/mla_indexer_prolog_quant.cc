@@ -3,6 +3,7 @@
 #include "ms_dsv32/kernel_impl/cpu/isa/indexer_prolog_stages.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_stages.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/verbose.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {
@@ -43,6 +44,16 @@ void RunChunk(MlaPrologQuantParams mla, LightningIndexerPrologQuantParams indexe
   const MlaHeads mla_heads(mla, threads);
   const IndexerHeads indexer_heads(indexer, hadamard_q, threads);
   FindCacheWriters(mla.cache_index, t, scratch[table], writes);
+
+  if (kVerbose) {
+    const PlanItem plan[] = {{"packed", mla.packed},
+                             {"depth_parts", projection.Parts()},
+                             {"panels", projection.Panels()},
+                             {"token_blocks", mla_heads.tasks / mla.n_q},
+                             {"indexer_token_blocks", indexer_heads.tasks / op_info::kIdxNHeads},
+                             {"int8_tiles", Int8OnTiles(Min(Min(kHeadRows, kIndexerRows), t))}};
+    TellPlan("mla_indexer_prolog_quant", plan);
+  }
 
   // token_x times the four weights that it meets, in one go
   ParallelFor(projection.tasks + 1, [&](int64_t task, int thread) {

@@ -2,6 +2,7 @@
 #include "ms_dsv32/kernel_impl/cpu/isa/cache_rows.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/mla_prolog_stages.h"
 #include "ms_dsv32/kernel_impl/cpu/threading.h"
+#include "ms_dsv32/kernel_impl/cpu/verbose.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 namespace {
@@ -25,6 +26,15 @@ void RunChunk(const MlaPrologQuantParams& p) {
   uint8_t* writes = scratch[writers];
   char* thread_scratch = scratch[of_threads];
   FindCacheWriters(p.cache_index, p.t, scratch[table], writes);
+
+  if (kVerbose) {
+    const PlanItem plan[] = {{"packed", p.packed},
+                             {"depth_parts", projection.Parts()},
+                             {"panels", projection.Panels()},
+                             {"token_blocks", heads.tasks / p.n_q},
+                             {"int8_tiles", Int8OnTiles(Min(kHeadRows, p.t))}};
+    TellPlan("mla_prolog_quant", plan);
+  }
 
   // (1), (5) token_x @ w_dq and token_x @ w_dkv_kr
   ParallelFor(projection.tasks,

@@ -105,6 +105,10 @@ class TokenProjection {
     }
   }
 
+  // Tasks that h is cut into, and panels of a task. After Plan.
+  int64_t Parts() const { return Split() ? kProjectionParts : 1; }
+  int64_t Panels() const { return group_; }
+
   int64_t tasks = 0;
 
  private:
