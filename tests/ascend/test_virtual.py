@@ -46,7 +46,7 @@ def faults(tmp_path_factory: pytest.TempPathFactory) -> ctypes.CDLL:
     made = tmp_path_factory.mktemp("faults") / "faults.so"
     flags = [*stand_in.FLAGS, "-shared", f"-I{stand_in.SOURCES}", f"-I{EMULATOR}", f"-L{stand_in.build() / 'lib64'}"]
     source = VIRTUAL / "faults.cc"
-    subprocess.run([compiler(), *flags, str(source), "-o", str(made), "-lnnopbase", "-lascendcl"], check=True)
+    subprocess.run([*compiler(), *flags, str(source), "-o", str(made), "-lnnopbase", "-lascendcl"], check=True)
     return ctypes.CDLL(str(made))
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from emulator import building, cache_directory, compiler
+from emulator import building, cache_directory, compiler, last_flags
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -64,14 +64,15 @@ class Launch:
 def library() -> ctypes.CDLL:
     """The host side as a library: compiled once for each content, every warning an error."""
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", f"-I{ROOT}", f"-I{HERE / 'stubs'}"]
-    digest = hashlib.sha256("\0".join([compiler(), *flags]).encode())
+    flags += last_flags()
+    digest = hashlib.sha256("\0".join([*compiler(), *flags]).encode())
     for path in sorted([*SOURCES, *HEADERS]):
         digest.update(str(path).encode() + b"\0" + path.read_bytes())
     target = cache_directory() / f"op_host-{digest.hexdigest()[:20]}.so"
     with building(target):
         if not target.exists():
             made = target.with_suffix(".tmp")
-            command = [compiler(), *flags, "-shared", "-Wl,--no-undefined", *map(str, SOURCES), "-o", str(made)]
+            command = [*compiler(), *flags, "-shared", "-Wl,--no-undefined", *map(str, SOURCES), "-o", str(made)]
             subprocess.run(command, check=True)
             made.replace(target)
     loaded = ctypes.CDLL(str(target))

@@ -154,7 +154,7 @@ def build() -> Path:
     text = _source(infos, kernels)
     flags = [*stand_in.FLAGS, *(f"-I{path}" for path in (SOURCES, stand_in.SOURCES, EMULATOR))]
     sources = sorted(SOURCES.glob("*.cc"))
-    digest = hashlib.sha256("\0".join([text, str(home), compiler(), *flags]).encode())
+    digest = hashlib.sha256("\0".join([text, str(home), *compiler(), *flags]).encode())
     for path in (*sorted(SOURCES.glob("*")), EMULATOR / "interface.h", Path(__file__)):
         digest.update(path.read_bytes())
     root = cache_directory() / f"package-{digest.hexdigest()[:20]}"
@@ -173,7 +173,7 @@ def build() -> Path:
             generated = made / "operators.cc"
             generated.write_text(text, encoding="utf-8")
             lib = home / "lib64"
-            command = [compiler(), *flags, "-shared", "-Wl,--no-undefined", str(generated), *map(str, sources)]
+            command = [*compiler(), *flags, "-shared", "-Wl,--no-undefined", str(generated), *map(str, sources)]
             command += ["-o", str(vendor / cann.OP_API), f"-L{lib}", "-lnnopbase", "-lascendcl", "-ldl"]
             stand_in.run(command)
             made.rename(root)

@@ -71,7 +71,7 @@ StatusFactory* StatusFactory::Instance() {
 @functools.cache
 def folder() -> Path:
     """Where the stand-in is, or will be: named after the content of the sources and of MindSpore's libraries."""
-    digest = hashlib.sha256("\0".join([compiler(), *FLAGS]).encode())
+    digest = hashlib.sha256("\0".join([*compiler(), *FLAGS]).encode())
     for path in sorted([*SOURCES.glob("*"), EMULATOR / "types.h", Path(__file__)]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
     for path in _wanting():
@@ -151,7 +151,7 @@ def _stubs(names: Iterable[str]) -> str:
 def _compile(source: Path, work: Path) -> Path:
     made = work / f"{source.name}.o"
     flags = ["-x", "c", "-O1", "-fPIC", "-w"] if source.suffix == ".c" else [*FLAGS, f"-I{SOURCES}", f"-I{EMULATOR}"]
-    run([compiler(), *flags, "-c", str(source), "-o", str(made)])
+    run([*compiler(), *flags, "-c", str(source), "-o", str(made)])
     return made
 
 
@@ -164,7 +164,7 @@ def _link(
     allow_undefined: bool = False,
 ) -> None:
     undefined = [] if allow_undefined else ["-Wl,--no-undefined"]
-    command = [compiler(), "-shared", "-pthread", "-Wl,--no-as-needed", *undefined, f"-Wl,-soname,lib{name}.so"]
+    command = [*compiler(), "-shared", "-pthread", "-Wl,--no-as-needed", *undefined, f"-Wl,-soname,lib{name}.so"]
     command += [*map(str, objects), "-o", str(folder / f"lib{name}.so"), f"-L{search or folder}"]
     run([*command, *(f"-l{need}" for need in needs)])
 

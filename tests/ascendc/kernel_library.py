@@ -65,12 +65,12 @@ def build_library(sources: Mapping[str, str] | None = None) -> Path:
         objects = pool.submit(_objects)
         kernels = list(pool.map(lambda name: build(texts[name], [name], include_dirs=[OP_KERNEL]).path, texts))
     files = [*objects.result(), *kernels]
-    digest = hashlib.sha256("\0".join([compiler(), *LINK, *map(str, files)]).encode())
+    digest = hashlib.sha256("\0".join([*compiler(), *LINK, *map(str, files)]).encode())
     target = cache_directory() / f"kernel_library-{digest.hexdigest()[:20]}.so"
     with building(target):
         if not target.exists():
             made = target.with_suffix(".tmp")
-            _run([compiler(), *LINK, *map(str, files), "-o", str(made)])
+            _run([*compiler(), *LINK, *map(str, files), "-o", str(made)])
             made.replace(target)
     return target
 
@@ -78,7 +78,7 @@ def build_library(sources: Mapping[str, str] | None = None) -> Path:
 def _objects() -> list[Path]:
     """What does not depend on the text of the kernels: compiled once for each content."""
     text = _tables() + (HERE / "kernel_library.cc").read_text(encoding="utf-8")
-    digest = hashlib.sha256("\0".join([text, compiler(), *FLAGS]).encode())
+    digest = hashlib.sha256("\0".join([text, *compiler(), *FLAGS]).encode())
     headers = [*CONTRACT.rglob("*.*"), *CPU.rglob("*.*"), *OP_HOST.glob("*.h"), *OP_KERNEL.glob("*.h")]
     for path in sorted([*headers, EMULATOR / "interface.h"]):
         digest.update(path.read_bytes())
@@ -91,7 +91,7 @@ def _objects() -> list[Path]:
             own = made / "kernel_library.cc"
             own.write_text(text, encoding="utf-8")
             units = [own, *SHARED]
-            commands = [[compiler(), *FLAGS, "-c", str(unit), "-o", str(made / f"{unit.stem}.o")] for unit in units]
+            commands = [[*compiler(), *FLAGS, "-c", str(unit), "-o", str(made / f"{unit.stem}.o")] for unit in units]
             with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
                 list(pool.map(_run, commands))
             made.rename(folder)

@@ -33,7 +33,7 @@ def test_sanitizers_find_nothing(file: str, selection: str) -> None:
     # Python has no C++ runtime of its own: without libstdc++ AddressSanitizer finds no __cxa_throw to wrap.
     preload = [
         subprocess.run(
-            [compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
+            [*compiler(), f"-print-file-name={name}"], capture_output=True, text=True, check=True
         ).stdout.strip()
         for name in ("libasan.so", "libstdc++.so.6")
     ]

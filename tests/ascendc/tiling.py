@@ -7,7 +7,7 @@ import hashlib
 import subprocess
 from pathlib import Path
 
-from emulator import building, cache_directory, compiler
+from emulator import building, cache_directory, compiler, last_flags
 
 ROOT = Path(__file__).resolve().parents[2]
 OP_KERNEL = ROOT / "ms_dsv32" / "kernel_impl" / "ascendc" / "op_kernel"
@@ -46,15 +46,16 @@ class TilingRefusedError(ValueError):
 
 def library(source: str) -> ctypes.CDLL:
     """`source`, which may include the headers of op_host and op_kernel, as a library."""
-    digest = hashlib.sha256(source.encode())
+    flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", f"-I{ROOT}", *last_flags()]
+    digest = hashlib.sha256("\0".join([source, *compiler(), *flags]).encode())
     for path in sorted([*OP_HOST.glob("*.h"), *OP_KERNEL.glob("*.h")]):
         digest.update(path.read_bytes())
     target = cache_directory() / f"tiling-{digest.hexdigest()[:20]}.so"
     with building(target):
         if not target.exists():
             made = target.with_suffix(".tmp")
-            command = [compiler(), "-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared", f"-I{ROOT}"]
-            subprocess.run([*command, "-x", "c++", "-", "-o", str(made)], input=source, text=True, check=True)
+            command = [*compiler(), *flags, "-shared", "-x", "c++", "-", "-o", str(made)]
+            subprocess.run(command, input=source, text=True, check=True)
             made.replace(target)
     return ctypes.CDLL(str(target))
 

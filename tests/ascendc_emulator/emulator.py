@@ -7,6 +7,7 @@ import fcntl
 import hashlib
 import json
 import os
+import shlex
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -189,8 +190,14 @@ def building(target: Path) -> Iterator[None]:
         yield
 
 
-def compiler() -> str:
-    return os.environ.get("CXX", "g++")
+def compiler() -> list[str]:
+    """The words of CXX, as for setup.py."""
+    return shlex.split(os.environ.get("CXX", "g++"))
+
+
+def last_flags() -> list[str]:
+    """The words of CXXFLAGS, which come after all other flags, as for setup.py."""
+    return shlex.split(os.environ.get("CXXFLAGS", ""))
 
 
 def syntax_check(
@@ -199,7 +206,7 @@ def syntax_check(
     """Compiles kernel text without making code, to test what must and what must not compile."""
     includes = [f"-I{path}" for path in (HERE, *include_dirs)]
     return subprocess.run(
-        [cxx or compiler(), "-std=c++17", "-fsyntax-only", *flags, "-x", "c++", *includes, "-"],
+        [*([cxx] if cxx else compiler()), "-std=c++17", "-fsyntax-only", *flags, "-x", "c++", *includes, "-"],
         input=source,
         text=True,
         capture_output=True,
@@ -227,7 +234,8 @@ def build(
         directories.append(Path(source).resolve().parent)
     directories = list(dict.fromkeys(directories))
     flags = [*FLAGS, *(SANITIZE if sanitize else ()), *(f"-D{k}={v}" for k, v in (defines or {}).items())]
-    digest = hashlib.sha256("\0".join([text, compiler(), *flags, *kernels]).encode())
+    flags += last_flags()
+    digest = hashlib.sha256("\0".join([text, *compiler(), *flags, *kernels]).encode())
     for directory in (HERE, *directories):
         for path in sorted([*directory.glob("*.h"), *directory.glob("*.cpp")]):
             digest.update(str(path).encode() + b"\0" + path.read_bytes())  # reports name the path
@@ -242,7 +250,7 @@ def build(
             body += '\n#include "launch.h"\n' + "".join(f"ASCENDC_EMULATOR_ENTRY({kernel})\n" for kernel in kernels)
             made = target.with_suffix(f".{os.getpid()}.tmp")
             command = [
-                compiler(),
+                *compiler(),
                 *flags,
                 *(f"-I{path}" for path in (HERE, *directories)),
                 "-x",

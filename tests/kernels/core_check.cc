@@ -76,6 +76,8 @@ void CheckConversions() {
     for (uint16_t& s : same) s = static_cast<uint16_t>(v | 0x8000u);
     Expect(LoadFp16(same)[kLanes - 1] == -from_fp16(static_cast<uint16_t>(v)), "LoadFp16(%#x)", v | 0x8000u);
   }
+  Expect(Fp16ToF32(0x7c00) == INFINITY && Fp16ToF32(0xfc00) == -INFINITY, "Fp16ToF32 of infinities");
+  Expect(std::isnan(Fp16ToF32(0x7c01)) && std::isnan(Fp16ToF32(0xffff)), "Fp16ToF32 of NaN");
   for (int i = 0; i < 300000; ++i) {
     // Random bits, values around fp16's range, and ties of both formats.
     uint32_t bits = random_bits();
@@ -503,6 +505,7 @@ int Run() {
   CheckProducts(2176, 1, 49);   // AMX: each half of int8 is 1024 and 64 deep, and tiles have several heights
   CheckProducts(128, 1, 63);    // AMX: the upper tiles are of one height, the lower ones are not
   CheckProducts(2048, 2, 131);  // AMX copies such rows, 128 at a time
+  CheckProducts(2048, 1, 129);  // AMX: the last row is alone
   CheckCacheRows();
   CheckTokenRanges();
   CheckThreads();

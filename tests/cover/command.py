@@ -1,0 +1,73 @@
+"""``python -m tests.cover``: measures what the tests run, and tells what they do not."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+
+from cover import page, targets
+from cover.counters import Coverage, Missed
+
+_REASONS = Path(__file__).resolve().parent / "reasons.yaml"
+_EPILOG = """examples:
+  python -m tests.cover                   everything that this machine can measure
+  python -m tests.cover avx2 --write      the CPU kernels of one instruction set, and the figures into docs/coverage.md
+  python -m tests.cover op_kernel python
+
+The exit status is 1 if a line or a branch is missed without a reason in tests/cover/reasons.yaml. What was compiled and
+counted is in build/coverage/."""
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why no test runs a line: its file, and the text it begins with."""
+
+    file: str
+    text: str
+    why: str
+
+    def explains(self, missed: Missed) -> bool:
+        return missed.file == self.file and missed.text.startswith(self.text)
+
+
+def reasons() -> list[Reason]:
+    """Those of the list."""
+    return [Reason(**entry) for entry in yaml.safe_load(_REASONS.read_text(encoding="utf-8"))]
+
+
+def unexplained(coverage: Coverage) -> list[Missed]:
+    """What is missed without a reason."""
+    known = reasons()
+    return [missed for missed in coverage.missed if not any(reason.explains(missed) for reason in known)]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measures the targets that were asked for; the exit status."""
+    every = {target.name: target for target in targets.every()}
+    parser = argparse.ArgumentParser(
+        "python -m tests.cover", epilog=_EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("targets", nargs="*", metavar="target", help=f"of {', '.join(every)}; default: all")
+    parser.add_argument("--write", action="store_true", help="write the figures into docs/coverage.md")
+    parser.add_argument("--workers", type=int, default=2, help="processes that run tests (default: %(default)s)")
+    args = parser.parse_args(argv)
+    if unknown := set(args.targets) - set(every):
+        parser.error(f"no target {', '.join(sorted(unknown))}; this machine has {', '.join(every)}")
+    console = Console(highlight=False)
+    left = 0
+    for name in args.targets or every:
+        coverage = every[name].measure(workers=args.workers)
+        total = coverage.total
+        lines, branches = f"{total.lines_run} of {total.lines}", f"{total.branches_run} of {total.branches}"
+        console.print(f"{name}: {lines} lines, {branches} branches", markup=False)
+        for missed in unexplained(coverage):
+            left += 1
+            console.print(f"  {missed}", markup=False, soft_wrap=True)
+        if args.write:
+            page.write(name, total)
+    return 1 if left else 0
