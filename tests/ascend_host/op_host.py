@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -126,8 +127,19 @@ def infer_shapes(
     return None if status else [tuple(out[i * 9 + 1 : i * 9 + 1 + out[i * 9]]) for i in range(outputs)]
 
 
-def infer_dtypes(op_type: str, outputs: int) -> list[int]:
-    """CANN's numbers of the outputs' dtypes."""
+def infer_dtypes(op_type: str, outputs: int) -> list[int] | None:
+    """CANN's numbers of the outputs' dtypes; None if the inference fails."""
     out = (ctypes.c_int * outputs)()
-    assert library().host_infer_dtype(op_type.encode(), outputs, out) == 0
-    return list(out)
+    status = library().host_infer_dtype(op_type.encode(), outputs, out)
+    assert status in (0, FAILED)
+    return None if status else list(out)
+
+
+@contextlib.contextmanager
+def withheld(what: str) -> Iterator[None]:
+    """CANN does not give this, one of the names in stubs/register/op_def_registry.h."""
+    library().host_withhold(what.encode())
+    try:
+        yield
+    finally:
+        library().host_withhold(b"")

@@ -8,7 +8,7 @@ import re
 
 import op_host
 import pytest
-from op_host import ASCENDC, Device, definition, infer_dtypes, infer_shapes, tile
+from op_host import ASCENDC, Device, definition, infer_dtypes, infer_shapes, tile, withheld
 from tiling import PROLOGS, prolog_tiling
 from tiling import library as tiling_library
 
@@ -412,3 +412,52 @@ def test_inference_refuses_what_the_contract_refuses(capfd: pytest.CaptureFixtur
     assert capfd.readouterr().err.startswith(
         "ms_dsv32: lightning_indexer_quant: q_int8 has shape (6, 64, 127), expected (t, idx_n_heads, idx_head_dim)"
     )
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    ("what", "message"),
+    [("tiling data", r"CANN gives no room for \d+ bytes of tiling"), ("workspace", "CANN gives no workspace")],
+)
+def test_tiling_where_cann_gives_too_little(
+    capfd: pytest.CaptureFixture[str], name: str, what: str, message: str
+) -> None:
+    with withheld(what):
+        text = _refused(capfd, name, _shapes(name))
+    assert re.fullmatch(f"ms_dsv32: {name}: {message}\n", text)
+    assert tile(op_info.load(name).cann_type, _shapes(name), _attrs(name)) is not None
+
+
+@pytest.mark.parametrize("name", [name for name in OPERATORS if op_info.load(name).ascend_attrs])
+def test_tiling_without_attributes(capfd: pytest.CaptureFixture[str], name: str) -> None:
+    with withheld("attributes"):
+        text = _refused(capfd, name, _shapes(name))
+    assert text == f"ms_dsv32: {name}: attribute {next(iter(_attrs(name)))} is missing\n"
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_inference_where_cann_gives_too_little(capfd: pytest.CaptureFixture[str], name: str) -> None:
+    info, attrs = op_info.load(name), _attrs(name)
+    with withheld("output shape"):
+        assert infer_shapes(info.cann_type, len(info.outputs), _shapes(name), attrs) is None
+    assert capfd.readouterr().err == f"ms_dsv32: {name}: an output is missing\n"
+    with withheld("output dtype"):
+        assert infer_dtypes(info.cann_type, len(info.outputs)) is None
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in OPERATORS if any(a.type == "int" for a in op_info.load(name).ascend_attrs)]
+)
+def test_an_attribute_of_another_type_is_missing(capfd: pytest.CaptureFixture[str], name: str) -> None:
+    attrs = _attrs(name)
+    key = next(key for key, value in attrs.items() if isinstance(value, int))
+    text = _refused(capfd, name, _shapes(name), attrs | {key: float(attrs[key])})
+    assert text == f"ms_dsv32: {name}: attribute {key} is missing\n"
+
+
+@pytest.mark.parametrize("name", PROLOGS)
+def test_rows_of_a_cache_beyond_what_counts_them(capfd: pytest.CaptureFixture[str], name: str) -> None:
+    """A size is unknown (-1) only while shapes are inferred, never where a launch is made."""
+    shapes = [(-1, *shape[1:]) if len(shape) == 4 else shape for shape in _shapes(name)]
+    text = _refused(capfd, name, shapes)
+    assert text == f"ms_dsv32: {name}: block_num must be in [0, 4294967295], got -1\n"

@@ -21,10 +21,8 @@ OPERATOR = "mla_epilog_quant"
 TILING_SOURCE = """
 #include "ms_dsv32/kernel_impl/ascendc/op_host/epilog_make_tiling.h"
 using namespace ms_dsv32::ascendc;
-extern "C" const char* make_tiling(uint32_t t, uint32_t n_q, uint32_t cores, uint32_t l1, EpilogTiling* tiling) {
-  Platform platform = Arch2201(cores);
-  if (l1) platform.l1 = l1;
-  return MakeMlaEpilogQuantTiling({t, n_q}, platform, *tiling);
+extern "C" const char* make_tiling(uint32_t t, uint32_t n_q, uint32_t cores, EpilogTiling* tiling) {
+  return MakeMlaEpilogQuantTiling({t, n_q}, Arch2201(cores), *tiling);
 }
 """
 MOST_CORES = 31
@@ -58,12 +56,11 @@ class TilingData(ctypes.Structure):
     )  # fmt: skip
 
 
-def shape_tiling(t: int, n_q: int, cores: int, l1: int = 0) -> TilingData:
-    """Tiling data. `l1`: bytes of L1 instead of the architecture's."""
+def shape_tiling(t: int, n_q: int, cores: int) -> TilingData:
     make = tiling_library(TILING_SOURCE).make_tiling
     make.restype = ctypes.c_char_p
     data = TilingData()
-    refusal = make(t, n_q, cores, l1, ctypes.byref(data))
+    refusal = make(t, n_q, cores, ctypes.byref(data))
     if refusal is not None:
         raise TilingRefusedError(refusal.decode())
     return data

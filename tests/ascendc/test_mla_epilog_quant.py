@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 from emulated import check, run
 from epilog import case_of, golden_of, shape_tiling
-from tiling import TilingRefusedError
 from tolerance import assert_same_bits, assert_same_outputs
 
 from ms_dsv32 import golden
@@ -149,14 +148,3 @@ def test_cores_read_equal_shares(t: int) -> None:
     ]
     spare = 1024 * 32 if t <= 32 else 16384 * 32 // 4
     assert max(loads) - sum(loads) / 24 < spare
-
-
-def test_tiling_refuses_what_does_not_fit() -> None:
-    with pytest.raises(TilingRefusedError, match="L1 must hold"):
-        shape_tiling(8, 128, 24, l1=262144)
-    with pytest.raises(TilingRefusedError, match="no AI core"):
-        shape_tiling(8, 128, 0)
-    with pytest.raises(TilingRefusedError, match="n_q must be in"):
-        shape_tiling(8, 129, 24)
-    with pytest.raises(TilingRefusedError, match="t must be at most"):
-        shape_tiling(65537, 1, 24)

@@ -8,7 +8,7 @@ import pytest
 from cases import CACHE_INDEX
 from emulated import check, run
 from prologs import case_of, golden_of
-from tiling import PROLOGS, TilingRefusedError, prolog_tiling
+from tiling import PROLOGS
 from tolerance import assert_same_bits, assert_same_outputs
 
 from ms_dsv32.golden import float32_to_bf16
@@ -204,14 +204,3 @@ def test_fused_has_the_bits_of_the_pair() -> None:
     for name, value in got.items():
         half, own = name.split("_", 1)
         assert_same_bits(name, value, (mla if half == "mla" else indexer)[own])
-
-
-@pytest.mark.parametrize("op", PROLOGS)
-def test_tiling_refuses_what_does_not_fit(op: str) -> None:
-    with pytest.raises(TilingRefusedError, match="L1 must hold"):
-        prolog_tiling(op, 8, 128, 1024, 24, l1=262144)
-    with pytest.raises(TilingRefusedError, match="no AI core"):
-        prolog_tiling(op, 8, 128, 1024, 0)
-    if op != "lightning_indexer_prolog_quant":
-        with pytest.raises(TilingRefusedError, match="n_q must be in"):
-            prolog_tiling(op, 8, 129, 1024, 24)

@@ -21,9 +21,8 @@ extern "C" {
 uint64_t tiling_size() { return sizeof(PrologTiling); }
 // Which of the three: 0 mla_prolog_quant, 1 lightning_indexer_prolog_quant, 2 mla_indexer_prolog_quant.
 const char* make_tiling(int op, uint32_t t, uint32_t n_q, uint64_t cache_rows, float epsilon_cq, float epsilon_ckv,
-                        float epsilon_k, uint32_t cores, uint32_t l1, void* bytes, uint64_t* facts) {
-  Platform platform = Arch2201(cores);
-  if (l1) platform.l1 = l1;
+                        float epsilon_k, uint32_t cores, void* bytes, uint64_t* facts) {
+  const Platform platform = Arch2201(cores);
   PrologTiling out{};
   const char* no =
       op == 0   ? MakeMlaPrologQuantTiling(t, n_q, cache_rows, epsilon_cq, epsilon_ckv, platform, out)
@@ -70,21 +69,20 @@ def prolog_tiling(
     epsilon_cq: float = 1e-5,
     epsilon_ckv: float = 1e-5,
     epsilon_k: float = 1e-6,
-    l1: int = 0,
 ) -> tuple[bytes, int, int]:
-    """Tiling data, AI cores and bytes of workspace of a prolog. `l1`: bytes of L1 instead of the architecture's."""
+    """Tiling data, AI cores and bytes of workspace of a prolog."""
     prologs = library(_PROLOG_SOURCE)
     prologs.make_tiling.restype = ctypes.c_char_p
     prologs.make_tiling.argtypes = (
         [ctypes.c_int, ctypes.c_uint32, ctypes.c_uint32, ctypes.c_uint64]
         + [ctypes.c_float] * 3
-        + [ctypes.c_uint32, ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p]
+        + [ctypes.c_uint32, ctypes.c_void_p, ctypes.c_void_p]
     )
     prologs.tiling_size.restype = ctypes.c_uint64
     data = ctypes.create_string_buffer(prologs.tiling_size())
     facts = (ctypes.c_uint64 * 2)()
     refusal = prologs.make_tiling(
-        PROLOGS.index(op), t, n_q, cache_rows, epsilon_cq, epsilon_ckv, epsilon_k, cores, l1, data, facts
+        PROLOGS.index(op), t, n_q, cache_rows, epsilon_cq, epsilon_ckv, epsilon_k, cores, data, facts
     )
     if refusal is not None:
         raise TilingRefusedError(refusal.decode())

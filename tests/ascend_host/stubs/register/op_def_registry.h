@@ -38,6 +38,18 @@ class PlatFormInfos {
 
 namespace gert {
 
+// What CANN does not give: "attributes", "tiling data", "workspace", "output shape" or "output dtype". Empty: nothing.
+inline std::string& Withheld() {
+  static std::string what;
+  return what;
+}
+
+// The pointer, unless it leads to what is withheld.
+template <typename T>
+T* Unless(const char* what, T* pointer) {
+  return Withheld() == what ? nullptr : pointer;
+}
+
 class Shape {
  public:
   size_t GetDimNum() const { return dims_.size(); }
@@ -95,17 +107,17 @@ class TilingContext {
   // the optional ones come last.
   const StorageShape* GetInputShape(size_t index) const { return index < inputs.size() ? &inputs[index] : nullptr; }
   const StorageShape* GetOptionalInputShape(size_t index) const { return GetInputShape(index); }
-  const RuntimeAttrs* GetAttrs() const { return &attrs; }
+  const RuntimeAttrs* GetAttrs() const { return Unless("attributes", &attrs); }
   fe::PlatFormInfos* GetPlatformInfo() { return &platform; }
   template <typename T>
   T* GetTilingData() {
     if (tiling.size() < sizeof(T)) return nullptr;
     tiling_size = sizeof(T);
-    return reinterpret_cast<T*>(tiling.data());
+    return Unless("tiling data", reinterpret_cast<T*>(tiling.data()));
   }
   size_t* GetWorkspaceSizes(size_t count) {
     workspaces.resize(count);
-    return workspaces.data();
+    return Unless("workspace", workspaces.data());
   }
   ge::graphStatus SetBlockDim(uint32_t value) { return block_dim = value, ge::GRAPH_SUCCESS; }
   ge::graphStatus SetTilingKey(uint64_t value) { return tiling_key = value, ge::GRAPH_SUCCESS; }
@@ -119,8 +131,10 @@ class InferShapeContext {
 
   const Shape* GetInputShape(size_t index) const { return index < inputs.size() ? &inputs[index] : nullptr; }
   const Shape* GetOptionalInputShape(size_t index) const { return GetInputShape(index); }
-  Shape* GetOutputShape(size_t index) { return index < outputs.size() ? &outputs[index] : nullptr; }
-  const RuntimeAttrs* GetAttrs() const { return &attrs; }
+  Shape* GetOutputShape(size_t index) {
+    return index < outputs.size() ? Unless("output shape", &outputs[index]) : nullptr;
+  }
+  const RuntimeAttrs* GetAttrs() const { return Unless("attributes", &attrs); }
 };
 
 class InferDataTypeContext {
@@ -128,7 +142,7 @@ class InferDataTypeContext {
   std::vector<ge::DataType> outputs;
 
   ge::graphStatus SetOutputDataType(size_t index, ge::DataType dtype) {
-    if (index >= outputs.size()) return ge::GRAPH_FAILED;
+    if (index >= outputs.size() || Withheld() == "output dtype") return ge::GRAPH_FAILED;
     outputs[index] = dtype;
     return ge::GRAPH_SUCCESS;
   }
