@@ -250,8 +250,6 @@ def test_sort() -> None:
     np.testing.assert_array_equal(got[128:], [(taken < 32).sum(), (taken >= 32).sum(), 0, 0])
 
 
-
-
 def test_every_case_is_used() -> None:
     text = Path(__file__).read_text(encoding="utf-8")
     unused = [case for case in CASES if f'"{case}"' not in text and not case.startswith("cast_")]
