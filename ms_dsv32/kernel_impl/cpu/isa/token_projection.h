@@ -72,8 +72,8 @@ class TokenProjection {
       if (packed_ && next < tasks) {
         ahead = Block(static_cast<int>(next % groups) * group_, static_cast<int>(next / groups));
       }
-      Multiply(first, Min(group_, panels_ - first), part, 0, t_, block, sums_ + part * t_ * Columns() + first * kPanel,
-               Columns(), ahead);
+      Multiply(first, Min(group_, panels_ - first), part, 0, t_, block,
+               {sums_ + part * t_ * Columns() + first * kPanel, Columns(), false}, ahead);
       return;
     }
     const int first = static_cast<int>(task / blocks_) * group_;
@@ -81,10 +81,10 @@ class TokenProjection {
     const int64_t row0 = task % blocks_ * t_ / blocks_;
     const int64_t row1 = (task % blocks_ + 1) * t_ / blocks_;
     float* out = sums_ + row0 * Columns() + first * kPanel;
-    Multiply(first, panels, 0, row0, row1, block, out, Columns(), nullptr);
+    Multiply(first, panels, 0, row0, row1, block, {out, Columns(), false}, nullptr);
     for (int part = 1; part < kProjectionParts; ++part) {
       const int64_t columns = panels * kPanel;
-      Multiply(first, panels, part, row0, row1, block, part_sums, columns, nullptr);
+      Multiply(first, panels, part, row0, row1, block, {part_sums, columns, false}, nullptr);
       for (int64_t m = 0; m < row1 - row0; ++m) {
         float* o = out + m * Columns();
         for (int64_t j = 0; j < columns; j += kLanes) {
@@ -130,7 +130,7 @@ class TokenProjection {
 
   // out = rows [row0, row1) of x's part times panels [first, first + panels). `next` is the weights to fetch meanwhile,
   // or null.
-  void Multiply(int first, int panels, int part, int64_t row0, int64_t row1, uint16_t* block, float* out, int64_t ldo,
+  void Multiply(int first, int panels, int part, int64_t row0, int64_t row1, uint16_t* block, const Sums<float>& out,
                 const uint16_t* next) const {
     const Rows<uint16_t> x = {x_ + row0 * op_info::kH + part * kProjectionDepth, op_info::kH, row1 - row0};
     for (int i = 0; i < count_; ++i) {
@@ -138,16 +138,16 @@ class TokenProjection {
       int begin = Max(first, weight.first) - weight.first;
       const int end = Min(first + panels, weight.first + weight.panels) - weight.first;
       if (begin >= end) continue;
-      float* o = out + (weight.first + begin - first) * kPanel;
+      Sums<float> sums = out.From(0, (weight.first + begin - first) * kPanel, false);
       if (packed_) {
         constexpr int64_t kStride = op_info::kH * kStrip;
-        GemmBf16(x, {Block(weight.first + begin, part), kStride, end - begin, next}, kProjectionDepth, {o, ldo, false});
+        GemmBf16(x, {Block(weight.first + begin, part), kStride, end - begin, next}, kProjectionDepth, sums);
         continue;
       }
       const int64_t ldw = weight.panels * kPanel;
-      for (; begin < end; ++begin, o += kPanel) {
+      for (; begin < end; ++begin, sums.c += kPanel) {
         PackStripsBf16(weight.data + part * kProjectionDepth * ldw + begin * kPanel, ldw, kProjectionDepth, 1, block);
-        GemmBf16(x, {block, kProjectionDepth * kStrip, 1}, kProjectionDepth, {o, ldo, false});
+        GemmBf16(x, {block, kProjectionDepth * kStrip, 1}, kProjectionDepth, sums);
       }
     }
   }
