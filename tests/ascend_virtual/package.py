@@ -1,10 +1,10 @@
-"""Builds our operators as a vendor package of the stand-in for CANN: what `setup.py build_ascend` makes with CANN.
+"""Builds our operators as a vendor package of the stand-in for CANN, as `setup.py build_ascend` does with CANN.
 
 The functions ``aclnn<Type>`` and their headers are made from the definitions that ``op_host`` registers, by the rules
-of CANN's build: inputs, attributes, outputs; a tensor that is both input and output comes once, among the inputs, and
-is called ``<name>Ref``; an optional input, which may be null, is called ``<name>Optional``; a Float attribute is a
-``double``. Behind them run ``op_host``'s tiling functions and then the AscendC kernels in the emulator, or the CPU
-kernels.
+of CANN's build. Parameters are inputs, attributes, outputs. A tensor that is both input and output comes once, among
+the inputs, and is called ``<name>Ref``. An optional input, which may be null, is called ``<name>Optional``. A Float
+attribute is a ``double``. The functions run ``op_host``'s tiling functions, and then the AscendC kernels in the
+emulator, or the CPU kernels.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Parameter:
 class Definition:
     """What an OpDef says: names and CANN's dtypes of inputs and outputs, names and types of attributes, the kernel.
 
-    ``contiguous`` are the inputs of which CANN makes a contiguous copy if need be, ``optional`` those that may be null.
+    ``contiguous`` are the inputs that CANN copies if they are not contiguous. ``optional`` are those that may be null.
     """
 
     type: str
@@ -83,11 +83,11 @@ class Definition:
 
     @property
     def results(self) -> list[str]:
-        """The outputs that are no input."""
+        """The outputs that are not inputs."""
         return [name for name in self.outputs if name not in self.inputs]
 
     def parameters(self) -> list[Parameter]:
-        """Of the first function, without CANN's own two."""
+        """The parameters of the first function, without CANN's own two."""
         found = []
         for name in self.inputs:
             written = name in self.outputs
@@ -141,9 +141,9 @@ extern "C" {{
 
 
 def build() -> Path:
-    """The package's folder, which ASCEND_CUSTOM_OPP_PATH may list; made once for each content.
+    """The package's folder, which ASCEND_CUSTOM_OPP_PATH may list. It is made once for each content.
 
-    What it needs is compiled in parallel: while one process builds, the others of a test run wait for the same.
+    Its parts are compiled in parallel, because the other processes of a test run wait for them.
     """
     infos = [op_info.load(name) for name in op_info.names()]
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -190,7 +190,7 @@ def _kernel(name: str) -> Path:
 
 
 def _source(infos: list[op_info.OpInfo], kernels: Mapping[str, Path]) -> str:
-    """The table of operators, and their functions. `kernels`: the library of each kernel, by its name."""
+    """The table of operators, and their functions. `kernels` has the library of each kernel by its name."""
     lines = ['#include "operator.h"', "", "namespace ascend_virtual {", ""]
     libraries = (str(op_host.library()._name), str(kernel_impl.library_path()))
     lines.append(f"const Libraries kLibraries = {{{', '.join(map(json.dumps, libraries))}}};")
@@ -204,7 +204,7 @@ def _source(infos: list[op_info.OpInfo], kernels: Mapping[str, Path]) -> str:
 
 def _operator(info: op_info.OpInfo, definition: Definition, kernels: Mapping[str, Path]) -> str:
     nz = {arg.name: arg.format == "NZ" for arg in info.inputs}
-    copied = definition.contiguous - set(definition.outputs)  # what is written must be the caller's memory
+    copied = definition.contiguous - set(definition.outputs)  # an output must be the caller's memory
     inputs = [
         f'{{"{name}", {dtype}, {int(nz[name])}, {int(name in copied)}, {int(name in definition.optional)}}}'
         for name, dtype in definition.inputs.items()
@@ -218,7 +218,7 @@ def _operator(info: op_info.OpInfo, definition: Definition, kernels: Mapping[str
         names = list(definition.attrs)
         own = attr.name.replace(".", "_")
         source = names.index(own) if own in names else -1
-        # Weights come row-major to the CPU kernels here, whatever they were laid out as.
+        # The CPU kernels get row-major weights here, whatever layout the caller used.
         default = "ND" if attr.name == "weight_format" else attr.default
         text = json.dumps(default) if attr.type == "str" else "nullptr"
         integer = int(default) if attr.type == "bool" else 0

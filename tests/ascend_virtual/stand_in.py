@@ -1,8 +1,8 @@
 """Builds the stand-in for CANN's libraries that MindSpore's own Ascend backend loads.
 
-What the libraries do is in ``cann/*.cc``. Beside it they must have every name that MindSpore's libraries are linked
-against, because those are linked to resolve all names when they are loaded, and every name that MindSpore looks up when
-it loads them: such a function is a stub here, which returns 0. Both lists are read from MindSpore's own files.
+``cann/*.cc`` has the functions that do something. The libraries must also have every other name that MindSpore's
+libraries are linked against, because these resolve all names when they are loaded, and every name that MindSpore looks
+up after loading them. Such a function is a stub here, which returns 0. Both lists are read from MindSpore's own files.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ LIBRARIES: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     EXECUTOR: (("tensor",), ("ascendcl",)),
     "opapi": (("aclnn",), (EXECUTOR, "ascendcl")),
 }
-"""Name of a library: its sources, and the libraries that it needs. The stubs are in libascendcl and libgraph."""
+"""The sources of each library, and the libraries that it needs. The stubs are in libascendcl and libgraph."""
 EMPTY = (
     *("platform", "register", "mmpa", "ascendalog", "c_sec", "hcomm", "msprofiler", "hccl", "runtime", "profapi"),
     *("acl_tdt_queue", "acl_tdt_channel", "acl_op_compiler", "acl_dvpp", "acl_dvpp_op", "acl_dvpp_mpi", "ascend_ml"),
 )
-"""Libraries that MindSpore loads by name; what it looks up there is found in libascendcl, which they need."""
+"""Libraries that MindSpore loads by name. They need libascendcl, which has the functions that it looks up there."""
 
-# What MindSpore's generated call of a custom operator includes.
+# The header that MindSpore's generated call of a custom operator includes.
 ACL_BASE_H = """#pragma once
 #include <cstddef>
 #include <cstdint>
@@ -52,7 +52,7 @@ typedef int32_t aclnnStatus;
 typedef struct aclTensor aclTensor;
 typedef struct aclOpExecutor aclOpExecutor;
 """
-# MindSpore calls a method of the map in CANN's singleton, so a stub would not do.
+# This is not a stub, because MindSpore calls a method of the map in CANN's singleton.
 STATUS_FACTORY = """#include <map>
 #include <string>
 namespace ge {
@@ -70,7 +70,7 @@ StatusFactory* StatusFactory::Instance() {
 
 @functools.cache
 def folder() -> Path:
-    """Where the stand-in is, or will be: named after the content of the sources and of MindSpore's libraries."""
+    """The folder of the stand-in, named after the content of the sources and of MindSpore's libraries."""
     digest = hashlib.sha256("\0".join([*compiler(), *FLAGS]).encode())
     for path in sorted([*SOURCES.glob("*"), EMULATOR / "types.h", Path(__file__)]):
         digest.update(path.name.encode() + b"\0" + path.read_bytes())
@@ -80,7 +80,7 @@ def folder() -> Path:
 
 
 def build() -> Path:
-    """A folder to be ASCEND_HOME_PATH; made once for each content."""
+    """The folder for ASCEND_HOME_PATH. It is made once for each content."""
     home = folder()
     root = home.parent
     with building(root):
@@ -131,11 +131,11 @@ def _build(home: Path) -> None:
 
 
 def _stubs(names: Iterable[str]) -> str:
-    """C, so that one text serves every machine: a mangled name of C++ is a name of C too.
+    """The stubs in C. One text serves every machine, because a mangled name of C++ is a name of C too.
 
-    A constructor (C1 or C2) zeroes the 16 bytes of a shared_ptr, which most of CANN's graph classes consist of; the
-    classes that register something are empty, and theirs must not write. What would run an operator fails: those that
-    there are, are in ``aclnn.cc`` and in the package.
+    A constructor (C1 or C2) zeroes the 16 bytes of a shared_ptr, which most of CANN's graph classes consist of. The
+    constructors of classes that register something must not write, because these are empty. A stub that would run an
+    operator fails: the operators that exist are in ``aclnn.cc`` and in the package.
     """
     lines = ["#define STUB __attribute__((weak)) long"]
     for name in sorted(names):
@@ -204,7 +204,7 @@ def _symbols(library: Path, kind: str) -> set[str]:
 
 
 def _undefined() -> set[str]:
-    """Names that these libraries want and that neither MindSpore nor the system has."""
+    """Names that these libraries need and that neither MindSpore nor the system has."""
     wanting = _wanting()
     command = ["ldd", str(_mindspore() / "libmindspore_core.so")]
     linked = subprocess.run(command, capture_output=True, text=True, check=True)
@@ -216,7 +216,7 @@ def _undefined() -> set[str]:
 
 
 def _looked_up() -> set[str]:
-    """Names of functions among the strings of these libraries: what they look up when they have loaded CANN's."""
+    """Names of functions among the strings of these libraries, which they look up after loading CANN's."""
     ascend = _mindspore() / "plugin" / "ascend"
     function = re.compile(rb"(?<=\0)((?:acl(?!nn)[a-zA-Z]*[A-Z]|Hccl[A-Z]|hal[A-Z]|rt[A-Z])\w+)(?=\0)")
     found: set[bytes] = set()

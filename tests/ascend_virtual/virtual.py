@@ -1,4 +1,4 @@
-"""The virtual Ascend: what a process needs to run on it, and how a test talks to the device. See README.md."""
+"""The virtual Ascend: the environment of a process that runs on it, and a test's way to the device. See README.md."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ __all__ = [
 ]
 
 OPTIONS = ("CORES", "DELAY_US", "KERNELS", "MEMORY_MB", "SEED", "TRACE")
-"""What ``ASCEND_VIRTUAL_<option>`` sets for a process, and `option` for a while: integers."""
+"""Options, integers, that ``ASCEND_VIRTUAL_<option>`` sets for a process, and `option` for a block."""
 EMULATOR, CPU = 0, 1
 """Values of the option KERNELS: what runs on the device."""
 
 
 def environment(*, packages: Sequence[Path] | None = None, **options: int) -> dict[str, str]:
-    """The variables of a process that runs on the virtual Ascend; they must be there when its Python starts.
+    """The variables of a process that runs on the virtual Ascend. They must be set when its Python starts.
 
-    Builds what is not built yet: in a minute or two, once for each content.
+    Builds what is not built yet, which takes a minute or two, once for each content.
 
     Args:
-        packages: what ASCEND_CUSTOM_OPP_PATH lists; by default our operators.
-        options: of `OPTIONS`.
+        packages: the folders of ASCEND_CUSTOM_OPP_PATH, by default our operators.
+        options: any of `OPTIONS`.
     """
     unknown = set(options) - set(OPTIONS)
     if unknown:
@@ -40,7 +40,7 @@ def environment(*, packages: Sequence[Path] | None = None, **options: int) -> di
     home = cann_home()
     before = filter(None, os.environ.get("LD_LIBRARY_PATH", "").split(":"))
     folders = [home / "lib64", home / "lib64" / "driver", *before]
-    # A real CANN's Python packages must not come with a stand-in for its libraries.
+    # Removes a real CANN's Python packages, which must not be mixed with a stand-in for its libraries.
     cann = os.environ.get("ASCEND_HOME_PATH", "")
     python = [p for p in os.environ.get("PYTHONPATH", "").split(":") if p and not (cann and p.startswith(cann))]
     return {
@@ -82,7 +82,7 @@ def put(name: str, value: int) -> None:
 
 @contextmanager
 def option(name: str, value: int) -> Iterator[None]:
-    """An option for the time of a block."""
+    """Sets an option during a block."""
     before = get(name)
     put(name, value)
     try:

@@ -1,6 +1,7 @@
-// The part of AscendCL's C interface that MindSpore 2.10 uses: our own declarations, from the signatures in MindSpore's
-// headers (plugin/ascend/res_manager/symbol_interface/*.h, kernel/ascend/acl_ir/op_api_convert.h) and the values in the
-// public documentation. An enumeration is an int here, and a structure that nobody looks into is opaque.
+// The part of AscendCL's C interface that MindSpore 2.10 uses. The declarations are our own, from the signatures in
+// MindSpore's headers (plugin/ascend/res_manager/symbol_interface/*.h, kernel/ascend/acl_ir/op_api_convert.h) and the
+// values in the public documentation. An enumeration is an int here, and a structure whose members nobody reads is
+// opaque.
 #ifndef ASCEND_VIRTUAL_ACL_H_
 #define ASCEND_VIRTUAL_ACL_H_
 

@@ -40,14 +40,15 @@ bool Broadcasts(const aclTensor& from, const aclTensor& to) {
 
 Element Same(const std::vector<Element>& operands) { return operands[0]; }
 
-// Copies what is one piece of memory on both sides; false if it is not. Weights are large, and elements are slow.
+// Copies a tensor that is one piece of memory on both sides. Returns false if it is not. It exists for weights, which
+// are large, because copying by elements is slow.
 bool CopyWhole(const aclTensor& to, const aclTensor& from) {
   if (to.dtype != from.dtype || to.view != from.view || !to.Contiguous() || !from.Contiguous()) return false;
   std::memmove(Memory::Get().Alias(to.Begin()), Memory::Get().Alias(from.Begin()), to.Bytes());
   return true;
 }
 
-// Writes one value everywhere; false if the tensor is not one piece of memory.
+// Writes one value everywhere. Returns false if the tensor is not one piece of memory.
 bool FillWhole(const aclTensor& to, const Element& value) {
   if (!to.Contiguous() || to.Elements() == 0) return false;
   char* data = Memory::Get().Alias(to.Begin());
@@ -58,7 +59,7 @@ bool FillWhole(const aclTensor& to, const Element& value) {
   return true;
 }
 
-// tensors[out] = function(the other tensors), element by element; those are broadcast.
+// tensors[out] = function(the other tensors), element by element. The other tensors are broadcast.
 int Elementwise(const char* name, std::vector<const aclTensor*> tensors, size_t out, const Function& function,
                 uint64_t* workspace_size, aclOpExecutor** executor) {
   auto call = std::make_unique<aclOpExecutor>();
@@ -66,7 +67,7 @@ int Elementwise(const char* name, std::vector<const aclTensor*> tensors, size_t 
   call->tensors = std::move(tensors);
   for (const aclTensor* tensor : call->tensors) {
     const aclTensor* to = call->tensors[out];
-    if (Alive(tensor) && Alive(to) && !Broadcasts(*tensor, *to)) {  // Prepare tells of the others
+    if (Alive(tensor) && Alive(to) && !Broadcasts(*tensor, *to)) {  // Prepare reports tensors that are not alive
       return Fail(ACLNN_ERR_PARAM_INVALID, call->name + ": " + Describe(*tensor) + " for " + Describe(*to));
     }
   }
@@ -87,7 +88,7 @@ int Elementwise(const char* name, std::vector<const aclTensor*> tensors, size_t 
   return Prepare(std::move(call), workspace_size, executor);
 }
 
-// The bits of an integer. Sums and products of them wrap around, where a signed integer must not overflow.
+// The bits of an integer, because sums and products of unsigned integers may wrap around, and signed ones may not.
 uint64_t Bits(const Element& element) { return static_cast<uint64_t>(element.integer); }
 
 // a + alpha * b
@@ -101,7 +102,7 @@ Element Multiply(const Element& a, const Element& b) {
   return {a.number * b.number, static_cast<int64_t>(Bits(a) * Bits(b))};
 }
 
-// The tensors one after another along an axis, copied to the last tensor.
+// Copies the tensors one after another along an axis to the last tensor.
 std::string Concatenate(const std::vector<aclTensor>& tensors, size_t axis) {
   const aclTensor& to = tensors.back();
   int64_t begin = 0;
@@ -121,7 +122,8 @@ std::string Concatenate(const std::vector<aclTensor>& tensors, size_t axis) {
 
 using namespace ascend_virtual;  // NOLINT: the functions below are this library's whole interface
 
-// aclnn<name> and aclnn<name>GetWorkspaceSize: its parameters, its tensors in their order, which of them is the result.
+// aclnn<name> and aclnn<name>GetWorkspaceSize, from its parameters, its tensors in their order, the index of the
+// result.
 #define OPERATOR(name, parameters, tensors, out, function)                                                           \
   ASCEND_VIRTUAL_API int aclnn##name##GetWorkspaceSize(parameters, uint64_t* workspace_size,                         \
                                                        aclOpExecutor** executor) {                                   \

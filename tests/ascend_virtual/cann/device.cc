@@ -93,10 +93,10 @@ void Count(const char* kind, int change) {
 
 namespace {
 
-// Told when this library's destructors run. By then MindSpore has given back streams, events and memory: what a program
-// took by aclrtMalloc ("allocations") and what MindSpore took for its pool by aclrtMallocPhysical ("memory blocks").
-// The aclnn calls that MindSpore keeps for later are destroyed after that, if at all, so that every program leaves a
-// few executors, with their tensors and scalars.
+// Runs with this library's destructors. By then MindSpore has given back streams, events and memory: what a program
+// took by aclrtMalloc ("allocations") and what MindSpore took for its pool by aclrtMallocPhysical ("memory blocks"). It
+// destroys the aclnn calls that it keeps for later after that, if at all, so every program leaves a few executors, with
+// their tensors and scalars.
 __attribute__((destructor)) void TellWhatIsLeft() {
   State& state = Global();
   const std::lock_guard lock(state.mutex);

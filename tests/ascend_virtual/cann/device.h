@@ -1,4 +1,4 @@
-// The device: what is common to all of its parts. Options, errors that the host is told later, and live objects.
+// What all parts of the device share: options, errors that the host is told later, and counts of live objects.
 #ifndef ASCEND_VIRTUAL_DEVICE_H_
 #define ASCEND_VIRTUAL_DEVICE_H_
 
@@ -11,17 +11,17 @@
 
 namespace ascend_virtual {
 
-// An integer option: the variable ASCEND_VIRTUAL_<name> of the environment at first use, or what virtual_ascend_set
-// gave it since. README.md has their list.
+// An integer option: the variable ASCEND_VIRTUAL_<name> of the environment at first use, or the last value that
+// virtual_ascend_set gave it. README.md lists the options.
 int64_t Option(const char* name);
 
-// Adds to an option, which then is a counter, and returns the sum. No other thread comes between.
+// Adds to an option, which is then a counter, and returns the sum. The addition is atomic.
 int64_t Add(const char* option, int64_t change);
 
 // Prints a line on standard error, "virtual Ascend: ...".
 void Say(const std::string& text);
 
-// As Say, where the option TRACE asks for it.
+// Say, if the option TRACE asks for it.
 void Trace(const std::string& text);
 
 // Remembers a text for aclGetRecentErrMsg, says it, and returns `code`.
@@ -30,8 +30,7 @@ aclError Fail(aclError code, const std::string& text);
 // What aclGetRecentErrMsg returns: the texts since the last call.
 std::string TakeErrors();
 
-// Counts the objects of a kind that are alive; the kinds and their counts are told by virtual_ascend_live, and at
-// exit.
+// Counts the objects of a kind that are alive. virtual_ascend_live tells the counts, and so does the library at exit.
 void Count(const char* kind, int change);
 
 // splitmix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", 2014).
@@ -51,7 +50,7 @@ class Random {
 
 }  // namespace ascend_virtual
 
-// What tests ask of the device beside CANN's interface.
+// The functions that tests call beside CANN's interface.
 ASCEND_VIRTUAL_API int virtual_ascend_set(const char* option, int64_t value);  // 0, or 1: there is no such option
 ASCEND_VIRTUAL_API int64_t virtual_ascend_get(const char* option);
 ASCEND_VIRTUAL_API int64_t virtual_ascend_live(const char* kind);

@@ -25,7 +25,7 @@ T Load(const void* from) {
 
 inline Element Whole(int64_t value) { return {static_cast<double>(value), value}; }
 
-// Towards zero, as aclnnCast.
+// Rounds towards zero, as aclnnCast does.
 inline Element Floating(double value) {
   return {value, std::abs(value) < 0x1p63 ? static_cast<int64_t>(value) : INT64_MIN};
 }
@@ -58,7 +58,7 @@ inline Element ReadElement(const void* from, int dtype) {
   }
 }
 
-// Rounds to the nearest float, half or bfloat16, ties to even; an integer keeps its low bits.
+// Rounds to the nearest float, half or bfloat16, ties to even. An integer keeps its low bits.
 inline void WriteElement(void* to, int dtype, size_t bytes, const Element& value) {
   const auto narrow = static_cast<float>(value.number);
   uint16_t bits = 0;

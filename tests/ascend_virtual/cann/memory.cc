@@ -17,7 +17,7 @@ constexpr size_t kSpace = size_t{1} << 44;  // of addresses: MindSpore reserves 
 
 size_t RoundUp(size_t bytes) { return (bytes + kPage - 1) / kPage * kPage; }
 
-// Ends the process if a call of the system has failed. A test could not tell what follows from a fault of an operator.
+// Ends the process if a system call has failed. A test could not tell its consequences from a fault of an operator.
 void Require(int status, const char* call) {
   if (status == 0) return;
   Say(std::string(call) + ": " + std::strerror(errno));
@@ -47,7 +47,7 @@ Memory::Memory() : file_(memfd_create("virtual_ascend", 0)) {
   alias_ = static_cast<char*>(alias);
 }
 
-// The first gap that is large enough; the page after each range stays free, so that no two neighbours touch.
+// Takes the first gap that is large enough. The page after each range stays free, so that no two neighbours touch.
 void* Memory::Take(size_t bytes) {
   const size_t need = RoundUp(bytes) + kPage;
   size_t at = kPage;

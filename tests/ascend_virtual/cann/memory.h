@@ -1,6 +1,6 @@
-// The device's memory. The host sees its addresses, but may not touch what is behind them (PROT_NONE); what runs on the
-// device reaches the same bytes through an alias. What is allocated is poisoned. Between two allocations of aclrtMalloc
-// there is nothing, and an access there is a fault; MindSpore divides the memory that it maps by itself.
+// The device's memory. The host sees its addresses, but may not touch their contents (PROT_NONE). The device reaches
+// the same bytes through an alias. Allocations are poisoned. Between two allocations of aclrtMalloc there is no memory,
+// and an access there is a fault. MindSpore itself divides the memory that it maps.
 #ifndef ASCEND_VIRTUAL_MEMORY_H_
 #define ASCEND_VIRTUAL_MEMORY_H_
 
@@ -15,14 +15,14 @@ namespace ascend_virtual {
 
 constexpr int kPoison = 0xCD;
 
-// What aclrtMalloc gives for `bytes`, and MindSpore's pool, too: 32 bytes more, up to a multiple of 512.
+// What aclrtMalloc and MindSpore's pool give for `bytes`: 32 bytes more, rounded up to a multiple of 512.
 constexpr size_t Granted(size_t bytes) { return (bytes + 32 + 511) / 512 * 512; }
 
 class Memory {
  public:
   static Memory& Get();
 
-  // Memory with its own addresses; null where it does not fit into what the device has.
+  // Memory with its own addresses, or null if the device has not enough.
   void* Allocate(size_t bytes);
   bool Free(void* address);
 
@@ -41,7 +41,7 @@ class Memory {
   bool Owns(const void* address) const;
   bool Mapped(const void* address, size_t bytes);
 
-  // Where the device finds what is at an address; an address of the host stays as it is.
+  // The alias of an address, through which the device reaches it. An address of the host stays as it is.
   char* Alias(const void* address) const;
 
  private:
@@ -54,7 +54,7 @@ class Memory {
   std::mutex mutex_;
   char* device_;                      // PROT_NONE
   char* alias_;                       // the same offsets, accessible where there is memory
-  int file_;                          // behind the alias
+  int file_;                          // the file that the alias maps
   size_t used_ = 0;                   // bytes of memory
   std::map<size_t, size_t> taken_;    // offset -> bytes of addresses
   std::map<size_t, size_t> mapped_;   // offset -> bytes of memory there

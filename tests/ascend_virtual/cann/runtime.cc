@@ -1,5 +1,5 @@
-// AscendCL's functions of the runtime (libascendcl), as far as MindSpore calls them with effect; stand_in.py adds a
-// stub for each other name that MindSpore looks up. Source: CANN's public documentation of the function.
+// The functions of AscendCL's runtime (libascendcl) whose effect MindSpore needs. stand_in.py adds a stub for each
+// other name that MindSpore looks up. Source: CANN's public documentation of each function.
 #include <algorithm>
 #include <chrono>
 #include <cstring>
@@ -26,7 +26,7 @@ std::string Text(const void* address) {
   return text;
 }
 
-// Memory of the host that the device reaches by itself: a copy from it reads it when the stream gets there.
+// Memory of the host that the device reaches by itself. A copy from it reads it when the stream gets there.
 struct Pinned {
   std::mutex mutex;
   std::map<char*, size_t> ranges;
@@ -99,7 +99,7 @@ uint32_t Cores(int type) {
 
 using namespace ascend_virtual;  // NOLINT: the functions below are this library's whole interface
 
-// The stream of a handle, or the end of the function.
+// Finds the stream of a handle, or returns from the function.
 #define FIND_STREAM(found, handle)                                                                            \
   const std::shared_ptr<Stream> found = Stream::Of(handle);                                                   \
   if (found == nullptr) {                                                                                     \
@@ -318,8 +318,8 @@ ASCEND_VIRTUAL_API aclError aclrtLaunchCallback(aclrtCallback function, void* da
       true);
   return ACL_SUCCESS;
 }
-// A thread of MindSpore's for each stream asks for callbacks, again and again until the stream ends. They run on the
-// stream's own thread, so there is none to be had; without a wait these threads would take all CPUs.
+// For each stream a thread of MindSpore asks for callbacks, again and again until the stream ends. Callbacks run on the
+// stream's own thread here, so there are none to return. The function waits, because these threads would take all CPUs.
 ASCEND_VIRTUAL_API aclError aclrtProcessReport(int32_t milliseconds) {
   constexpr int32_t kLongest = 20;
   std::this_thread::sleep_for(
@@ -331,7 +331,7 @@ ASCEND_VIRTUAL_API aclError aclrtProcessReport(int32_t milliseconds) {
 ASCEND_VIRTUAL_API aclError aclrtCreateEventWithFlag(aclrtEvent* event, uint32_t) { return CreateEvent(event); }
 ASCEND_VIRTUAL_API aclError aclrtCreateEventExWithFlag(aclrtEvent* event, uint32_t) { return CreateEvent(event); }
 ASCEND_VIRTUAL_API aclError aclrtDestroyEvent(aclrtEvent event) {
-  delete &Handle(event);  // a stream that has yet to get there holds the event itself
+  delete &Handle(event);  // a stream that has not reached the event yet holds the event itself
   Count("events", -1);
   return ACL_SUCCESS;
 }

@@ -145,7 +145,7 @@ void Stream::Run() {
     lock.unlock();
     std::string failure;
     if (!drop) {
-      if (seed != Option("SEED")) {  // a test changes it, and graphs run on a stream that is as old as the process
+      if (seed != Option("SEED")) {  // a test may change it, and graphs run on a stream that is as old as the process
         seed = Option("SEED");
         random = make();
       }
@@ -158,7 +158,7 @@ void Stream::Run() {
         failure = "an exception without a text";
       }
     }
-    entry.task = nullptr;  // what it holds may count as alive
+    entry.task = nullptr;  // because objects that it holds would count as alive
     lock.lock();
     if (failure_.empty() && !failure.empty()) failure_ = entry.name + ": " + failure;
     busy_ = false;

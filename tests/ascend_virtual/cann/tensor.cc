@@ -40,7 +40,7 @@ size_t aclTensor::Bytes() const {
 namespace ascend_virtual {
 namespace {
 
-// The objects of a kind that are alive. What was destroyed must not be read, so its pointer is all that is asked for.
+// The objects of a kind that are alive. It compares pointers only, because a destroyed object must not be read.
 class Living {
  public:
   explicit Living(const char* kind) : kind_(kind) {}
@@ -94,8 +94,8 @@ int64_t Product(const std::vector<int64_t>& shape) {
   return count;
 }
 
-// The bytes after a tensor's storage that belong to its allocation, and must stay as they are: at least 32, since that
-// many are added to what MindSpore asks for.
+// The bytes after a tensor's storage that belong to its allocation, and must not change. There are at least 32, because
+// so many are added to what MindSpore asks for.
 struct Redzone {
   const char* begin;
   std::string bytes;
@@ -115,7 +115,7 @@ std::vector<Redzone> Redzones(const std::vector<aclTensor>& tensors) {
   return zones;
 }
 
-// A launch as the stream holds it: with the addresses of its own, since the executor may have got others by then.
+// A launch as the stream holds it. It has its own addresses, because the executor may have got others by then.
 struct Execution {
   std::vector<aclTensor> tensors;
   std::vector<size_t> written;
@@ -124,7 +124,7 @@ struct Execution {
   size_t workspace_bytes;
 
   std::string operator()() const {
-    // Results must come from the operator: what it writes, and its workspace, hold nothing when it begins.
+    // Poisons the results and the workspace before the operator begins, so that results must come from it.
     if (workspace_bytes > 0) std::memset(workspace, kPoison, workspace_bytes);
     for (const size_t index : written) {
       const aclTensor& tensor = tensors[index];
@@ -328,7 +328,7 @@ ASCEND_VIRTUAL_API int aclSetAclOpExecutorRepeatable(aclOpExecutor* executor) {
   executor->repeatable = true;
   return ACL_SUCCESS;
 }
-// One tensor of a parameter that is a list of them; `index` counts parameters.
+// Sets one tensor of a parameter that is a list of tensors. `index` counts parameters.
 ASCEND_VIRTUAL_API int aclSetDynamicTensorAddr(aclOpExecutor* executor, size_t index, size_t relative,
                                                aclTensorList* list, void* address) {
   if (!Executors().Has(executor)) return NoExecutor(__func__);
@@ -343,7 +343,7 @@ ASCEND_VIRTUAL_API int aclSetTensorAddr(aclOpExecutor* executor, size_t index, a
 }
 ASCEND_VIRTUAL_API int aclnnInit(const char*) { return ACL_SUCCESS; }
 ASCEND_VIRTUAL_API int aclnnFinalize() { return ACL_SUCCESS; }
-// CANN's cache of executors and its pool of host memory for them, which MindSpore asks for: there is none.
+// CANN's cache of executors and its pool of host memory for them. MindSpore asks for both, and there is neither.
 ASCEND_VIRTUAL_API int InitHugeMemThreadLocal(void*, bool) { return ACL_SUCCESS; }
 ASCEND_VIRTUAL_API void UnInitHugeMemThreadLocal(void*, bool) {}
 ASCEND_VIRTUAL_API void ReleaseHugeMem(void*, bool) {}

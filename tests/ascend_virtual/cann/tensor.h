@@ -1,4 +1,4 @@
-// What an aclnn function is called with (libnnopbase): descriptors of tensors, scalars, lists, and executors.
+// The arguments of an aclnn function (libnnopbase): descriptors of tensors, scalars, lists, and executors.
 #ifndef ASCEND_VIRTUAL_TENSOR_H_
 #define ASCEND_VIRTUAL_TENSOR_H_
 
@@ -17,7 +17,7 @@ struct aclTensor {
   std::vector<int64_t> view, strides, storage;
   int64_t offset = 0;
   int dtype = 0, format = 0;
-  void* data = nullptr;  // of the device; null while an executor waits for its addresses
+  void* data = nullptr;  // an address of the device, or null while an executor waits for its addresses
 
   int64_t Elements() const;
   size_t ElementBytes() const;
@@ -40,13 +40,13 @@ struct aclTensorList {
 
 // A prepared call. One that is repeatable gets new addresses for each launch.
 struct aclOpExecutor {
-  // Runs on the device, which reaches the tensors through Memory::Alias; returns what went wrong, or nothing.
+  // Runs on the device, which reaches the tensors through Memory::Alias. Returns what went wrong, or nothing.
   using Run = std::function<std::string(const std::vector<aclTensor>& tensors, char* workspace)>;
 
   std::string name;
-  std::vector<const aclTensor*> tensors;  // those of the call, in the order of the function's parameters
-  std::vector<size_t> first;              // the first tensor of each parameter; empty where none is a list
-  std::vector<size_t> written;            // which of them are results alone
+  std::vector<const aclTensor*> tensors;  // tensors of the call, in the order of the function's parameters
+  std::vector<size_t> first;              // the first tensor of each parameter; empty if none is a list
+  std::vector<size_t> written;            // the indices of tensors that are results only
   uint64_t workspace = 0;                 // bytes
   Run run;
   bool repeatable = false;
@@ -59,16 +59,16 @@ struct aclOpExecutor {
 
 namespace ascend_virtual {
 
-// Whether a tensor was made and is not destroyed; its pointer alone is looked at.
+// Whether a tensor was made and is not destroyed. Only its pointer is used.
 bool Alive(const aclTensor* tensor);
 
-// What is wrong with a descriptor whose address is known, or nothing.
+// The error of a descriptor whose address is known, or nothing.
 std::string Refusal(const aclTensor& tensor);
 
 // Calls `visit` with the index of each element of a shape, the last axis fastest.
 void ForEach(const std::vector<int64_t>& shape, const std::function<void(const std::vector<int64_t>&)>& visit);
 
-// The elements of a tensor of the device in that order, whatever its strides.
+// The elements of a tensor of the device in the order of ForEach, whatever its strides.
 std::vector<char> Gather(const aclTensor& tensor);
 
 // A tensor as text, for messages: int8 [2, 128] of [256] + 0, format 2.

@@ -1,5 +1,5 @@
-// The quick way: the CPU kernels in the place of the AscendC ones, for large shapes and whole models. What the contract
-// asks of each backend differs where a value is bad: the CPU reports it, Ascend skips it. So values are cleaned here.
+// Runs the CPU kernels instead of the AscendC ones, for large shapes and whole models. The contract of the two backends
+// differs for bad values: the CPU reports them, and Ascend skips them. So bad values are replaced here.
 #include <algorithm>
 #include <cstring>
 #include <string>
@@ -112,7 +112,7 @@ void CleanRows(Inputs& inputs, const char* index_name, const char* cache_name) {
   for (int64_t i = 0; i < count; ++i) values[i] = values[i] >= 0 && values[i] < rows ? values[i] : -1;
 }
 
-// The sequence of each token, -1 for padding. Where the tokens are no possible ones, no sequence has any.
+// The sequence of each token, -1 for padding. If the numbers of tokens are impossible, no sequence has any.
 std::vector<int64_t> Sequences(Inputs& inputs, int64_t t, int64_t b) {
   const int counts = inputs.Find("query_act_seqs");
   std::vector<int64_t> sequences;
@@ -160,7 +160,7 @@ void CleanPositions(Inputs& inputs) {
 }  // namespace
 
 std::string RunOnCpu(const Operator& op, const Operands& given, const std::vector<double>& attributes) {
-  // An empty optional operand of two axes is one that is left out: see LeftOut of op_host.h.
+  // An empty optional operand of two axes is left out: see LeftOut of op_host.h.
   Operands tensors = given;
   for (size_t i = 0; i < op.inputs.size(); ++i) {
     const bool optional = op.inputs[i].optional && given[i] != nullptr;

@@ -12,7 +12,7 @@
 namespace ascend_virtual {
 namespace {
 
-// Those of tests/ascend_host/driver.cpp.
+// The same structure as in tests/ascend_host/driver.cpp.
 struct HostShape {
   int rank;
   const int64_t* dims;
@@ -22,13 +22,13 @@ using Tile = uint32_t (*)(const char*, int, const HostShape*, int, const int*, c
 using InferShape = uint32_t (*)(const char*, int, const HostShape*, int, const int*, const double*, int64_t*);
 
 constexpr uint64_t kTilingCapacity = 2048;       // bytes that CANN has for tiling data by default
-constexpr uint64_t kSystemWorkspace = 16 << 20;  // bytes in front of the kernel's own, see GetUserWorkspace
+constexpr uint64_t kSystemWorkspace = 16 << 20;  // bytes before the kernel's own, see GetUserWorkspace
 constexpr int kMaxRank = 8;
 constexpr int kIn = 0, kOut = 1, kInOut = 2, kWorkspace = 3, kTiling = 4;  // ascendc_emulator::Role
 constexpr int kMixAic12 = 5;                                               // KERNEL_TYPE_MIX_AIC_1_2
 constexpr double kTimeoutSeconds = 300;
 
-// What op_host takes of a call: only what is there, as an optional input that may be left out comes last.
+// The part of a call that op_host takes: only tensors that are there, because an optional input comes last.
 struct HostCall {
   std::vector<HostShape> shapes;
   std::vector<int> is_float;
@@ -42,7 +42,7 @@ struct HostCall {
   }
 };
 
-// What CANN's generated function checks of an operand: its dtype, that it is contiguous unless it is copied, and that
+// Checks an operand as CANN's generated function does: its dtype, that it is contiguous unless it is copied, and that
 // its bytes are in the order of its axes.
 std::string OperandRefusal(const Operand& operand, const aclTensor& tensor) {
   std::string what;
@@ -52,7 +52,7 @@ std::string OperandRefusal(const Operand& operand, const aclTensor& tensor) {
   return what.empty() ? what : std::string(operand.name) + ", " + Describe(tensor) + ": " + what;
 }
 
-// Shapes of the outputs, against what op_host infers for the definition's outputs.
+// Compares the shapes of the outputs with those that op_host infers for the definition's outputs.
 std::string OutputRefusal(const Operator& op, const Operands& tensors, const HostCall& call,
                           const std::vector<double>& attributes) {
   const size_t inputs = op.inputs.size(), count = op.arguments.size() - inputs;
@@ -72,7 +72,7 @@ std::string OutputRefusal(const Operator& op, const Operands& tensors, const Hos
   return "";
 }
 
-// The tensors of a call, with contiguous copies of those inputs that are not contiguous (AutoContiguous.md).
+// The tensors of a call, with copies of the inputs that are not contiguous (AutoContiguous.md).
 std::vector<aclTensor> MakeContiguous(const std::vector<aclTensor>& tensors, std::vector<std::vector<char>>& copies) {
   std::vector<aclTensor> made = tensors;
   copies.reserve(tensors.size());
@@ -162,7 +162,7 @@ std::string RunInEmulator(const Operator& op, const Operands& tensors, Tiling ti
     const auto index = static_cast<size_t>(op.arguments[i]);
     const aclTensor* tensor = tensors[index];
     const Operand& operand = index < op.inputs.size() ? op.inputs[index] : op.outputs[index - op.inputs.size()];
-    // A cache comes as an input, then as an output: CANN gives both the same memory.
+    // A cache comes as an input, then as an output. CANN gives both the same memory.
     const int role = i < op.inputs.size() ? kIn : index < op.inputs.size() ? kInOut : kOut;
     if (tensor == nullptr) {
       buffers.push_back({operand.name, nullptr, 0, role, 0});

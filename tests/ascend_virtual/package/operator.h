@@ -1,6 +1,6 @@
-// What the functions of the operator package are made from. package.py writes the table of operators, and the functions
-// aclnn<Type>GetWorkspaceSize and aclnn<Type> of each, from the definitions (OpDef) that kernel_impl/ascendc/op_host
-// registers, as CANN's build does.
+// The types and functions that the operator package is made from. package.py writes the table of operators, and the
+// functions aclnn<Type>GetWorkspaceSize and aclnn<Type> of each, from the definitions (OpDef) that
+// kernel_impl/ascendc/op_host registers, as CANN's build does.
 #ifndef ASCEND_VIRTUAL_PACKAGE_OPERATOR_H_
 #define ASCEND_VIRTUAL_PACKAGE_OPERATOR_H_
 
@@ -16,7 +16,7 @@ struct Operand {
   const char* name;
   int dtype;
   bool nz;               // a weight whose bytes are in the order of FRACTAL_NZ, declared as ND to CANN
-  bool auto_contiguous;  // an input of which CANN makes a contiguous copy if need be
+  bool auto_contiguous;  // an input that CANN copies if it is not contiguous
   bool optional;         // an input that may be left out: a null pointer
 };
 
@@ -25,7 +25,7 @@ struct Attribute {
   bool is_float;
 };
 
-// An attribute of the CPU kernel: which of the operator's it is, or else a constant (CAttr of cpu/c_api.h).
+// An attribute of the CPU kernel: one of the operator's, or a constant (CAttr of cpu/c_api.h).
 struct CpuAttribute {
   const char* name;
   int source;  // index, or -1
@@ -39,10 +39,10 @@ struct Operator {
   const char* kernel;   // the kernel function, and the operator's name on the CPU
   const char* library;  // the kernel compiled for the emulator
   std::vector<Operand> inputs;
-  std::vector<Operand> outputs;  // without those that are an input
+  std::vector<Operand> outputs;  // without those that are also inputs
   std::vector<Attribute> attributes;
   std::vector<CpuAttribute> cpu_attributes;
-  // The kernel's arguments: the inputs, then all outputs; each an index into inputs and outputs one after the other.
+  // The kernel's arguments, inputs first, then all outputs. Each is an index into `inputs` followed by `outputs`.
   std::vector<int> arguments;
 };
 
@@ -53,12 +53,12 @@ struct Libraries {
 };
 extern const Libraries kLibraries;
 
-// tensors: inputs, then outputs; null for an optional input that is left out.
+// Tensors of the inputs, then of the outputs. Null for an optional input that is left out.
 using Operands = std::vector<const aclTensor*>;
 int GetWorkspaceSize(const Operator& op, const Operands& tensors, const std::vector<double>& attributes,
                      uint64_t* workspace_size, aclOpExecutor** executor);
 
-// What runs on the device; both return what went wrong, or nothing.
+// What runs on the device. Both return what went wrong, or nothing.
 struct Tiling {
   std::vector<unsigned char> data;
   uint64_t blocks, key, workspace;
