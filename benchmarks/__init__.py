@@ -6,5 +6,5 @@
 import sys
 from pathlib import Path
 
-# Inputs and tolerances have one home, tests/cases/ and tests/tolerance.py.
+# Inputs and tolerances are those of the tests (tests/cases/ and tests/tolerance.py).
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

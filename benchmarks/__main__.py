@@ -97,7 +97,7 @@ def _save(found: dict[str, Any], path: Path) -> None:
 
 
 def _plot(folder: Path, console: Console) -> None:
-    """Draws and tabulates what there are results of."""
+    """Draws plots and writes tables of the results that are there."""
     from benchmarks import plots, report
 
     drawn = {

@@ -1,8 +1,8 @@
 """How near the layer comes to the model in float32 (tests/float32_layer.py), on a checkpoint and inputs from a seed.
 
 The weights are made in float32 and stored in a checkpoint's format. Three layers are run: the operators on the
-checkpoint, and the float32 layer on what the checkpoint's numbers mean and on the weights before they were stored. So
-what the operators lose and what the format loses are told apart.
+checkpoint, the float32 layer on what the checkpoint's numbers mean, and the float32 layer on the weights before they
+were stored. So the losses of the operators and of the format can be separated.
 """
 
 from __future__ import annotations
@@ -35,20 +35,20 @@ Array = NDArray[Any]
 H = 7168
 KEYS = (300, 3000, 8192, 65536)
 TOKENS = 4
-"""The last tokens of a sequence, whose results are compared; a decode step with multi-token prediction has so many."""
+"""The last tokens of a sequence, whose results are compared: as many as a step of multi-token prediction decodes."""
 FORMATS = ("FP8", "bfloat16")
 COMPARISONS = ("arithmetic", "operators", "storing", "both")
-"""What is lost: by the operators after the selection of keys, by the operators with it, by storing, and in all."""
+"""The losses: of the operators after the selection of keys, of the operators with it, of storing, and of all."""
 TOP = 256
-"""Of the keys of the highest scores, which matter most, it is told separately how many are selected."""
+"""So many keys of the highest scores, which matter most, have a recall of their own."""
 
-_CHUNK = 1024  # tokens at once; also those that one random generator makes
+_CHUNK = 1024  # tokens that are computed at once, and that one random generator makes
 _SMALL = {"q_a_proj": (1536, 1 / 64), "kv_a_proj_with_mqa": (512, 1 / 64), "indexer.wk": (128, 1 / 256)}
-"""Rows that a norm follows are small: what it norms varies by 0.03 or 0.007, so that a wrong epsilon counts."""
+"""Rows that a norm follows are small: its inputs vary by 0.03 or 0.007, so that a wrong epsilon shows."""
 
 
 def _generator(seed: int, stream: str, first: int = 0) -> np.random.Generator:
-    """A stream of its own: inputs that repeat the numbers of the weights would be correlated with them."""
+    """A generator for one stream. Streams differ, because inputs must not be correlated with the weights."""
     return np.random.default_rng([seed, *stream.encode(), first])
 
 
@@ -56,7 +56,7 @@ def _generator(seed: int, stream: str, first: int = 0) -> np.random.Generator:
 
 
 def float32_weights(heads: int, seed: int = 0) -> dict[str, Array]:
-    """A layer's weights as `Float32Layer` takes them; output channels differ in size.
+    """A layer's weights as `Float32Layer` takes them. Output channels differ in size.
 
     The scores of the attention vary by 0.9 to 1.6, so that some hundred of 2048 keys share most of a head's weight.
     """
@@ -77,7 +77,7 @@ def float32_weights(heads: int, seed: int = 0) -> dict[str, Array]:
 
 
 def store(made: Mapping[str, Array], kind: str) -> dict[str, Array]:
-    """The tensors of a checkpoint, named as in `made`; kind is of `FORMATS`.
+    """The tensors of a checkpoint, named as in `made`. kind is one of `FORMATS`.
 
     FP8 is DeepSeek's own: weights_proj and the norms stay bfloat16, and the indexer's k_norm is float32 in both.
     """
@@ -119,9 +119,9 @@ def _random(count: int, seed: int) -> Iterator[Array]:
 def _structured(count: int, seed: int) -> Iterator[Array]:
     """Tokens that resemble those before them, with massive activations, and normed as after input_layernorm.
 
-    Most of a token lies in a subspace of 64 dimensions, in which it walks (AR(1)); channels differ in size. Six
-    channels hold, in every token, 50 to 100 times what the others do. In the first token and in one of some 256, two of
-    these hold 30 times as much again, so that nothing else is left of such a token after the norm.
+    Most of a token lies in a subspace of 64 dimensions, in which it walks (AR(1)). Channels differ in size. In every
+    token six channels hold 50 to 100 times as much as the others. In the first token, and in one of some 256, two of
+    the six hold 30 times as much again, so that nothing else is left of such a token after the norm.
     """
     rng = _generator(seed, "structured")
     basis = rng.standard_normal((64, H), np.float32) / np.float32(8)
@@ -148,7 +148,7 @@ INPUTS: dict[str, Callable[[int, int], Iterator[Array]]] = {"random": _random, "
 
 
 def hidden_states(kind: str, count: int, seed: int = 0) -> Array:
-    """Inputs of the layer, kind of `INPUTS`: bfloat16 bits [count, 7168]. Fewer are the first ones."""
+    """Inputs of the layer, of a kind in `INPUTS`: bfloat16 bits [count, 7168]. Fewer tokens are the first of more."""
     return np.concatenate([float32_to_bf16(x) for x in INPUTS[kind](count, seed)])[:count]
 
 
@@ -162,9 +162,9 @@ class Result:
     hidden_out: Array
     """float32 [TOKENS, 7168]."""
     selected: Array
-    """bool [TOKENS, keys], what the indexer selected."""
+    """bool [TOKENS, keys]: the keys that the indexer selected."""
     top: Array | None = None
-    """bool [TOKENS, keys], what has the `TOP` highest scores, where the scores are known."""
+    """bool [TOKENS, keys]: the keys of the `TOP` highest scores, if the scores are known."""
 
 
 class Model:
@@ -184,7 +184,7 @@ class Model:
         return self._results[length]
 
     def with_keys(self, selected: Array) -> Result:
-        """The same if the indexer had selected these keys, bool [TOKENS, length]."""
+        """The result as if the indexer had selected these keys, bool [TOKENS, length]."""
         return self._run(selected.shape[1], selected)
 
     def _run(self, length: int, selected: Array | None = None) -> Result:
@@ -194,13 +194,13 @@ class Model:
 
 
 def make_layer(length: int, heads: int, **arguments: Any) -> cells.SparseAttentionLayer:
-    """The layer over a sequence of `length` keys; arguments as of `cells.SparseAttentionLayer`."""
+    """The layer over a sequence of `length` keys. The arguments are those of `cells.SparseAttentionLayer`."""
     return cells.SparseAttentionLayer(paging.block_num_of([length]), heads, **arguments)
 
 
 @contextmanager
 def _pynative() -> Iterator[None]:
-    """PyNative mode for the time of the block."""
+    """PyNative mode during the block."""
     before = ms.get_context("mode")
     ms.set_context(mode=ms.PYNATIVE_MODE)
     try:
@@ -213,9 +213,9 @@ class Operators:
     """The layer made of the operators, over one sequence.
 
     Args:
-        layer: of `make_layer`, with its weights. length: keys of the sequence at the end.
-        filler: writes the keys of all tokens but the last; the layer's own prolog, or one of fewer query heads, on
-            which keys do not depend, which takes less time.
+        layer: a layer of `make_layer`, with its weights. length: keys of the sequence at the end.
+        filler: writes the keys of all tokens but the last. It is the layer's own prolog, or one of fewer query heads,
+            which takes less time, and on which keys do not depend.
     """
 
     def __init__(
@@ -227,10 +227,10 @@ class Operators:
         self._block_num = paging.block_num_of([length])
 
     def results(self, x: Array, lengths: Sequence[int]) -> Iterator[Result]:
-        """What the layer gives for the last tokens of the first so many of x, bfloat16 bits [n, 7168]; in rising order.
+        """The layer's results for the last tokens of each length of x, bfloat16 bits [n, 7168]. Lengths ascend.
 
-        The layer writes the keys of these tokens itself: nothing is in the rows of the cache until then. It runs in
-        MindSpore's mode; what is beside it in PyNative mode, which compiles nothing.
+        The layer writes the keys of these tokens itself, into rows of the cache that were empty. It runs in MindSpore's
+        mode. All else runs in PyNative mode, which compiles nothing.
         """
         caches, filled = cells.make_caches(self._block_num), 0
         for length in lengths:
@@ -250,7 +250,7 @@ class Operators:
             yield Result(hidden_out, selected)
 
     def _inputs(self, x: Array, first: int, stop: int) -> tuple[list[ms.Tensor], list[ms.Tensor]]:
-        """Of the tokens first to stop: what the prolog takes before the caches, block table and length."""
+        """The inputs of tokens first to stop: those of the prolog before the caches, and block table and length."""
         positions = np.arange(first, stop)[None]
         cos, sin = rope.rope_tables(positions[0])
         index = paging.cache_index_of(self._table, positions)[0]
@@ -265,9 +265,9 @@ def compare(got: Result, want: Result) -> dict[str, float]:
     """How near `got` comes to the float32 layer's result.
 
     Returns:
-        cosine: of hidden_out, the least of the tokens. relative_error: the norm of the difference of all tokens over
-        the norm of `want`. recall: the share of the keys that `want` selected that `got` selected too; top_recall:
-        likewise of the `TOP` keys of the highest scores.
+        cosine: the smallest of the tokens' hidden_out. relative_error: the norm of the difference of all tokens over
+        the norm of `want`. recall: the share of the keys selected by `want` that `got` selected too. top_recall: the
+        same share of the `TOP` keys of the highest scores.
     """
     a, b = got.hidden_out.astype(np.float64), want.hidden_out.astype(np.float64)
     cosines = (a * b).sum(axis=1) / (np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1))
@@ -280,7 +280,7 @@ def compare(got: Result, want: Result) -> dict[str, float]:
 
 
 def figures(got: Result, meant: Model, before: Model) -> dict[str, dict[str, float]]:
-    """What `compare` says of the operators' result for the last tokens, by `COMPARISONS`.
+    """The results of `compare` for the operators' last tokens, by `COMPARISONS`.
 
     Args:
         meant, before: the float32 layer on what the checkpoint means, and on the weights before they were stored.
@@ -337,7 +337,7 @@ def accuracy(console: Console, heads: int = 128, keys: Sequence[int] = KEYS, see
 
 
 def _line(row: Mapping[str, Any]) -> str:
-    """A result in a line."""
+    """A result as one line of text."""
     errors = ", ".join(f"{name} {row[name]['relative_error']:.4f}" for name in COMPARISONS)
     both = row["both"]
     told = f"cosine {both['cosine']:.5f}, recall {both['recall']:.4f}, top {both['top_recall']:.4f}"

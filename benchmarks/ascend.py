@@ -1,4 +1,4 @@
-"""Achieved against modelled time on an Atlas A2 or A3: MindSpore's profiler, beside the emulator's cycle model.
+"""Compares measured with modelled times on an Atlas A2 or A3: MindSpore's profiler and the emulator's cycle model.
 
 python -m benchmarks.ascend                 every row of the table "Modelled time" in docs/ascend.md
 python -m benchmarks.ascend --hot           weights and caches may stay in the L2 cache
@@ -25,13 +25,13 @@ from ms_dsv32 import op_info
 
 ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs" / "ascend.md"
-L2_BYTES = 192 << 20  # of an Ascend 910B1, the largest of the family
+L2_BYTES = 192 << 20  # L2 of an Ascend 910B1, the largest of the family
 
 
 @dataclass(frozen=True)
 class Modelled:
-    """A row of the table: an operator, its tokens and the row's label; µs by the cycle model and the roofline, at the
-    optimistic end of what is assumed of memory, and the model's at the pessimistic end."""
+    """A row of the table: an operator, its tokens and the row's label. The µs of the cycle model and of the roofline
+    are at the optimistic end of the assumptions about memory, and the model's also at the pessimistic end."""
 
     op: str
     t: int
@@ -129,7 +129,7 @@ def operator(row: Modelled) -> Callable[[], Any]:
 
 
 def table(rows: Sequence[tuple[Modelled, list[float]]], console: Console) -> None:
-    """Prints median and best time of each row beside the modelled ones; ratios are to the optimistic end."""
+    """Prints median and best time of each row beside the modelled ones. Ratios are to the optimistic end."""
     printed = Table(title="µs on the device; modelled and roofline are no measurements")
     for column in ("operator", "shape"):
         printed.add_column(column)
@@ -147,7 +147,7 @@ def table(rows: Sequence[tuple[Modelled, list[float]]], console: Console) -> Non
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Command line; returns the exit status."""
+    """The command line. Returns the exit status."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.ascend", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )

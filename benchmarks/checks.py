@@ -1,4 +1,4 @@
-"""Results against the golden reference, so that nobody is timed on wrong work."""
+"""Compares results with the golden reference, so that no contender is timed on wrong work."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def forget(case: Case) -> None:
 
 
 def check(shape: Shape, case: Case, got: Mapping[str, Array], tokens: Sequence[int]) -> None:
-    """Compares the outputs `got` of a contender at some tokens, in which every token stands for itself.
+    """Compares the outputs `got` of a contender at some tokens. A token's outputs do not depend on other tokens.
 
     Args:
-        got: by the contract's names; [t, ...], and whole caches. Of the step all of the three operators.
+        got: outputs by the contract's names, [t, ...], and whole caches. For the step, those of its three operators.
 
     Raises:
-        AssertionError: what differs by more than the contract's tolerances.
+        AssertionError: an output differs by more than the contract's tolerances.
     """
     tokens = list(tokens)
     if shape.op not in (INDEXER, ATTENTION):
@@ -47,7 +47,7 @@ def check(shape: Shape, case: Case, got: Mapping[str, Array], tokens: Sequence[i
     elif shape.op == ATTENTION:
         attention_check(case, case.inputs, tokens)(_rows(case, got["attention_out"])[tokens])
     elif shape.op == STEP:
-        # The indexer and the attention are compared on what the contender's own earlier stages gave them.
+        # The indexer and the attention are compared on the outputs of the contender's own earlier stages.
         indexer = {n: got[f"ip_{n}_out"] for n in ("q_int8", "q_scale", "weights")}
         indexer |= {"k_cache": got["ip_k_int8_out"], "k_cache_scale": got["ip_k_scale_out"]}
         indexer_check(case, indexer, tokens)(got["topk_indices"][tokens])
@@ -60,7 +60,7 @@ def check(shape: Shape, case: Case, got: Mapping[str, Array], tokens: Sequence[i
 
 
 def _rows(case: Case, value: Array) -> Array:
-    """[t, heads, channels] of what may have axes for sequences and their tokens."""
+    """A value as [t, heads, channels]. It may have axes for sequences and their tokens."""
     return value.reshape(case.paging.t, -1, value.shape[-1])
 
 
@@ -97,10 +97,10 @@ def _paging(case: Case, tokens: list[int]) -> dict[str, Array]:
 
 
 def indexer_check(case: Case, inputs: Mapping[str, Array], tokens: Sequence[int]) -> Callable[[Array], None]:
-    """What compares rows of topk_indices, int32 [len(tokens), selected_count], with golden's for these tokens.
+    """A function that compares rows of topk_indices, int32 [len(tokens), selected_count], with golden's.
 
     Args:
-        inputs: of the indexer, without block_table and kv_act_seqs, which `case` has.
+        inputs: inputs of the indexer, without block_table and kv_act_seqs, which `case` has.
     """
     tokens = list(tokens)
     some = {n: inputs[n][tokens] for n in ("q_int8", "q_scale", "weights")}
@@ -116,10 +116,10 @@ def indexer_check(case: Case, inputs: Mapping[str, Array], tokens: Sequence[int]
 
 
 def attention_check(case: Case, inputs: Mapping[str, Array], tokens: Sequence[int]) -> Callable[[Array], None]:
-    """What compares rows of attention_out, bfloat16 [len(tokens), n_q, 512], with golden's for these tokens.
+    """A function that compares rows of attention_out, bfloat16 [len(tokens), n_q, 512], with golden's.
 
     Args:
-        inputs: of the attention, without block_table and kv_act_seqs, which `case` has.
+        inputs: inputs of the attention, without block_table and kv_act_seqs, which `case` has.
     """
     tokens = list(tokens)
     keys = ("key_nope_2d", "key_rope_2d", "k_nope_scales")

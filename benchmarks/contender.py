@@ -19,9 +19,9 @@ class Contender:
     """A prepared call.
 
     Attributes:
-        name: in tables. call: does the work and returns when it is done.
-        arrays: what `call` returned, as NumPy arrays by the contract's names, caches included.
-        before: runs untimed before each call. note: how it computes, where it had a choice.
+        name: the name in tables. call: does the work and returns when it is done.
+        arrays: turns the result of `call` into NumPy arrays by the contract's names, caches included.
+        before: runs untimed before each call. note: how it computes, if it had a choice.
     """
 
     name: str
@@ -37,17 +37,17 @@ STEP_OUTPUTS = (*OUTPUTS["mla_indexer_prolog_quant"], "topk_indices", "attention
 
 @functools.cache
 def weights() -> dict[str, Array]:
-    """The weights of the prologs and of the epilog, row-major; read-only."""
+    """The weights of the prologs and of the epilog, row-major and read-only."""
     return {**cases.mla_weights(), **cases.indexer_weights(), **cases.epilog_weights()}
 
 
 def activations(case: Case) -> dict[str, Array]:
-    """The inputs of a case that are no weights."""
+    """The inputs of a case that are not weights."""
     return {name: value for name, value in case.inputs.items() if weight_name(name) not in weights()}
 
 
 def attention_attributes(case: Case) -> dict[str, Any]:
-    """Attributes of the step's attention; those of an attention case are in the case."""
+    """The attributes of the step's attention. An attention case has its own."""
     return {
         "nq": case.n_q,
         "n_kv": 1,

@@ -1,14 +1,14 @@
-// An operator that does nothing: what is left of a call is MindSpore's.
+// An operator that does nothing, so that all the time of a call is MindSpore's.
 #include <cstdint>
 #include <vector>
 
 namespace {
-std::vector<std::vector<int64_t>> shapes;  // of the outputs
+std::vector<std::vector<int64_t>> shapes;  // shapes of the outputs
 }
 
 extern "C" {
 
-// `dims` holds the axes of `count` outputs one behind the other.
+// `dims` holds the axes of `count` outputs, one output after the other.
 void EmptySetOutputs(int count, const int* ranks, const int64_t* dims) {
   shapes.clear();
   for (int i = 0; i < count; dims += ranks[i++]) shapes.emplace_back(dims, dims + ranks[i]);

@@ -1,4 +1,4 @@
-"""What the machine can do, measured in the same run, and the roofline of a call."""
+"""The limits of the machine, measured in the same run, and the roofline of a call."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def memory_seconds(work: Work, limits: Limits) -> float:
 
 
 def compute_seconds(work: Work, limits: Limits) -> float:
-    """The two types of product use the same units of a core, so their times add up."""
+    """The time of all products. Both types of product use the same units of a core, so their times add up."""
     return work.bf16_macs / (limits.bf16_gmacs * 1e9) + work.int8_macs / (limits.int8_gmacs * 1e9)
 
 
 def roofline(work: Work, limits: Limits, *, cached: bool = False) -> float:
-    """Seconds below which a call cannot be: ``max(memory, compute)``, as the two can overlap.
+    """The fewest seconds that a call can take: ``max(memory, compute)``, because the two can overlap.
 
-    ``memory = bytes / read_gbps`` (writes are counted as reads) and is left out for data that is in the caches;
+    ``memory = bytes / read_gbps``, where writes are counted as reads. It is left out for data that is in the caches.
     ``compute = bf16_macs / bf16_gmacs + int8_macs / int8_gmacs``. Norms, RoPE, exp, quantisation, dequantisation and
     top-k are not counted.
     """
@@ -53,8 +53,8 @@ def roofline(work: Work, limits: Limits, *, cached: bool = False) -> float:
 
 
 def l3_bytes() -> int:
-    """Size of all last-level caches that the process's CPUs have together; 32 MiB if the system does not tell."""
-    sizes: dict[str, int] = {}  # by the CPUs that share one
+    """Size of all last-level caches of the process's CPUs together, or 32 MiB if the system does not tell."""
+    sizes: dict[str, int] = {}  # by the CPUs that share a cache
     for cpu in os.sched_getaffinity(0):
         caches = Path(f"/sys/devices/system/cpu/cpu{cpu}/cache").glob("index*")
         last = max(
@@ -71,8 +71,8 @@ class Probe:
     """The compiled probe.cc with its buffers, which live as long as the probe.
 
     Args:
-        threads: how many threads read and multiply; the kernels' own count by default.
-        isa: whose instructions are measured; by default the one whose kernels run.
+        threads: how many threads read and multiply, by default the kernels' own count.
+        isa: the instruction set that is measured, by default the one whose kernels run.
 
     Raises:
         RuntimeError: no C++ compiler (environment variable ``CXX``, default g++).
@@ -86,7 +86,7 @@ class Probe:
         self._buffers: dict[str, int] = {}
 
     def throughput(self, repeats: int = 5, seconds: float = 0.0) -> dict[str, float]:
-        """GMAC/s by type of product, bf16 and int8: the best of some bursts of a millisecond, or of `seconds`."""
+        """GMAC/s by type of product, bf16 and int8: the best of several bursts of a millisecond, or of `seconds`."""
         rate = self._library.ProbeThroughput
         kinds = enumerate(("bf16", "int8"))
         return {kind: rate(i, self.threads, repeats, ctypes.c_double(seconds)) for i, kind in kinds}
@@ -94,7 +94,7 @@ class Probe:
     def round_trip(self) -> float | None:
         """Nanoseconds of a round trip of a cache line between the first core and the one farthest from it.
 
-        None with one thread, or with one CPU for all threads: there is no other core.
+        None with one thread, or with one CPU for all threads, because there is no other core then.
         """
         cores = min(self.threads, len(os.sched_getaffinity(0)))
         return max((self._library.ProbeRoundTrip(core) for core in range(1, cores)), default=None)
@@ -102,7 +102,7 @@ class Probe:
     def flush(self, pages: str = "huge") -> float:
         """Reads a buffer of four times the last-level cache, at least 128 MiB, and returns GB/s.
 
-        All that was in the caches before is gone then. `pages`: "4K" or "huge".
+        This removes everything else from the caches. `pages` is "4K" or "huge".
         """
         if pages not in self._buffers:
             buffer = self._library.ProbeBuffer(ctypes.c_size_t(self.bytes), int(pages == "huge"))

@@ -1,4 +1,4 @@
-"""Our operators: the bare kernel, and through MindSpore in both modes and under `mindspore.jit`. Packed weights."""
+"""Our operators with packed weights: the bare kernel, MindSpore in both modes, and `mindspore.jit`."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ class _Step(nn.Cell):
 
 @functools.cache
 def _weighted(kind: type[nn.Cell]) -> nn.Cell:
-    # The rivals' epsilon, which is the operators' default; the cells' is the model's.
+    # The rivals use the operators' default epsilon, and the cells' default is the model's.
     with_mla = kind in (cells.MLAProlog, cells.MLAIndexerProlog)
     cell = kind(epsilon_cq=1e-5, epsilon_ckv=1e-5) if with_mla else kind()
     cell.set_weights({name: row_major()[name] for name in cell.get_weights()})
@@ -184,7 +184,7 @@ def _weighted(kind: type[nn.Cell]) -> nn.Cell:
 
 
 def _cell(shape: Shape, case: Case) -> tuple[nn.Cell, list[str]]:
-    """The cell of an operator, and the names of its inputs: those of the operator that are no weights."""
+    """The cell of an operator, and the names of its inputs: the operator's inputs that are not weights."""
     columns = case.paging.block_table.shape[1]
     if shape.op == INDEXER:
         return cells.LightningIndexer(), list(case.inputs)

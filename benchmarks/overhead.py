@@ -1,4 +1,4 @@
-"""What a call through MindSpore costs over the bare kernel, and what each further node of a graph costs."""
+"""Measures what a call through MindSpore costs over the bare kernel, and what each further node of a graph costs."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def overhead(console: Console, repeats: int = 200) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Call:
-    """What is timed, and what is run before it, untimed: once for all calls in a row, and for each."""
+    """The call that is timed, and the untimed calls before it: one for all calls in a row, and one for each."""
 
     call: Callable[[], Any]
     once: Callable[[], None] = lambda: None
@@ -57,10 +57,10 @@ class _Call:
 
 
 def _calls(shape: Shape) -> dict[str, _Call]:
-    """The operator bare and in both modes; and an empty one with its arguments, when its kernel has just run.
+    """The operator bare and in both modes, and an empty operator with its arguments, called right after its kernel.
 
-    In a graph an empty operator tells MindSpore's share. In PyNative mode it tells what its own way of calling a
-    `Custom` operator takes, which ours do not go.
+    In a graph an empty operator tells MindSpore's share. In PyNative mode it tells what MindSpore's own way of calling
+    a `Custom` operator takes, which our operators do not use.
     """
     case = make_case(shape)
     found = {c.name: _Call(c.call, c.before) for c in ours.contenders(shape, case, lambda: None)}
@@ -73,7 +73,7 @@ def _calls(shape: Shape) -> dict[str, _Call]:
 
 
 def _over(times: dict[str, dict[str, float]]) -> list[dict[str, float]]:
-    """In both modes the time over the kernel's, and the empty operator's; that under `jit` beside graph mode's."""
+    """In both modes the time over the kernel's, and the empty operator's time. `jit` is beside graph mode."""
     over = {n: {k: times[n][k] - times["kernel"][k] for k in times[n]} for n in ("pynative", "graph", "jit")}
     return [over["pynative"], times["empty pynative"], over["graph"], over["jit"], times["empty graph"]]
 
@@ -92,7 +92,7 @@ class _Empty(nn.Cell):
 
 
 def _empty(op: str, inputs: dict[str, Any], attributes: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """By mode the call of an operator that has the inputs, outputs and attributes of `op` and does nothing."""
+    """The call, by mode, of an operator that has the inputs, outputs and attributes of `op` and does nothing."""
     info = op_info.load(op)
     bound = op_info.bind_attrs(info, attributes)
     dtypes = [kernel_impl._MS_DTYPES.get(a.dtype, a.dtype.name) for a in inputs.values()]

@@ -57,7 +57,7 @@ def roofline(found: Mapping[str, Any], path: Path) -> None:
 
 
 def bars(found: Mapping[str, Any], path: Path) -> None:
-    """Time over the roofline of each shape: 1 is what the machine allows."""
+    """Time over the roofline of each shape, where 1 is what the machine allows."""
     results = found["results"]
     ops = list(dict.fromkeys(r["op"] for r in results))
     figure, panels = plt.subplots(len(ops), 1, figsize=(9, 2.1 * len(ops) + 0.6), squeeze=False)
@@ -90,7 +90,7 @@ def bars(found: Mapping[str, Any], path: Path) -> None:
 
 
 def scaling(found: Mapping[str, Any], path: Path) -> None:
-    """Cost against tokens, keys, sequences and threads; dashed: the roofline."""
+    """Cost against tokens, keys, sequences and threads. The roofline is dashed."""
     figure, panels = plt.subplots(2, 2, figsize=(9, 7))
     for axes, (axis, lines) in zip(panels.flat, found["sweeps"].items(), strict=True):
         for i, (name, points) in enumerate(lines.items()):
@@ -107,7 +107,7 @@ def scaling(found: Mapping[str, Any], path: Path) -> None:
 
 
 def accuracy(found: Mapping[str, Any], path: Path) -> None:
-    """Relative error and missed keys over the number of keys, by input, format and what loses them."""
+    """Relative error and missed keys over the number of keys, by input, format and cause of the loss."""
     results = found["results"]
     inputs, formats = (list(dict.fromkeys(r[name] for r in results)) for name in ("input", "format"))
     told = {

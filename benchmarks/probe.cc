@@ -1,7 +1,7 @@
-// What this machine can do: read bandwidth, multiply-accumulate throughput, and how far its cores are from each other.
+// Measures what this machine can do: read bandwidth, multiply-accumulate throughput, and how far its cores are apart.
 //
-// Compiled at run time with the -m flags of the instruction set whose kernels run (limits.py), so that the loops below
-// use the same instructions: the best that the set has for each type of product.
+// It is compiled at run time with the -m flags of the instruction set whose kernels run (limits.py), so that the loops
+// below use the same instructions: the best of the set for each type of product.
 #include <sched.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -44,8 +44,8 @@ void StayOn(const cpu_set_t& cpus, int index) {
   }
 }
 
-// Starts `body(thread)` on all threads at once, each on a CPU of its own, where Linux at times leaves new threads on
-// one, and returns the seconds from the first start to the last end. Creating the threads is not timed.
+// Starts `body(thread)` on all threads at once and returns the seconds from the first start to the last end. Creating
+// the threads is not timed. Each gets a CPU of its own, because Linux at times leaves new threads on one CPU.
 template <typename Body>
 double TimeThreads(int threads, const Body& body) {
   cpu_set_t cpus;
@@ -74,7 +74,7 @@ double TimeThreads(int threads, const Body& body) {
   return Seconds(first, last);
 }
 
-// Keeps a value in a register and hides from the compiler what it is, so that no product is moved out of a loop.
+// Keeps a value in a register and hides it from the compiler, so that no product is moved out of a loop.
 #if defined(__x86_64__)
 #define OPAQUE(v) asm volatile("" : "+x"(v))
 #else
@@ -119,7 +119,7 @@ struct Fp32 {
 #error "no probe for this architecture"
 #endif
 
-// bf16: a product of two bf16 values; without instructions of its own it is an fp32 product of widened values.
+// bf16: a product of two bf16 values. Without instructions for it, an fp32 product of widened values.
 #if defined(__AVX512BF16__)
 struct Bf16 {
   using Acc = __m512;
@@ -138,7 +138,7 @@ struct Bf16 {
 using Bf16 = Fp32;
 #endif
 
-// int8, exact in int32. Without dot-product instructions the values are widened to int16 first, which is not counted.
+// int8, exact in int32. Without dot-product instructions the values are widened to int16 first. That is not counted.
 #if defined(__AVX512VNNI__)
 struct Int8 {
   using Acc = __m512i;
@@ -201,7 +201,7 @@ bool RequestAmx() { return syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM
 
 template <typename Product>
 __attribute__((noinline)) void Burst(int64_t rounds) {
-  // Zeros: the speed of these instructions does not depend on the values, and nothing overflows.
+  // Uses zeros, because the speed of these instructions does not depend on the values, and zeros do not overflow.
   typename Product::Operand a = {}, b = {};
   OPAQUE(b);
 #define ZERO(i) typename Product::Acc acc##i = {};
@@ -262,7 +262,7 @@ __attribute__((noinline)) void Burst<AmxBf16>(int64_t rounds) {
 #endif
 
 // 10^9 multiply-accumulates a second of all threads together: the best of `repeats` bursts. The shortest last about a
-// millisecond, so that some fall between the interruptions of a shared machine; `seconds` asks for longer ones.
+// millisecond, so that some fall between the interruptions of a shared machine. `seconds` asks for longer ones.
 template <typename Product>
 double Throughput(int threads, int repeats, double seconds) {
   constexpr int64_t kRounds = Product::kMacs > 64 ? 30000 : 300000;
@@ -307,8 +307,8 @@ void* ProbeBuffer(size_t bytes, int huge) {
 
 void ProbeFree(void* buffer) { free(buffer); }
 
-// Reads the buffer once and returns the seconds. Threads take chunks of 1 MiB, so one that is interrupted does not hold
-// up the others. Pushes everything else out of caches smaller than the buffer.
+// Reads the buffer once and returns the seconds. Threads take chunks of 1 MiB, so that one that is interrupted does not
+// hold up the others. This pushes everything else out of caches smaller than the buffer.
 double ProbeRead(const void* buffer, size_t bytes, int threads) {
   constexpr size_t kChunk = size_t{1} << 20;
   std::atomic<size_t> next{0};
@@ -334,7 +334,7 @@ double ProbeRoundTrip(int other) {
   cpu_set_t cpus;
   CPU_ZERO(&cpus);
   sched_getaffinity(0, sizeof(cpus), &cpus);
-  // Lines are 64 bytes or 128, and the CPU may fetch them in pairs: nothing else may be near.
+  // Nothing else may be near, because lines are 64 or 128 bytes, and the CPU may fetch them in pairs.
   struct alignas(256) {
     std::atomic<int> turn{0};
   } line;

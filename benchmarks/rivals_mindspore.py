@@ -73,7 +73,7 @@ def rms_norm(x, gamma):
 
 
 class Mla(nn.Cell):
-    """`mla_prolog_quant`; the caches are Parameters of rows."""
+    """`mla_prolog_quant`. The caches are Parameters of rows."""
 
     def __init__(self, caches: tuple[Parameter, ...]) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Mla(nn.Cell):
 
 
 class IndexerProlog(nn.Cell):
-    """`lightning_indexer_prolog_quant`, likewise."""
+    """`lightning_indexer_prolog_quant`. The caches are Parameters of rows."""
 
     def __init__(self, caches: tuple[Parameter, ...]) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ class IndexerProlog(nn.Cell):
 
 
 class Fused(nn.Cell):
-    """`mla_indexer_prolog_quant`; returns the outputs that are no caches."""
+    """`mla_indexer_prolog_quant`. Returns the outputs that are not caches."""
 
     def __init__(self, caches: tuple[Parameter, ...]) -> None:
         super().__init__()
@@ -190,7 +190,7 @@ class Attention(nn.Cell):
 
 
 class Epilog(nn.Cell):
-    """`mla_epilog_quant`; it has no caches."""
+    """`mla_epilog_quant`, which has no caches."""
 
     def __init__(self, caches: tuple[Parameter, ...]) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ CACHES = {
 
 def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterator[Contender]:
     """MindSpore's own operators in graph mode."""
-    # The bf16 cache is held in float32, as it cannot be gathered otherwise.
+    # The bf16 cache is held in float32, because MindSpore cannot gather bf16.
     in_caches = {n: case.inputs[n].reshape(-1, case.inputs[n].shape[-1]) for n in CACHES[case.operator]}
     rows = {n: _float(v) if v.dtype == np.uint16 else v for n, v in in_caches.items()}
     caches = tuple(Parameter(Tensor.from_numpy(v), name=n, requires_grad=False) for n, v in rows.items())

@@ -1,9 +1,9 @@
 """The operators as a good torch user writes them for a CPU: eager, and with torch.compile.
 
-Weights are converted in advance, projections of one input are one product, prompts run in chunks. For each product
-torch has several ways (bf16 or fp32 weights, transposed, packed by oneDNN or MKL, three kinds of int8 product), and
-which one is fastest depends on the CPU and the number of rows. So a short tournament over cold weights picks the
-fastest that is right; the picks are in the contender's note.
+Weights are converted in advance, projections of one input are one product, and prompts run in chunks. For each product
+torch has several ways (bf16 or fp32 weights, transposed, packed by oneDNN or MKL, three kinds of int8 product). Which
+one is fastest depends on the CPU and the number of rows. So a short tournament over cold weights picks the fastest way
+that is right. The picks are in the contender's note.
 
 Two ways of attention are wrong by the contract on every CPU: a product of bf16 matrices rounds the scores to bf16, and
 `scaled_dot_product_attention` rounds the numerators of the softmax to bf16 (in float32 nothing), where the contract
@@ -45,13 +45,13 @@ from ms_dsv32 import golden, kernel_impl
 Way = Callable[[Tensor], Tensor]
 T = TypeVar("T")
 Product = Callable[[Tensor, Tensor], Tensor]
-RUNS = 3  # of each way in a tournament
-QUALIFYING_ROWS = (4, 64)  # bound by the reads of weights, and by arithmetic
-FEW_TOKENS = 8  # for which attention tries its ways: what it does for a token does not depend on the others
+RUNS = 3  # runs of each way in a tournament
+QUALIFYING_ROWS = (4, 64)  # the first is bound by the reads of weights, the second by arithmetic
+FEW_TOKENS = 8  # tokens on which attention tries its ways: its work for a token does not depend on the others
 
 
 def to_torch(array: Array) -> Tensor:
-    """A tensor on the array's memory; uint16 holds bfloat16 bits."""
+    """A tensor on the array's memory. uint16 holds bfloat16 bits."""
     array = array if array.flags.writeable else array.copy()
     return (
         torch.from_numpy(array.view(np.int16)).view(torch.bfloat16)
@@ -65,8 +65,8 @@ def to_array(tensor: Tensor) -> Array:
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
-# torch.compile takes packed weights as constants of a frozen graph only, and cannot look into a change of a setting;
-# here it compiles what is around the products.
+# torch.compile compiles only what is around the products: it takes packed weights as constants of a frozen graph only,
+# and cannot look into a change of a setting.
 opaque = torch.compiler.disable
 
 
@@ -88,9 +88,9 @@ def _matmul_of_bf16(a: Tensor, b: Tensor) -> Tensor:
 
 
 def bf16_product(a: Tensor, b: Tensor) -> Tensor:
-    """Float32 sums of bf16 products: oneDNN rounds the factors to bf16, which changes nothing in them.
+    """Float32 sums of bf16 products: oneDNN rounds the factors to bf16, which does not change them.
 
-    It is the only way of torch to multiply bf16 without rounding the result: `torch.mm` and `torch.bmm` have no
+    This is torch's only way to multiply bf16 without rounding the result, because `torch.mm` and `torch.bmm` have no
     `out_dtype` on a CPU.
     """
     return _matmul_of_bf16(a.float(), b.float())
@@ -112,7 +112,7 @@ def unrounded_products() -> dict[str, Product]:
     )
 
 
-# Products with a fixed weight [K, N]: each way takes rows [t, K] and returns [t, N].
+# Products with a fixed weight [K, N]. Each way takes rows [t, K] and returns [t, N].
 
 
 def _fp32_ways(w: Tensor, rows: int) -> dict[str, Callable[[], Way]]:
@@ -200,10 +200,10 @@ class Tournament:
         self.used: dict[tuple[str, int], None] = {}
 
     def pick(self, name: str, ways: Mapping[str, Callable[[], Way]], x: Callable[[int], Tensor], rows: int) -> Way:
-        """The fastest way to multiply `rows` rows. `x` makes inputs; `name` is the product's in the notes.
+        """The fastest way to multiply `rows` rows. `x` makes inputs, and `name` is the product's name in the notes.
 
-        A way that torch refuses on this CPU, or whose result is off by more than a rounding to bf16, is out; so is one
-        that is over four times slower than the best at a few rows (torch emulates what the CPU lacks, for seconds).
+        A way is out if torch refuses it on this CPU, if its result is off by more than a rounding to bf16, or if it is
+        over four times slower than the best at a few rows (torch emulates what the CPU lacks, for seconds).
         """
         few = min(QUALIFYING_ROWS, key=lambda few: abs(few - rows))
         if (name, few) not in self._finalists:
@@ -232,7 +232,7 @@ class Tournament:
         return [name for name, seconds in times.items() if seconds <= 4 * min(times.values())]
 
     def fastest(self, name: str, rows: int, choices: Mapping[str, Callable[[], T]], check: Callable[[T], None]) -> str:
-        """The fastest of some calls that are right. A call that is alone is left to the check of the contender.
+        """The fastest call that is right. A single call is not checked here, but by the check of the contender.
 
         Args:
             check: compares what a call returned with the contract, and raises AssertionError.
@@ -258,7 +258,7 @@ class Tournament:
         return self._picks[name, rows]
 
     def note(self) -> str:
-        """What was picked since `used` was cleared."""
+        """The picks since `used` was cleared."""
         return "; ".join(f"{name} ({rows} rows): {self._picks[name, rows]}" for name, rows in self.used)
 
 
@@ -352,7 +352,7 @@ class IndexerProlog:
 
 
 class Fused:
-    """`mla_indexer_prolog_quant`; returns the outputs that are no caches."""
+    """`mla_indexer_prolog_quant`. Returns the outputs that are not caches."""
 
     def __init__(self, tournament: Tournament, t: int, weights: Mapping[str, Tensor]) -> None:
         self.mla, self.indexer = Mla(tournament, t, weights), IndexerProlog(tournament, t, weights)
@@ -367,7 +367,8 @@ class Epilog:
 
     def __init__(self, tournament: Tournament, t: int, weights: Mapping[str, Tensor]) -> None:
         self.scale = weights["w_o_scale"].view(-1)
-        # torch.compile makes a sum of products that are rounded to bf16 of it at one token: beyond the tolerances.
+        # Opaque, because at one token torch.compile would add products that are rounded to bf16, which is beyond the
+        # tolerances.
         self.uv = opaque(
             tournament.pick("w_uv", _head_ways(weights["w_uv"], t), lambda r: torch.randn(r, 128, 512).bfloat16(), t)
         )
@@ -381,7 +382,7 @@ class Epilog:
 def index_scores(q: Tensor, factor: Tensor, keys: Tensor, scales: Tensor, product: Product) -> Tensor:
     """Scores [s1, keys] of one sequence's keys int8 [keys, 128] for its queries [s1 * 64, 128], factors [s1, 64].
 
-    The product is exact in each way: its sums stay below 128 * 127^2 < 2^24.
+    Each way gives the exact product, because its sums stay below 128 * 127^2 < 2^24.
     """
     dot = torch.relu(product(keys, q.t())).view(keys.shape[0], *factor.shape)
     return torch.stack([dot[:, j] @ factor[j] for j in range(factor.shape[0])]) * scales.float()
@@ -409,7 +410,7 @@ class Indexer:
         product: Product,
         sequences: int | None = None,
     ) -> Tensor:
-        """topk_indices [b * s1, count]; `sequences`: of the first few only."""
+        """topk_indices [b * s1, count], or with `sequences` those of the first few only."""
         q = q_int8.view(-1, self.s1 * 64, 128)[:sequences]
         factor = (q_scale.view(-1, 64).float() * weights.float()).view(-1, self.s1, 64)
         out = torch.empty((q.shape[0], self.s1, self.count), dtype=torch.int32)
@@ -433,7 +434,7 @@ def attend(
     scores: Product,
     output: Product,
 ) -> Tensor:
-    """Attention of c tokens, each over its own cache rows [c, n]; caches as rows. `scores` must not round."""
+    """Attention of c tokens, each over its own cache rows [c, n]. Caches come as rows. `scores` must not round."""
     c, n = rows.shape
     k = (kv[rows].view(c, n, 4, 128).float() * ks[rows].unsqueeze(-1)).bfloat16().view(c, n, 512)
     q, key = torch.cat((q_nope, q_rope), -1), torch.cat((k, kr[rows]), -1)
@@ -467,7 +468,7 @@ class Attention:
         output: Product,
         tokens: int | None = None,
     ) -> Tensor:
-        """attention_out [t, n_q, 512]; `tokens`: of the first few only."""
+        """attention_out [t, n_q, 512], or with `tokens` that of the first few only."""
         caches = kv.view(-1, 512), kr.view(-1, 64), ks.view(-1, 4)
         position = topk[:tokens].long()
         blocks = self.blocks[:tokens].gather(1, position // self.block_size)
@@ -489,7 +490,7 @@ def _tournament(flush: Callable[[], Any]) -> Tournament:
     torch.set_num_threads(kernel_impl.thread_count())
     torch.manual_seed(0)
     torch.set_grad_enabled(False)
-    torch._inductor.config.emulate_precision_casts = True  # else it drops the rounding to bf16 inside fused kernels
+    torch._inductor.config.emulate_precision_casts = True  # keeps the rounding to bf16 inside fused kernels
     return Tournament(flush)
 
 
@@ -505,7 +506,7 @@ def _compiled(function: Callable[..., Any], compiled: bool) -> Callable[..., Any
 def _chunked(
     function: Callable[..., tuple[Tensor, ...]], per_token: int, chunk: int
 ) -> Callable[..., tuple[Tensor, ...]]:
-    """`function`, whose first `per_token` arguments have a token axis, over chunks of tokens."""
+    """Runs `function`, whose first `per_token` arguments have a token axis, over chunks of tokens."""
 
     def call(*args: Tensor) -> tuple[Tensor, ...]:
         parts = zip(*(a.split(chunk) for a in args[:per_token]), strict=True)
@@ -516,7 +517,7 @@ def _chunked(
 
 
 def _projection(case: Case, tournament: Tournament, compiled: bool) -> Callable[[], tuple[Tensor, ...]]:
-    """The prolog or epilog of a case, with the fastest size of chunks; returns the outputs that are no caches."""
+    """The prolog or epilog of a case, with the fastest size of chunks. It returns the outputs that are not caches."""
     kinds = {MLA: (Mla, 4), INDEXER_PROLOG: (IndexerProlog, 6), FUSED: (Fused, 4), EPILOG: (Epilog, 1)}
     kind, per_token = kinds[case.operator]
     names = list(activations(case))
@@ -538,8 +539,8 @@ def _projection(case: Case, tournament: Tournament, compiled: bool) -> Callable[
     return calls[tournament.fastest(f"{case.operator} chunk", t, calls, check)]
 
 
-# Products and the size of chunks are chosen one after the other, and products in eager mode alone: torch.compile calls
-# the same ones, and each way takes it some seconds to compile.
+# Products and the size of chunks are chosen one after the other. Products are chosen in eager mode only, because
+# torch.compile calls the same ones, and would take some seconds to compile each way.
 
 
 def _indexer(case: Case, tournament: Tournament, compiled: bool, args: tuple[Tensor, ...]) -> Callable[..., Tensor]:
@@ -589,7 +590,7 @@ def _attention(case: Case, tournament: Tournament, compiled: bool, args: tuple[T
 
 
 def _outputs(shape: Shape, case: Case, tournament: Tournament, compiled: bool) -> Callable[[], tuple[Tensor, ...]]:
-    """A call of the shape, returning the outputs that are no caches."""
+    """A call of the shape, which returns the outputs that are not caches."""
     if shape.op in (INDEXER, ATTENTION):
         args = tuple(to_torch(v) for n, v in case.inputs.items() if n not in ("block_table", "kv_act_seqs"))
         call = (_indexer if shape.op == INDEXER else _attention)(case, tournament, compiled, args)
@@ -623,7 +624,7 @@ def contenders(shape: Shape, case: Case, flush: Callable[[], object]) -> Iterato
     tournament = _tournament(flush)
     names = STEP_OUTPUTS if shape.op == STEP else OUTPUTS[shape.op]
     arrays = functools.partial(_arrays, case, names)
-    torch.compiler.reset()  # what was compiled for other shapes would be tried at each call
+    torch.compiler.reset()  # otherwise each call would try what was compiled for other shapes
     for name, compiled in (("torch", False), ("torch.compile", True)):
         tournament.used.clear()
         function = _outputs(shape, case, tournament, compiled)

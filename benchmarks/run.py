@@ -19,20 +19,20 @@ from benchmarks.shapes import Shape, Work, shapes, work
 from benchmarks.worker import FAMILIES, PAGES, Worker
 
 LONGEST_BURST = 0.05
-"""Seconds of products in a row by which a core has shown how fast it is over a long call."""
+"""Seconds of products in a row, after which a core has its speed of a long call."""
 
 READS = 3
-"""Of a buffer in a row, the best of which is the bandwidth of the moment."""
+"""Reads of a buffer in a row, the best of which is the bandwidth of the moment."""
 
 ATTEMPTS = 3
-"""Measurements of a shape at most, until the machine is the same before and after one."""
+"""The most measurements of a shape. One is enough if the machine is the same before and after it."""
 
 ALLOWED_CHANGE = 1.25
 """The factor by which the round trip and the bandwidth may differ before and after a measurement.
 
-Both must vary less on a quiet machine. The bandwidths of neighbouring shapes in results/avx2 differ by up to 1.20, nine
+On a quiet machine both vary less. The bandwidths of neighbouring shapes in results/avx2 differ by up to 1.20, and nine
 of ten by up to 1.10. Round trips seconds apart differed by up to 1.20 in nine of ten cases on a Sapphire Rapids beside
-other work. What is to be found out is larger: two vCPUs of a Zen 4 are 50 ns apart in one L3 and 310 ns in two.
+other work. The changes that this finds are larger: two vCPUs of a Zen 4 are 50 ns apart in one L3 and 310 ns in two.
 """
 
 
@@ -41,10 +41,10 @@ class Settings:
     """Options of a run.
 
     Attributes:
-        ops, quick: which shapes. contenders: names of `worker.FAMILIES`. cold: weights and caches from DRAM.
-        repeats: timed calls of each contender. seconds: budget of a measurement of a shape; a contender gets its share,
-            and 3 calls in any case. limit: a rival that would take longer for a call is left out. timeout: of preparing
-            a contender.
+        ops, quick: which shapes. contenders: names of `worker.FAMILIES`. cold: weights and caches come from DRAM.
+        repeats: timed calls of each contender. seconds: budget of a measurement of a shape. A contender gets its share,
+            and at least 3 calls. limit: a rival that takes longer for a call is left out. timeout: the most seconds for
+            preparing a contender.
     """
 
     ops: tuple[str, ...]
@@ -66,11 +66,11 @@ def run(
     """Saves all results whenever a shape is done, and prints a table whenever an operator is.
 
     Args:
-        settings: which shapes, and how. console: for the tables. save: is called with all results so far.
-        interrupted: results of a run that ended early, whose shapes are not measured again.
+        settings: which shapes, and how. console: for the tables. save: called with all results so far.
+        interrupted: results of a run that ended early. Its shapes are not measured again.
 
     Raises:
-        ValueError: the interrupted run was of another machine, or had other settings.
+        ValueError: the interrupted run was on another machine, or had other settings.
     """
     probe = Probe()
     wanted = {f: [n for n in names if n in settings.contenders] for f, names in FAMILIES.items()}
@@ -105,14 +105,14 @@ def run(
                         _set_bounds(one, peak, settings.cold)
                     save(found)
                     progress.advance(bar)
-            finally:  # frameworks keep what they compiled and allocated for each shape: gigabytes after some
+            finally:  # frameworks keep what they compiled and allocated for each shape, gigabytes after some shapes
                 for worker in workers.values():
                     worker.close()
             report.table(op, results, console)
 
 
 def _done(found: Mapping[str, Any], interrupted: Mapping[str, Any]) -> dict[tuple[str, str], dict[str, Any]]:
-    """The results of an interrupted run by operator and shape, if it was a run as this one."""
+    """The results of an interrupted run by operator and shape, if its machine and settings are the same."""
     mine, theirs = json.loads(json.dumps(found)), dict(interrupted)
     for name in ("cpu", "isa", "threads", "versions"):
         if mine["machine"][name] != theirs["machine"][name]:
@@ -134,10 +134,10 @@ def _shape(
     wanted: dict[str, list[str]],
     slowness: dict[str, float],
 ) -> dict[str, Any]:
-    """One shape, measured until the machine stayed the same meanwhile, `ATTEMPTS` times at most.
+    """Measures one shape until the machine stays the same during a measurement, at most `ATTEMPTS` times.
 
     Args:
-        slowness: of each contender, its time over the roofline at the shape before.
+        slowness: the time of each contender over the roofline at the shape before.
     """
     needed = work(shape)
     read = max(probe.flush() for _ in range(READS))
@@ -181,7 +181,7 @@ class _Attempt:
 
     Attributes:
         before, after: `_conditions`. reads: GB/s by type of pages. times: seconds of calls by contender. peaks: GMAC/s
-            by type of product, after calls of the kernel. errors: of contenders that died.
+            by type of product, after calls of the kernel. errors: texts of contenders that died.
     """
 
     before: dict[str, float | None]
@@ -193,7 +193,7 @@ class _Attempt:
 
     @property
     def change(self) -> float:
-        """The largest factor between `before` and `after`, of whichever rises or falls."""
+        """The largest factor between `before` and `after`, in either direction."""
         pairs = ((self.before[name], self.after[name]) for name in self.before)
         return max(max(a / b, b / a) for a, b in pairs if a is not None and b is not None)
 
@@ -201,7 +201,7 @@ class _Attempt:
 def _attempt(
     ready: dict[str, float], settings: Settings, probe: Probe, owner: dict[str, Worker], flush: float
 ) -> _Attempt:
-    """Times prepared contenders. `ready`: seconds of their calls. `flush`: seconds of one."""
+    """Times prepared contenders. `ready` has the seconds of their calls, `flush` those of a flush."""
     reads: dict[str, list[float]] = defaultdict(list)
     times: dict[str, list[float]] = defaultdict(list)
     peaks: dict[str, list[float]] = defaultdict(list)
@@ -242,7 +242,7 @@ def _conditions(probe: Probe, reads: dict[str, list[float]]) -> dict[str, float 
 def _set_bounds(result: dict[str, Any], peak: dict[str, float], cold: bool) -> None:
     """Adds what the machine allows at a shape: at its best, for minima, and usually, for medians.
 
-    Peaks are the best of the run: the last one serves all shapes.
+    Peaks are the best of the run, so the last ones serve all shapes.
     """
     needed = Work(**result["work"])
     read, sustained = result["read_gbps"]["huge"], result["sustained_gmacs"]
@@ -258,7 +258,7 @@ def _set_bounds(result: dict[str, Any], peak: dict[str, float], cold: bool) -> N
 
 
 def _request(worker: Worker, method: str, *args: Any) -> Any:
-    """The worker's answer, or the error as that of every contender of the request."""
+    """The worker's answer, or its error as the error of every contender of the request."""
     try:
         return worker.request(method, *args)
     except RuntimeError as error:

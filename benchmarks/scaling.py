@@ -1,4 +1,4 @@
-"""How the cost of the bare kernels grows with tokens, keys, sequences and threads. Cold."""
+"""How the cost of the bare kernels grows with tokens, keys, sequences and threads, with cold caches."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ K = 1024
 
 
 def sweeps(quick: bool = False) -> dict[str, dict[str, list[tuple[float, Shape]]]]:
-    """Of each axis: lines of (place on the axis, shape)."""
+    """For each axis, lines of (place on the axis, shape)."""
     tokens = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
     some = tokens if quick else (1, 2, 4, 8, 16, 32, 64, 128)
     keys = (1, 4, 16) if quick else (1, 2, 4, 8, 16, 32, 64, 128)
@@ -41,7 +41,7 @@ def sweeps(quick: bool = False) -> dict[str, dict[str, list[tuple[float, Shape]]
 
 
 def scaling(console: Console, quick: bool = False, repeats: int = 7) -> dict[str, Any]:
-    """Times in ms, and the roofline at each place (on the threads axis: of that many threads)."""
+    """Times in ms, and the roofline at each place. On the threads axis it is the roofline of so many threads."""
     everyone = kernel_impl.thread_count()
     probes = {n: Probe(n) for n in range(1, everyone + 1)}
     peaks = {n: probe.throughput(20) for n, probe in probes.items()}

@@ -21,7 +21,7 @@ EPILOG = "mla_epilog_quant"
 OPS = (MLA, INDEXER_PROLOG, FUSED, INDEXER, ATTENTION, EPILOG, STEP)
 """The six operators, and the whole step: fused prolog -> indexer -> attention."""
 PROJECTIONS = (MLA, INDEXER_PROLOG, FUSED, EPILOG)
-"""Operators whose cost depends on the number of tokens alone."""
+"""Operators whose cost depends on the number of tokens only."""
 
 N_Q = 128
 SELECTED_COUNT = 2048
@@ -49,18 +49,18 @@ class Shape:
 
 
 def _projection_shapes(op: str) -> list[Shape]:
-    # Their cost does not depend on kv, so the caches are small. From 256 tokens on the call is a chunk of a prompt.
+    # The cost does not depend on kv, so the caches are small. From 256 tokens on the call is a chunk of a prompt.
     decode = [Shape(op, t, 1, 128) for t in (1, 2, 4, 8, 16, 32, 64, 128)]
     return [*decode, *(Shape(op, 1, t, t) for t in (256, 1024))]
 
 
 def _decode(op: str, t: int, kv: int) -> Shape:
-    # 128 tokens are 32 sequences with 4 tokens each: 128 caches of 64K keys would need 5 GB.
+    # 128 tokens are 32 sequences with 4 tokens each, because 128 caches of 64K keys would need 5 GB.
     return Shape(op, min(t, 32), max(t // 32, 1), kv)
 
 
 def shapes(op: str, quick: bool = False) -> list[Shape]:
-    """The shapes of `op`; `quick`: a few of them, at most 32 tokens."""
+    """The shapes of `op`. `quick` takes a few of them, with at most 32 tokens."""
     k = 1024
     if op in PROJECTIONS:
         found = _projection_shapes(op)
@@ -84,7 +84,7 @@ def shapes(op: str, quick: bool = False) -> list[Shape]:
 
 @functools.lru_cache(maxsize=1)  # caches of 64K keys are large
 def make_case(shape: Shape) -> Case:
-    """The inputs of one call. That of the step is the fused prolog's, over caches with a full history."""
+    """The inputs of one call. Those of the step are the fused prolog's, over caches with a full history."""
     maker = {
         MLA: cases.mla_prolog_case,
         INDEXER_PROLOG: cases.indexer_prolog_case,
@@ -95,7 +95,7 @@ def make_case(shape: Shape) -> Case:
         STEP: cases.fused_prolog_case,
     }[shape.op]
     case = maker(shape.b, shape.s1, kv_lens=shape.kv)
-    # The scale of the rivals and of a step's attention; that of the tests' data is another.
+    # The scale of the rivals and of a step's attention differs from that of the tests' data.
     return case.with_attributes(softmax_scale=golden.softmax_scale()) if shape.op == ATTENTION else case
 
 
@@ -148,7 +148,7 @@ def _indexer_work(shape: Shape) -> Work:
 
 
 def _attention_work(shape: Shape) -> Work:
-    selected = int(np.minimum(_visible(shape), SELECTED_COUNT).sum())  # of one sequence
+    selected = int(np.minimum(_visible(shape), SELECTED_COUNT).sum())  # by all tokens of one sequence
     rows = min(selected, shape.kv)  # the tokens of a sequence may select the same
     token = 2 * N_Q * (512 + 64) + 2 * N_Q * 512 + 4 * SELECTED_COUNT
     macs = shape.b * selected * N_Q * (512 + 64 + 512)

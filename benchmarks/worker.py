@@ -1,4 +1,4 @@
-"""Processes that hold the contenders: one for each framework, so that their threads and allocators do not meet."""
+"""Processes that hold the contenders, one for each framework, so that their threads and allocators do not interfere."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Hall:
     """Prepares and times contenders in this process.
 
     Args:
-        family: the module. cold: flush the caches before each call.
+        family: the module. cold: whether to flush the caches before each call.
     """
 
     def __init__(self, family: str, cold: bool) -> None:
@@ -42,18 +42,18 @@ class Hall:
         self._ready: dict[str, Any] = {}
 
     def prepare(self, shape: Shape, wanted: Sequence[str]) -> dict[str, dict[str, Any]]:
-        """Builds, checks and warms up; of each contender: ``seconds`` of a call and ``note``, or ``error``."""
+        """Builds, checks and warms up. For each contender, ``seconds`` of a call and ``note``, or ``error``."""
         from benchmarks import checks, shapes
 
         self._ready.clear()
         shapes.make_case.cache_clear()
         gc.collect()
-        if "mindspore" in sys.modules:  # whose graphs keep the tensors of their last call: gigabytes of caches
+        if "mindspore" in sys.modules:  # its graphs keep the tensors of their last call, gigabytes of caches
             sys.modules["mindspore"].ms_memory_recycle()
         report: dict[str, dict[str, Any]] = {}
         case = shapes.make_case(shape)
         contenders = self._contenders(shape, case, self._probe.flush)
-        # A rival that fails must not end the run, nor keep the next one from being timed; it is reported.
+        # A rival that fails is reported. It must not end the run, nor keep the next one from being timed.
         while missing := [name for name in wanted if name not in report]:
             try:
                 contender = next(contenders)
@@ -74,7 +74,7 @@ class Hall:
         return report
 
     def measure(self, name: str, pages: str = PAGES[0]) -> tuple[float, float]:
-        """Seconds of one call, and GB/s of the flush before it. Hot: the call follows on an untimed one, GB/s are 0."""
+        """Seconds of one call, and GB/s of the flush before it. A hot call follows an untimed one, and GB/s are 0."""
         contender = self._ready[name]
         contender.before()
         if self._cold:
@@ -107,7 +107,7 @@ class Worker:
     """A `Hall` in a process of its own.
 
     Args:
-        timeout: seconds that one request may take; the process is ended then, and started anew at the next.
+        timeout: seconds that one request may take. After that the process is ended, and the next request starts one.
     """
 
     def __init__(self, family: str, cold: bool, timeout: float) -> None:
@@ -141,7 +141,7 @@ class Worker:
         raise RuntimeError(reason)
 
     def close(self) -> None:
-        """Ends the process, whose memory is given back; the next request starts another."""
+        """Ends the process, which frees its memory. The next request starts another."""
         if self._process is not None:
             self._process.kill()
             self._process.join()
@@ -150,7 +150,7 @@ class Worker:
 
 
 def set_environment(threads: int) -> None:
-    """What all contenders get: the same number of threads, and huge pages for torch's allocator too."""
+    """Gives all contenders the same number of threads, and torch's allocator huge pages too."""
     if threads:
         os.environ["MS_DSV32_NUM_THREADS"] = os.environ["OMP_NUM_THREADS"] = str(threads)
     os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
