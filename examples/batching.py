@@ -1,6 +1,6 @@
 """Continuous batching for examples/serve.py: requests, the blocks of a paged cache, and what each step computes.
 
-No tensor is touched here. A block is shared by the requests whose tokens up to its end are the same, without a copy,
+This file touches no tensor. Requests share a block if their tokens up to its end are the same. The block is not copied,
 because nothing writes to a full block. A request that is preempted gives all of its blocks back and begins again.
 """
 
@@ -22,7 +22,7 @@ BLOCK = paging.BLOCK_SIZE
 
 @dataclass(eq=False)
 class Request:
-    """A prompt and what follows it; `blocks` hold the keys of the first `computed` tokens."""
+    """A prompt and what follows it. `blocks` hold the keys of the first `computed` tokens."""
 
     index: int
     arrival: float
@@ -33,22 +33,22 @@ class Request:
     blocks: list[int] = field(default_factory=list)
     times: list[float] = field(default_factory=list)  # when each new token was there
     found: int = 0  # tokens whose keys another request had computed, or this one before it was preempted
-    hidden: list[tuple[int, Array]] = field(default_factory=list)  # of each step: first position, hidden_out
+    hidden: list[tuple[int, Array]] = field(default_factory=list)  # first position and hidden_out of each step
     _keys: list[bytes] = field(default_factory=list)
 
     @property
     def remaining(self) -> int:
-        """Tokens that are known and not computed: 1 while it decodes."""
+        """Tokens that are known and not computed. It is 1 while the request decodes."""
         return len(self.tokens) - self.computed
 
     @property
     def longest(self) -> int:
-        """Keys at the end. The last new token is not computed."""
+        """The number of keys at the end. The last new token is not computed."""
         return self.prompt + self.new_tokens - 1
 
     @property
     def keys(self) -> list[bytes]:
-        """A name for each full block of tokens: a hash of them and of all before them, on which their keys depend."""
+        """A name for each full block of tokens: a hash of them and of all tokens before, on which their keys depend."""
         for i in range(len(self._keys), len(self.tokens) // BLOCK):
             own = np.array(self.tokens[i * BLOCK : (i + 1) * BLOCK], np.int64).tobytes()
             self._keys.append(hashlib.sha256((self._keys[-1] if i else b"") + own).digest())
@@ -65,7 +65,7 @@ class BlockAllocator:
     def __init__(self, count: int) -> None:
         self.count = count
         self._users = [0] * count
-        self._free = dict.fromkeys(range(count))  # the first one was given back first, and is taken first
+        self._free = dict.fromkeys(range(count))  # in the order of return; the first one is taken first
         self._block_of: dict[bytes, int] = {}
         self._key_of: dict[int, bytes] = {}
 
@@ -78,7 +78,7 @@ class BlockAllocator:
         return self.count - self.free
 
     def take(self) -> int | None:
-        """A block for one request alone, whose keys are forgotten; None if all are in use."""
+        """Takes a block for one request alone. Its keys are forgotten. None if all blocks are in use."""
         block = next(iter(self._free), None)
         if block is not None:
             del self._free[block]
@@ -87,7 +87,7 @@ class BlockAllocator:
         return block
 
     def share(self, key: bytes) -> int | None:
-        """The block that holds the keys of this name, for one request more; None if there is none."""
+        """The block that holds the keys of this name, for one more request. None if there is no such block."""
         block = self._block_of.get(key)
         if block is not None:
             self._free.pop(block, None)
@@ -95,16 +95,16 @@ class BlockAllocator:
         return block
 
     def publish(self, block: int, key: bytes) -> None:
-        """A block is full, its keys are in the caches, and nothing writes to it again: others may share it."""
+        """Lets others share a block. It is full, its keys are in the caches, and nothing writes to it again."""
         if key not in self._block_of:
             self._block_of[key] = block
             self._key_of[block] = key
 
     def give_back(self, block: int) -> None:
-        """One request uses it no longer.
+        """Ends the use of a block by one request.
 
         Raises:
-            ValueError: none uses it.
+            ValueError: no request uses it.
         """
         if self._users[block] < 1:
             raise ValueError(f"BlockAllocator: block {block} is given back, and no request uses it")
@@ -114,12 +114,12 @@ class BlockAllocator:
 
 
 class Scheduler:
-    """What each step computes. Older requests go first: a younger one never takes a block or a token from them.
+    """Plans what each step computes. Older requests go first: a younger one never takes a block or a token from them.
 
     Args:
-        allocator: of the caches' blocks.
-        tokens: of a step, at least as many as sequences, so that all that decode are in every step.
-        sequences: that run at the same time.
+        allocator: the allocator of the caches' blocks.
+        tokens: tokens of a step, at least as many as sequences, so that every step has all sequences that decode.
+        sequences: sequences that run at the same time.
     """
 
     def __init__(self, allocator: BlockAllocator, tokens: int, sequences: int) -> None:
@@ -129,7 +129,7 @@ class Scheduler:
             )
         self.allocator = allocator
         self._tokens, self._sequences = tokens, sequences
-        self.waiting: deque[Request] = deque()  # both in the order of arrival; who runs is older than who waits
+        self.waiting: deque[Request] = deque()  # both in the order of arrival; those that run are older
         self.running: list[Request] = []
         self.preemptions = 0
         self.given_up = 0  # computed tokens of requests that were preempted
@@ -138,7 +138,7 @@ class Scheduler:
         """Queues a request.
 
         Raises:
-            ValueError: it needs more blocks than there are.
+            ValueError: the request needs more blocks than there are.
         """
         need = paging.block_num_of([request.longest])
         if need > self.allocator.count:
@@ -153,7 +153,7 @@ class Scheduler:
         decoding = sum(request.remaining == 1 for request in self.running)
         for request in tuple(self.running):
             if request not in self.running:
-                break  # it was preempted, and so are all that are younger
+                break  # it was preempted, and so were all younger ones
             decoding -= request.remaining == 1
             count = min(request.remaining, left - decoding)
             if count > 0 and self._reserve(request, request.computed + count):
@@ -174,7 +174,7 @@ class Scheduler:
         return plan
 
     def advance(self, request: Request, count: int, token: int, now: float) -> None:
-        """A step has computed `count` tokens of a request; `token` comes next if all are computed now."""
+        """Tells that a step has computed `count` tokens of a request. `token` comes next if all are computed."""
         full = request.computed // BLOCK
         request.computed += count
         for i in range(full, request.computed // BLOCK):
@@ -187,7 +187,7 @@ class Scheduler:
                 self._release(request)
 
     def _reserve(self, request: Request, length: int) -> bool:
-        """Takes blocks for so many tokens; the youngest give theirs, and False means that it was this one."""
+        """Takes blocks for so many tokens. The youngest requests give theirs. False if this one is the youngest."""
         while len(request.blocks) * BLOCK < length:
             block = self.allocator.take()
             if block is not None:
@@ -203,7 +203,7 @@ class Scheduler:
         return True
 
     def _share(self, request: Request) -> None:
-        """Takes the blocks that hold its first tokens. The last token is computed in any case: its result is needed."""
+        """Takes the blocks that hold its first tokens, but not the last token, whose result is needed."""
         for key in request.keys[: (len(request.tokens) - 1) // BLOCK]:
             block = self.allocator.share(key)
             if block is None:
@@ -212,7 +212,7 @@ class Scheduler:
         request.computed = len(request.blocks) * BLOCK
 
     def _release(self, request: Request) -> None:
-        for block in reversed(request.blocks):  # the first tokens are the likeliest to be shared: they stay longest
+        for block in reversed(request.blocks):  # the first tokens stay longest, because others most likely share them
             self.allocator.give_back(block)
         request.blocks.clear()
         request.computed = 0

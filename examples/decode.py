@@ -1,11 +1,11 @@
 """Decodes with DeepSeek-V3.2's sparse attention at full size, on the CPU or on an Atlas A2/A3.
 
-Layers of attention, each with its residual, hidden states in and hidden states out; layernorms and experts of a model
-are left out. Their weights are made from a seed, or a checkpoint's in any format of docs/checkpoints.md. Sequences of
-different lengths share paged int8 caches; each is prefilled in chunks, then all are decoded together, `--s1` tokens of
-each a step (s1 > 1 is multi-token prediction). The hidden states that go in are random. At the end the last step and
-some tokens of the prompts are computed again by the golden reference in NumPy, layer by layer, and the exit status says
-whether the two agree and no other row of a cache has changed.
+It runs layers of attention from hidden states to hidden states, each with its residual, without a model's layernorms
+and experts. Weights are made from a seed, or come from a checkpoint in any format of docs/checkpoints.md. Sequences of
+different lengths share paged int8 caches. Each is prefilled in chunks, then all are decoded together, `--s1` tokens of
+each a step (s1 > 1 is multi-token prediction). The input hidden states are random. At the end the golden reference in
+NumPy computes the last step and some tokens of the prompts again, layer by layer. The exit status says whether the two
+agree and no other row of a cache has changed.
 
     python examples/decode.py                                   4 sequences of up to 4096 keys, mindspore.jit
     python examples/decode.py --layers 4 --heads 32             four layers of a tensor-parallel rank
@@ -42,11 +42,11 @@ from ms_dsv32 import cells, golden, kernel_impl, op_info, paging, rope, weights
 from ms_dsv32.config import ModelConfig
 
 Array = NDArray[Any]
-# How far a step may be from the golden reference, as the relative RMS error: some roundings of bfloat16 (2^-8) or int8
-# (1/127) fall the other way, each a small part of the values. A lost row alone is 1 over the root of the rows compared.
+# The largest relative RMS error to the golden reference. Some roundings of bfloat16 (2^-8) or int8 (1/127) differ, each
+# for a small part of the values. A single lost row is an error of 1 over the root of the rows compared.
 LIMIT = 0.01
-CHECKED_TOKENS = 4  # of each sequence, the last ones of the last step
-CHECKED_PROMPT_TOKENS = 16  # of all prompts: a lost row would be 0.25
+CHECKED_TOKENS = 4  # tokens of each sequence, the last ones of the last step
+CHECKED_PROMPT_TOKENS = 16  # tokens of all prompts: a lost row would be an error of 0.25
 
 
 def parse() -> argparse.Namespace:
@@ -86,7 +86,7 @@ class Decoder(nn.Cell):
         self.layers = nn.CellList(layers)
 
     def construct(self, token_x, cos, sin, cache_index, block_table, kv_act_seqs, *caches):
-        """hidden_out of each layer; `caches` are the five of the first layer, then those of the next."""
+        """hidden_out of each layer. `caches` are the five of the first layer, then those of the next."""
         results = ()
         for i, layer in enumerate(self.layers):
             if i > 0:
@@ -112,7 +112,7 @@ def make_layers(args: argparse.Namespace, config: ModelConfig, columns: int) -> 
 
 @dataclass
 class Batch:
-    """The sequences and their caches: `lengths` is what each holds at the end.
+    """The sequences and their caches. `lengths` are the keys that each holds at the end.
 
     `caches`, one set for each layer, are in the device's memory and are updated in place.
     """
@@ -147,12 +147,12 @@ class Batch:
 
 
 def on_device(call: dict[str, Array]) -> list[ms.Tensor]:
-    """A call's inputs in the device's memory; on CPU they share that of the arrays."""
+    """A call's inputs in the device's memory. On CPU they share the memory of the arrays."""
     return [weights.to_tensor(a).to(ms.get_context("device_target")) for a in call.values()]
 
 
 def timed(function: Callable[[], Any]) -> tuple[Any, float]:
-    """What a function of the operators returns, when it is there, and the seconds until then."""
+    """Waits for the result of a function of the operators, and returns it with the seconds that it took."""
     start = time.perf_counter()
     result = function()
     if ms.get_context("device_target") == "CPU":
@@ -171,7 +171,7 @@ def run(decoder: Callable[..., Any], call: dict[str, Array], caches: list[cells.
 
 
 def copies(caches: list[cells.Caches]) -> list[dict[str, Array]]:
-    """What the caches hold now."""
+    """Copies of the caches."""
     return [{name: weights.to_array(cache).copy() for name, cache in own._asdict().items()} for own in caches]
 
 
@@ -184,7 +184,7 @@ class Reference:
         self._heads = len(self.weights["w_uk"])
 
     def prolog(self, call: dict[str, Array], caches: dict[str, Array]) -> tuple[Array, ...]:
-        """The fused prolog; updates `caches`."""
+        """The fused prolog. It updates `caches`."""
         given = {**self.weights, **caches, **call}
         names = [arg.name for arg in op_info.load("mla_indexer_prolog_quant").inputs]
         plain = [name.removeprefix("mla_").removeprefix("ip_").removesuffix("_in") for name in names]
@@ -192,7 +192,7 @@ class Reference:
         return golden.mla_indexer_prolog_quant(*(given[name] for name in plain), **epsilons)
 
     def layer(self, call: dict[str, Array], caches: dict[str, Array]) -> Array:
-        """hidden_out; updates `caches`."""
+        """hidden_out of the layer. It updates `caches`."""
         q_nope, q_rope, *latent, q_int8, q_scale, k_cache, k_cache_scale, head_weights = self.prolog(call, caches)
         pages = (call["block_table"], call["kv_act_seqs"])
         topk_indices = golden.lightning_indexer_quant(
@@ -216,7 +216,7 @@ def tokens_of(call: dict[str, Array], chosen: Array) -> dict[str, Array]:
 
 
 def after_layer(call: dict[str, Array], hidden_out: Array) -> dict[str, Array]:
-    """The next layer's inputs: the hidden states with the result of the one before."""
+    """The next layer's inputs: the hidden states plus the result of the layer before."""
     x = golden.bf16_to_float32(call["token_x"]) + golden.bf16_to_float32(hidden_out)
     return {**call, "token_x": golden.float32_to_bf16(x)}
 
@@ -231,7 +231,7 @@ def cache_errors(got: dict[str, Array], want: dict[str, Array], index: Array) ->
 
 
 def changed_rows(before: dict[str, Array], after: dict[str, Array], index: Array) -> int:
-    """Rows that differ, those in `index` left out, of all caches."""
+    """The number of rows of all caches that differ, without those in `index`."""
     count = 0
     for name, old in before.items():
         differs = (
@@ -251,8 +251,8 @@ def check_step(
 ) -> tuple[dict[str, float], int]:
     """The errors of a step's last tokens in one layer, and how many rows of the caches changed that should not have.
 
-    The rows of those tokens are taken out of the caches before the golden reference writes them, so that a row that the
-    step did not write is seen.
+    The rows of those tokens are removed from the caches before the golden reference writes them, to find a row that the
+    step did not write.
     """
     batch, s1 = len(call["kv_act_seqs"]), len(call["token_x"]) // len(call["kv_act_seqs"])
     tail = np.arange(batch * s1).reshape(batch, s1)[:, -CHECKED_TOKENS:].reshape(-1)
@@ -267,7 +267,7 @@ def check_step(
 
 
 def check_prompt(reference: Reference, samples: list[dict[str, Array]], after: dict[str, Array]) -> dict[str, float]:
-    """The errors of the cache rows of some tokens of the prompts. A row depends on its own token alone."""
+    """The errors of the cache rows of some tokens of the prompts. A row depends on its own token only."""
     call = {name: np.concatenate([sample[name] for sample in samples]) for name in samples[0]}
     want = {name: np.zeros_like(cache) for name, cache in after.items()}
     reference.prolog(call, want)
@@ -283,7 +283,7 @@ def relative_error(got: Array, want: Array) -> float:
 def operator_times(
     layer: cells.SparseAttentionLayer, call: dict[str, Array], caches: cells.Caches
 ) -> dict[str, list[float]]:
-    """Seconds of each operator, called on its own with the inputs of the last step; it writes the same rows again."""
+    """Seconds of each operator, called alone with the inputs of the last step. It writes the same rows again."""
     x, cos, sin, index, table, lengths = on_device(call)
     kv, kr, scale, k, k_scale = caches
     step = layer.step
@@ -309,7 +309,7 @@ def operator_times(
 
 
 def peak_memory(device: str) -> float:
-    """MiB of the process's memory, or of the device's, at most since `forget_peak_memory`."""
+    """The most MiB of the process's memory, or of the device's, since `forget_peak_memory`."""
     if device == "CPU":
         try:
             status = Path("/proc/self/status").read_text()
@@ -320,7 +320,7 @@ def peak_memory(device: str) -> float:
 
 
 def forget_peak_memory(device: str) -> None:
-    """Makes `peak_memory` count from here, where the system lets a process do so."""
+    """Makes `peak_memory` count from here, if the system allows it."""
     if device != "CPU":
         ms.runtime.reset_peak_memory_stats()
         return
@@ -383,7 +383,7 @@ def main() -> int:
             elif i == 0:
                 forget_peak_memory(args.device)
             hidden, seconds = run(step, call, batch.caches)
-            if i < max(args.steps - 1, 1):  # the copies are not the step's
+            if i < max(args.steps - 1, 1):  # the memory of the copies is not the step's
                 decode_peak = peak_memory(args.device)
             decode_seconds.append(seconds)
             progress.advance(task)
@@ -410,7 +410,7 @@ def main() -> int:
     peaks = f"peak {prefill_peak:.0f} MiB in prefill" + (f", {decode_peak:.0f} MiB in decoding" if args.steps else "")
     console.print(f"{memory}: {peaks}, of it caches {cache_mib:.0f} MiB and weights {weight_mib:.0f} MiB")
 
-    changed, worst = 0, dict[str, Array]()  # of each result: the largest error in the last step, and in prompts
+    changed, worst = 0, dict[str, Array]()  # for each result, the largest error in the last step, and in prompts
     chosen = np.unique(np.linspace(0, len(samples) - 1, CHECKED_PROMPT_TOKENS).astype(int)) if samples else ()
     tokens_in = [samples[i][0] for i in chosen]
     for i, layer in enumerate(layers):
@@ -420,7 +420,7 @@ def main() -> int:
         changed += strays
         for name, error in errors.items():
             both = np.array([error, prompt_errors.get(name, 0.0)])
-            worst[name] = np.maximum(both, worst.get(name, 0.0))  # a NaN stays
+            worst[name] = np.maximum(both, worst.get(name, 0.0))  # keeps a NaN
         call = after_layer(call, hidden[i])
         tokens_in = [after_layer(token, samples[n][1][i]) for token, n in zip(tokens_in, chosen, strict=True)]
     table = Table(title=f"largest relative error of a layer against golden (limit {LIMIT})", title_justify="left")

@@ -1,14 +1,14 @@
 """Serves requests with one layer of DeepSeek-V3.2's sparse attention: continuous batching in one compiled graph.
 
 Requests arrive at random (Poisson). Each step is one call of `cells.SparseAttentionLayer` with a fixed number of tokens
-and of sequences: every sequence that decodes has one token in it, chunks of prompts fill it up, and the rest is
-padding. Full blocks of the cache are shared by requests whose tokens begin alike. When no block is free, the youngest
-request gives its own back and is computed again later.
+and of sequences. Every sequence that decodes has one token in it, chunks of prompts fill it up, and the rest is
+padding. Requests whose tokens begin alike share full blocks of the cache. When no block is free, the youngest request
+gives its blocks back and is computed again later.
 
-Weights are random. A hash of a token and its position chooses its hidden state, and a hash of hidden_out the next
-token, so that equal tokens have equal keys, and one wrong bit gives another text. Time is that of the steps; nobody
-waits for an arrival. At the end each request is run again on its own, with other blocks, other chunks and no padding,
-and the exit status says whether all hidden states are the same bits.
+Weights are random. A hash of a token and its position chooses its hidden state, and a hash of hidden_out chooses the
+next token. So equal tokens have equal keys, and one wrong bit gives another text. The clock counts the time of the
+steps only, without waiting for arrivals. At the end each request is run again alone, with other blocks, other chunks
+and no padding. The exit status says whether all hidden states have the same bits.
 
     python examples/serve.py                         24 requests, graph mode
     python examples/serve.py --blocks 200            enough blocks for all: no request is computed twice
@@ -47,16 +47,16 @@ from ms_dsv32.config import ModelConfig
 
 Array = NDArray[Any]
 VOCABULARY = 129280
-HIDDEN_STATES = 1024  # random ones, 14 MiB; a hash of token and position chooses
-PREFIXES = 2  # each request begins with one of so many
+HIDDEN_STATES = 1024  # random hidden states, 14 MiB, among which a hash of token and position chooses
+PREFIXES = 2  # each request begins with one of so many prefixes
 
 
 class Model:
     """One layer, its caches, and hidden states for tokens.
 
     Args:
-        args: the options; the caller has set the mode.
-        columns: of block tables.
+        args: the options. The caller has set the mode.
+        columns: columns of block tables.
     """
 
     def __init__(self, args: argparse.Namespace, columns: int) -> None:
@@ -74,7 +74,7 @@ class Model:
         self._hidden_states = golden.float32_to_bf16(random)
 
     def step(self, plan: list[tuple[Request, int]]) -> Array:
-        """hidden_out [t, 7168] of a step; rows after the plan's tokens are padding, and so are further sequences."""
+        """hidden_out [t, 7168] of a step. Rows after the plan's tokens are padding, and so are further sequences."""
         t, b = self._t, self._b
         if self._dynamic:
             t, b = sum(count for _, count in plan), len(plan)
@@ -86,12 +86,12 @@ class Model:
             table[i, : len(request.blocks)] = request.blocks
             tokens += request.tokens[request.computed : lengths[i]]
         sequence, position = paging.ragged_tokens(lengths, counts, t)
-        index = paging.cache_index_of(table[sequence], position[:, None])[:, 0]  # that of padding is -1
+        index = paging.cache_index_of(table[sequence], position[:, None])[:, 0]  # -1 for padding
         tokens += [0] * (t - len(tokens))
         return self._run(self._call, tokens, np.maximum(position, 0), index, table, lengths, self.caches, counts)
 
     def alone(self, request: Request) -> Array:
-        """hidden_out of all tokens of a request in calls of its own, PyNative, up to 1024 tokens each."""
+        """hidden_out of all tokens of a request, in PyNative calls of its own of up to 1024 tokens each."""
         length = request.longest
         table = paging.make_block_table([length], max_blocknum_perbatch=self._columns)
         caches = cells.make_caches(paging.block_num_of([length]))
@@ -104,7 +104,7 @@ class Model:
         return np.concatenate(rows)
 
     def graphs(self) -> int:
-        """How many graphs MindSpore has compiled for the steps; PyNative mode has none."""
+        """How many graphs MindSpore has compiled for the steps. PyNative mode has none."""
         return len({"graph": self.layer.compile_cache, "jit": ms_compile_cache}.get(self._mode, ()))
 
     def _run(
@@ -127,7 +127,7 @@ class Model:
 
 @dataclass
 class Step:
-    """What a step had; `end` is the time after it."""
+    """What a step computed. `end` is the time after it."""
 
     end: float
     seconds: float
@@ -138,7 +138,7 @@ class Step:
 
 
 def make_requests(args: argparse.Namespace) -> list[Request]:
-    """Requests at random times: one of a few prefixes, tokens of their own (some many), and how many are to follow."""
+    """Requests at random times. Each has one of a few prefixes, few or many tokens of its own, and a length."""
     rng = np.random.default_rng(args.seed)
     prefixes = rng.integers(VOCABULARY, size=(PREFIXES, args.prefix))
     arrivals = np.cumsum(rng.exponential(1 / args.rate, args.requests))
@@ -152,7 +152,7 @@ def make_requests(args: argparse.Namespace) -> list[Request]:
 
 
 def serve(model: Model, scheduler: Scheduler, requests: list[Request], progress: Progress, *, keep: bool) -> list[Step]:
-    """Runs steps until every request has its tokens; with `keep` requests keep the hidden_out of each step."""
+    """Runs steps until every request has its tokens. With `keep` requests keep the hidden_out of each step."""
     arrivals, clock, steps = deque(requests), 0.0, list[Step]()
     task = progress.add_task("new tokens", total=sum(request.new_tokens for request in requests))
     while arrivals or scheduler.waiting or scheduler.running:
@@ -182,7 +182,7 @@ def serve(model: Model, scheduler: Scheduler, requests: list[Request], progress:
 
 
 def differences(model: Model, request: Request) -> list[str]:
-    """Where the hidden states of a request are not those of a run of its own."""
+    """The places where the hidden states of a request differ from those of a run of its own."""
     want = model.alone(request)
     found = []
     for first, rows in request.hidden:
@@ -224,7 +224,7 @@ def print_report(console: Console, requests: list[Request], steps: list[Step], s
 
 
 def plot(path: Path, requests: list[Request], steps: list[Step], t: int) -> None:
-    """Draws what the steps had, and how the latencies are distributed."""
+    """Draws what the steps computed, and how the latencies are distributed."""
     import matplotlib as mpl
 
     mpl.use("Agg")
@@ -289,7 +289,7 @@ def main() -> int:
     console.print(f"kernels: {kernel_impl.isa()}, {kernel_impl.thread_count()} threads; {args.mode}; t = {t}, b = {b}")
     model = Model(args, columns)
     start = time.perf_counter()
-    model.step([])  # compiles; all of it is padding, so that it writes no key
+    model.step([])  # compiles the graph with padding only, which writes no key
     console.print(f"first step, of padding alone: {time.perf_counter() - start:.1f} s")
 
     scheduler = Scheduler(BlockAllocator(args.blocks), t, b)

@@ -1,21 +1,21 @@
 """Splits one attention layer of DeepSeek-V3.2 over ranks, by its heads or by its keys, on the CPU.
 
 Each rank is a process that MindSpore's `msrun` starts. Sequences are prefilled in chunks and then decoded together.
-Then each rank computes all steps again alone, with all heads and all keys, and the exit status says whether that agrees
-with what it got from all of them. Weights are made from a seed, and the hidden states are random.
+Then each rank computes all steps again alone, with all heads and all keys. The exit status says whether the two agree.
+Weights are made from a seed, and the hidden states are random.
 
     msrun --worker_num=2 --local_worker_num=2 --join=True --log_dir=msrun_log --tail_worker_log=0 \\
         examples/tensor_parallel.py --split heads
 
 `--split heads` (tensor parallel): a rank has a part of the query heads, and all of the caches. It projects its heads'
-values with its rows of `w_o`; the sum over the ranks is the layer's output (`cells.SparseAttentionLayer(group=...)`).
-The ranks' results differ from one rank's by roundings, because each quantises the values of its own heads.
+values with its rows of `w_o`. The sum over the ranks is the layer's output (`cells.SparseAttentionLayer(group=...)`).
+It differs from one rank's result by roundings, because each rank quantises the values of its own heads.
 
 `--split keys` (context parallel): a rank has all heads, and every n-th block of each sequence in its caches of latent
 keys, 656 bytes a key. The indexer's keys, 130 bytes each, are on every rank, so that all select the same 2048 keys.
-Each attends to those of them that it has, and `ops.merge_attention` joins what the ranks found.
+Each rank attends to the selected keys that it has, and `ops.merge_attention` joins the ranks' results.
 
-Both in graph mode, or in PyNative mode with `--mode pynative`. `--heads 8 --kv-len 300` is quick. `msrun` runs the
+Both run in graph mode, or in PyNative mode with `--mode pynative`. `--heads 8 --kv-len 300` is quick. `msrun` runs the
 `python` that is first in PATH.
 """
 
@@ -45,9 +45,9 @@ from rich.table import Table
 from ms_dsv32 import cells, golden, ops, paging, rope, weights
 
 Array = NDArray[Any]
-# How far the ranks together may be from one rank, as the relative RMS error. The values that the output projection
-# takes are quantised to int8, in steps of 1/127 of a token's largest, which is four or five times their RMS: an error
-# of 0.01 on either side, or a little more. A head that is lost is 1 over the root of the heads, 0.09 of 128.
+# The largest relative RMS error between all ranks and one rank. The values that the output projection takes are
+# quantised to int8, in steps of 1/127 of a token's largest, which is four or five times their RMS. That is an error of
+# 0.01 on either side, or a little more. A lost head is an error of 1 over the root of the heads, 0.09 with 128.
 LIMIT = 0.03
 
 
@@ -83,9 +83,10 @@ def parse() -> argparse.Namespace:
 
 @dataclass(frozen=True)
 class Step:
-    """What one call of the layer is about: the last s1 tokens of some of the sequences.
+    """The tokens of one call of the layer: the last s1 tokens of some of the sequences.
 
-    `positions` int64 [b, s1] are those tokens' places in their sequences, `kv_act_seqs` the keys that these then hold.
+    `positions` int64 [b, s1] are the tokens' places in their sequences. `kv_act_seqs` are the keys of the sequences
+    after the call.
     """
 
     kind: str
@@ -95,7 +96,7 @@ class Step:
     token_x: Array
 
     def inputs(self, *tables: Array) -> tuple[Tensor, ...]:
-        """token_x, cos, sin, and for each block table the cache rows of the tokens and the sequences' part of it."""
+        """token_x, cos, sin, and for each block table the cache rows of the tokens and the rows of the sequences."""
         arrays = [self.token_x, *rope.rope_tables(self.positions.reshape(-1))]
         for table in tables:
             own = table[self.sequences]
@@ -104,7 +105,7 @@ class Step:
 
 
 def steps_of(args: argparse.Namespace, lengths: Array) -> Iterator[Step]:
-    """Each sequence's prompt in chunks, then one token of every sequence a step; the same on all ranks."""
+    """Each sequence's prompt in chunks, then one token of every sequence a step. All ranks have the same steps."""
     rng = np.random.default_rng(args.seed)
 
     def step(kind: str, sequences: slice, kv_act_seqs: Array, s1: int) -> Step:
@@ -122,7 +123,7 @@ def steps_of(args: argparse.Namespace, lengths: Array) -> Iterator[Step]:
 
 
 class Rank:
-    """One of the ranks, or the one that does all alone."""
+    """One of the ranks, or one that computes all alone."""
 
     def __init__(self, layer: nn.Cell, caches: cells.Caches, *tables: Array) -> None:
         self.layer = layer
@@ -130,12 +131,12 @@ class Rank:
         self.tables = tables
 
     def __call__(self, step: Step) -> Array:
-        """hidden_out of a step, as it is on every rank."""
+        """hidden_out of a step, which is the same on every rank."""
         return weights.to_array(self.layer(*step.inputs(*self.tables), *self.caches)).copy()
 
 
 def with_heads(heads: range, layer: dict[str, Array], block_table: Array, group: str | None) -> Rank:
-    """A rank that has these heads and all keys; with all heads it needs no group."""
+    """A rank that has these heads and all keys. With all heads it needs no group."""
     block_num, columns = int(block_table.max()) + 1, block_table.shape[1]
     cell = cells.SparseAttentionLayer(columns, len(heads), group=group)
     cell.set_weights(weights.of_heads(layer, heads))
@@ -144,10 +145,10 @@ def with_heads(heads: range, layer: dict[str, Array], block_table: Array, group:
 
 
 def with_keys(rank: int, ranks: int, layer: dict[str, Array], block_table: Array, group: str) -> Rank:
-    """A rank that has all heads, and of each sequence every block whose number divided by `ranks` leaves `rank`."""
+    """A rank that has all heads, and every block of each sequence whose number modulo `ranks` is `rank`."""
     own = (block_table >= 0) & (np.arange(block_table.shape[1]) % ranks == rank)
     own_table = np.full_like(block_table, -1)
-    own_table[own] = np.arange(own.sum())  # a token in another rank's block has no row, so that it is not written here
+    own_table[own] = np.arange(own.sum())  # a token in another rank's block has no row, so it is not written here
     cell = LayerOfKeys(block_table.shape[1], len(layer["w_uk"]), rank, ranks, group)
     cell.set_weights(layer)
     whole = cells.make_caches(int(block_table.max()) + 1)
@@ -162,8 +163,8 @@ class LayerOfKeys(nn.Cell):  # type: ignore[misc]
     The prolog comes in two cells, because the latent keys and the indexer's keys go to different cache rows.
 
     Inputs:
-        token_x, cos, sin, kv_act_seqs and the five caches as of the layer; cache_index and block_table of the latent
-        keys, without those of other ranks, and then of the indexer's keys.
+        token_x, cos, sin, kv_act_seqs and the five caches: the layer's. cache_index and block_table: first for the
+        latent keys, without those of other ranks, then for the indexer's keys.
     """
 
     def __init__(self, max_blocknum_perbatch: int, n_q: int, rank: int, ranks: int, group: str) -> None:
@@ -208,7 +209,7 @@ class LayerOfKeys(nn.Cell):  # type: ignore[misc]
             token_x, q_norm, q_norm_scale, cos, sin, k_cache, k_cache_scale, cache_index
         )
         topk_indices = self.indexer(q_int8, q_scale, head_weights, k_cache, k_cache_scale, block_table, kv_act_seqs)
-        # The attention skips -1: what other ranks attend to.
+        # The attention skips -1, which stands for the keys of other ranks.
         is_own = topk_indices // paging.BLOCK_SIZE % self.ranks == self.rank
         own_indices = ms.ops.where(is_own, topk_indices, -1)
         attention_out, lse = self.attention(q_nope, q_rope, *latent, own_indices, own_block_table, kv_act_seqs)
@@ -239,7 +240,7 @@ def main() -> int:
     args = parse()
     ms.set_device("CPU")
     ms.set_context(mode=ms.GRAPH_MODE if args.mode == "graph" else ms.PYNATIVE_MODE)
-    init()  # msrun starts a scheduler too, which runs this program and stays here until the ranks end
+    init()  # msrun's scheduler runs this program too, and stays in this call until the ranks end
     rank, ranks, group = get_rank(), get_group_size(), GlobalComm.WORLD_COMM_GROUP
     if args.split == "heads" and args.heads < ranks:
         sys.exit(f"--heads must be at least the number of ranks, {ranks}, got {args.heads}")
@@ -256,7 +257,7 @@ def main() -> int:
         own = with_keys(rank, ranks, layer, block_table, group)
     alone = with_heads(range(args.heads), layer, block_table, None)
     kinds = [step.kind for step in steps_of(args, lengths)]
-    # MindSpore's collectives wait 30 s for a rank that is late, so that all ranks do the same work.
+    # All ranks do the same work, because MindSpore's collectives wait only 30 s for a rank that is late.
     got = [own(step) for step in steps_of(args, lengths)]
     found = differences(kinds, got, [alone(step) for step in steps_of(args, lengths)])
     passed = all(error <= args.limit for error, _, _ in found.values())
@@ -277,7 +278,7 @@ def main() -> int:
 
 
 def held_by(name: str, rank: Rank) -> str:
-    """What a rank holds, in words."""
+    """A description of what a rank holds."""
     parameters = sum(parameter.nbytes for parameter in rank.layer.get_parameters())
     latent, others = (sum(cache.nbytes for cache in part) for part in (rank.caches[:3], rank.caches[3:]))
     sizes = [f"{size / 2**20:.2f}" for size in (parameters, latent, others)]

@@ -1,10 +1,10 @@
 """Trains an adapter after a frozen layer of DeepSeek-V3.2's sparse attention.
 
 The operators are for inference and have no gradient. A layer with ``stop_gradient=True`` ends the gradient at its
-result, so that what stands after it, or beside it, can be trained: here a low-rank adapter that learns what another
-low-rank map would have made of the layer's hidden states. The layer runs in every step, on a new text of random words,
-and writes its caches; layer, adapter and optimizer are one graph. The loss is printed as it falls, and the exit status
-says whether it fell to a fifth.
+result, so that what stands after it, or beside it, can be trained. Here that is a low-rank adapter, which learns to do
+what another low-rank map does to the layer's hidden states. The layer runs in every step, on a new text of random
+words, and writes its caches. Layer, adapter and optimizer are one graph. The loss is printed as it falls, and the exit
+status says whether it fell to a fifth.
 
     python examples/train_adapter.py                      graph mode
     python examples/train_adapter.py --mode pynative
@@ -32,7 +32,7 @@ from ms_dsv32.weights import to_tensor
 
 HIDDEN = 7168
 WORDS = 32
-GOAL = 0.2  # of the first loss, by the mean of the last five
+GOAL = 0.2  # the mean of the last five losses over the first loss
 
 
 def parse() -> argparse.Namespace:
@@ -54,7 +54,7 @@ def parse() -> argparse.Namespace:
 
 
 class Adapted(nn.Cell):
-    """The mean square error of an adapter after a frozen layer, relative to what the adapter is to learn."""
+    """The mean square error of an adapter after a frozen layer, relative to the map that the adapter is to learn."""
 
     def __init__(self, layer: cells.SparseAttentionLayer, rank: int, teacher: tuple[Any, Any]) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ def main() -> int:
         table.add_row(str(step), f"{losses[step]:.4f}")
     console.print(table)
     ratio = float(np.mean(losses[-5:])) / losses[0]
-    passed = ratio <= GOAL  # NaN is no pass
+    passed = ratio <= GOAL  # false for NaN
     console.print(f"the last five losses are {ratio:.3f} of the first, goal {GOAL}: {'passed' if passed else 'FAILED'}")
     return 0 if passed else 1
 
