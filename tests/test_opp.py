@@ -114,6 +114,7 @@ def swapped(first: int, second: int) -> Callable[[list[str]], list[str]]:
         swapped(13, 14),  # block_size and attention_out
         lambda found: [parameter.replace("double", "float") for parameter in found],
     ],
+    ids=["one too few", "one too many", "two attributes exchanged", "attribute after output", "float for double"],
 )
 def test_another_interface_is_refused(tmp_path: Path, change: Callable[[list[str]], list[str]], include: str) -> None:
     """MindSpore itself tells only a wrong number of arguments."""

@@ -25,6 +25,7 @@ from ms_dsv32 import golden
         (33, 3, 5, 0),  # short slots
         (129, 2, 24, 2),  # two blocks of tokens, the second with one row
     ],
+    ids=str,  # test_sanitizers.py chooses one of them
 )
 def test_as_golden(t: int, n_q: int, blocks: int, seed: int) -> None:
     check(case_of(t, n_q), blocks, golden_of(t, n_q), seed=seed)

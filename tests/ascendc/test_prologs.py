@@ -27,6 +27,7 @@ ONE = 0x3F80  # in bfloat16
         (5, 1, 24, 24, 3),
         (17, 1, 2, 2, 0),  # two fractals, the second with one row
     ],
+    ids=str,  # test_sanitizers.py chooses one of them
 )
 def test_as_golden(op: str, b: int, s1: int, n_q: int, blocks: int, seed: int) -> None:
     check(case_of(op, b, s1, n_q), blocks, golden_of(op, b, s1, n_q), seed=seed)

@@ -184,7 +184,9 @@ def test_a_layer_of_a_models_configuration() -> None:
 
 
 @pytest.mark.parametrize(
-    "make", [cells.MLAProlog, cells.MLAEpilog, cells.MLAIndexerProlog, lambda n_q: cells.SparseAttentionLayer(1, n_q)]
+    "make",
+    [cells.MLAProlog, cells.MLAEpilog, cells.MLAIndexerProlog, lambda n_q: cells.SparseAttentionLayer(1, n_q)],
+    ids=["MLAProlog", "MLAEpilog", "MLAIndexerProlog", "SparseAttentionLayer"],
 )
 def test_query_heads_are_checked(make: Any) -> None:
     for bad, error in ((0, ValueError), (129, ValueError), (-1, ValueError), (2.0, TypeError), (True, TypeError)):

@@ -25,17 +25,22 @@ COMPILER = os.environ.get("CXX", "g++").split()[0]
 ALL_FILES = ("operators", "values", "topk", "attention_rows")
 PAIR = ("mla_prolog_quant", "lightning_indexer_prolog_quant")
 LARGEST = (
-    *("operators.py::test_prolog[1-33-", "operators.py::test_packed_weights_give_the_same_bits[40-"),
+    *("operators.py::test_prolog[b=1-s1=33-", "operators.py::test_packed_weights_give_the_same_bits[t=40-"),
     *(
-        "operators.py::test_the_later_of_two_tokens_wins[70-",
+        "operators.py::test_the_later_of_two_tokens_wins[t=70-",
         "operators.py::test_a_tokens_bits_do_not_depend_on_blocks",
     ),
-    *(f"operators.py::test_prolog_heads[{name}-128]" for name in ("mla_prolog_quant", "mla_indexer_prolog_quant")),
-    "operators.py::test_a_tokens_hidden_state_does_not_depend_on_threads_or_batch_mates[130]",
-    *(f"operators.py::test_attention[{case}]" for case in ("1-4-128-2049", "1-1-128-2047")),  # both of many are left
-    *(f"operators.py::test_epilog[16-{t}]" for t in (5, 6, 7, 31, 32, 33, 127, 128, 129)),
-    *(f"operators.py::test_epilog[{case}]" for case in ("1-127", "1-128", "1-129", "3-127", "3-128")),
-    *(f"attention_rows.py::test_any_width_and_heads[{n_q}-{topk}]" for n_q in (37, 128) for topk in (1000, 2048)),
+    *(f"operators.py::test_prolog_heads[{name}-n_q=128]" for name in ("mla_prolog_quant", "mla_indexer_prolog_quant")),
+    "operators.py::test_a_tokens_hidden_state_does_not_depend_on_threads_or_batch_mates[t=130]",
+    # Two cases of as many keys, but with few heads, are left.
+    *(f"operators.py::test_attention[b=1-s1={s1}-n_q=128-kv={kv}]" for s1, kv in ((4, 2049), (1, 2047))),
+    *(f"operators.py::test_epilog[n_q=16-t={t}]" for t in (5, 6, 7, 31, 32, 33, 127, 128, 129)),
+    *(f"operators.py::test_epilog[n_q={n_q}-t={t}]" for n_q, t in ((1, 127), (1, 128), (1, 129), (3, 127), (3, 128))),
+    *(
+        f"attention_rows.py::test_any_width_and_heads[n_q={n_q}-topk={topk}]"
+        for n_q in (37, 128)
+        for topk in (1000, 2048)
+    ),
 )
 REPEATED = (
     # Stages that the fused prolog, which is left, runs as well.
@@ -44,14 +49,22 @@ REPEATED = (
     *("operators.py::test_prolog_takes_a_split_token_axis", "operators.py::test_the_fused_prolog_is_the_pair"),
     # Shapes that others have, with special values.
     *("operators.py::test_every_nan_that_is_made_is_the_same_one", "operators.py::test_subnormals"),
-    "operators.py::test_nan_and_inf_stay_with_their_token[32640-",
-    *(f"operators.py::test_nan_and_inf_stay_with_their_token[32704-{name}]" for name in PAIR),
+    "operators.py::test_nan_and_inf_stay_with_their_token[bad=32640-",
+    *(f"operators.py::test_nan_and_inf_stay_with_their_token[bad=32704-{name}]" for name in PAIR),
     "operators.py::test_epilogs_sums",
-    *(f"topk.py::test_random_scores[{count}-{seed}]" for count in (1, 100, 2048) for seed in (1, 2, 3)),
+    *(
+        f"topk.py::test_random_scores[selected_count={count}-seed={seed}]"
+        for count in (1, 100, 2048)
+        for seed in (1, 2, 3)
+    ),
     *(f"topk.py::test_{name}" for name in ("every_int8_value", "every_pair_of_signs", "one_lowest_value")),
     # Threads share tokens: one number of threads of each kind is left, as many as tokens are left over, and more.
-    *(f"attention_rows.py::test_threads_and_batch_mates_change_no_bit[{case}" for case in ("2-", "4-", "1-1", "1-2")),
-    *(f"attention_rows.py::test_threads_and_batch_mates_change_no_bit[{case}" for case in ("7-1", "7-2")),
+    *(f"attention_rows.py::test_threads_and_batch_mates_change_no_bit[t={t}-" for t in (2, 4)),
+    *(
+        f"attention_rows.py::test_threads_and_batch_mates_change_no_bit[t={t}-threads={threads}]"
+        for t in (1, 7)
+        for threads in (1, 2)
+    ),
 )
 """What takes no path of its own is left out, as the largest cases are: instrumented kernels are ten times slower."""
 

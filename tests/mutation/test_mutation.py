@@ -142,23 +142,25 @@ SKIPPED, KILLED, ENDLESS = replace(GOOD, passed=0), replace(GOOD, status=-11), r
 @pytest.mark.parametrize(
     ("runs", "changed", "status"),
     [
-        ((CAUGHT, ONE), {}, "caught"),
-        ((CAUGHT, CAUGHT, CAUGHT), {}, "error"),  # not the fault's doing
-        ((CAUGHT, CAUGHT, GOOD), {}, "caught"),  # a test that fails after others only
-        ((CAUGHT, NONE, GOOD), {}, "caught"),  # a test whose name pytest does not take
-        ((GOOD, GOOD), {}, "survived"),
-        ((GOOD, SKIPPED), {}, "error"),  # all were skipped
-        ((NONE,), {}, "error"),
-        ((replace(GOOD, status=2),), {}, "error"),
-        ((replace(GOOD, status=4),), {}, "error"),
-        ((replace(CAUGHT, failure="a.cpp does not compile: .."),), {}, "error"),
-        ((ENDLESS,), {}, "error"),
-        ((GOOD, ENDLESS), {"hangs": True}, "caught"),
-        ((CAUGHT,), {"hangs": True}, "error"),  # without the fault
-        ((KILLED,), {}, "error"),
-        ((GOOD, KILLED), {"crashes": True}, "caught"),
-        ((GOOD, CAUGHT, ONE), {"tests": ("tests/test_a.py", "tests/test_b.py")}, "caught"),
-        ((), {"tests": (), "equivalent": "it changes nothing"}, "equivalent"),
+        pytest.param((CAUGHT, ONE), {}, "caught", id="caught"),
+        pytest.param((CAUGHT, CAUGHT, CAUGHT), {}, "error", id="fails without the fault too"),
+        pytest.param((CAUGHT, CAUGHT, GOOD), {}, "caught", id="a test that fails after others only"),
+        pytest.param((CAUGHT, NONE, GOOD), {}, "caught", id="a test whose name pytest does not take"),
+        pytest.param((GOOD, GOOD), {}, "survived", id="survived"),
+        pytest.param((GOOD, SKIPPED), {}, "error", id="all skipped"),
+        pytest.param((NONE,), {}, "error", id="no test"),
+        pytest.param((replace(GOOD, status=2),), {}, "error", id="interrupted"),
+        pytest.param((replace(GOOD, status=4),), {}, "error", id="wrong use of pytest"),
+        pytest.param((replace(CAUGHT, failure="a.cpp does not compile: .."),), {}, "error", id="does not compile"),
+        pytest.param((ENDLESS,), {}, "error", id="endless"),
+        pytest.param((GOOD, ENDLESS), {"hangs": True}, "caught", id="endless as expected"),
+        pytest.param((CAUGHT,), {"hangs": True}, "error", id="endless expected, fails without the fault"),
+        pytest.param((KILLED,), {}, "error", id="killed"),
+        pytest.param((GOOD, KILLED), {"crashes": True}, "caught", id="killed as expected"),
+        pytest.param(
+            (GOOD, CAUGHT, ONE), {"tests": ("tests/test_a.py", "tests/test_b.py")}, "caught", id="caught by the second"
+        ),
+        pytest.param((), {"tests": (), "equivalent": "it changes nothing"}, "equivalent", id="equivalent"),
     ],
 )
 def test_what_becomes_of_a_fault(runs: tuple[Run, ...], changed: dict[str, Any], status: str) -> None:

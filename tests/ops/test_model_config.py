@@ -87,6 +87,7 @@ def test_the_smallest_values_are_taken() -> None:
         without(HF, "rope_scaling", "rope_theta", rope_parameters={"rope_theta": 10000.0}),
         {**DEEPSEEK, "max_seq_len": 4096},
     ],
+    ids=["no scaling", "default scaling", "no parameters", "default parameters", "theta alone", "DeepSeek's own"],
 )
 def test_no_yarn(keys: dict[str, Any]) -> None:
     made = ModelConfig.from_dict(keys)
