@@ -10,7 +10,16 @@ from __future__ import annotations
 
 from cases.attention import SOFTMAX_SCALE, attention_case, parts_of, random_parts, random_topk, with_lse
 from cases.case import CACHE_INDEX, IN_PLACE, OTHER_DTYPE, OUTPUTS, Case, indexer_scores, weight_name
-from cases.changes import below_the_floor, changed, ragged, ragged_rows, with_cache_size, with_columns, with_table
+from cases.changes import (
+    below_the_floor,
+    changed,
+    ragged,
+    ragged_rows,
+    value_at,
+    with_cache_size,
+    with_columns,
+    with_table,
+)
 from cases.epilog import mla_epilog_case
 from cases.indexer import indexer_case
 from cases.makers import MAKERS, make
@@ -65,6 +74,7 @@ __all__ = [
     "random_parts",
     "random_scale",
     "random_topk",
+    "value_at",
     "weight_name",
     "with_cache_size",
     "with_columns",

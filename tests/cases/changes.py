@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +16,17 @@ from cases.values import (
     random_bf16,
 )
 from ms_dsv32 import golden, op_info
+
+
+def value_at(index: tuple[int, ...], value: Any) -> Callable[[Array], Array]:
+    """A change of an array: another value in one place."""
+
+    def change(array: Array) -> Array:
+        array = array.copy()
+        array[index] = value
+        return array
+
+    return change
 
 
 def changed(case: Case, **inputs: Array) -> Case:

@@ -6,16 +6,13 @@ import cases
 import numpy as np
 import pytest
 import tolerance
+from measures import relative, wide, written
 
 from ms_dsv32 import golden
 
 CACHES = cases.IN_PLACE["lightning_indexer_prolog_quant"]
 TOKEN_INPUTS = ("x", "q_norm", "q_norm_scale", "cos_idx_rope", "sin_idx_rope", "k_cache_index")
 TOKEN_OUTPUTS = ("q_int8_out", "q_scale_out", "weights_out")
-
-
-def wide(bits: np.ndarray) -> np.ndarray:
-    return golden.bf16_to_float32(bits).astype(np.float64)
 
 
 def turn(x: np.ndarray, positions: np.ndarray, interleaved: bool) -> np.ndarray:
@@ -39,10 +36,6 @@ def model(case: cases.Case, interleaved: bool = False) -> tuple[np.ndarray, np.n
     return q, k, x @ wide(i["w_proj"]) / 8.0 / np.sqrt(128.0)
 
 
-def relative(got: np.ndarray, want: np.ndarray) -> float:
-    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
-
-
 @pytest.fixture(scope="module")
 def case() -> cases.Case:
     return cases.indexer_prolog_case(b=3, s1=2, seed=6)
@@ -51,11 +44,6 @@ def case() -> cases.Case:
 @pytest.fixture(scope="module")
 def result(case: cases.Case) -> dict[str, np.ndarray]:
     return case.golden()
-
-
-def written(case: cases.Case, outputs: dict[str, np.ndarray], name: str) -> np.ndarray:
-    cache = outputs[name]
-    return cache.reshape(-1, cache.shape[-1])[case.paging.cache_index.reshape(-1)]
 
 
 def values(case: cases.Case, outputs: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:

@@ -188,28 +188,19 @@ def test_no_tokens(b: int, s1: int) -> None:
     assert case.golden()["topk_indices"].shape == (0, 8)
 
 
-def change_at(index: tuple[int, ...], value: int) -> Any:
-    def change(array: np.ndarray) -> np.ndarray:
-        array = array.copy()
-        array[index] = value
-        return array
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("name", "change", "error", "message"),
     [
         (
             "block_table",
-            change_at((0, 1), -1),
+            cases.value_at((0, 1), -1),
             ValueError,
             r"block_table\[0, 1\] = -1 is outside \[0, block_num\) = \[0, 4\), and holds position 128",
         ),
-        ("block_table", change_at((1, 0), 4), ValueError, r"block_table\[1, 0\] = 4 is outside"),
+        ("block_table", cases.value_at((1, 0), 4), ValueError, r"block_table\[1, 0\] = 4 is outside"),
         (
             "kv_act_seqs",
-            change_at((1,), 385),
+            cases.value_at((1,), 385),
             ValueError,
             r"kv_act_seqs\[1\] = 385 is outside \[0, max_blocknum_perbatch \* block_size\]",
         ),

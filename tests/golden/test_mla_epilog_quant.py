@@ -6,18 +6,11 @@ import cases
 import numpy as np
 import pytest
 import tolerance
+from measures import relative, wide
 
 from ms_dsv32 import golden
 
 N_Q = 3
-
-
-def wide(bits: np.ndarray) -> np.ndarray:
-    return golden.bf16_to_float32(bits).astype(np.float64)
-
-
-def relative(got: np.ndarray, want: np.ndarray) -> float:
-    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
 
 
 @pytest.fixture(scope="module")

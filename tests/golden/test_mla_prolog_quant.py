@@ -6,14 +6,11 @@ import cases
 import numpy as np
 import pytest
 import tolerance
+from measures import relative, wide, written
 
 from ms_dsv32 import golden
 
 CACHES = cases.IN_PLACE["mla_prolog_quant"]
-
-
-def wide(bits: np.ndarray) -> np.ndarray:
-    return golden.bf16_to_float32(bits).astype(np.float64)
 
 
 def turn(x: np.ndarray, positions: np.ndarray) -> np.ndarray:
@@ -47,10 +44,6 @@ class Model:
         return np.einsum("ind,jnd->nij", self.q_nope, self.k_nope) + rope
 
 
-def relative(got: np.ndarray, want: np.ndarray) -> float:
-    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
-
-
 @pytest.fixture(scope="module")
 def case() -> cases.Case:
     return cases.mla_prolog_case(b=3, s1=2, n_q=4, seed=5)
@@ -59,11 +52,6 @@ def case() -> cases.Case:
 @pytest.fixture(scope="module")
 def result(case: cases.Case) -> dict[str, np.ndarray]:
     return case.golden()
-
-
-def written(case: cases.Case, outputs: dict[str, np.ndarray], name: str) -> np.ndarray:
-    cache = outputs[name]
-    return cache.reshape(-1, cache.shape[-1])[case.paging.cache_index.reshape(-1)]
 
 
 def test_absorbed_scores_are_the_models_scores(case: cases.Case, result: dict[str, np.ndarray]) -> None:

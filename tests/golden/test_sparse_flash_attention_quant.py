@@ -11,13 +11,10 @@ import pytest
 import tolerance
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measures import wide
 
 from ms_dsv32 import golden
 from ms_dsv32.paging import read_sequence
-
-
-def wide(bits: np.ndarray) -> np.ndarray:
-    return golden.bf16_to_float32(bits).astype(np.float64)
 
 
 def bound(mean_magnitude: np.ndarray, want: np.ndarray) -> np.ndarray:
@@ -253,44 +250,35 @@ def test_inputs_are_left_alone() -> None:
         tolerance.assert_same_bits(name, case.inputs[name], value)
 
 
-def change_at(index: tuple[int, ...], value: int) -> Any:
-    def change(array: np.ndarray) -> np.ndarray:
-        array = array.copy()
-        array[index] = value
-        return array
-
-    return change
-
-
 @pytest.mark.parametrize(
     ("name", "change", "error", "message"),
     [
         (
             "topk_indices",
-            change_at((1, 3), 30),
+            cases.value_at((1, 3), 30),
             ValueError,
             r"topk_indices\[1, 3\] = 30 is outside \[0, kv_act_seqs\[1\]\) = \[0, 30\) and is not -1",
         ),
         (
             "topk_indices",
-            change_at((0, 0), -2),
+            cases.value_at((0, 0), -2),
             ValueError,
             r"topk_indices\[0, 0\] = -2 is outside \[0, kv_act_seqs\[0\]\) = \[0, 200\)",
         ),
         (
             "block_table",
-            change_at((0, 0), 99),
+            cases.value_at((0, 0), 99),
             ValueError,
             r"block_table\[0, 0\] = 99 is outside \[0, block_num\) = \[0, 4\)",
         ),
-        ("block_table", change_at((1, 0), -1), ValueError, r"block_table\[1, 0\] = -1 is outside"),
+        ("block_table", cases.value_at((1, 0), -1), ValueError, r"block_table\[1, 0\] = -1 is outside"),
         (
             "kv_act_seqs",
-            change_at((1,), 400),
+            cases.value_at((1,), 400),
             ValueError,
             r"kv_act_seqs\[1\] = 400 is outside \[0, max_blocknum_perbatch \* block_size\] = \[0, 384\]",
         ),
-        ("kv_act_seqs", change_at((0,), -1), ValueError, r"kv_act_seqs\[0\] = -1 is outside"),
+        ("kv_act_seqs", cases.value_at((0,), -1), ValueError, r"kv_act_seqs\[0\] = -1 is outside"),
         (
             "kv_act_seqs",
             lambda a: np.append(a, a[:1]),

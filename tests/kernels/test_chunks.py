@@ -6,8 +6,6 @@ the outermost loops, whose constants are the same for all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import cases
 import numpy as np
 import pytest
@@ -17,11 +15,7 @@ from cases import CACHE_INDEX, PROLOGS
 
 from ms_dsv32 import kernel_impl
 
-
-@pytest.fixture(autouse=True)
-def _default_threads() -> Iterator[None]:
-    yield
-    kernel_impl.set_thread_count(0)
+pytestmark = pytest.mark.usefixtures("default_threads")
 
 
 def first(case: cases.Case, count: int) -> cases.Case:

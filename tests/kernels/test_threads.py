@@ -6,7 +6,7 @@ parts of a projection, and the last tokens, which all threads share.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import cases
 import guarded
@@ -17,6 +17,8 @@ from bare_kernels import TOKENS, check_part, pack, prolog, run
 from cases import PROLOGS
 
 from ms_dsv32 import golden, kernel_impl, op_info
+
+pytestmark = pytest.mark.usefixtures("default_threads")
 
 THREADS = range(1, 17)
 CASES: dict[str, Callable[[], cases.Case]] = {
@@ -41,12 +43,6 @@ CASES: dict[str, Callable[[], cases.Case]] = {
         37, 1, [1 + 37 * n % 500 for n in range(37)], selected_count=50
     ),
 }
-
-
-@pytest.fixture(autouse=True)
-def _default_threads() -> Iterator[None]:
-    yield
-    kernel_impl.set_thread_count(0)
 
 
 @pytest.mark.parametrize("name", CASES)

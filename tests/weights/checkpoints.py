@@ -48,6 +48,11 @@ _BYTES |= {"F8_E4M3": 1, "F8_E5M2": 1, "F8_E8M0": 1, "I8": 1, "U8": 1, "BOOL": 1
 MLA = ("q_a_proj", "q_b_proj", "kv_a_proj_with_mqa", "kv_b_proj")
 
 
+def from_bits(bits: Array) -> Array:
+    """bfloat16 values as float64."""
+    return bits.view(ml_dtypes.bfloat16).astype(np.float64)
+
+
 def shapes(n_q: int) -> dict[str, tuple[int, ...]]:
     """[out, in] of every module's weight, of vectors [n]."""
     return {

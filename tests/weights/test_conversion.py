@@ -111,10 +111,6 @@ def test_files_hold_the_bits_that_are_loaded(model: Any, converted: Any, whole: 
         assert (metadata["layer"], metadata["rank"]) == (str(layer), f"{rank} of {ranks}")
 
 
-def from_bits(bits: Any) -> Any:
-    return bits.view(ml_dtypes.bfloat16).astype(np.float64)
-
-
 def error_of(made: checkpoints.Made, all_weights: dict[str, Any], name: str) -> float:
     """The relative error of a matrix, against the file's values in float64."""
     module, scale = MATRICES[name]
@@ -122,7 +118,7 @@ def error_of(made: checkpoints.Made, all_weights: dict[str, Any], name: str) -> 
     if module == "kv_b_proj":  # a head is 128 rows of keys, then those of values, which w_uv has as columns
         both = made.meaning(module).reshape(made.n_q, 256, 512)
         want = both[:, :128] if name == "w_uk" else both[:, 128:].swapaxes(1, 2)
-        return float(np.linalg.norm(from_bits(array) - want) / np.linalg.norm(want))
+        return float(np.linalg.norm(checkpoints.from_bits(array) - want) / np.linalg.norm(want))
     array = array.T
     squares = differences = 0.0
     for start in range(0, len(array), 256):

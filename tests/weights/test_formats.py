@@ -20,6 +20,7 @@ import tolerance
 from checkpoints import Array, Made
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from measures import relative
 
 from ms_dsv32 import golden, weights
 from ms_dsv32.weights import layer
@@ -144,15 +145,6 @@ def meaning_of(made: Made, name: str, module: str, rows: slice) -> Array:
     return np.concatenate([made.meaning(module, h * 256 + first, h * 256 + first + 128) for h in heads])
 
 
-def from_bits(bits: Array) -> Array:
-    return bits.view(ml_dtypes.bfloat16).astype(np.float64)
-
-
-def relative(got: Array, want: Array) -> float:
-    """The norm of the difference over that of what is wanted."""
-    return float(np.linalg.norm(got - want) / np.linalg.norm(want))
-
-
 def assert_rounded_once(name: str, q: Array, scale: Array, want: Array) -> None:
     """int8 rows [out, in] are the nearest steps, and the step is the channel's largest value / 127."""
     amax = np.abs(want).max(axis=1, keepdims=True)
@@ -181,7 +173,7 @@ def compare(made: Made, all_weights: dict[str, Array], name: str, scale_name: st
         want, part = meaning_of(made, name, module, rows), array[rows]
         stored = made.tensors[f"{module}.weight"]
         if scale_name is None:
-            got = from_bits(part)
+            got = checkpoints.from_bits(part)
             if stored.dtype == checkpoints.BF16:
                 tolerance.assert_same_bits(name, part, want.astype(stored.dtype).view(np.uint16))
             else:
@@ -308,10 +300,10 @@ def test_an_operators_query_is_that_of_the_files_values(loaded: Loaded) -> None:
     )
     want_nope, want_rope, want_key, want_heads = project(loaded.made, x.astype(np.float64))
     errors = {
-        "q_nope": relative(from_bits(nope), want_nope),
-        "q_rope": relative(from_bits(rope), want_rope),
-        "kr": relative(from_bits(kr.reshape(-1, 64)[:tokens]), want_key),
-        "w_proj": relative(x.astype(np.float64) @ from_bits(loaded.indexer["w_proj"]), want_heads),
+        "q_nope": relative(checkpoints.from_bits(nope), want_nope),
+        "q_rope": relative(checkpoints.from_bits(rope), want_rope),
+        "kr": relative(checkpoints.from_bits(kr.reshape(-1, 64)[:tokens]), want_key),
+        "w_proj": relative(x.astype(np.float64) @ checkpoints.from_bits(loaded.indexer["w_proj"]), want_heads),
     }
     indexer = (q_norm * q_scale.astype(np.float64)) @ (
         loaded.indexer["w_qb"] * loaded.indexer["w_qb_scale"].astype(np.float64).T
@@ -333,7 +325,7 @@ def test_an_operators_output_is_that_of_the_files_values(loaded: Loaded) -> None
     hidden_out = golden.mla_epilog_quant(latent.view(np.uint16), **loaded.epilog)
     values = loaded.made.meaning("kv_b_proj").reshape(n_q, 256, 512)[:, 128:]
     heads = [latent[:, n].astype(np.float64) @ values[n].T for n in range(n_q)]
-    error = relative(from_bits(hidden_out), np.concatenate(heads, axis=1) @ loaded.made.meaning("o_proj").T)
+    error = relative(checkpoints.from_bits(hidden_out), np.concatenate(heads, axis=1) @ loaded.made.meaning("o_proj").T)
     print(f"\n{loaded.name}: hidden_out {error:.2e}")
     # The values are quantised by token and o_proj by channel, each a percent off at most.
     assert 1e-4 < error <= 2 * INT8_ERROR
