@@ -6,7 +6,7 @@ told by the bare kernels on NumPy arrays.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import cases
@@ -82,12 +82,12 @@ QUERY = [tensor(a) for a in STEPS.query.values()]
 SELECTION = [tensor(a) for a in STEPS.selection.values()]
 
 
-def write(x, fixed, a, b, c):
+def write(x: Tensor, fixed: Sequence[Tensor], a: Tensor, b: Tensor, c: Tensor) -> Any:
     """A call of the writer."""
     return mla_prolog_quant(x, *fixed, a, b, c)
 
 
-def read(query, selection, a, b, c):
+def read(query: Sequence[Tensor], selection: Sequence[Tensor], a: Tensor, b: Tensor, c: Tensor) -> Any:
     """A call of the reader."""
     return sparse_flash_attention_quant(
         *query,
@@ -123,7 +123,7 @@ class Base(nn.Cell):
 class Ignored(Base):
     """Nothing of the write is used."""
 
-    def construct(self, x, a, b, c):
+    def construct(self, x: Tensor, a: Tensor, b: Tensor, c: Tensor) -> Tensor:
         write(x, self.fixed, a, b, c)
         return x
 

@@ -79,7 +79,7 @@ class Call(nn.Cell):
         self.function = getattr(ops, operator)
         self.attributes = attributes
 
-    def construct(self, *inputs):
+    def construct(self, *inputs: Tensor) -> Any:
         return self.function(*inputs, **self.attributes)
 
 
@@ -91,7 +91,7 @@ class Loss(nn.Cell):
         self.function = getattr(ops, operator)
         self.attributes = attributes
 
-    def construct(self, *inputs):
+    def construct(self, *inputs: Tensor) -> Any:
         results = self.function(*inputs, **self.attributes)
         return (results[0] if isinstance(results, tuple) else results).astype(ms.float32)
 

@@ -10,7 +10,7 @@ import mindspore as ms
 import numpy as np
 import tolerance
 from calls import Array, arrays, mode, tensor
-from mindspore import nn
+from mindspore import Tensor, nn
 
 from ms_dsv32 import golden, ops
 
@@ -20,7 +20,7 @@ OUTPUTS = ("attention_out", "lse")
 class Merge(nn.Cell):
     """The parts come one by one: a graph takes the tensors of a plain tuple for constants."""
 
-    def construct(self, *tensors):
+    def construct(self, *tensors: Tensor) -> Any:
         count = len(tensors) // 2
         return ops.merge_attention(tensors[:count], tensors[count:])
 
@@ -54,7 +54,18 @@ class InParts(nn.Cell):
         super().__init__()
         self.attributes = attributes
 
-    def construct(self, first, second, query_nope, query_rope, k8, kr, scales, block_table, kv_act_seqs):
+    def construct(
+        self,
+        first: Tensor,
+        second: Tensor,
+        query_nope: Tensor,
+        query_rope: Tensor,
+        k8: Tensor,
+        kr: Tensor,
+        scales: Tensor,
+        block_table: Tensor,
+        kv_act_seqs: Tensor,
+    ) -> Any:
         outs, lses = [], []
         for indices in (first, second):
             selected = (k8, kr, scales, indices, block_table, kv_act_seqs)
