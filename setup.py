@@ -82,7 +82,8 @@ class BuildLibrary(build_ext):
         tables = " ".join(f"F({name})" for name in reversed(isas))
         flags = [*FLAGS, f"-I{ROOT}"]
         exports = f"-Wl,--version-script={CPU / 'exports.map'}"
-        link = ["-shared", "-pthread", "-Wl,-z,nodelete", "-Wl,--no-undefined", exports]
+        # glibc before 2.34 has dladdr in libdl.
+        link = ["-shared", "-pthread", "-ldl", "-Wl,-z,nodelete", "-Wl,--no-undefined", exports]
         if sanitize := os.environ.get("MS_DSV32_SANITIZE"):
             flags += [f"-fsanitize={sanitize}", "-fno-omit-frame-pointer", "-g"]
             link = [f"-fsanitize={sanitize}", *(o for o in link if o != "-Wl,--no-undefined")]
