@@ -4,4 +4,4 @@ Importing this package imports neither MindSpore nor the compiled kernels: ``ms_
 ``ms_dsv32.op_info`` the standard library. ``ms_dsv32.ops`` and ``ms_dsv32.cells`` import MindSpore.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
