@@ -1,8 +1,8 @@
 """Calls of every operator in which one argument is another one, or two change places, found from op_info.
 
-Where all their results are golden's, no argument is ignored, replaced by its default, or taken for another. `base` is a
-call in which nothing is alike, symmetric or a default; `changed` is the same call with one other argument. Arguments
-that change no result are listed with the reason. An argument that op_info gains is changed without being listed here.
+If all their results equal golden's, no argument is ignored, replaced by its default, or taken for another. `base` is a
+call without arguments that are alike, symmetric or a default; `changed` is the same call with one other argument.
+Arguments that change no result are listed with the reason. A new argument of op_info is changed without a line here.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LENGTHS = (200, 30)
 OTHER_LENGTHS = (170, 20)
 SELECTED = 24
 ENTRIES = 48
-"""Of a row of topk_indices: beside them the second sequence has few keys, so that its length counts."""
+"""Entries of a row of topk_indices. The second sequence has few keys in comparison, so that its length counts."""
 QUERIES = (1, 2)
 """query_act_seqs of the four tokens: not two each, and one is padding."""
 
@@ -44,7 +44,7 @@ CONFIGURATIONS = {
     "SaTileShapeConfig": SaTileShapeConfig(g_tile=32),
 }
 SPEED_ONLY = dict.fromkeys(CONFIGURATIONS, "a tile configuration: targets choose their own tiles")
-"""Attributes of these types change nothing. That they arrive is seen where they are checked (`bind_attrs`)."""
+"""Attributes of these types change no result. Errors of their checks (`bind_attrs`) show that they arrive."""
 ERRORS_ONLY = {
     "cache_mode": "there is one",
     "mla_cache_mode": "there is one",
@@ -59,7 +59,7 @@ ERRORS_ONLY = {
 """Attributes of which any other value is refused."""
 OTHER_TEXT = {"cache_mode": "BNSD", "mla_cache_mode": "BNSD", "layout_query": "BSND", "layout_key": "BSND"}
 WEIGHT_FORMAT = "weight_format"
-"""Golden knows row-major weights alone: tests of this attribute stand by themselves."""
+"""Golden takes only row-major weights, so this attribute has tests of its own."""
 
 
 @functools.cache
@@ -93,7 +93,7 @@ def _tables(case: Case, seed: int) -> dict[str, Array]:
 
 
 def _selection(seed: int) -> Array:
-    """topk_indices: positions that a token sees with either lengths, some of them twice, and a hole.
+    """topk_indices: positions that a token sees with the lengths of either call, some of them twice, and a hole.
 
     The second token may be of either sequence.
     """

@@ -15,7 +15,7 @@ TOKENS = {"mla_prolog_quant": "token_x", "lightning_indexer_prolog_quant": "x", 
 
 
 def run(case: Case) -> dict[str, Array]:
-    """All outputs of the kernel by name, those too that the case does not ask for; the case stays as it is."""
+    """All outputs of the kernel by name, also those that the case does not ask for. The case stays as it is."""
     results = kernel_impl.call(case.operator, case.copy().inputs, case.attributes)
     return dict(zip((o.name for o in op_info.load(case.operator).outputs), results, strict=True))
 

@@ -1,6 +1,6 @@
 """Arrays that are larger than the machine's memory, for tests of offsets that 32 bits do not hold.
 
-`reserved` gives memory that exists where it is written, `repeated` memory that is the same few pages again and again.
+Memory of `reserved` takes pages only where it is written. Memory of `repeated` is the same few pages again and again.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 FAR_ROW = 2**32
-"""The offset of this row has 33 bits or more in a cache of any width: cut to 32 bits, signed or not, it is that of row
-0, which is there to be read in error."""
+"""The offset of this row has 33 bits or more in a cache of any width. Cut to 32 bits, signed or not, it is the offset
+of row 0, which exists, so that a wrong read shows as wrong values."""
 
 _MAP_FIXED, _MAP_NORESERVE = 0x10, 0x4000  # of Linux on x86-64 and AArch64; Python has the second one from 3.13 on
 _MAP_FAILED = ctypes.c_void_p(-1).value
@@ -64,7 +64,7 @@ def repeated(shape: tuple[int, ...], dtype: Any) -> Array:
     """What is written to the first and to the last 64 MiB remains; in between the same 64 MiB come again and again.
 
     Raises:
-        OSError: as of `reserved`.
+        OSError: see `reserved`.
     """
     size = _bytes(shape, dtype)
     place = _map(None, size, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE)

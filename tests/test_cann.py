@@ -40,7 +40,7 @@ def test_read(tmp_path: Path, files: dict[str, str], version: tuple[int, int], t
     assert found.version_file.is_file()
 
 
-# 7.6.0.1.220 is the row of its own that CANN 8.0's components count in: it tells no product version.
+# 7.6.0.1.220: CANN 8.0's components have versions in a series of their own, which do not tell the product's version.
 @pytest.mark.parametrize("files", [{}, {"cfg": "nothing"}, {"compiler": "Version=7.6.0.1.220\n"}])
 def test_a_tree_without_a_version(tmp_path: Path, files: dict[str, str]) -> None:
     with pytest.raises(cann.CannError, match=r"does not tell CANN's version .*version\.cfg.*set_env\.sh"):
@@ -48,7 +48,7 @@ def test_a_tree_without_a_version(tmp_path: Path, files: dict[str, str]) -> None
 
 
 def test_what_a_package_was_built_with(tmp_path: Path) -> None:
-    """The package tells the compiler's version, which may be no product's: compare it with that of a CANN."""
+    """The package has the compiler's version, to be compared with that of a CANN. The product's may differ."""
     home = _tree(tmp_path / "cann", info="version=8.1.RC1\n", compiler="name=compiler\nVersion=7.7.0.1.238\n")
     package = tmp_path / "vendors" / "ms_dsv32"
     assert cann.built_with(package) is None

@@ -1,4 +1,4 @@
-"""Pages say what is so: every environment variable is in the table, and links between pages lead somewhere."""
+"""Pages agree with the code: every environment variable is in the table, and links between pages have a target."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ Result = tuple[dict[str, dict[str, Any]], dict[str, bool], int]
 
 
 def run(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
-    """The command as a user gives it, of the package that is tested, whatever PYTHONPATH has in front."""
+    """The command as a user gives it, but always of the package that is tested, whatever PYTHONPATH says."""
     command = [sys.executable, "-m", "ms_dsv32.doctor", *args]
     paths = filter(None, (environ.get("PYTHONPATH"), str(Path(doctor.__file__).parents[1])))
     environ = {**os.environ, **environ, "PYTHONPATH": os.pathsep.join(paths)}
@@ -325,7 +325,7 @@ def test_what_mindspore_says_of_the_operators(atlas: Path) -> None:
 
 @pytest.mark.parametrize("include", ["op_api/include", "op_api/include/aclnnop"])
 def test_a_package_with_other_parameters(atlas: Path, include: str) -> None:
-    """As vllm-ascend's operator of the same purpose, whose header is in ``aclnnop``."""
+    """vllm-ascend has such an operator of the same purpose, whose header is in ``aclnnop``."""
     op = "lightning_indexer_quant"
     write_header(atlas / "vendor", op, "").unlink()
     written = write_header(atlas / "vendor", op, header(op, lambda found: [*found, "char *layout"]), include)

@@ -30,7 +30,7 @@ def _tracked_files() -> list[str]:
 
 
 def test_hooks_need_nothing_but_the_environment() -> None:
-    """Everything that is in the file is understood here, and no hook is fetched from a server."""
+    """Every key of the configuration is known here, and no hook is fetched from a server."""
     assert {repository["repo"] for repository in REPOSITORIES} == {"local"}
     assert {hook["language"] for hook in HOOKS} == {"system"}
     understood = {"id", "name", "entry", "language", "files", "pass_filenames"}

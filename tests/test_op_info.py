@@ -18,7 +18,7 @@ from ms_dsv32.op_info import generate
 from ms_dsv32.op_info.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
-# The contract's order; written here once more, because what generates everything else cannot check itself.
+# The contract's order, written here once more: op_info generates everything else, so it cannot check itself.
 CONTRACT = {
     "mla_prolog_quant": (
         "token_x w_dq w_uq_qr dequant_scale w_uk w_dkv_kr gamma_cq gamma_ckv cos sin cache_index kv_cache kr_cache "
@@ -196,7 +196,7 @@ def test_golden_has_the_signature(name: str) -> None:
     positional = [p.name for p in parameters if p.kind is p.POSITIONAL_OR_KEYWORD]
     assert positional == [a.name for a in op.inputs]
     keywords = {p.name: p.default for p in parameters if p.kind is p.KEYWORD_ONLY}
-    # The layout of weights is the kernels' matter: golden takes row-major ones.
+    # Golden takes only row-major weights.
     expected = {a.name: a for a in op.attrs if a.name != "weight_format"}
     assert list(keywords) == list(expected)
     for attr, default in keywords.items():

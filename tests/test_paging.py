@@ -81,7 +81,7 @@ def test_positions_without_a_block_are_padding() -> None:
     table = np.array([[3, -1]], np.int32)
     index = paging.cache_index_of(table, np.array([[-5, 0, 127, 128, 255, 256, 10**6]]))
     np.testing.assert_array_equal(index, [[-1, 384, 511, -1, -1, -1, -1]])
-    full = np.array([[3, 5]], np.int32)  # whose last block is no place for what lies before the first
+    full = np.array([[3, 5]], np.int32)  # a negative position must not become a row of the last block
     np.testing.assert_array_equal(paging.cache_index_of(full, np.array([[-1, -128, -129]])), [[-1, -1, -1]])
     np.testing.assert_array_equal(
         paging.cache_index_of(np.zeros((2, 0), np.int32), np.zeros((2, 3), int)), np.full((2, 3), -1)

@@ -30,7 +30,7 @@ Array = NDArray[Any]
 ALLOWED_FRACTION = 0.005
 GROSS = 16.0
 BF16_ULP = 2.0**-7  # the largest distance of two neighbouring bfloat16 values, relative
-FP16_ULP = 2.0**-10  # likewise float16
+FP16_ULP = 2.0**-10  # the same of float16
 CPU_TOPK_RTOL = 1e-5
 ASCEND_TOPK_RTOL = 2e-3
 """How far, relative to its terms, the score of a selected position may be below the k-th best (`assert_topk`)."""
@@ -67,9 +67,9 @@ def _to_float64(name: str, got: Array, want: Array) -> tuple[Array, Array]:
 
 
 class Pool:
-    """How many values of many small calls are outside of a tolerance of which a fraction may be.
+    """Counts, over many small calls, the values outside of a tolerance that allows a fraction outside.
 
-    One rounding that flips may move several of the few values of a call.
+    A single call has few values, and one rounding that flips may move several of them.
     """
 
     def __init__(self) -> None:
@@ -93,7 +93,7 @@ _pools: list[Pool] = []
 
 @contextmanager
 def pooled(pool: Pool) -> Iterator[None]:
-    """For the time of a block, fractions of values are counted in a pool; nothing else is judged otherwise."""
+    """For the time of a block, a pool counts the fractions of values. All other limits stay as they are."""
     _pools.append(pool)
     try:
         yield

@@ -23,7 +23,7 @@ from device import environment
 
 HERE = Path(__file__).resolve().parent
 _MEMORY = 1 << 30
-"""Bytes of the device from which on compiled graphs are given up: each keeps the tensors of its last call."""
+"""Bytes in use on the device from which compiled graphs are dropped: each keeps the tensors of its last call."""
 _workers: list[remote.Worker] = []
 
 
@@ -91,7 +91,7 @@ def only_virtual() -> None:
 
 @pytest.fixture(autouse=True)
 def _device(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The device target is Ascend, and an error that a test leaves on the device is that test's own."""
+    """The device target is Ascend, and an error that a test leaves on the device fails that test."""
     import mindspore as ms
 
     if ms.get_context("device_target") != "Ascend":

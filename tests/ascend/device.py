@@ -16,7 +16,7 @@ DEVICES = Path("/dev")
 
 @functools.cache
 def missing() -> str:
-    """What keeps the tests from running on a device of this machine, and what to do about it; empty if nothing does."""
+    """Why the tests cannot run on a device of this machine, and what to do about it; empty if they can."""
     if not list(DEVICES.glob("davinci[0-9]*")):
         return "no Ascend device: run on an Atlas A2 or A3 machine with the driver (in a container, pass /dev/davinci*)"
     try:

@@ -53,7 +53,7 @@ class Worker:
         self._pending = b""
 
     def run(self, item: pytest.Item, following: pytest.Item | None) -> Iterator[pytest.TestReport]:
-        """The reports of a test; one that failed if the process died of it or does not answer.
+        """The reports of a test. If the process died or does not answer, a report says that the test failed.
 
         Fixtures that the test shares with `following` stay.
         """
@@ -72,7 +72,7 @@ class Worker:
         return self._process.poll() is None
 
     def close(self) -> str:
-        """Lets the process end; what it printed last, if it did not end well."""
+        """Lets the process end. Returns what it printed last, if it did not end well."""
         os.close(self._tests)
         try:
             status = self._process.wait(60)
@@ -121,7 +121,7 @@ def failed(item: pytest.Item, text: str, when: Literal["call", "teardown"] = "ca
 
 
 def serve(session: pytest.Session, pipes: str) -> None:
-    """The loop of the second pytest: runs the tests that it is told, until there is nobody to tell it."""
+    """The loop of the second pytest: runs the tests that it is told, until the first pytest closes the pipe."""
     tests, reports = (int(number) for number in pipes.split(","))
     items = {item.nodeid: item for item in session.items}
     with os.fdopen(tests, encoding="utf-8") as lines, os.fdopen(reports, "w", encoding="utf-8") as sink:

@@ -1,7 +1,7 @@
 """Operators and cells on Ascend with one argument after the other changed, and two in each other's place.
 
 What MindSpore and CANN are handed is the same whichever kernels run, so CPU kernels stand for most of the AscendC ones
-on the virtual Ascend. These run on calls in which nothing is alike.
+on the virtual Ascend. The calls have no two arguments alike.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def run_cell(cell: Any, mode_name: str, inputs: Mapping[str, Array | None]) -> l
 @pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("cls", given.all_cells())
 def test_cells_that_share_no_argument(cls: type[Any], seed: int, mode_name: str) -> None:
-    """Constructor, weights and inputs: the bits of the operators in a row, by hand in PyNative mode."""
+    """Constructor, weights and inputs: a cell has the bits of its operators called in a row in PyNative mode."""
     values = given.values(cls, *(given.changing(cls) if seed else ()))
     held = given.weights_of(cls, values.get("n_q", 1), seed)
     inputs = given.inputs_of(cls, values.get("n_q", given.arguments.HEADS), seed)

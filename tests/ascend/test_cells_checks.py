@@ -120,7 +120,7 @@ def test_graph_mode_takes_parameters_from_host_memory() -> None:
 
 @pytest.mark.parametrize("blocks_are_known", [True, False])
 def test_jit_of_a_dynamic_step_takes_caches_in_device_memory(blocks_are_known: bool) -> None:
-    """``set_inputs`` declares them with tensors in host memory, which are no caches. The first call's are checked."""
+    """The placeholders of ``set_inputs`` are in host memory and are not checked. The caches of the first call are."""
     cell, step = make_step(dynamic=True), Step()
     if not blocks_are_known:
         unknown = [Tensor(shape=[None, *t.shape[1:]], dtype=t.dtype) if t.ndim == 4 else t for t in cell.get_inputs()]

@@ -1,4 +1,4 @@
-"""Every call in PyNative mode is checked, not the first of an attribute set alone, with the text that the CPU has."""
+"""Every call in PyNative mode is checked, not only the first of an attribute set, with the CPU's error text."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What goes wrong on the device, which the host learns late: who is told, and that the next call is right."""
+"""Errors on the device, which the host learns late: which statement raises, and that the next call is right."""
 
 from __future__ import annotations
 
@@ -204,7 +204,7 @@ def test_after_it():
 
 
 def test_an_error_that_a_test_leaves_is_its_own(tmp_path: Path) -> None:
-    """The fixture of this folder tells the test that has left it, and the next one is none the worse."""
+    """The fixture of this folder fails the test that has left it, and the next test passes."""
     own = Path(__file__).with_name("conftest.py")
     (tmp_path / "conftest.py").write_text(CONFTEST.format(path=str(own)), encoding="utf-8")
     (tmp_path / "test_it.py").write_text(LEAVES_AN_ERROR, encoding="utf-8")

@@ -19,7 +19,7 @@ from ms_dsv32 import cells, golden, paging, rope, weights
 
 HEADS = 1
 TOKENS = (5, 1, 2)
-"""Of each call: a prompt, and two steps of a sequence of 8 keys."""
+"""What each call computes: a prompt, and two steps of a sequence of 8 keys."""
 MODES = ("pynative", "jit", "graph", "dynamic")
 
 

@@ -120,7 +120,7 @@ def test_ours_alone() -> None:
 
 
 def test_the_packages_own_folder_is_searched_first(tmp_path: Path) -> None:
-    """Also if the variable lists it behind a package with functions of the same names."""
+    """Also if the variable lists it after a package with functions of the same names."""
     other = make_package(tmp_path / "other")
     for listed in ([other, virtual.package()], [other]):
         assert run(own(), listed) == f"[1, 2] {virtual.package()} {other}"
@@ -171,7 +171,7 @@ def test_mindspore_had_loaded_its_libraries_before(tmp_path: Path) -> None:
     text = f"RuntimeError: {OP}: no Ascend kernel: MindSpore does not find {function}, expected {ours()}: MindSpore had"
     assert got.startswith(text)
     assert got.endswith("import ms_dsv32.ops before them")
-    # Listed in the environment, or imported before, ours is found behind theirs.
+    # If theirs is listed in the environment or imported before, ours is found after it.
     listed = [theirs, virtual.package()]
     assert run(LOAD, listed) == f"[1, 2] {theirs} {virtual.package()}"
     assert run(own() + "import ms_dsv32.ops\n" + LOAD, [theirs]) == f"[1, 2] {virtual.package()} {theirs}"
@@ -281,5 +281,5 @@ def test_the_doctor_with_another_package_only(tmp_path: Path) -> None:
     checks, _ = doctor([other, virtual.package()])
     assert checks[OP]["state"] == "wrong"
     assert f"of {opp.library(other)} takes (aclTensor*, aclTensor*, char*" in checks[OP]["found"]
-    assert checks["mla_prolog_quant"]["state"] == "ok"  # of ours, behind
+    assert checks["mla_prolog_quant"]["state"] == "ok"  # it is in ours, which comes after
     assert not usable["Ascend graph"]

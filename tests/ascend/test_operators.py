@@ -290,7 +290,7 @@ RAGGED: dict[str, Callable[[], cases.Case]] = {
 @pytest.mark.parametrize("mode_name", ["pynative", "graph"])
 @pytest.mark.parametrize("operator", RAGGED)
 def test_sequences_of_different_numbers_of_tokens(operator: str, mode_name: str) -> None:
-    """Golden results, and padding that is told as such; a call without query_act_seqs works before and after."""
+    """Golden results, padding included. A call without query_act_seqs works before and after."""
     plain = RAGGED[operator]()
     before = run(plain, mode_name)
     case = cases.ragged(plain, [1, 0, 3, 2], padding=2)

@@ -1,6 +1,6 @@
 """Streams, several graphs over one set of caches, and many steps: on Ascend everything runs late and in its own order.
 
-A graph, so each of our operators, runs on the default stream, which waits for all other streams first. A user's stream
+A graph runs on the default stream, and so do our operators. It waits for all other streams first. A user's stream
 does not wait for a graph: that takes `Stream.wait_stream(default_stream())` or an event. PyNative calls do it by
 themselves.
 """

@@ -134,7 +134,7 @@ def test_an_operator_without_a_fault(memory: Memory, faults: ctypes.CDLL) -> Non
 
 @pytest.mark.parametrize("fault", ["silent", "workspace"])
 def test_results_do_not_come_from_what_was_there(memory: Memory, faults: ctypes.CDLL, fault: str) -> None:
-    """An operator that writes nothing, or what it found in its workspace, after one that left good results."""
+    """An operator writes nothing, or what it found in its workspace, after another one has left good results."""
     assert call(faults, "none", tensor(memory)) == 0
     assert call(faults, fault, tensor(memory, view=(64,))) == 0
     assert (memory.read()[:64] == POISON).all()
@@ -230,7 +230,7 @@ def test_a_stream_that_was_destroyed(memory: Memory, faults: ctypes.CDLL) -> Non
 
 
 def test_a_stream_is_destroyed_with_its_failure(memory: Memory, faults: ctypes.CDLL) -> None:
-    """Nobody has asked for it, but it counts."""
+    """No call has returned the failure, but it is counted."""
     stream, given, before = ctypes.c_void_p(), tensor(memory), virtual.get("FAILURES")
     assert acl().aclrtCreateStream(ctypes.byref(stream)) == 0
     with launched(faults, given, stream, 0, fault="fails"):

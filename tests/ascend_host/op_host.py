@@ -137,7 +137,7 @@ def infer_dtypes(op_type: str, outputs: int) -> list[int] | None:
 
 @contextlib.contextmanager
 def withheld(what: str) -> Iterator[None]:
-    """CANN does not give this, one of the names in stubs/register/op_def_registry.h."""
+    """For the time of a block CANN does not give this: one of the names in stubs/register/op_def_registry.h."""
     library().host_withhold(what.encode())
     try:
         yield

@@ -20,9 +20,9 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 UNITS = ["ascend910b", "ascend910_93"]
 COMPILER_VERSION = "7.7.0.1.238"  # as CANN 8.1 has it
-# No flags of the compiler's own beside ours, and long jumps.
+# No flags but ours, and long jumps.
 KERNEL_OPTIONS = ["--cce-auto-sync=off", "-mllvm", "-cce-aicore-jump-expand=true"]
-# A compiler that makes empty files: what is in a wheel does not depend on the kernels.
+# A compiler that makes empty files, because the list of a wheel's files does not depend on the kernels.
 COMPILER = """#!/bin/sh
 while [ $# -gt 0 ]; do
   case "$1" in
@@ -50,7 +50,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _cann(home: Path, version: str) -> Path:
-    """A tree that says it is this CANN, with the stand-in for its way to build."""
+    """A tree with the version of this CANN, and a stand-in for its build system."""
     info = home / f"{platform.machine()}-linux" / "ascend_toolkit_install.info"
     info.parent.mkdir(parents=True)
     info.write_text(f"package_name=Ascend-cann-toolkit\nversion={version}\n")
@@ -183,7 +183,7 @@ def test_a_build_that_fails(checkout: Path, tmp_path: Path) -> None:
     assert not (checkout / "build/ascend/install").exists()
 
 
-# A twin that turns every byte around: what reaches it, and what comes back, shows in the files.
+# A twin that inverts every byte, so that the files show what reached it and what came back.
 TWIN = """#pragma once
 #include <cstdint>
 #include <cstdlib>

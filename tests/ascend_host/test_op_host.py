@@ -14,7 +14,7 @@ from tiling import library as tiling_library
 
 from ms_dsv32 import kernel_impl, op_info
 
-# CANN's numbers, written here once more (graph/types.h).
+# CANN's numbers (graph/types.h), written here independently of the code.
 DTYPES = {"fp32": 0, "fp16": 1, "int8": 2, "int32": 3, "int64": 9, "bf16": 27}
 FORMAT_ND = 2  # of NZ weights too: MindSpore marks every tensor ND
 OPTIONAL, REQUIRED = "1", "2"
@@ -81,7 +81,8 @@ def test_all_operators_are_registered() -> None:
     assert op_host.library().host_operator_count() == len(OPERATORS)
 
 
-# What reaches CANN, written here once more; the rest is told by layouts and tile configurations.
+# The attributes that reach CANN, written here independently of the code. The kernels know the others from layouts and
+# tile configurations.
 ATTRIBUTES = {
     "mla_prolog_quant": "epsilon_cq epsilon_ckv",
     "lightning_indexer_prolog_quant": "layernorm_epsilon_k",
@@ -322,7 +323,7 @@ def test_a_device_that_does_not_fit(
 @pytest.mark.parametrize("b", [3, 0])
 @pytest.mark.parametrize("device", [Device(0, 48), Device(24, 0), Device(24, 1), Device(0, 0)])
 def test_a_device_without_cores(capfd: pytest.CaptureFixture[str], name: str, b: int, device: Device) -> None:
-    """An AI core is one AIC and two AIVs: where either is missing there is none."""
+    """An AI core is one AIC and two AIVs, so a device that lacks either has no AI core."""
     alternative = 2 if name == "sparse_flash_attention_quant" and b == 0 else 0  # as in test_tiling
     text = _refused(capfd, name, _shapes(name, alternative, b=b), device=device)
     assert text == f"ms_dsv32: {name}: the device has no AI core\n"

@@ -87,7 +87,7 @@ def _opaque(ir: str, kernel: str) -> str:
 
 
 def functions(kernel: str, side: str, op_kernel: Path = OP_KERNEL) -> dict[str, int]:
-    """Of each function of ours that is left after inlining, by symbol, its IR instructions."""
+    """IR instructions, by symbol, of our functions that are left after inlining."""
     command = [COMPILER, "-std=c++17", f"-DMS_DSV32_IS_AIC={int(side == 'AIC')}", f"-I{EMULATOR}", f"-I{op_kernel}"]
     source = SOURCE.replace("{kernel}", kernel)
     ir = _run([*command, "-x", "c++", *FLAGS, "-Xclang", "-disable-llvm-passes", "-"], source)

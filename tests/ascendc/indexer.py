@@ -69,7 +69,7 @@ def run(
 ) -> tuple[dict[str, Array], Report]:
     """topk_indices of the kernel, by name, and the launch's report, which must be clean.
 
-    misalign: of query_act_seqs. own: inputs that are larger than memory.
+    misalign: bytes by which query_act_seqs is misaligned. own: inputs that are larger than memory.
     """
     tiling = shape_tiling(case, cores)
     out = Out("topk_indices", (case.t, case.attributes["selected_count"]), np.int32)

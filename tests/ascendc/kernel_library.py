@@ -45,7 +45,7 @@ LINK = ("-shared", "-pthread")
 
 
 def _tables() -> str:
-    """C++: of each kernel its GM arguments in order, as indices into a call's inputs and outputs."""
+    """C++ tables: the GM arguments of each kernel in order, as indices into a call's inputs and outputs."""
     text = "#include <vector>\nstruct Argument {\n  int index;\n  bool nz, packable, written;\n};\n"
     for name in op_info.names():
         info = op_info.load(name)

@@ -31,10 +31,10 @@ SHAPES = {
     256: (1, 256, 8192),
     1024: (1, 1024, 8192),
 }
-"""Of each t: sequences, tokens of each, and keys of each for the indexer."""
+"""By t: sequences, tokens of each, and keys of each for the indexer."""
 ATTENTION_KEYS = 8192
 ANCHOR_SHAPES = {80: (16, 5, 3072)}
-"""What only the table of others' times has."""
+"""Shapes that only the table of others' times has."""
 
 
 def case_of(op: str, t: int) -> cases.Case:
@@ -83,7 +83,7 @@ def _range(op: str, t: int, figure: str, form: str) -> str:
 
 
 def figures(op: str, t: int) -> list[str]:
-    """Of a shape: modelled time, roofline, their ratio and what bounds it, each at both ends."""
+    """Modelled time of a shape, roofline, their ratio and what bounds it, each at both ends."""
     bound = ", ".join(dict.fromkeys(modelled(op, t, gm)["bound"] for gm in (OPTIMISTIC, PESSIMISTIC)))
     forms = {"us": ".1f", "roofline_us": ".1f", "ratio": ".2f"}
     return [*(_range(op, t, figure, form) for figure, form in forms.items()), bound]

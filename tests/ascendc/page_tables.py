@@ -38,7 +38,7 @@ def _the_row(page: str, first: str, lines: Sequence[str], columns: int) -> int:
 
 
 def figures(page: str, first: str, columns: int, count: int) -> list[str]:
-    """The last `count` cells of the row whose first one is `first` in English; in English too.
+    """The last `count` cells, in English, of the row whose first cell is `first` in English.
 
     Raises:
         KeyError: there is no such row, or more than one.

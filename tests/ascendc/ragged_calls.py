@@ -1,4 +1,4 @@
-"""Calls with query_act_seqs: what stands for them without it, and what cannot be."""
+"""Helpers for calls with query_act_seqs: the same tokens in calls without it, and numbers that need it."""
 
 from __future__ import annotations
 

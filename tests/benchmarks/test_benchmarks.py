@@ -177,7 +177,7 @@ def test_a_contender_that_fails_is_reported_and_the_others_are_timed(wrong: str)
 
 
 class _Machine:
-    """A probe and a worker whose cores are as far from each other as it is told, one time after the other."""
+    """A probe and a worker. The distance of their cores at each measurement is the next of a given list."""
 
     bytes = 1 << 20
 

@@ -1,4 +1,4 @@
-"""``python -m tests.cover``: measures what the tests run, and tells what they do not."""
+"""``python -m tests.cover``: measures which lines the tests run, and lists those that they do not."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Reason:
 
 
 def reasons() -> list[Reason]:
-    """Those of the list."""
+    """The reasons in the list."""
     return [Reason(**entry) for entry in yaml.safe_load(_REASONS.read_text(encoding="utf-8"))]
 
 

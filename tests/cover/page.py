@@ -17,7 +17,7 @@ def row(name: str, total: Counts) -> str:
 
 
 def write(name: str, total: Counts) -> None:
-    """Puts a target's row in the place of the one that the page has.
+    """Replaces a target's row of the page.
 
     Raises:
         ValueError: the page has no row of this target.

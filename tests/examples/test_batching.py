@@ -79,7 +79,7 @@ def serve(requests: list[Request], block_num: int) -> Caches:
 
 @pytest.mark.parametrize("seed", range(4))
 def test_every_request_reads_its_own_keys(seed: int) -> None:
-    """With few blocks as with many; what is computed, found and given up adds up."""
+    """With few blocks and with many. The numbers of tokens computed, found and given up add up."""
     texts = []
     for block_num in (6, 8, 100):
         requests = [request_of(i, tokens, new_tokens=1 + i * 13) for i, tokens in enumerate(prompts(seed))]

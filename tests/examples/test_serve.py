@@ -20,7 +20,7 @@ SMALL = (
     "--heads", "2", "--requests", "5", "--rate", "1000000", "--prefix", "128", "--prompt", "60", "--new-tokens", "24",
     "--tokens-per-step", "48", "--sequences", "3", "--blocks", "5",
 )  # fmt: skip
-"""All requests are there at once, so that the steps are the same on every machine; too few blocks for three of them."""
+"""All requests arrive at once, so that the steps are the same on every machine. Three of them need more blocks."""
 
 
 @pytest.mark.parametrize(("options", "graphs"), [((), 1), (("--mode", "jit", "--dynamic"), 1)])

@@ -1,4 +1,4 @@
-"""Starts workers, watches them, and says how to run a trial again that failed."""
+"""Starts workers, watches them, and says how to repeat a trial that failed."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ms_dsv32 import op_info
 
 TESTS = Path(__file__).resolve().parents[1]
 _FOLDERS = ("", "kernels", "ops", "weights", "ascend", "ascend_virtual", "ascend_host", "ascendc_emulator")
-_SILENCE = 180  # seconds without a word after which a worker hangs: a graph is compiled within some
+_SILENCE = 180  # seconds without a line after which a worker counts as hung: compiling a graph takes a few
 _SHOWN = 3000  # characters of either end
 
 OPERATORS = op_info.names()
@@ -93,7 +93,7 @@ def environment_of(job: Job, given: Mapping[str, str]) -> dict[str, str]:
         variables = environment()
     package = Path(ms_dsv32.__file__).resolve().parents[1]
     folders = [*(str(TESTS / folder) for folder in _FOLDERS), str(package), variables.get("PYTHONPATH", "")]
-    # NumPy's threads would wait for one another on a busy machine, and the golden reference's products are small.
+    # The golden reference's products are small, and on a busy machine NumPy's threads would wait for one another.
     quiet = {"GLOG_v": "3", "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     return {**variables, **quiet, "PYTHONPATH": ":".join(filter(None, folders)), **given}
 
@@ -104,7 +104,7 @@ def run(
     """Runs a job in a process of its own.
 
     Args:
-        environment: variables of the process, as of an instruction set. tell: called when there is something new.
+        environment: variables of the process, such as the instruction set. tell: called when there is something new.
 
     Returns:
         What became of it. A process that died or hung is a failure of the trial that it ran.
@@ -170,7 +170,7 @@ def _take(line: dict[str, Any], job: Job, given: Mapping[str, str], result: Resu
 
 
 def _brief(text: str) -> str:
-    """The beginning and the end of what a process said: a sanitizer says first what is wrong."""
+    """The beginning and the end of a process's output. The beginning is where a sanitizer says what is wrong."""
     return text if len(text) < 2 * _SHOWN else f"{text[:_SHOWN]}\n[...]\n{text[-_SHOWN:]}"
 
 

@@ -1,9 +1,8 @@
-"""Good calls of the operators, with what they must give; ``spoil`` makes bad calls of them.
+"""Good calls of the operators, with the outputs that they must give; ``spoil`` makes bad calls of them.
 
-A trial is told by operator, seed and index, so that any of them can be run alone. `GROUP` trials that follow one
-another share a `Group`: one call whose golden reference is computed once. A token's outputs depend on nothing else in
-its batch, so that a trial which takes some of the group's tokens, in another order and to other cache rows, knows what
-it must give.
+Operator, seed and index determine a trial, so that any of them can be run alone. `GROUP` consecutive trials share a
+`Group`: one call whose golden reference is computed once. A trial takes some of the group's tokens, in another order
+and to other cache rows. Its outputs are known, because a token's outputs do not depend on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -26,18 +25,19 @@ Rng = np.random.Generator
 
 READERS = ("sparse_flash_attention_quant", "lightning_indexer_quant")
 HEADS = (1, 3)
-"""Query heads where there are weights for each of them: few, as every number of heads has weights of its own."""
+"""Query heads of operators with weights. Few values, because every number of heads has weights of its own."""
 LENGTHS = (0, 1, 2, 63, 64, 100, 127, 128, 129, 200, 255, 256, 257, 300)
 """Keys of a sequence, around the edges of blocks."""
 COUNTS = (1, 2, 7, 15, 16, 17, 31, 33, 64, 127, 128, 129, 200, 256, 2048)
 """Values of selected_count, around the kernels' vectors and blocks."""
 ANY_INT32 = (-(2**31), -2, -1, 0, 1, 2**15, 2**31 - 1)
 NAN, INFINITY = 0x7FC0, 0x7F80  # bfloat16
-# Factors of a token's values, powers of two. RmsNorm takes them out again, unless a square leaves float32; without one
-# a large factor makes large results, which the tolerances are not meant for.
+# Exponents of factors of a token's values. RmsNorm takes a factor out again, unless a square overflows float32. Where
+# there is no norm, a large factor makes large results, which the tolerances are not meant for.
 _EXPONENTS = {
     "mla_prolog_quant": (-60, -20, -3, 0, 3, 20, 45),  # AscendC's norms square in float32
-    # A sum of `weights` that is small beside its terms by chance has their rounding, and its tolerance is absolute.
+    # No large factor: a sum of `weights` may be small beside its terms by chance. Its rounding is then that of the
+    # terms, and its tolerance is absolute.
     "lightning_indexer_prolog_quant": (-60, -20, -3, 0, 3),
     "mla_indexer_prolog_quant": (-60, -20, -3, 0, 3),
 }
@@ -55,7 +55,7 @@ class Trial:
         blamed: the arguments of which an error must name one; empty for a good call.
         may_pass: the contract does not say whether a bad call fails; it must not do harm.
         want: gives the outputs of a good call.
-        compared: of each token whether its outputs are compared; those of a token that holds NaN or Inf are not.
+        compared: for each token, whether its outputs are compared; those of a token that holds NaN or Inf are not.
         threads: how many the kernels use.
     """
 
@@ -70,7 +70,7 @@ class Trial:
 
 
 def quiet(function: Callable[..., Any], *args: Any) -> Any:
-    """Calls the golden reference on values that are none: NumPy would warn of them."""
+    """Calls the golden reference without NumPy's warnings about NaN and Inf."""
     with warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return function(*args)
@@ -81,12 +81,12 @@ def chance(rng: Rng, probability: float) -> bool:
 
 
 def generator(subject: str, seed: int, number: int, index: int) -> Rng:
-    """The random numbers of one trial, or of a group; from one int, which NumPy takes much sooner than a list."""
+    """The random numbers of one trial, or of a group. Seeded with one int, which is much faster than with a list."""
     return np.random.default_rng(((seed << 32 | zlib.crc32(subject.encode())) << 32 | number) << 32 | index)
 
 
 def pick(rng: Rng, values: Any) -> Any:
-    """One of a sequence's values, as it is: NumPy's own choice makes arrays of them."""
+    """One of a sequence's values, as it is. NumPy's own choice would convert the values to an array."""
     return values[int(rng.integers(len(values)))]
 
 
@@ -173,7 +173,7 @@ class Group:
             if value.dtype == np.uint16:
                 value = golden.bf16_to_float32(value)
             finite &= np.isfinite(value.reshape(finite.size, -1)).all(axis=1)
-        for name in token_inputs(self.operator):  # what golden makes of these may hide them, as int8 does
+        for name in token_inputs(self.operator):  # a NaN or Inf may not show in golden's outputs, such as int8
             value = self.case.inputs[name].reshape(finite.size, -1)
             if value.dtype == np.uint16:
                 finite &= ((value & 0x7F80) != 0x7F80).all(axis=1)
@@ -234,7 +234,7 @@ def _weighted_case(operator: str, rng: Rng) -> Case:
         for a in op_info.load(operator).attrs
         if a.type == "float" and chance(rng, 0.2)
     }
-    # Without an epsilon a norm makes something of sums below 2^-126, which dot products of bfloat16 take for zero.
+    # Without an epsilon, a norm scales up sums below 2^-126, which dot products of bfloat16 take for zero.
     constants = (0, 0x8000, 0x3F80) if 0.0 in attributes.values() else (0, 0x8000, 1, 0x007F, 0x3F80, 0x0080)
     changed: dict[str, Array] = {}
     for name in token_inputs(operator):
@@ -252,7 +252,7 @@ def _weighted_case(operator: str, rng: Rng) -> Case:
 
 
 def _strange_token(rng: Rng, values: Array, exponents: Sequence[int], constants: Sequence[int]) -> Array:
-    """A token's bfloat16 values, scaled, or with something in them that is no ordinary number."""
+    """A token's bfloat16 values, scaled, or with some of them replaced by special values."""
     how = int(rng.integers(8))
     if how < 4:
         scaled = golden.bf16_to_float32(values) * np.float32(2.0 ** pick(rng, exponents))

@@ -1,4 +1,4 @@
-"""A process with a fault: ``python fault_process.py FAULT SEED INDEX``; prints "well" at the end, see `faults`."""
+"""A process with a fault, see `faults`: ``python fault_process.py FAULT SEED INDEX``. It prints "well" at the end."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from cases import Array
 from fuzz.draw import Rng, generator, pick
 from ms_dsv32 import kernel_impl
 
-_SECONDS = 1.5  # of a fault
+_SECONDS = 1.5  # that a fault lasts
 _HANG = 40  # seconds after which a process says where its threads are, and dies
 
 
 def make_calls(rng: Rng) -> list[Callable[[], bool]]:
-    """Calls of operators, each of which tells whether it gave the bits of its first time."""
+    """Calls of operators, each of which returns whether it gave the same bits as its first time."""
     made: list[Callable[[], bool]] = []
     for case in (
         cases.indexer_case(1, 1, int(rng.integers(100, 3000)), selected_count=8),
@@ -127,7 +127,7 @@ def interrupt(made: list[Callable[[], bool]], rng: Rng) -> None:
 
 
 def memory(made: list[Callable[[], bool]], rng: Rng) -> None:
-    """The system refuses memory: an error says so, nothing is written, and with the memory all is well."""
+    """The system refuses memory: an error says so, nothing is written, and with enough memory the call works."""
     kernel_impl.set_thread_count(int(pick(rng, (1, 2))))
     case = cases.mla_prolog_case(int(pick(rng, (1, 30, 300))), 1, kv_lens=1, n_q=1)
     caches = cases.IN_PLACE[case.operator]
@@ -144,7 +144,7 @@ def memory(made: list[Callable[[], bool]], rng: Rng) -> None:
             resource.setrlimit(resource.RLIMIT_AS, limits)
         if failed is None:
             continue
-        # A MemoryError is NumPy's: the outputs are its arrays.
+        # A MemoryError comes from NumPy, which allocates the outputs.
         text = str(failed)
         assert isinstance(failed, MemoryError) or text.startswith((f"{case.operator}: ", "ms_dsv32: ")), text
         for name in caches:

@@ -168,7 +168,7 @@ def _field(rng: Rng, header: bytes) -> tuple[bytes, int]:
 
 
 def _exchange(rng: Rng, header: bytes) -> tuple[bytes, int]:
-    """Two tensors exchange what is said of them."""
+    """Exchanges the entries of two tensors in the header."""
     tensors = json.loads(header)
     first, second = pick(rng, [*tensors]), pick(rng, [*tensors])
     tensors[first], tensors[second] = tensors[second], tensors[first]

@@ -15,12 +15,12 @@ from fuzz.draw import Trial, quiet
 from ms_dsv32 import golden
 
 LARGE = 1 << 20
-"""Bytes from which an array is a weight: whether a call wrote into it is not looked at."""
+"""Bytes from which an array counts as a weight. `unchanged` does not look at weights."""
 _NAN = 0x7FC0
 
 
 def good(trial: Trial, got: dict[str, Array], topk_rtol: float = CPU_TOPK_RTOL) -> None:
-    """Compares the outputs with the golden reference, and cache rows that were not to be written with what they held.
+    """Compares the outputs with the golden reference, and all other cache rows with what they held before.
 
     Raises:
         AssertionError: they differ.
@@ -35,7 +35,7 @@ def good(trial: Trial, got: dict[str, Array], topk_rtol: float = CPU_TOPK_RTOL) 
 
 
 def _numbers(want: dict[str, Array], compared: Array) -> Array:
-    """The tokens that are compared and whose attention is numbers alone."""
+    """The tokens that are compared and whose attention has neither NaN nor Inf."""
     compared = compared.copy()
     if "attention_out" in want and compared.size:
         values = golden.bf16_to_float32(want["attention_out"])

@@ -40,7 +40,7 @@ class Operators:
     """What the ways into the operators share.
 
     Args:
-        good: of how many calls one is good, by operator; what a good call costs differs.
+        good: by operator, one call in so many is good. It differs because the cost of a good call does.
         threads: of the kernels; by default each group of trials has a number of its own.
     """
 
@@ -58,7 +58,7 @@ class Operators:
     def draw(self, subject: str, seed: int, index: int) -> tuple[str, str]:
         shared = group(subject, seed, index // GROUP)
         rng = generator(subject, seed, index // GROUP, index % GROUP)
-        # The last trial of a group is a good one, whatever the bad ones before it have left behind.
+        # The last trial of a group is a good one, which must be right after the bad ones before it.
         good = index % GROUP == GROUP - 1 or rng.integers(self._good) == 0
         trial = shared.good(rng) if good else bad(shared, rng, self.kinds)
         while not self.takes(trial):
@@ -105,7 +105,7 @@ class Operators:
         raise NotImplementedError
 
     def refused(self, trial: Trial) -> tuple[dict[str, bytes], Callable[[], dict[str, Any]], Callable[[], Any]]:
-        """What the inputs of a bad call hold, what gives them again as arrays, and the call."""
+        """The contents of a bad call's inputs, a function that returns the inputs as arrays, and the call."""
         raise NotImplementedError
 
 
@@ -121,7 +121,7 @@ class Library(Operators):
         before = judge.contents({n: a for n, a in inputs.items() if n not in IN_PLACE[case.operator]})
         outputs = kernel_impl.call(case.operator, inputs, case.attributes)
         judge.unchanged(before, judge.contents(inputs))
-        return dict(zip(case.outputs, outputs, strict=False))  # lse is there, but named only if it is asked for
+        return dict(zip(case.outputs, outputs, strict=False))  # lse is always there, but only some cases name it
 
     def refused(self, trial: Trial) -> tuple[dict[str, bytes], Callable[[], dict[str, Any]], Callable[[], Any]]:
         case = trial.case
@@ -164,11 +164,11 @@ class MindSpore(Operators):
     """The operators through MindSpore.
 
     Args:
-        mode: "pynative", "graph" or "jit". good, threads: as of `Operators`.
+        mode: "pynative", "graph" or "jit". good, threads: see `Operators`.
     """
 
     kinds = ("dtype", "shape", "object", "attribute", "value")
-    refusals = (*REFUSALS, RuntimeError)  # what only a running graph can see is a RuntimeError
+    refusals = (*REFUSALS, RuntimeError)  # an error that only a running graph can find is a RuntimeError
 
     def __init__(self, mode: str, good: int = 3, threads: int | None = None) -> None:
         super().__init__(good, threads)
@@ -178,7 +178,7 @@ class MindSpore(Operators):
             self.refusals = REFUSALS
 
     def takes(self, trial: Trial) -> bool:
-        """In a graph an int of more than 64 bits is MindSpore's to refuse, before an operator is asked."""
+        """In a graph, MindSpore itself refuses an int of more than 64 bits, before it asks an operator."""
         ints = (value for value in trial.case.attributes.values() if type(value) is int)
         return self._mode == "pynative" or all(-(2**63) <= value < 2**63 for value in ints)
 
@@ -213,12 +213,12 @@ class MindSpore(Operators):
 
 
 def _tensor(value: Any) -> Any:
-    """A Tensor of an array, or what was given if it is none that MindSpore can hold."""
+    """A Tensor of an array, or the value itself if MindSpore cannot make a Tensor of it."""
     import calls
 
     try:
         return calls.tensor(value) if isinstance(value, np.ndarray) else value
-    except Exception:  # MindSpore has several for this
+    except Exception:  # MindSpore raises several types here
         return value
 
 

@@ -17,14 +17,14 @@ from fuzz.draw import Group, Rng, Trial, chance, index_input, pick, tokens_of
 from ms_dsv32 import config, op_info
 
 ANY_INT64 = (-(2**63), -(2**32), -(2**31) - 1, -2, 2**31, 2**32, 2**63 - 1)
-_LARGE = 1 << 20  # bytes from which an array is a weight, of which no copies are made
+_LARGE = 1 << 20  # bytes from which an array counts as a weight and is not copied
 _MOST_AXES = 32  # of a NumPy array
 _PLAIN_DTYPES = ("bool", "int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
 _PLAIN_DTYPES += ("float16", "float32", "float64")
 _ODD_DTYPES = ("complex64", "U1", "S4", "O", "M8[s]", "V2", "g", ">i4", ">f4", "i4,f4")
 
 Draft = tuple[str, frozenset[str], dict[str, Any], dict[str, Any]]
-"""What is wrong, whom an error may name, inputs and attributes."""
+"""What is wrong, the arguments of which an error must name one, inputs and attributes."""
 
 
 def bad(group: Group, rng: Rng, kinds: Sequence[str]) -> Trial:
@@ -44,7 +44,7 @@ def fresh(case: Case) -> dict[str, Any]:
 
 
 def related(info: op_info.OpInfo, name: str) -> frozenset[str]:
-    """The argument and those that share a dim with it: which of them a wrong shape is blamed on is open."""
+    """The argument and those that share a dim with it. An error of a wrong shape may blame any of them."""
 
     def dims_of(axes: Sequence[str]) -> set[str]:
         found = {s for axis in axes for s in op_info.symbols(axis) if op_info.dims()[s].value is None}
@@ -65,7 +65,7 @@ def fits(info: op_info.OpInfo, shapes: Mapping[str, Sequence[int]], attributes: 
                 return False
             values[attr.binds] = value
     sums: list[tuple[list[str], int]] = []
-    ragged = info.optional is not None and info.optional.name in shapes  # then nothing has an axis s1
+    ragged = info.optional is not None and info.optional.name in shapes  # then no tensor has an axis s1
     equations: list[tuple[list[str], int | str]] = [] if ragged else [(["b", "s1"], "t")]
     for arg in info.inputs:
         if arg.optional and not ragged:
@@ -78,7 +78,7 @@ def fits(info: op_info.OpInfo, shapes: Mapping[str, Sequence[int]], attributes: 
             (sums if "+" in axis else equations).append((axis.replace("+", "*").split("*"), size))
     if any(sum(values[term] for term in terms) != size for terms, size in sums):  # the terms of sums are fixed
         return False
-    for _ in op_info.dims():  # each pass finds one more at least, or none
+    for _ in op_info.dims():  # a pass finds a size as long as one can be found, so these are enough
         for terms, right in equations:
             size = values.get(right) if isinstance(right, str) else right
             known = [int(term) if term.isdigit() else values.get(term) for term in terms]
@@ -102,7 +102,7 @@ def _given(info: op_info.OpInfo, inputs: Mapping[str, Any]) -> list[op_info.Arg]
 
 
 def brief(value: Any) -> str:
-    """A value in a few words; Python prints no int of more than 4300 digits."""
+    """A value in a few words, also of an int of more than 4300 digits, which Python does not print."""
     return f"{value!r:.40}" if type(value) is not int or abs(value) < 10**40 else f"an int of {value.bit_length()} bits"
 
 
@@ -181,7 +181,7 @@ def _layout(rng: Rng, case: Case) -> Draft | None:
     else:
         return None
     if changed.flags.c_contiguous and how in ("reversed", "transposed", "broadcast", "strided"):
-        return None  # of an array with one value or none
+        return None  # an array with one value, or none
     inputs[arg.name] = changed
     return f"{arg.name} is {how}", frozenset({arg.name}), inputs, case.attributes
 

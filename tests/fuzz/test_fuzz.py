@@ -16,7 +16,7 @@ from fuzz.worker import Job
 from ms_dsv32 import kernel_impl, op_info
 
 SEED = 18
-"""The trials of every run of the suite: a failure is one of what was changed."""
+"""Every run of the suite has the same trials, so that a new failure comes from a change of the code."""
 
 
 def assert_well(job: Job, calls: int, **environment: str) -> None:
@@ -89,7 +89,7 @@ def test_a_failure_can_be_run_again() -> None:
     assert "MS_DSV32_CPU_ISA=sse9" in again.stdout
 
 
-# What a kernel might do wrong ----------------------------------------------------------------------------------------
+# What a kernel might do wrong.
 
 Arrays = dict[str, np.ndarray]
 

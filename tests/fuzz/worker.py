@@ -19,7 +19,7 @@ from typing import Any
 from fuzz import paths
 
 _SECONDS = 1.0  # between two lines of counts
-_MOST_FAILURES = 10  # after which a worker gives up: what fails so often is one defect, or there is no way on
+_MOST_FAILURES = 10  # after which a worker gives up: so many have one cause, or nothing works any more
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Job:
     """What a worker is to do.
 
     Attributes:
-        path: of `PATHS`. subjects: operators, or what else the path has, each as often as it is listed.
+        path: a name of `PATHS`. subjects: operators, or the path's other subjects, each as often as it is listed.
         seed: of the trials. first: index of each subject's first trial. calls: trials of all subjects, or 0.
         seconds: how long, where there is no number of calls.
-        good: of how many calls one is good. threads: of the kernels, 0 for a number that changes.
-        state: a file for the trial that is run, which is read if the process dies of it.
+        good: one call in so many is good. threads: of the kernels, 0 for a number that changes.
+        state: a file that names the current trial, which is read if the process dies.
     """
 
     path: str
@@ -46,7 +46,7 @@ class Job:
 
 
 def make(job: Job) -> paths.Path:
-    """The way in that a job names."""
+    """The path that a job names."""
     options = {"good": job.good, "threads": job.threads or None}
     if job.path == "library":
         return paths.Library(**options)

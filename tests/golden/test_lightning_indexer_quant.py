@@ -115,7 +115,7 @@ def test_fewer_keys_than_selected() -> None:
 
 
 def test_keys_beyond_the_visible_are_not_read() -> None:
-    """The caches are poisoned where no key is; and the last keys do not touch the scores of earlier tokens."""
+    """The caches are poisoned where there is no key, and the last keys do not touch the scores of earlier tokens."""
     case = cases.indexer_case(b=1, s1=3, kv_lens=140, selected_count=200)
     scores = golden.lightning_indexer_scores(*case.inputs.values())
     assert [s.size for s in scores] == [138, 139, 140]

@@ -15,7 +15,7 @@ CACHES = cases.IN_PLACE["mla_indexer_prolog_quant"]
 
 
 def run_pair(case: cases.Case, epsilon_k: float = 1e-6, **mla_attributes: float) -> dict[str, np.ndarray]:
-    """Operator 1, then operator 2, on copies of the fused case's inputs, under the fused output names."""
+    """mla_prolog_quant, then the indexer's prolog, on copies of the fused case's inputs, with its output names."""
     i = case.copy().inputs
     mla = [i[name] for name in i if name in ("token_x", "cos", "sin", "cache_index") or name.startswith("mla_")]
     q_norm, q_norm_scale, *rest = golden.mla_prolog_quant(*mla, **mla_attributes)

@@ -251,7 +251,7 @@ def test_a_zero_token(case: cases.Case) -> None:
 
 
 def test_epsilon_counts(case: cases.Case, result: dict[str, np.ndarray]) -> None:
-    """epsilon 3 makes cq half as large (its mean square is about 1), and only cq; likewise ckv."""
+    """epsilon 3 makes cq half as large (its mean square is about 1), and only cq. So does ckv's for ckv."""
     outputs = case.with_attributes(epsilon_cq=3.0).golden()
     ratio = outputs["q_norm_scale_out"] / result["q_norm_scale_out"]
     np.testing.assert_allclose(ratio, 0.5, atol=0.02)

@@ -63,7 +63,7 @@ def test_yarn_slows_the_slow_pairs() -> None:
     np.testing.assert_allclose(slowed[turns > 32], 1.0, rtol=1e-12)
     np.testing.assert_allclose(
         slowed[turns < 0.75], 1 / 40, rtol=1e-12
-    )  # less than one turn, by more than one pair's step
+    )  # less than one turn, by more than the step to the next pair
     between = slowed[(turns < 32) & (turns > 1)]
     assert between.size > 5
     assert (np.diff(between) < 0).all()

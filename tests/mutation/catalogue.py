@@ -74,7 +74,7 @@ def load(folder: Path = FAULTS) -> list[Fault]:
 
 
 def of_the_day(faults: Sequence[Fault], day: datetime.date, count: int) -> list[Fault]:
-    """`count` cheap faults, as many of each layer as of the others as far as there are such; the same for the same day.
+    """`count` cheap faults, from all layers equally while they have some; the same for the same day.
 
     Faults that want an instruction set of their own are left out, as not every machine has it, and so are those whose
     tests want the virtual Ascend, which takes minutes to compile in a new copy.
@@ -92,7 +92,7 @@ def of_the_day(faults: Sequence[Fault], day: datetime.date, count: int) -> list[
 
 
 def write_seconds(seconds: Mapping[str, int], folder: Path = FAULTS) -> None:
-    """Writes what faults took into the list, by their ids, and leaves every other line as it is."""
+    """Writes the seconds that faults took into the list, by id, and leaves every other line as it is."""
     for path in folder.glob("*.yaml"):
         text = path.read_text(encoding="utf-8")
         blocks = re.split(r"(?m)^(?=- id: )", text)

@@ -1,4 +1,4 @@
-"""``python -m tests.mutation``: makes faults, one at a time, in copies of the checkout, and sees if a test fails."""
+"""``python -m tests.mutation``: makes faults, one by one, in copies of the checkout, and checks that a test fails."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run(faults: Sequence[Fault], jobs: int, isas: tuple[str, ...], console: Console) -> list[Outcome]:
-    """Tries faults in so many copies at a time; what became of them, in their order.
+    """Tries faults in `jobs` copies at a time. Returns their outcomes in the order of the faults.
 
-    After an interruption from the keyboard what became of those that were tried.
+    After an interruption from the keyboard, only the faults that were tried have an outcome.
     """
     if not faults:
         return []
     waiting: queue.SimpleQueue[int] = queue.SimpleQueue()
-    # Faults that want the same instruction sets come together, since others build the library again.
+    # Faults of the same instruction sets follow one another, because a change of them builds the library again.
     for index in sorted(range(len(faults)), key=lambda index: faults[index].isas):
         waiting.put(index)
     outcomes: dict[int, Outcome] = {}

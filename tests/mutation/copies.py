@@ -23,7 +23,7 @@ from mutation.catalogue import ROOT, Fault
 
 FOLDER = ROOT / "build" / "mutation"
 USUAL_ISAS = {"x86_64": ("portable", "avx2"), "aarch64": ("portable", "neon_dotprod")}[platform.machine()]
-"""What the kernels of a copy are built for: enough for every fault that is not in the code of another one."""
+"""Instruction sets of a copy's kernels: enough for every fault outside the code of another instruction set."""
 _LIBRARY = Path("ms_dsv32/kernel_impl/libms_dsv32_cpu.so")
 _OBJECTS = Path("build/objects")
 _GOOD = Path("build/good")
@@ -84,7 +84,7 @@ class Copy:
             source, target = ROOT / file, root / file
             if is_new or not target.is_file() or target.read_bytes() != source.read_bytes():
                 target.parent.mkdir(parents=True, exist_ok=True)
-                # A new copy takes the checkout's objects over, and therefore its times.
+                # A new copy keeps the files' times, because it takes the checkout's objects over.
                 (shutil.copy2 if is_new else shutil.copyfile)(source, target)
         for path in [*root.rglob("*")]:
             file = path.relative_to(root)
@@ -131,14 +131,14 @@ class Copy:
                 self._compile(isas)
             yield
         finally:
-            # The source comes last: a copy whose process was killed before that has a source to mend, and compiles it.
+            # The source is restored last. If the process is killed before, the next one restores and compiles it.
             if self._isas is None:
                 self._restore()
                 self._isas = isas
             path.write_text(text, encoding="utf-8")
             os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
             for made in self._cache().iterdir():
-                # Compiled of a faulty file, or on the way to it; with a fault in Python it is as good as any other.
+                # These objects may come from the faulty source. A fault in Python does not change them.
                 if made.name not in kernels and path.suffix != ".py":
                     shutil.rmtree(made) if made.is_dir() else made.unlink()
 
@@ -203,7 +203,7 @@ class Copy:
         environment = {name: value for name, value in os.environ.items() if not name.startswith(_SETTINGS)}
         environment |= {
             "PYTHONPATH": str(self.root),
-            # A file with a fault may have the size and the second of the one without it, which is all Python looks at.
+            # Python compares size and second of a source to reuse bytecode, and a fault may change neither.
             "PYTHONDONTWRITEBYTECODE": "1",
             "MS_DSV32_EMULATOR_CACHE": str(self._cache()),
             **settings,
@@ -256,7 +256,7 @@ def _flags_of_the_checkout() -> str:
 
 
 def _read(report: Path) -> tuple[int, str, str]:
-    """Of pytest's report in XML: how many tests passed, the first that failed, and what it said."""
+    """What pytest's XML report says: how many tests passed, the first that failed, and its message."""
     if not report.is_file():
         return 0, "", ""
     passed = 0

@@ -12,9 +12,9 @@ from mutation.catalogue import Fault
 from mutation.copies import BuildError, Copy, Run, lacking
 
 _LONGEST = 600
-"""Seconds that a fault's tests may take where nothing is known of them."""
+"""Seconds that a fault's tests may take if the list has no time for them."""
 _PATIENCE = 30
-"""Seconds beyond thrice the known time after which a fault hangs."""
+"""A fault counts as hung after three times the known time and so many seconds."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Outcome:
 
     Attributes:
         status: caught, survived, equivalent, skipped or error. catcher: the test that failed, or how pytest ended.
-        seconds: what building and the tests took with the fault. why: of an error, what went wrong.
+        seconds: what building and the tests took with the fault. why: what went wrong, for an error.
     """
 
     fault: Fault
@@ -34,7 +34,7 @@ class Outcome:
 
 
 class Baseline:
-    """What becomes of tests without a fault; each is run once for the same kernels."""
+    """Results of tests without a fault; each is run once for the same kernels."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, tuple[str, ...]], Run] = {}
@@ -56,10 +56,10 @@ class Baseline:
 
 
 def attempt(copy: Copy, fault: Fault, baseline: Baseline, usual: tuple[str, ...]) -> Outcome:
-    """Runs the fault's tests with it, of which one must fail.
+    """Runs the fault's tests with the fault: one must fail.
 
-    That they pass without it is seen here where nothing failed, or where a signal or a time-out is to be the catch;
-    where a test failed `confirmed` sees it, for many faults at once. The kernels are built for the `usual`
+    The tests must pass without the fault. This function checks that if no test failed, or if a signal or a time-out is
+    the catch. If a test failed, `confirmed` checks it, for many faults at once. The kernels are built for the `usual`
     instruction sets, unless the fault asks for others.
     """
     if fault.equivalent:
@@ -97,7 +97,7 @@ def attempt(copy: Copy, fault: Fault, baseline: Baseline, usual: tuple[str, ...]
 
 
 def confirmed(copy: Copy, outcomes: Sequence[Outcome], baseline: Baseline, usual: tuple[str, ...]) -> Iterator[Outcome]:
-    """The outcomes, those as errors whose catcher fails without the fault too.
+    """The outcomes. Those whose catcher also fails without the fault become errors.
 
     The catchers of all faults are one run of pytest. Where one of them fails, the tests of its faults are run alone.
     """
@@ -126,7 +126,7 @@ def _passing(copy: Copy, tests: set[str]) -> set[str]:
 
 
 def _judge(run: Run, fault: Fault, limit: float, outcome: Callable[..., Outcome]) -> Outcome:
-    """Of a run that did not pass: whether a test has caught the fault, or something else went wrong."""
+    """The outcome of a run that did not pass: a test has caught the fault, or something else went wrong."""
     if run.status is None:
         text = f"no end within {limit:.0f} s"
         return outcome("caught", text) if fault.hangs else outcome("error", why=text)
