@@ -137,8 +137,8 @@ def test_tiling(cores: int) -> None:
         for op in range(len(PROLOGS)):
             for n_q in (1, 3, 16, 127, 128):
                 check("check_prolog", op, t, n_q, cores)
-        for n_q in (1, 17, 128):
-            for topk in (1, 96, 2048, 4096):
+        for n_q in (1, 17, 121, 128):
+            for topk in (1, 17, 96, 2048, 4096):
                 check("check_attention", t, n_q, topk, cores)
         for s1 in (1, 2, 4, 5):
             for columns in (1, 40, 1300):

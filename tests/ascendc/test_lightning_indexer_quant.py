@@ -87,6 +87,27 @@ def test_lists_without_keys(kv_len: int) -> None:
     check(case, cores=24, seed=kv_len % 3)
 
 
+@pytest.mark.parametrize("kv_len", [63, 65, 100, 1000])
+def test_groups_of_lists_without_keys(kv_len: int) -> None:
+    """24 cores share a short sequence in a wide block_table. Groups of lists have no key, or the token selects all."""
+    case = cases.with_columns(cases.indexer_case(kv_lens=kv_len, selected_count=64), 548)
+    assert shape_tiling(case, 24).lists == 48
+    check(case, cores=24, seed=kv_len % 3)
+
+
+@pytest.mark.parametrize("counts", [[4] * 24 + [1], [4] * 23 + [5]], ids=["one token", "three of five tokens"])
+def test_a_ragged_unit_left_over_for_all_cores(counts: list[int]) -> None:
+    """24 cores have a unit each and share the last one, which has fewer tokens than the others."""
+    case = cases.indexer_case(len(counts), 5, [70] * (len(counts) - 1) + [3000], selected_count=64)
+    check(cases.ragged(case, counts), cores=24, seed=1)
+
+
+def test_scores_of_which_the_first_chunk_has_the_best() -> None:
+    """No score of the second chunk is as good as the guess that both make together, so nothing of it is inserted."""
+    case = cases.indexer_case(s1=4, kv_lens=9000, selected_count=1100)
+    check(with_loud_keys(case, np.arange(2048), token=0), seed=1)
+
+
 @pytest.mark.parametrize(("b", "s1"), [(5, 1), (3, 3), (1, 20)])
 def test_units_left_over_are_shared(b: int, s1: int) -> None:
     """Two cores: rounds of whole units, and one that both have a part of; tokens that see few keys among others."""

@@ -38,6 +38,7 @@ def test_as_golden(op: str, b: int, s1: int, n_q: int, blocks: int, seed: int) -
 @pytest.mark.parametrize(
     ("b", "n_q", "blocks", "seed"),
     [
+        (129, 1, 20, 0),  # two steps, the second of one token: in it one AIV of each core has none
         (130, 2, 3, 1),  # two steps, the second of two tokens
         (260, 1, 2, 0),  # three steps
         (600, 1, 24, 3),  # five steps: the workspace of the first one is used again

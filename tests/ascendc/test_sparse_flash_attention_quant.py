@@ -41,6 +41,14 @@ def test_last_entries_end_inside_a_fractal() -> None:
     check(cases.attention_case(n_q=8, topk=90, kv_lens=200))
 
 
+def test_a_core_without_a_part_of_the_output() -> None:
+    """Eight fractals of heads and 32 of columns are parts for 12 of the 13 cores that share the token."""
+    case = cases.attention_case(n_q=128, topk=300, kv_lens=400, holes=0.1)
+    tiling = shape_tiling(case, 13)
+    assert (tiling.team, tiling.head_parts * tiling.column_parts) == (13, 12)
+    check(case, cores=13, seed=1)
+
+
 @pytest.mark.parametrize(("team", "cores", "seed"), [(2, 4, 1), (3, 8, 0), (5, 5, 2), (7, 20, 3), (24, 24, 1)])
 def test_teams(team: int, cores: int, seed: int) -> None:
     """Cores that share tokens: more tasks than slots of the workspace, a team without a token in the last round, tokens

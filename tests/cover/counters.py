@@ -107,8 +107,9 @@ class _Merged:
         The linker keeps one copy of a function that several compilations have, and only that copy counts. So a
         function that did not run in a compilation tells nothing if it ran in another.
         """
-        functions = {f["demangled_name"]: f for f in file["functions"]}
-        self._began |= {f["lineno"] for f in file["functions"] if f["execution_count"] > 0}
+        counted = [function for function in file["functions"] if "execution_count" in function]
+        functions = {f.get("demangled_name", f.get("name")): f for f in counted}
+        self._began |= {f["lineno"] for f in counted if f["execution_count"] > 0}
         for line in file["lines"]:
             number, function = line["line_number"], functions.get(line.get("function_name", ""))
             if function is not None and function["execution_count"] == 0:

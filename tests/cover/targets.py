@@ -132,7 +132,7 @@ class Library(Target):
 
 
 class OpHost(Target):
-    """CANN's side of the Ascend operators: definitions, tiling and inference, against the stand-in for CANN's headers."""
+    """CANN's side of the Ascend operators: definitions, tiling and inference."""
 
     sources = ("ms_dsv32/kernel_impl/ascendc/op_host/",)
     tests = (
@@ -185,4 +185,5 @@ def every() -> list[Target]:
     sys.path.insert(0, str(ROOT))
     from ms_dsv32 import kernel_impl
 
-    return [*map(Isa, kernel_impl.isas()), Library("library"), OpHost("op_host"), OpKernel("op_kernel"), Python("python")]
+    others = (Library("library"), OpHost("op_host"), OpKernel("op_kernel"), Python("python"))
+    return [*map(Isa, kernel_impl.isas()), *others]

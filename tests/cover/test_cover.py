@@ -1,4 +1,4 @@
-"""The CPU kernels of the best instruction set here, and the host side on Ascend, run as a whole; reasons are in step."""
+"""The CPU kernels of the best instruction set here, and the host side on Ascend, run as a whole."""
 
 from __future__ import annotations
 
