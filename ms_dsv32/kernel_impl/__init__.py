@@ -111,7 +111,7 @@ class BoundCall:
     It may be called any number of times, by several host threads at once.
 
     Attributes:
-        out_shapes: of the kernel's outputs.
+        out_shapes: shapes of the kernel's outputs.
 
     Args:
         op: name of the operator.
@@ -161,7 +161,7 @@ class BoundCall:
         Args:
             addresses: of the inputs that were given, contiguous and in the contract's order, then of the kernel's
                 outputs.
-            floats: in place of those among the attributes, in order; none: those that were bound.
+            floats: values that replace the attributes of type float, in order. If empty, those that were bound count.
 
         Raises:
             ValueError: an index outside its cache, or a float that the operator refuses. Nothing has been written then.

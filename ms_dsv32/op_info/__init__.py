@@ -29,7 +29,7 @@ DTYPES = {
 ASCEND_UNITS = ("ascend910b", "ascend910_93")
 """The devices that the Ascend operators are built for, by CANN's names: Atlas A2 and Atlas A3."""
 CANN_PREFIX = "MsDsa"
-"""What the type of each operator begins with in CANN, which finds an operator by its type alone, whoever made it."""
+"""Prefix of each operator's type in CANN, which finds an operator by its type alone, whoever made it."""
 
 
 @dataclass(frozen=True)
@@ -106,15 +106,15 @@ class Attr:
 
     @property
     def optional(self) -> bool:
-        """Whether it may be None; the shapes of the inputs tell then what it would say."""
+        """Whether it may be None; the shapes of the inputs then give its value."""
         return not self.required and self.default is None and self.type != "config"
 
 
 @dataclass(frozen=True)
 class SourceFunction:
-    """Functions of the source that are the operator: their parameters, in order, and what else than names differs.
+    """Functions of the source that are the operator: their parameters in order, and the differences beyond names.
 
-    A note says of a parameter how it is converted; one that has no counterpart has a note that says why.
+    A note says how a parameter is converted, or why a parameter has no counterpart.
     """
 
     names: tuple[str, ...]
@@ -265,7 +265,7 @@ def names() -> tuple[str, ...]:
 
 @functools.cache
 def internal() -> tuple[str, ...]:
-    """Names of what the kernel library has beside the operators for the cells on CPU, sorted."""
+    """Names of the functions that the kernel library has beside the operators, for cells on CPU, sorted."""
     return tuple(sorted(p.stem for p in directory().glob("internal/*.json")))
 
 

@@ -15,7 +15,7 @@ from ms_dsv32.op_info import Arg, Attr, OpInfo, SourceFunction, dims, internal, 
 from ms_dsv32.op_info.generate import generated
 
 _EXPLAINED = ("formula", "example", "limits")
-"""What ``docs/ops.md`` explains an operator by; internal ones are in no page."""
+"""Members from which ``docs/ops.md`` explains an operator. Internal operators have no page and lack them."""
 
 
 def check_schemas() -> list[str]:

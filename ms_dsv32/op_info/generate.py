@@ -209,7 +209,7 @@ def _unpack(op: OpInfo) -> list[str]:
     """The function that fills the operator's parameters."""
     values: dict[str, str] = {}
     if op.parts:
-        common: dict[str, str] = {}  # what the parts before have looked up
+        common: dict[str, str] = {}  # what earlier parts have looked up
         for part in op.parts:
             for field in _fields(load(part.operator)):
                 member = f"{part.name}.{field.name}"

@@ -31,7 +31,7 @@ _REG_TYPES = {"float": "double", "int": "int"}
 """The C types of an operator's attributes, in the words of ``CustomRegOp``."""
 _PLUGIN = Path(ms.__file__).parent / "lib" / "plugin" / "libmindspore_ops_ascend.so"
 _GET_FUNCTION = "_ZN9mindspore6device6ascend12GetOpApiFuncEPKc"
-"""``void* mindspore::device::ascend::GetOpApiFunc(const char*)`` in `_PLUGIN`: what MindSpore gets a function with."""
+"""``void* mindspore::device::ascend::GetOpApiFunc(const char*)`` in `_PLUGIN`: MindSpore's search for a function."""
 
 
 def _list_own_operators_first() -> None:
@@ -88,10 +88,10 @@ def called(function: str) -> Path | None:
 
 
 def library(info: op_info.OpInfo) -> Path:
-    """The library of an operator: the one that is listed first is the one that MindSpore calls, and has our interface.
+    """The library of an operator. It is listed first, MindSpore calls it, and it has our interface.
 
     Raises:
-        RuntimeError: it is not so, or MindSpore cannot be asked.
+        RuntimeError: one of these does not hold, or MindSpore cannot be asked.
     """
     listed = opp.find(info.name)
     for function in opp.entries(info.name):
@@ -174,7 +174,7 @@ def _is_on_host(tensor: Tensor) -> bool:
 
 @contextmanager
 def building(info: op_info.OpInfo) -> Iterator[None]:
-    """A folder of this process is MindSpore's for the call that it compiles.
+    """MindSpore compiles its call of the function in a folder of this process.
 
     MindSpore compiles its call of the function into ``MS_COMPILER_CACHE_PATH`` or the working directory, and may
     remember a relative path. A folder of this process survives a change of directory, and no other rank writes there.
@@ -249,7 +249,7 @@ class Launch(_target.Launch):
         try:
             results = self._graph(*tensors)
         except BaseException:
-            # A graph that has failed fails ever after, with a text that tells nothing of the first cause.
+            # A graph that has failed once fails at every call, with a text that does not name the first cause.
             self._graph = self._make_graph()
             raise
         if function_stream_status["set_cur_stream"]:
@@ -260,8 +260,8 @@ class Launch(_target.Launch):
 def _wait() -> None:
     """Lets the stream that the caller has chosen wait for the graph, which runs on the default stream.
 
-    Whether a stream was ever chosen, `function_stream_status` tells. To ask for the current stream where none was makes
-    MindSpore record two events in every later call, which it keeps.
+    Only called if `function_stream_status` tells that a stream was chosen. If none was, asking for the current stream
+    would make MindSpore record two events in every later call, and keep them.
     """
     stream, default = ms.runtime.current_stream(), ms.runtime.default_stream()
     if stream != default:

@@ -29,7 +29,7 @@ class Call {
   // Whether an input came; only the optional one may not.
   bool Given(int index) const { return given_[static_cast<size_t>(index)]; }
   const op_info::OpInfo& Op() const { return op_; }
-  // Of an input or output.
+  // The shape of an input or output.
   std::vector<int64_t> Shape(const op_info::ArgInfo& arg) const { return dims_.Shape(arg); }
   int64_t Dim(std::string_view name) const { return dims_[name]; }
   float Float(std::string_view attr) const { return static_cast<float>(GetAttr(op_, attrs_, attr).number); }

@@ -74,7 +74,7 @@ struct Axis {
 
 using Axes = std::vector<Axis>;
 
-// No s1 is common to sequences of different numbers of tokens.
+// Whether the axes name s1, which sequences of different numbers of tokens do not have.
 bool HasS1(const Axes& axes) {
   const size_t s1 = DimIndex("s1");
   return std::any_of(axes.begin(), axes.end(), [=](const Axis& axis) {
@@ -107,7 +107,7 @@ std::vector<Product> ParseProducts() {
   return products;
 }
 
-// Sizes above what 64 bits hold are the largest that they hold, which no tensor has.
+// Sizes that 64 bits do not hold become the largest number that they hold, which no tensor has.
 int64_t Plus(int64_t a, int64_t b) {
   int64_t sum = 0;
   return __builtin_add_overflow(a, b, &sum) ? std::numeric_limits<int64_t>::max() : sum;
@@ -206,7 +206,7 @@ struct Dims::Tables {
     }
   }
 
-  // Parsed once by each thread: nothing to lock, nor to inherit locked in a child of fork().
+  // Parsed once by each thread, so there is no lock, which a child of fork() could inherit locked.
   static const Tables& Of(const OpInfo& op) {
     static thread_local std::deque<Tables> parsed;
     for (const Tables& tables : parsed) {

@@ -20,7 +20,7 @@ class OpError : public std::runtime_error {
   const Kind kind;
 };
 
-// An attribute's value as it came; which member counts is told by `type`.
+// An attribute's value as it came; `type` tells which member holds it.
 struct AttrValue {
   op_info::AttrType type = op_info::AttrType::kInt;
   double number = 0;

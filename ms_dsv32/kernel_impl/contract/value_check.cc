@@ -36,8 +36,8 @@ void CheckCacheIndex(const Call& call) {
   }
 }
 
-// kv_act_seqs fits block_table, and query_act_seqs the tokens. Returns for each sequence whether all blocks behind its
-// positions are in the cache.
+// Checks that kv_act_seqs fits block_table, and query_act_seqs the tokens. Returns for each sequence whether all blocks
+// of its positions are in the cache.
 std::vector<bool> CheckSequences(const Call& call, int block_table_index, int kv_act_seqs_index,
                                  int query_act_seqs_index) {
   const auto* block_table = call.Data<const int32_t>(block_table_index);
@@ -119,7 +119,8 @@ void CheckLightningIndexerQuant(const Call& call) {
   }
 }
 
-// What a step's operators say of its slots, lengths and tables, by their own names, before the first of them writes.
+// Checks a step's slots, lengths and tables as its operators would, with their argument names, before the first of them
+// writes.
 class StepCheck {
  public:
   // The shapes; -1 for an axis that is not known yet. `inputs` are those of sparse_attention_step. Throws OpError.

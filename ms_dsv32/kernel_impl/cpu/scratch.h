@@ -10,7 +10,7 @@
 //   scratch[scales][i] = 1;
 //
 // Blocks are uninitialised. At most kScratchKeepBytes stay cached between calls; ReleaseScratch() frees what is cached.
-// Thread-safe, and safe to fork() around. Throws std::bad_alloc, whose text says how many bytes there are not.
+// Thread-safe, and safe to fork() around. Throws std::bad_alloc, whose text says how many bytes were asked for.
 #ifndef MS_DSV32_KERNEL_IMPL_CPU_SCRATCH_H_
 #define MS_DSV32_KERNEL_IMPL_CPU_SCRATCH_H_
 
