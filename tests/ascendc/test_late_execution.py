@@ -36,7 +36,7 @@ def in_many_orders(launch: Callable[..., object], flags: tuple[str, ...] = FLAGS
                 raise AssertionError(f"seed={seed}, flags={meaning!r}: {error}") from error
 
 
-# ---------------------------------------------------------------- prologs
+# Prologs
 @pytest.mark.parametrize("cores", [1, 2, 4, 24])
 @pytest.mark.parametrize("op", PROLOGS)
 def test_prologs(op: str, cores: int) -> None:
@@ -60,7 +60,7 @@ def test_indexer_prolog_with_cores_for_the_projections(b: int, cores: int) -> No
     in_many_orders(lambda **options: check(case, cores, want, **options), ())
 
 
-# ---------------------------------------------------------------- mla_epilog_quant
+# mla_epilog_quant
 @pytest.mark.parametrize("cores", [1, 2, 4, 24])
 @pytest.mark.parametrize(
     ("t", "n_q"),
@@ -81,7 +81,7 @@ def test_mla_epilog_of_steps(cores: int) -> None:
     in_many_orders(lambda **options: check(case, cores, want, **options), ())
 
 
-# ---------------------------------------------------------------- lightning_indexer_quant
+# lightning_indexer_quant
 def _without_blocks(case: Case) -> Case:
     """Blocks in the middle of the sequences are missing, or outside the cache."""
     table = case.inputs["block_table"].copy()
@@ -132,7 +132,7 @@ def test_lightning_indexer(name: str, cores: int) -> None:
     )
 
 
-# ---------------------------------------------------------------- sparse_flash_attention_quant
+# sparse_flash_attention_quant
 ATTENTION: dict[str, Callable[[], Case]] = {
     # More tasks than slots of the workspace, tokens that see no key, and skipped entries.
     "tasks": lambda: cases.attention_case(3, 4, 17, [2, 77, 300], topk=96, holes=0.3),

@@ -2,8 +2,8 @@
 
 A maker returns a `Case`: inputs in contract order, attributes, and the paging that they came from. Weights are made
 once per process. Cache rows that no visible key occupies are poisoned (NaN, or -128 in int8, which `quantise` never
-writes), so that reading one shows. Arguments that could be taken for one another are unlike: the two matrices of the
-indexer, sequences' lengths, scales, and with `with_epsilons` the epsilons.
+writes), so that reading one shows. Arguments that could be taken for one another have different values: the two
+matrices of the indexer, sequences' lengths, scales, and with `with_epsilons` the epsilons.
 """
 
 from __future__ import annotations

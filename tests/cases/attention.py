@@ -25,7 +25,7 @@ SOFTMAX_SCALE = 0.09
 def random_topk(
     rng: np.random.Generator, paging: Paging, topk: int, *, holes: float = 0.0, tail: int = -1
 ) -> NDArray[np.int32]:
-    """topk_indices int32 [t, topk]: of each token ``min(visible, topk)`` visible positions, shuffled, then `tail`.
+    """topk_indices int32 [t, topk]: for each token ``min(visible, topk)`` visible positions, shuffled, then `tail`.
 
     Args:
         holes: fraction of the valid entries replaced by -1. tail: value of the entries that are not read.
@@ -61,7 +61,7 @@ def attention_case(
         seed: of everything. split: queries as [b, s1, n_q, d], caches as [block_num, block_size, 1, d], topk_indices as
             [b, s1, topk] instead of the merged forms. holes, tail: as `random_topk`; the tail is out of range on
             purpose, because it is not read.
-        full: whether every row of the caches is a key, whoever's: then any block_table may be passed.
+        full: whether every row of the caches is a key, so that any block_table may be passed.
     """
     paging = make_paging(b, s1, kv_lens, seed=seed, block_size=block_size, shuffle=shuffle)
     rng = np.random.default_rng([seed, 3])
@@ -101,7 +101,7 @@ def with_lse(case: Case) -> Case:
 
 
 def parts_of(case: Case, count: int) -> list[Case]:
-    """An attention case that asks for lse, as `count` ones over parts of its keys: blocks are dealt out in turn."""
+    """An attention case that asks for lse, split into `count` cases: the blocks of its keys are dealt out in turn."""
     parts = []
     for part in range(count):
         positions = case.inputs["topk_indices"]

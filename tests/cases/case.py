@@ -22,7 +22,7 @@ OUTPUTS: dict[str, tuple[str, ...]] = {
 IN_PLACE: dict[str, dict[str, str]] = {
     name: {o.in_place_of: o.name for o in op_info.load(name).outputs if o.in_place_of} for name in op_info.names()
 }
-"""Of each operator: input caches that are updated in place, and the outputs that are the same buffers."""
+"""For each operator, the input caches that are updated in place, and the outputs that are the same buffers."""
 
 CACHE_INDEX = {
     name: a.name for name in op_info.names() for a in op_info.load(name).inputs if a.name.endswith("cache_index")
@@ -30,7 +30,7 @@ CACHE_INDEX = {
 """The input of each prolog that tells the cache row of every token."""
 
 OTHER_DTYPE = {"bf16": "fp16", "fp16": "bf16", "fp32": "fp16", "int8": "int32", "int32": "int64", "int64": "int32"}
-"""A dtype that an operator must refuse in the place of each."""
+"""For each dtype, another one that an operator must refuse in its place."""
 
 
 @dataclass(frozen=True)

@@ -91,8 +91,8 @@ def below_the_floor(case: Case) -> Case:
 def ragged(case: Case, query_act_seqs: Sequence[int], padding: int = 0) -> Case:
     """A case with merged token axes as one whose sequences have fewer tokens, each its last ones, and padding.
 
-    Each token sees what it saw, so that its results are those of the case; `ragged_rows` tells which they are. What
-    padding has is poison.
+    Each token sees the same keys, so that its results are those of the case; `ragged_rows` tells which they are. The
+    inputs of padding are poison.
     """
     rows = ragged_rows(case, query_act_seqs)
     inputs = dict(case.inputs)

@@ -24,7 +24,7 @@ def mla_epilog_case(
     seed: int = 0,
     split: bool = False,
 ) -> Case:
-    """A `mla_epilog_quant` call; the operator knows tokens alone, so that the paging tells no more than b and s1.
+    """A `mla_epilog_quant` call. The operator reads no cache, so the paging tells only b and s1.
 
     Args:
         b, s1, n_q: sequences, tokens of each, query heads. kv_lens: as `make_paging`.

@@ -20,7 +20,7 @@ POISON: dict[type[np.generic], Any] = {
     np.float16: np.float16("nan"),
     np.float32: np.float32("nan"),
 }
-"""What rows that nobody may read hold; 0x7FC1 is a bfloat16 NaN with a payload."""
+"""Contents of rows that must not be read. 0x7FC1 is a bfloat16 NaN with a payload."""
 
 
 @functools.cache

@@ -56,7 +56,7 @@ def engine(inputs: list[Any], *, half: bool, slots: Any, integers: Any, table: A
 
 
 class Model(nn.Cell):
-    """A part of a model: a layer with its residual, behind an input of the model's own."""
+    """A part of a model: an input of the model's own, then a layer with its residual."""
 
     def __init__(self, layer: nn.Cell) -> None:
         super().__init__()

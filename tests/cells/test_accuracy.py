@@ -1,4 +1,4 @@
-"""The layer stays as near to the model in float32 as it has to, and what would be wrong with it does not.
+"""The layer is as near to the model in float32 as it must be, and a layer with a fault is not.
 
 Every other test compares with the golden reference, which shares the operators' contract. This one compares with the
 model itself: tests/float32_layer.py. docs/accuracy.md has the figures of the full size.
@@ -32,7 +32,7 @@ KEYS = (300, 3000)
 
 @dataclass(frozen=True)
 class Floor:
-    """What `accuracy.compare` has to say at least, at most of errors."""
+    """The least similarity and the largest error that `accuracy.compare` may report."""
 
     cosine: float
     relative_error: float
@@ -98,7 +98,7 @@ def test_the_layer_is_near_float32(how: str, made: Made) -> None:
             check(kind, operators.results(x, KEYS), KEYS, made.models[kind])
 
 
-# Faults ---------------------------------------------------------------------------------------------------------------
+# Faults
 
 _INTERLEAVED = np.arange(64).reshape(2, 32).T.reshape(-1)  # 0, 32, 1, 33, ...
 _HALF_SPLIT = np.argsort(_INTERLEAVED)
@@ -149,7 +149,7 @@ def _gamma_lost(w: dict[str, Array]) -> dict[str, Array]:
 
 
 class _Moved(nn.Cell):  # type: ignore[misc]
-    """The indexer, which tells the key after each that it selects, but the last."""
+    """The indexer, which returns the key after each selected one, except for the last key."""
 
     def __init__(self, indexer: nn.Cell) -> None:
         super().__init__()
@@ -162,7 +162,7 @@ class _Moved(nn.Cell):  # type: ignore[misc]
 
 
 class _FewerVisible(_Moved):
-    """The indexer, to which the last key of each token is hidden."""
+    """The indexer, without the last visible key of each token."""
 
     def construct(self, *inputs: Any) -> Any:
         others, lengths, *last = inputs[:6], *inputs[6:]
@@ -196,7 +196,7 @@ ARGUMENTS: list[dict[str, float]] = [
 ]
 STEPS: list[Callable[[Any], None]] = [_indices_moved, _one_fewer_visible]
 SELECTION = (_indexer_interleaved, _indices_moved)
-"""Faults that only the selection shows, and only where there are more keys than it takes."""
+"""Faults that only the selection shows, and only with more keys than it selects."""
 SHORT, LONG = 300, 2304
 
 

@@ -158,7 +158,7 @@ def layer_norm(x: Float32, gamma: Float32, beta: Float32, epsilon: float, order:
 
 
 def _holds(mean: Float32) -> Array:
-    """Where no square overflowed, or was so small that it lost bits; elsewhere the kernels sum in float64."""
+    """Where no square overflowed, and none was so small that it lost bits. Elsewhere the kernels sum in float64."""
     return (mean >= np.float32(2.0**-90)) & (mean <= np.finfo(np.float32).max)
 
 

@@ -1,4 +1,4 @@
-"""Calls of the prologs and of the epilog by whose results the order of every sum can be told."""
+"""Calls of the prologs and of the epilog whose results show the order of every sum."""
 
 from __future__ import annotations
 

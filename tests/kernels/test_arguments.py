@@ -59,7 +59,7 @@ def test_configurations_change_nothing(operator: str, name: str) -> None:
 
 @pytest.mark.parametrize("operator", [name for name in op_info.names() if op_info.load(name).packable])
 def test_how_weights_are_stored(operator: str) -> None:
-    """The same bytes are other weights where they are said to be row-major."""
+    """The same bytes are other weights when they are passed as row-major."""
     case = arguments.base(operator)
     laid_out = case.copy(**{n: kernel_impl.pack(case.inputs[n]) for n in op_info.load(operator).packable})
     case.check(run(laid_out.with_attributes(weight_format="PACKED")), arguments.expected(operator, "")[1])

@@ -67,7 +67,7 @@ def test_inputs(change: Callable[[Inputs], Inputs], error: type[Exception], text
 
 @pytest.mark.parametrize("operator", op_info.names())
 def test_an_attribute_is_missing(operator: str) -> None:
-    """The library says so itself: Python fills in what it knows."""
+    """The library itself reports it, because Python only fills in defaults."""
     info = op_info.load(operator)
     case = arguments.base(operator)
     arrays = [case.inputs[arg.name] for arg in info.required_inputs]
@@ -156,7 +156,7 @@ def test_a_weight_to_pack_is_an_array() -> None:
 
 @pytest.mark.parametrize("axis", [2**32, 2**62, 2**63 - 1])
 def test_sizes_that_64_bits_do_not_hold(axis: int) -> None:
-    """Products of axes are not computed modulo 2^64: 2^32 sequences of 2^32 tokens are not none."""
+    """Products of axes are not computed modulo 2^64: 2^32 sequences of 2^32 tokens are not 0 tokens."""
     info = op_info.load("lightning_indexer_quant")
     shapes = {
         "q_int8": (axis, axis, 64, 128),

@@ -1,9 +1,8 @@
-"""Every output of every operator to the last bit, on every instruction set: a tolerance is for rivals, not for us.
+"""Every output of every operator to the last bit, on every instruction set.
 
-`exact.py` says what the bits are. Ordinary data would hide most of what could go wrong with them, because results are
-rounded to eight bits. So here are sums that cancel, of which nothing is left but the roundings of their terms; values
-that lie half-way between two of the format; rows in which the last bit of a sum of squares decides; scores by which a
-single exponential is seen.
+`exact.py` says what the bits are. Ordinary data would hide most errors, because results are rounded to eight bits. So
+these tests have sums that cancel and leave only the roundings of their terms, values that lie half-way between two of
+the format, rows in which the last bit of a sum of squares decides, and scores that show a single exponential.
 """
 
 from __future__ import annotations
@@ -70,7 +69,7 @@ def check(case: cases.Case, order: Order) -> None:
         tolerance.assert_same_bits(name, run(case)[name], want)
 
 
-# ---- prologs and epilog
+# Prologs and epilog
 
 
 @pytest.mark.parametrize(
@@ -270,7 +269,7 @@ def test_head_weights_of_every_mantissa(order: Order) -> None:
     check(_one_hot(prolog("lightning_indexer_prolog_quant", 1, len(bits)), w_proj=bits), order)
 
 
-# ---- attention and selection
+# Attention and selection
 
 COUNTS = (1, 2, 15, 16, 17, 31, 32, 33, 34, 63, 64, 65, 66, 130, 511, 512, 513, 1026)
 """Keys of each token of a call: about a tile, a link of 32 and a panel, and 512 keys of V; even ones make pairs."""

@@ -28,7 +28,7 @@ def _python(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
 def test_operators_on_the_other_instruction_sets(isa: str) -> None:
     if isa not in kernel_impl.isas():
         pytest.skip(f"this CPU lacks {isa}; it has {', '.join(kernel_impl.isas())}")
-    # The wide sets have one text of the indexer and of what deals out tokens, which the last two files are about.
+    # The wide sets share the source of the indexer and of the division of tokens, which the last two files test.
     wide = ("avx512", "avx512_bf16", "amx")
     _test(TESTS[:2] if isa in wide and kernel_impl.isas()[0] in wide else TESTS, MS_DSV32_CPU_ISA=isa)
 

@@ -1,7 +1,7 @@
 """Steps that write into caches and read them, and cells that make them.
 
-The writer is `mla_prolog_quant`, the reader `sparse_flash_attention_quant`, both with one head; what they should do is
-told by the bare kernels on NumPy arrays.
+The writer is `mla_prolog_quant`, the reader `sparse_flash_attention_quant`, both with one head. The expected results
+come from the bare kernels on NumPy arrays.
 """
 
 from __future__ import annotations

@@ -125,10 +125,10 @@ def forget_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def bound_configurations(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[str, str], Configuration]:
-    """Fills with the tile configurations that operators are called with, by operator and attribute.
+    """A dict that fills with the tile configurations of calls, by operator and attribute.
 
-    They are checked where a graph is compiled, and in PyNative mode at the first call with these attributes: for the
-    time of the test there was none.
+    They are checked where a graph is compiled, and in PyNative mode at the first call with these attributes. So earlier
+    calls are forgotten for the time of the test.
     """
     for name in op_info.names():
         monkeypatch.setattr(getattr(ops, name).__globals__["_operator"], "_kernels", {})

@@ -52,7 +52,7 @@ def test_other_values_are_refused(operator: str, name: str, mode_name: str) -> N
 @pytest.mark.parametrize("mode_name", MODES)
 @pytest.mark.parametrize("operator", [name for name in op_info.names() if op_info.load(name).packable])
 def test_how_weights_are_stored(operator: str, mode_name: str) -> None:
-    """Row-major bytes that are said to be packed are other weights."""
+    """Row-major bytes that are passed as packed are other weights."""
     case = arguments.base(operator).with_attributes(weight_format="PACKED")
     got = run_in(case, mode_name)
     for output, array in bare(case).items():

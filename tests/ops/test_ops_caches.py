@@ -160,7 +160,7 @@ class Reads(Base):
 
 @pytest.mark.parametrize("parameter", [False, True])
 def test_a_compiled_function_is_in_flight(parameter: bool) -> None:
-    """`mindspore.jit` returns before its graph has run: what is called next in Python comes behind it all the same."""
+    """`mindspore.jit` returns before its graph has run. What is called next in Python still runs after the graph."""
     writer, reader = ms.jit(Ignored()), ms.jit(Reads())
     _, want = STEPS.expected_reads(0, 1)
     for _ in range(5):

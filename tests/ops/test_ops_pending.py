@@ -1,7 +1,7 @@
 """A call waits for what MindSpore was given before it, where that still reads or writes the call's tensors.
 
-In PyNative mode MindSpore queues its operators, and a kernel is called directly, by the tensors' addresses. The work in
-front takes a good part of a second, so that a call that did not wait would be through long before.
+In PyNative mode MindSpore queues its operators, and a kernel is called directly, by the tensors' addresses. The queued
+work takes a good part of a second, so that a call that did not wait would end long before it.
 """
 
 from __future__ import annotations

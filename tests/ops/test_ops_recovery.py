@@ -85,7 +85,7 @@ def test_an_error_that_a_later_statement_raises() -> None:
 
 
 def test_one_graph_is_forgotten() -> None:
-    """The one that has failed."""
+    """Only the graph that has failed is forgotten."""
     first, second = Call(CASE.operator, {}), Call(CASE.operator, {})
     with mode("graph"):
         for cell in (first, second):

@@ -1,7 +1,7 @@
 """Checkpoints of every format, made here, with the values that they mean.
 
-Nothing here is of the code under test: the formats are written down again, in NumPy, from what their makers do.
-Modules go by Hugging Face's names without a prefix; `renamed` gives the names that a file has.
+Nothing here uses the code under test: the formats are written down again, in NumPy, from what their makers do. Modules
+have Hugging Face's names without a prefix; `renamed` gives the names that a file has.
 """
 
 from __future__ import annotations
@@ -97,9 +97,9 @@ class Made:
     int8: dict[str, tuple[Array, Array]] = field(default_factory=dict)
     """Values and float64 scales [out, 1] of the modules that are int8 already."""
     values: dict[str, Callable[[slice], Array]] = field(default_factory=dict)
-    """What gives float64 values of a matrix [out, in], of some of its rows: all of them would be 300 MB."""
+    """Functions that give float64 values of some rows of a matrix [out, in]. All rows would be 300 MB."""
     rotations: tuple[Array, Array] | None = None
-    """What query and key of the indexer are multiplied by, from the right."""
+    """The matrices by which query and key of the indexer are multiplied, from the right."""
 
     def meaning(self, module: str, start: int = 0, stop: int | None = None) -> Array:
         """float64 values of a matrix [out, in], or of rows start to stop."""
@@ -245,7 +245,7 @@ def rotated(n_q: int) -> Made:
     return made
 
 
-# Names ----------------------------------------------------------------------------------------------------------------
+# Names
 
 _DEEPSEEK = {
     "q_a_proj": "wq_a",
@@ -294,7 +294,7 @@ def renamed(tensors: Mapping[str, Any], layer: int = 0, whose: str = NAMINGS[0])
     return result
 
 
-# Files ----------------------------------------------------------------------------------------------------------------
+# Files
 
 
 def write_shards(directory: Path, tensors: Mapping[str, Array], count: int, *, index: bool = True) -> list[Path]:
@@ -320,7 +320,7 @@ def write_index(directory: Path, weight_map: Mapping[str, Any], name: str = "mod
 
 @dataclass(frozen=True)
 class Zeros:
-    """A tensor of zeros that takes no room: a hole in its file."""
+    """A tensor of zeros that takes no space: a hole in its file."""
 
     dtype: str
     """As a file's header spells it."""
@@ -365,11 +365,11 @@ def with_length(header: bytes) -> bytes:
     return len(header).to_bytes(8, "little") + header
 
 
-# Hollow layers --------------------------------------------------------------------------------------------------------
+# Hollow layers
 
 
 def hollow(n_q: int = 1, kind: str = "FLOAT") -> dict[str, Any]:
-    """A layer whose matrices are holes, without a prefix: what refusals are tried on.
+    """A layer whose matrices are holes, without a prefix, for tests of refusals.
 
     kind: FLOAT, FP8, W8A8_DYNAMIC, W8A8 or W8A8_MIX, of every matrix that comes in this format.
     """

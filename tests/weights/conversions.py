@@ -22,7 +22,7 @@ def hollow(
     n_q: int = 1,
     change: dict[str, Any] | None = None,
 ) -> Path:
-    """A model whose matrices are holes; gamma tells it from others, and what changes to None is left out."""
+    """A model whose matrices are holes. Models differ in gamma. A tensor that changes to None is left out."""
     tensors: dict[str, Any] = {}
     for layer in range(layers):
         made = {**checkpoints.hollow(n_q, kind), "q_a_layernorm.weight": np.full(1536, gamma + layer, checkpoints.BF16)}

@@ -25,7 +25,7 @@ PARTS = {
     "load_layer": (*weights.INDEXER_WEIGHTS, *weights.MLA_WEIGHTS, *weights.EPILOG_WEIGHTS),
 }
 UNKNOWN = ("more.weight", "indexer.more.weight", "kv_b_proj.more")
-"""Tensors that no loader knows: in our own files, of the indexer's and all others of a checkpoint."""
+"""Tensors that no loader knows, by source: our own files, the indexer of a checkpoint, the rest of a checkpoint."""
 HEAD_AXES = {"w_uq_qr": (1, 192), "dequant_scale": (0, 192), "w_uk": (0, 1), "w_uv": (0, 1), "w_o": (0, 128)}
 
 Weights = dict[str, Any]
@@ -47,7 +47,7 @@ def hugging_face(shift: int) -> Weights:
 
 
 class Files:
-    """Two files of two layers each, and what each layer holds: the whole of it, as a file without a prefix gives it."""
+    """Two files of two layers each, and the whole of each layer, as a file without a prefix gives it."""
 
     def __init__(self, folder: Path, make: Callable[[int], Weights]) -> None:
         self.paths = [folder / f"{i}.safetensors" for i in range(2)]
@@ -73,7 +73,7 @@ class Files:
         """A call of a loader, or of a cell's, and the same with each argument changed: path, layer, and the arguments.
 
         Args:
-            load: what is called. A parameter that is not told of here fails.
+            load: what is called. A parameter that is not listed here fails.
             heads: other values than that of the first call.
         """
         first, second = self.paths

@@ -1,6 +1,6 @@
 """Every loader with one argument after the other changed, from our own files and from a checkpoint's.
 
-Parameters are found from the signatures: one that is not told of here fails.
+Parameters are found from the signatures: one that is not listed here fails.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def files(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 
 
 def test_our_own_files_hold_what_they_were_made_of(files: Files) -> None:
-    """`Files` takes whole layers from the loader itself: of a checkpoint test_formats.py tells that they are right."""
+    """`Files` takes whole layers from the loader itself, which test_formats.py checks for checkpoints."""
     first, second = (files.layers[path, LAYERS[0]] for path in files.paths)
     for name in PARTS["load_layer"]:
         assert first[name].shape == second[name].shape

@@ -57,7 +57,7 @@ def same(name: str, got: dict[str, Any], want: dict[str, Any]) -> None:
         tolerance.assert_same_bits(f"{name}: {weight}", got[weight], array)
 
 
-# The result -----------------------------------------------------------------------------------------------------------
+# The result
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def converted(
     model: tuple[Path, list[checkpoints.Made]],
     tmp_path_factory: pytest.TempPathFactory,
 ) -> tuple[int, Path, list[Lost], list[Written]]:
-    """The ranks, the directory, what was lost and what was told."""
+    """The ranks, the directory, the losses and the report."""
     told: list[Written] = []
     out = tmp_path_factory.mktemp("out") / "deep" / "er"
     lost = convert(model[0], out, tensor_parallel=request.param, tell=told.append)
@@ -161,7 +161,7 @@ def test_a_converted_layer_converts_to_itself(converted: Any, tmp_path: Path) ->
 
 @pytest.mark.parametrize("converted", [1], indirect=True)
 def test_own_files_are_cut_for_ranks(converted: Any, tmp_path: Path, whole: list[dict[str, Any]]) -> None:
-    """Whoever converted once for one rank needs no checkpoint for four."""
+    """After a conversion for one rank, four ranks need no checkpoint."""
     path = file_of(converted[1], 0)
     assert convert(path, tmp_path, tensor_parallel=N_Q) == []
     for rank in range(N_Q):
@@ -203,7 +203,7 @@ def test_a_source_without_o_proj(tmp_path: Path) -> None:
     ids=["a half", "bias", "unknown"],
 )
 def test_an_o_proj_that_cannot_be_honoured_is_not_left_out(tmp_path: Path, change: dict[str, Any], text: str) -> None:
-    """Or somebody would have files without it, and learn it on the other machine."""
+    """Otherwise the files would lack it, which would show only where they are loaded."""
     source = hollow(tmp_path / "x.safetensors", change=change)
     assert text in inspect(source)[0].refused
     with pytest.raises(ValueError, match=re.escape(text)):
@@ -211,7 +211,7 @@ def test_an_o_proj_that_cannot_be_honoured_is_not_left_out(tmp_path: Path, chang
     assert not (tmp_path / "out").exists()
 
 
-# Interruption and resumption ------------------------------------------------------------------------------------------
+# Interruption and resumption
 
 
 class Stop:
@@ -316,7 +316,7 @@ def test_a_process_that_is_ended_goes_on(tmp_path: Path, how: signal.Signals) ->
     assert {name: when for name, when in times(out).items() if name in done} == done
 
 
-# What is in the way ---------------------------------------------------------------------------------------------------
+# What is in the way
 
 
 def test_another_source_is_refused_unless_one_says_so(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ from ms_dsv32.weights.files import Checkpoint
 pytestmark = pytest.mark.usefixtures("no_waiting_for_the_disk")
 
 
-# What is in a checkpoint ----------------------------------------------------------------------------------------------
+# What is in a checkpoint
 
 KINDS = {
     "bf16": "FLOAT",
@@ -118,7 +118,7 @@ def test_inspect_reads_nothing_large(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert max(sizes) <= 8192 * 4
 
 
-# The command line -----------------------------------------------------------------------------------------------------
+# The command line
 
 
 def test_convert_by_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

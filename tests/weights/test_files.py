@@ -71,7 +71,7 @@ def test_a_tensor_of_a_dtype_that_nobody_reads(tmp_path: Path) -> None:
     assert checkpoint.read("b").all()
 
 
-# Broken files ---------------------------------------------------------------------------------------------------------
+# Broken files
 
 
 def refused(path: Path, text: str = "no safetensors file, or a part of one") -> None:
@@ -200,7 +200,7 @@ def test_a_file_that_becomes_shorter(small: Path) -> None:
         [checkpoint.read(name) for name in SMALL]
 
 
-# No files -------------------------------------------------------------------------------------------------------------
+# No files
 
 
 @pytest.mark.parametrize("name", ["x.safetensors", "model.safetensors.index.json"])
@@ -258,7 +258,7 @@ def test_an_empty_list() -> None:
         Checkpoint([])
 
 
-# Several files --------------------------------------------------------------------------------------------------------
+# Several files
 
 
 def shards(directory: Path, **options: Any) -> list[Path]:
@@ -423,7 +423,7 @@ def test_only_the_shards_of_a_layer_have_to_be_there(tmp_path: Path) -> None:
         weights.load_indexer(tmp_path, layer=1)
 
 
-# Layers ---------------------------------------------------------------------------------------------------------------
+# Layers
 
 
 def test_layers_are_told_by_their_numbers(tmp_path: Path) -> None:

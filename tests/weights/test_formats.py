@@ -343,7 +343,7 @@ def test_the_page_lists_what_is_loaded(loaded: Loaded) -> None:
         assert "`" in told or str(len(names)) in told.split()
 
 
-# Small matrices, any shape: nothing of a layer ------------------------------------------------------------------------
+# Small matrices, any shape: nothing of a layer
 
 
 def matrix_of(path: Path, stored: dict[str, Array], shape: tuple[int, int]) -> Matrix:

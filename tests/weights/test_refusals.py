@@ -185,7 +185,7 @@ def test_allow_unknown_allows_nothing_else(tmp_path: Path) -> None:
             load(path, allow_unknown=True)
 
 
-# Anything at all ------------------------------------------------------------------------------------------------------
+# Anything at all
 
 SUFFIXES = ["weight", "bias", "weight_scale", "weight_scale_inv", "weight_offset"]
 SUFFIXES += ["input_scale", "input_offset", "deq_scale", "quant_bias"]
@@ -226,7 +226,7 @@ def test_any_change_of_a_layer_is_loaded_or_refused_by_name(
             assert any(f"{PREFIX}{name}" in text for name in {*NAMES, *layer}), text
 
 
-# Arguments ------------------------------------------------------------------------------------------------------------
+# Arguments
 
 
 @pytest.fixture(scope="module")
@@ -289,7 +289,7 @@ def test_a_wrong_prefix_needs_none_of_the_shards(tmp_path: Path) -> None:
         weights.load_mla(tmp_path)
 
 
-# msModelSlim's description --------------------------------------------------------------------------------------------
+# msModelSlim's description
 
 
 def describe(directory: Path, kind: str, told: Any, name: str = "quant_model_description.json") -> Path:
@@ -351,7 +351,7 @@ def test_descriptions_that_cannot_be_read(tmp_path: Path) -> None:
         load(path)
 
 
-# Our own files --------------------------------------------------------------------------------------------------------
+# Our own files
 
 
 def own() -> dict[str, Any]:
