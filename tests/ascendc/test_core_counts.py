@@ -19,7 +19,7 @@ from tolerance import assert_same_outputs
 Array = NDArray[Any]
 CORES = range(2, 25)
 MOST_CORES = 32
-"""Of the tiling functions: more than any device of the architecture has."""
+"""Cores that the tiling functions are asked for: more than any device of the architecture has."""
 
 CASES: dict[str, Callable[[], cases.Case]] = {
     **{op: functools.partial(cases.make, op, 5, 1, [3, 60, 5, 9, 1], 3) for op in PROLOGS},
@@ -39,7 +39,7 @@ def of_one_core(op: str) -> tuple[cases.Case, dict[str, Array]]:
 @pytest.mark.parametrize("cores", CORES)
 @pytest.mark.parametrize("op", CASES)
 def test_no_bit_depends_on_cores(op: str, cores: int) -> None:
-    """With shares of heads, tokens, keys and columns that do not come out even."""
+    """With heads, tokens, keys and columns that cores cannot share equally."""
     case, want = of_one_core(op)
     assert_same_outputs(run(case, cores, seed=cores % 3)[0], want)
 

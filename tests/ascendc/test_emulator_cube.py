@@ -86,7 +86,7 @@ def test_outputs(library: Library, name: str) -> None:
 
 
 def test_k_tail(library: Library) -> None:
-    """The cube ignores what lies behind k in the last fractal; Nd2Nz fills only the tail of D with zeros."""
+    """The cube ignores what lies beyond k in the last fractal. Nd2Nz fills only the tail of D with zeros."""
     for k in (70, 72, 100):
         for b_form in (0, 1):
             got, expected = product(library, "bf16_float", 16, 32, k, k_step=112, b_form=b_form)

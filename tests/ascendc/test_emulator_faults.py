@@ -192,7 +192,7 @@ def test_every_fault_is_in_the_table() -> None:
     "name", ["missing_flag_in", "missing_barrier", "flag_set_too_early", "read_without_cross_core_flag"]
 )
 def test_a_missing_flag_changes_what_is_executed(library: Library, name: str) -> None:
-    """In random order an instruction can run before what it needs, so that it meets memory that nothing defined."""
+    """In random order an instruction can run before what it needs, and then reads undefined memory."""
     assert not [error for error in launch(library, name, 0).errors if error.kind == "uninitialised"]
     kinds = [{error.kind for error in launch(library, name, seed).errors} for seed in range(1, 17)]
     if name == "read_without_cross_core_flag":
@@ -203,8 +203,8 @@ def test_a_missing_flag_changes_what_is_executed(library: Library, name: str) ->
 
 @pytest.mark.parametrize("name", ["event_set_again", "event_set_again_by_the_cube"])
 def test_a_second_set_is_lost_or_counts(library: Library, name: str) -> None:
-    """Late, and as bits, an event that is set again is a deadlock; where flags count, the results are right and what
-    the clocks say is all that is found."""
+    """With late pipes and flags that are bits, an event that is set again is a deadlock. If flags count, the results
+    are right, and only the clocks show the fault."""
     want, got = (Out("out", 4096, np.float32) for _ in range(2))
     launch(library, name, 0, out=want)
     event = "S_MTE3" if name == "event_set_again" else "M_MTE1"

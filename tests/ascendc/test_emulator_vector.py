@@ -202,7 +202,7 @@ def test_gather_mask() -> None:
     ],
 )
 def test_compare_scalar(case: str, dtype: type, compare: Callable[..., np.ndarray]) -> None:
-    """A bit an element, from the low end; no comparison with NaN is true."""
+    """One bit for each element, from the low end. No comparison with NaN is true."""
     values = normal(256, dtype)
     values[[3, 70, 71]] = [0.5, np.nan, np.inf]
     expected = np.packbits(compare(values, dtype(0.5)), bitorder="little")

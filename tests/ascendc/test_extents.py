@@ -104,7 +104,7 @@ def test_rows_that_the_indexer_reads() -> None:
 
 @pytest.mark.parametrize("op", PROLOGS)
 def test_rows_that_a_prolog_writes(op: str) -> None:
-    """Of tokens whose rows are equal in their lower 32 bits, each has its own."""
+    """Tokens whose rows are equal in their lower 32 bits are written to different rows."""
     case, name = cases.make(op, 3, 1, [3, 60, 5], 1), cases.CACHE_INDEX[op]
     rows, index = case.paging.block_num * BLOCK, case.inputs[name].copy()
     want, _ = prologs.run(case)

@@ -119,7 +119,7 @@ def test_units_left_over_are_shared(b: int, s1: int) -> None:
 @pytest.mark.parametrize("s1", [1, 2, 3])
 @pytest.mark.parametrize("kv_len", [90, 200])
 def test_short_tasks_behind_a_long_one(s1: int, kv_len: int) -> None:
-    """A task of fewer products than are in flight."""
+    """The short tasks have fewer products than are in flight."""
     check(cases.indexer_case(4, s1, [700, kv_len, kv_len, 400], selected_count=64), cores=1, seed=s1 % 2)
 
 
@@ -135,7 +135,7 @@ def test_tokens_that_select_all_beside_tokens_that_do_not(s1: int, kv_lens: list
 
 
 def test_equal_scores_take_the_smaller_positions() -> None:
-    """Keys drawn from one: every score is the same, so that the first positions win, across tiles, lists and cores."""
+    """All keys are the same, and so are all scores. The first positions win, across tiles, lists and cores."""
     case = cases.indexer_case(kv_lens=9000, selected_count=2048, distinct_keys=1)
     for cores in (1, 3):
         got, _ = run(case, cores=cores)
@@ -332,7 +332,7 @@ def test_many_sequences(b: int, cores: int) -> None:
 
 
 def test_query_act_seqs_anywhere() -> None:
-    """On 4 bytes, but not on 8."""
+    """Aligned to 4 bytes, but not to 8."""
     case = cases.ragged(_ragged_want()[0], [2, 5, 1, 3])
     want, _ = run(case)
     got, _ = run(case, misalign=4)
@@ -342,7 +342,7 @@ def test_query_act_seqs_anywhere() -> None:
 @pytest.mark.parametrize("cores", [1, 24])
 @pytest.mark.parametrize("counts", IMPOSSIBLE, ids=str)
 def test_impossible_numbers_of_tokens(counts: list[int], cores: int) -> None:
-    """No token is of a sequence then, and nothing else is read."""
+    """All tokens are padding then, and nothing else is read."""
     case = cases.ragged(cases.indexer_case(3, 4, [700, 4500, 300], selected_count=256), [4, 4, 4])
     got, _ = run(case.copy(query_act_seqs=np.array(counts, np.int32)), cores=cores, seed=cores % 2)
     assert (got["topk_indices"] == -1).all()
@@ -354,7 +354,7 @@ def test_no_sequence() -> None:
 
 
 def test_the_workspace_holds_all_lists() -> None:
-    """Whatever the numbers of tokens, a launch needs no more than the tiling function has reckoned with."""
+    """Whatever the numbers of tokens, a launch needs no more than the tiling function has asked for."""
     for cores in (1, 3, 23, 24, 32):
         for units in range(1, 2 * cores):
             shape = {"selected_count": 2048, "block_num": 9, "block_size": 128, "max_blocknum": 2000}

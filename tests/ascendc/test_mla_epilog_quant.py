@@ -87,7 +87,7 @@ def test_rows_on_either_side_of_the_floor_of_quantisation() -> None:
 
 
 def test_ties_are_rounded_to_even() -> None:
-    """Of values whose largest is 127, so that a step is 1; the weights hand them on as they are."""
+    """The largest value is 127, so that a step is 1. The weights hand the values on as they are."""
     case = case_of(1, 1)
     values = np.zeros(512, np.float32)
     values[:7] = [127.0, 0.5, 1.5, 2.5, -0.5, -1.5, -2.5]
@@ -126,7 +126,7 @@ def test_columns_are_dealt_once(t: int, n_q: int, cores: int) -> None:
 @pytest.mark.parametrize("n_q", [1, 16, 128])
 @pytest.mark.parametrize("t", [1, 257])
 def test_the_workspace_has_room_for_the_sums_of_a_core(t: int, n_q: int, cores: int) -> None:
-    """Those of its own groups and of its piece, in blocks of two, for each of two steps."""
+    """The sums of its own groups and of its piece, in blocks of two, for each of two steps."""
     tiling = shape_tiling(t, n_q, cores)
     for core in range(cores):
         piece = tiling.pieces[core].end > tiling.pieces[core].begin

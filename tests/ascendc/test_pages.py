@@ -43,7 +43,7 @@ def test_both_pages_have_the_same_figures(page: str) -> None:
 
 
 def test_a_shape_has_one_modelled_time() -> None:
-    """What stands beside others' figures is what the first table has, where it has that shape."""
+    """The table with others' figures repeats the first table's time of a shape that both have."""
     both = [first for first in ANCHORS if first in ROWS]
     assert both
     for first in both:

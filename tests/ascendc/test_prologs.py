@@ -112,7 +112,7 @@ def test_later_token_wins_across_steps(op: str) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("blocks", [3, 20])
 def test_later_token_wins_across_many_steps(blocks: int) -> None:
-    """The indexer's keys of a step wait for those of the step before the one before only."""
+    """The indexer's keys of a step wait only for those of two steps before."""
     case = case_of("lightning_indexer_prolog_quant", 400, 1, 1)
     index = case.inputs["k_cache_index"].copy()
     tokens = index.reshape(-1)
@@ -142,7 +142,7 @@ def test_nan_stays_in_its_token(op: str) -> None:
 
 @pytest.mark.parametrize("op", PROLOGS)
 def test_rows_on_either_side_of_the_floor_of_quantisation(op: str) -> None:
-    """A row of zeros has the scale of the floor too, which no tolerance tells from zero."""
+    """A row of zeros has the scale of the floor too. The tolerances do not distinguish this scale from zero."""
     case = cases.below_the_floor(case_of(op, 5, 1, 1))
     got, want = run(case, 1)[0], case.golden()
     case.check(got, want)
@@ -154,7 +154,7 @@ def test_rows_on_either_side_of_the_floor_of_quantisation(op: str) -> None:
 
 
 def test_a_zero_row_has_a_scale() -> None:
-    """That of the smallest amax; the row of the latents is zero where the norm's factors are."""
+    """The scale is that of the smallest amax. The row of the latents is zero because the norm's factors are."""
     case = case_of("mla_prolog_quant", 2, 1, 1)
     got, _ = run(case.copy(gamma_cq=np.zeros(1536, np.uint16)))
     assert not got["q_norm_out"].any()
@@ -176,7 +176,7 @@ def test_ties_are_rounded_to_even() -> None:
 
 
 def test_weights_to_the_last_bit() -> None:
-    """Their factors are exact to float32: a value differs only where the sum in it was rounded otherwise."""
+    """Their factors are exact in float32, so a value differs only if its sum was rounded otherwise."""
     case = case_of("lightning_indexer_prolog_quant", 17, 1, 2)
     got, _ = run(case, 2)
     want = golden_of("lightning_indexer_prolog_quant", 17, 1, 2)
@@ -191,7 +191,7 @@ def test_no_tokens(op: str) -> None:
 
 
 def test_fused_has_the_bits_of_the_pair() -> None:
-    """Operator 4 is operator 1, then operator 2 on its q_norm, bit for bit."""
+    """The fused prolog is mla_prolog_quant, then the indexer's prolog on its q_norm, bit for bit."""
     fused = case_of("mla_indexer_prolog_quant", 5, 1, 3)
     got, _ = run(fused, 2)
     mla, _ = run(case_of("mla_prolog_quant", 5, 1, 3), 3)

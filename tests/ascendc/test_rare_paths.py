@@ -33,7 +33,7 @@ def test_lists_and_softmax_by_turns(
 
 
 def equal(indices: np.ndarray, step: int) -> np.ndarray:
-    """Every `step` neighbours are the first of them."""
+    """Replaces each group of `step` neighbours by the group's first value."""
     count = indices.shape[1] // step * step
     out = indices.copy()
     out[:, :count] = np.repeat(indices[:, :count:step], step, axis=1)

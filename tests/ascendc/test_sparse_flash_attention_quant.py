@@ -37,7 +37,7 @@ def test_key_counts(count: int) -> None:
 
 
 def test_last_entries_end_inside_a_fractal() -> None:
-    """Of a whole chunk of keys, and at the end of topk_indices."""
+    """The last entries of a whole chunk of keys, and those at the end of topk_indices."""
     check(cases.attention_case(n_q=8, topk=90, kv_lens=200))
 
 
@@ -73,7 +73,7 @@ def test_all_heads_in_one_team() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("keys", [1250, 2048])
 def test_keys_come_to_l1_before_probabilities(keys: int) -> None:
-    """Two tiles of them to each slot, the last of which has one or two."""
+    """Each slot has two tiles of keys, the last slot one or two."""
     check(cases.attention_case(b=2, s1=2, n_q=128, topk=2048, kv_lens=keys), cores=24, seed=1)
 
 
@@ -87,7 +87,7 @@ def test_small_blocks_and_split_axes() -> None:
 
 
 def test_invalid_entries_are_skipped() -> None:
-    """Positions outside the sequence, and blocks outside the cache behind valid ones."""
+    """Positions outside the sequence, and valid positions whose blocks are outside the cache."""
     case = cases.attention_case(n_q=4, topk=64, kv_lens=300)
     indices, table = case.inputs["topk_indices"].copy(), case.inputs["block_table"].copy()
     indices[0, [3, 20, 21]] = [300, -2, 2**31 - 1]
@@ -125,7 +125,7 @@ def test_sorted_entries() -> None:
     [(0, 1, 2, [3, 1500, 10, 600, 0, 0, 700, 16, 17]), (2, 4, 17, [0, 700, 3, 0, 40, 900, 1, 0, 600])],
 )
 def test_sorted_entries_behind_few(team: int, cores: int, n_q: int, lengths: list[int], seed: int) -> None:
-    """Tasks of which an AIV has no share before tasks that are sorted: nothing else makes it wait."""
+    """An AIV has no share of the tasks before the tasks that are sorted, so only the sorting makes it wait."""
     case = cases.attention_case(b=len(lengths), n_q=n_q, topk=520, kv_lens=lengths, holes=0.1)
     assert shape_tiling(case, cores, team).sort_offset > 0
     check(case, cores=cores, team=team, seed=seed)
@@ -157,7 +157,7 @@ def test_an_entry_that_comes_twice_counts_twice() -> None:
 
 
 def test_equal_neighbours() -> None:
-    """Entries that are not sorted: those of a pair are no two rows of one copy."""
+    """Entries that are not sorted. The two equal entries of a pair must not become two rows of one copy."""
     case = cases.attention_case(n_q=4, topk=64, kv_lens=300)
     assert shape_tiling(case, 1).sort_offset == 0
     indices = case.inputs["topk_indices"].copy()
@@ -268,7 +268,7 @@ def test_many_sequences(b: int) -> None:
 @pytest.mark.parametrize("cores", [1, 24])
 @pytest.mark.parametrize("counts", IMPOSSIBLE, ids=str)
 def test_impossible_numbers_of_tokens(counts: list[int], cores: int) -> None:
-    """No token is of a sequence then, and nothing else is read."""
+    """All tokens are padding then, and nothing else is read."""
     case = cases.ragged(cases.with_lse(cases.attention_case(3, 4, 17, [77, 20, 300], topk=96)), [4, 4, 4])
     got, _ = run(case.copy(query_act_seqs=np.array(counts, np.int32)), cores, seed=cores % 2)
     assert not got["attention_out"].any()

@@ -25,7 +25,7 @@ MODEL = ModelConfig(
     n_q=2, epsilon_cq=0.375, epsilon_ckv=0.625, layernorm_epsilon_k=1.0, selected_count=17, rope_factor=20.0
 )
 COLUMNS = 3
-"""Of block_table."""
+"""Columns of block_table."""
 VALUES: dict[str, tuple[Any, Any]] = {
     "n_q": (arguments.HEADS, MODEL.n_q),
     "epsilon_cq": (0.25, MODEL.epsilon_cq),
@@ -62,7 +62,7 @@ def _indexer_prolog(run: Run, a: Values, i: Mapping[str, Array], w: Mapping[str,
 
 
 def _fused_prolog(run: Run, a: Values, i: Mapping[str, Array], w: Mapping[str, Array]) -> list[Array]:
-    """By the two operators: the fused one has the bits of the pair."""
+    """Calls the two operators, because the fused one has the bits of the pair."""
     q_norm, q_norm_scale, *query = _prolog(run, a, i, w)
     tokens = {
         "x": i["token_x"],
@@ -130,7 +130,7 @@ OPERATORS: dict[type[Any], Callable[..., list[Array]]] = {
     cells.SparseAttentionStep: _step,
     cells.SparseAttentionLayer: _layer,
 }
-"""What each cell does, by operators in a row."""
+"""What each cell does, as calls of operators in a row."""
 
 
 def all_cells() -> list[type[Any]]:

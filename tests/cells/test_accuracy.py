@@ -41,8 +41,8 @@ class Floor:
 # What the quantised arithmetic loses with the keys that the indexer selected: 0.9994 and 0.032, 0.9998 and 0.019 with
 # AVX2 and AVX-512. Random inputs lose more, as the values of their keys cancel.
 ARITHMETIC = {"random": Floor(0.999, 0.04), "structured": Floor(0.9997, 0.0225)}
-# The same beside the float32 layer's own selection, of whose keys one in 200 is another one: 0.942 and 0.165, 0.9998
-# and 0.019. Any key of random inputs may weigh much in one of eight heads.
+# The same, compared with the float32 layer on its own selection, which differs in one key of 200: 0.942 and 0.165,
+# 0.9998 and 0.019. Any key of random inputs may weigh much in one of eight heads.
 LAYER = {"random": Floor(0.9, 0.25), "structured": Floor(0.9997, 0.0225)}
 RECALL, TOP_RECALL = 0.99, 0.999
 

@@ -115,7 +115,7 @@ def test_arguments_of_the_constructor(cls: type[Any], name: str) -> None:
 
 @pytest.mark.parametrize("cls", CELLS)
 def test_a_cell_of_a_configuration_in_a_graph(cls: type[Any]) -> None:
-    """Everything is another one: what the model's configuration tells, and other arguments, weights and inputs."""
+    """Everything differs: the model's configuration, the other arguments, weights and inputs."""
     arguments = given.values(cls, *given.changing(cls))
     told = [name for name in arguments if name in cls._model_arguments and name != "topk"]
     assert set(told) == set(cls._model_arguments) - {"topk"}
@@ -126,7 +126,7 @@ def test_a_cell_of_a_configuration_in_a_graph(cls: type[Any]) -> None:
     inputs = given.inputs_of(cls, arguments.get("n_q", given.arguments.HEADS), 1)
     want = given.expected(bare, cls, arguments, inputs, given.weights_of(cls, n_q, 1))
     assert_same(run(cell, "graph", inputs), want)
-    # What is given beside the configuration counts instead of it.
+    # An argument that is given beside the configuration replaces its value.
     other = given.values(cls)
     cell = cls.from_config(given.MODEL, **other)
     if given.weight_names(cls):
@@ -136,7 +136,7 @@ def test_a_cell_of_a_configuration_in_a_graph(cls: type[Any]) -> None:
 
 @pytest.mark.parametrize("cls", [cls for cls in CELLS if given.weight_names(cls)])
 def test_weights(cls: type[Any]) -> None:
-    """Other weights in a cell that has some and was compiled; each is the one of its name."""
+    """Other weights in a cell that has some and was compiled. Each must become the weight of its name."""
     arguments = given.values(cls)
     other = given.weights_of(cls, arguments.get("n_q", 1), 1)
     want = given.expected(bare, cls, arguments, given.inputs_of(cls), other)

@@ -163,7 +163,7 @@ MODEL = ModelConfig(
 
 
 def test_cells_from_a_models_configuration() -> None:
-    """Each takes what is its own; an argument that is given counts instead."""
+    """Each takes its own values. An argument that is given replaces the configuration's value."""
     mla = cells.MLAProlog.from_config(MODEL, rope_cfg=RopeTileShapeConfig())
     assert (mla.w_uk.shape[0], mla.epsilon_cq, mla.epsilon_ckv) == (2, 0.5, 0.25)
     assert mla.rope_cfg == RopeTileShapeConfig()

@@ -71,7 +71,7 @@ def test_token_axes_may_be_split(layer: cells.SparseAttentionLayer, how: str) ->
     ],
 )
 def test_what_engines_pass(how: str, table: Any, half: bool) -> None:
-    """Tables that hold bfloat16 values: so the bits are those of bfloat16 tables."""
+    """The tables hold bfloat16 values, so the result has the bits of bfloat16 tables."""
     layer, step = make_layer(), Step()
     if table is ms.float16:  # which does not hold every bfloat16 value
         step.inputs[1:3] = [np.full((4, 64), bits, np.uint16) for bits in (0x3F40, 0x3F28)]  # 0.75 and 0.65625

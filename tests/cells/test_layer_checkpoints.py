@@ -72,7 +72,7 @@ def marks(parameters: dict[str, Any]) -> list[str]:
 def test_a_checkpoint_that_is_laid_out_otherwise_is_refused(
     tmp_path: Path, wrapped: bool, code: int | None, text: str
 ) -> None:
-    """Also where it is a model's that holds a layer; nothing of it is set."""
+    """Also if the checkpoint is of a model that holds a layer. No weight is set."""
     wrap = Model if wrapped else lambda layer: layer
     ms.save_checkpoint(wrap(make_layer()), str(tmp_path / "layer.ckpt"))
     parameters = ms.load_checkpoint(str(tmp_path / "layer.ckpt"))

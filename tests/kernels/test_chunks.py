@@ -27,7 +27,7 @@ def first(case: cases.Case, count: int) -> cases.Case:
 # 1024 tokens are a chunk (kPrologTokens).
 @pytest.mark.parametrize("name", PROLOGS)
 def test_more_tokens_than_a_prolog_works_on_at_a_time(name: str) -> None:
-    """Both parts have the bits of calls of their own, and of two tokens with one cache row the later one wins."""
+    """Both parts have the bits of calls of their own. If two tokens have the same cache row, the later one wins."""
     case = pack(prolog(name, 1, 1025, 1, seed=6))
     whole = run(case)
     for part in (slice(0, 2), slice(1022, 1024), slice(1023, 1025)):
@@ -44,7 +44,7 @@ def test_more_tokens_than_a_prolog_works_on_at_a_time(name: str) -> None:
     want = dict(whole)
     for cache, out in cases.IN_PLACE[name].items():
         rows = whole[out].copy().reshape(-1, whole[out].shape[-1])
-        rows[row] = case.inputs[cache].reshape(rows.shape)[row]  # written by nobody
+        rows[row] = case.inputs[cache].reshape(rows.shape)[row]  # no token writes it
         want[out] = rows.reshape(whole[out].shape)
     tolerance.assert_same_outputs(shared, want)
 

@@ -1,4 +1,4 @@
-"""Sequences of different numbers of tokens in one call: the same bits as in calls of their own, whatever stands beside.
+"""Sequences of different numbers of tokens in one call have the same bits as in calls of their own.
 
 `test_isa.py` runs this file again for every instruction set that the machine has.
 """

@@ -66,7 +66,7 @@ REPEATED = (
         for threads in (1, 2)
     ),
 )
-"""What takes no path of its own is left out, as the largest cases are: instrumented kernels are ten times slower."""
+"""Tests without a path of their own and the largest cases are left out: instrumented kernels are ten times slower."""
 
 pytestmark = [pytest.mark.isa, pytest.mark.slow]
 
@@ -82,9 +82,9 @@ def runtime(name: str) -> str:
 
 
 ISAS = kernel_impl.isas()
-# What checks the arguments is compiled once. The wide sets have one text of the indexer too; beyond that the sources of
-# avx512_bf16 are those of amx but for products on tiles (gemm_amx.h), and its products of attention
-# (attention_tiles.h) are its own.
+# The checks of arguments are compiled once. The wide sets also share the source of the indexer. Apart from it, the
+# sources of avx512_bf16 are those of amx, except for products on tiles (gemm_amx.h) and the products of attention
+# (attention_tiles.h).
 FILES = dict.fromkeys(ISAS, ("operators", "topk", "attention_rows")) | {ISAS[0]: ALL_FILES}
 if "amx" in ISAS:
     FILES |= {"avx512": ("operators", "attention_rows"), "avx512_bf16": ("attention_rows",)}
@@ -95,7 +95,7 @@ def address_library(tmp_path_factory: pytest.TempPathFactory) -> Path:
     runtime("libasan.so")
     runtime("libubsan.so")
     folder = tmp_path_factory.mktemp("address")
-    flags = "-Og -g1 -w -fno-sanitize-recover=all"  # -O1 compiles for longer than its tests are then shorter
+    flags = "-Og -g1 -w -fno-sanitize-recover=all"  # -O1 costs more time to compile than it saves in the tests
     isas = ",".join(ISAS)
     return driver.build_library(folder, MS_DSV32_SANITIZE="address,undefined", MS_DSV32_ISAS=isas, CXXFLAGS=flags)
 

@@ -1,7 +1,7 @@
 """Every operator with 1 to 16 threads, on any machine: the same bits, and nothing written outside of the results.
 
-The shapes have shares that do not come out even for most numbers of threads: heads, tokens, keys, panels of weights,
-parts of a projection, and the last tokens, which all threads share.
+Most numbers of threads cannot share these shapes equally: heads, tokens, keys, panels of weights, parts of a
+projection, and the last tokens, which all threads share.
 """
 
 from __future__ import annotations

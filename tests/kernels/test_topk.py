@@ -61,7 +61,7 @@ def test_every_int8_value() -> None:
 
 @pytest.mark.parametrize("numbers", [0, 3, 99])
 def test_fewer_numbers_than_are_selected(numbers: int) -> None:
-    """The rest is NaN, of which the first are taken: the selection reaches the lowest bins of each thread."""
+    """The rest is NaN, and the first of them are taken. The selection reaches the lowest bins of each thread."""
     case = only_scales(cases.indexer_case(1, 1, 3000, selected_count=100), np.array([0x7E00]))
     scale = case.inputs["k_cache_scale"].copy()
     scale.reshape(-1)[np.random.default_rng(numbers).choice(scale.size, numbers, replace=False)] = 1

@@ -85,7 +85,7 @@ def test_attention_ignores_what_it_does_not_read() -> None:
     table = case.inputs["block_table"].copy()
     table[0, 3:] = 10**6
     kernel_impl.call(case.operator, case.copy(block_table=table).inputs, case.attributes)
-    # A bad block behind positions that nobody selects is not read either.
+    # A bad block of positions that are not selected is not read either.
     table[0, 1] = -1
     chosen = np.where(case.inputs["topk_indices"] // 128 == 1, 5, case.inputs["topk_indices"])
     kernel_impl.call(case.operator, case.copy(block_table=table, topk_indices=chosen).inputs, case.attributes)

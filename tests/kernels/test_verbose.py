@@ -40,7 +40,7 @@ def tell(code: str, **environment: str) -> list[str]:
 
 
 def plans(lines: list[str]) -> dict[str, list[dict[str, int]]]:
-    """Of each operator the plans that were told, in order."""
+    """The plans that were told for each operator, in order."""
     found: dict[str, list[dict[str, int]]] = {}
     for line in lines:
         if match := re.fullmatch(r"ms_dsv32: (\w+):((?: \w+=\d+)+)", line):

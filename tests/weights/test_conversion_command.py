@@ -86,7 +86,7 @@ def test_inspect_of_our_own_files(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_inspect_of_layers_that_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each with its reason, beside those that would be loaded; the status tells."""
+    """Each is printed with its reason, beside those that would be loaded. The exit status is not 0."""
     layers = {i: checkpoints.hollow() for i in range(3)}
     layers[1]["q_a_proj.bias"] = np.ones(1536, np.float32)
     layers[2]["ckv_a_alpha"] = np.full(1, 0.5, np.float32)

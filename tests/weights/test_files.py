@@ -290,7 +290,7 @@ def test_a_file_that_is_named_twice_counts_once(tmp_path: Path) -> None:
 
 
 def test_hugging_faces_cache(tmp_path: Path) -> None:
-    """Links to files that are named by their hashes, the index too."""
+    """All files, the index too, are links to files that are named by their hashes."""
     (tmp_path / "blobs").mkdir()
     (tmp_path / "snapshots").mkdir()
     shards(tmp_path / "plain")

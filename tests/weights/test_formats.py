@@ -1,4 +1,4 @@
-"""Every format that people have loads: bits where it is int8 or bfloat16 already, else one rounding and no more.
+"""Every format in use loads: bit for bit if it is int8 or bfloat16 already, else with one rounding.
 
 The values are compared with those that the file means, dequantised in float64 by tests/weights/checkpoints.py.
 """
@@ -244,7 +244,7 @@ def test_several_parts_are_the_parts(loaded: Loaded) -> None:
 
 @pytest.mark.parametrize("loaded", ["official FP8", "msModelSlim W8A8, deq_scale F32"], indirect=True)
 def test_a_matrix_that_is_read_in_parts_is_the_whole(loaded: Loaded, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As o_proj of 128 heads is, and parts begin within a block of FP8."""
+    """o_proj of 128 heads is read in parts too. Here parts begin within a block of FP8."""
     monkeypatch.setattr(layer, "_CHUNK", 448 * 384)
     same(weights.load_epilog(loaded.path, layer=0), loaded.epilog)
     same(weights.load_mla(loaded.path, layer=0), loaded.mla)
@@ -343,7 +343,7 @@ def test_the_page_lists_what_is_loaded(loaded: Loaded) -> None:
         assert "`" in told or str(len(names)) in told.split()
 
 
-# Small matrices, any shape: nothing of a layer
+# Small matrices of any shape, which no layer has
 
 
 def matrix_of(path: Path, stored: dict[str, Array], shape: tuple[int, int]) -> Matrix:

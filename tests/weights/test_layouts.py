@@ -117,7 +117,7 @@ def test_a_prepared_weight_keeps_shape_and_dtype_and_is_restored() -> None:
 
 
 def test_every_nz_weight_fills_whole_fractals() -> None:
-    """What lets a prepared weight keep its shape, for any number of heads."""
+    """So a prepared weight can keep its shape, for any number of heads."""
     for operator in OPERATORS:
         for arg in op_info.load(operator).inputs:
             for n_q in range(1, 129) if arg.format == "NZ" else ():
@@ -254,7 +254,7 @@ def test_unpack_refuses_what_pack_does_not_make(weight: np.ndarray, error: type[
 
 @pytest.mark.parametrize("heads", [range(2, 4), range(0), range(0, 3, 2), range(-1, 2), slice(0, 2), [0]])
 def test_heads_that_the_weights_do_not_have(heads: object) -> None:
-    """Of any of the weights that belong to heads, alone."""
+    """Each weight that belongs to heads is tried alone."""
     layer = {**cases.mla_weights(3), **cases.epilog_weights(3)}
     for name in ("w_uq_qr", "dequant_scale", "w_uk", "w_uv", "w_o"):
         with pytest.raises((TypeError, ValueError), match="weights: heads"):

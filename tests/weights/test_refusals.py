@@ -64,7 +64,7 @@ def functions_of(case: Case) -> list[Callable[..., Any]]:
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_refusal(name: str, tmp_path: Path, largest: list[int]) -> None:
-    """By what reads a part of the layer, and by what reads all of it."""
+    """Both by the functions that read a part of the layer, and by those that read all of it."""
     case = CASES[name]
     path = case.write(tmp_path)
     for function in functions_of(case):
@@ -81,7 +81,7 @@ def test_refusal(name: str, tmp_path: Path, largest: list[int]) -> None:
 
 
 def test_rows_behind_the_first_ones_are_named_by_their_number(tmp_path: Path) -> None:
-    """Of a matrix that is read in parts of 1024 rows."""
+    """The matrix is read in parts of 1024 rows."""
     weight = np.zeros((1536, 7168), BF16)
     weight[1500, 3] = np.nan
     path = Case("FLOAT", {"q_a_proj.weight": weight}, "").write(tmp_path)
@@ -91,7 +91,7 @@ def test_rows_behind_the_first_ones_are_named_by_their_number(tmp_path: Path) ->
 
 @pytest.mark.parametrize("kind", ["FLOAT", "FP8", "W8A8_DYNAMIC", "W8A8", "W8A8_MIX"])
 def test_the_layers_that_refusals_are_tried_on_are_loaded(kind: str, tmp_path: Path) -> None:
-    """Or each of the refusals might have another reason."""
+    """Otherwise each of the refusals might have another reason."""
     path = checkpoints.write(tmp_path / "model.safetensors", checkpoints.renamed(checkpoints.hollow(1, kind)))
     loaded = load(path)
     weights.check(loaded, [*weights.MLA_WEIGHTS, *weights.INDEXER_WEIGHTS, *weights.EPILOG_WEIGHTS], 1)
@@ -142,7 +142,7 @@ def test_what_changes_nothing_passes(name: str, tmp_path: Path) -> None:
 def test_o_proj_concerns_the_epilog_alone(
     tmp_path: Path, largest: list[int], change: dict[str, Any], error: type[Exception], text: str
 ) -> None:
-    """What a checkpoint of a prolog alone lacks, or has in any format, keeps nobody from the others."""
+    """A checkpoint whose o_proj is missing, or has any format, still serves the other loaders."""
     tensors = {name: t for name, t in {**checkpoints.hollow(1), **change}.items() if t is not None}
     path = checkpoints.write(tmp_path / "model.safetensors", checkpoints.renamed(tensors))
     for function in (weights.load_epilog, weights.load_layer):
@@ -201,7 +201,7 @@ VALUES = [0, 1, -1, 0.5, 2, 1e30, -1e30, 1e-30, np.nan, np.inf, -np.inf]
 def test_any_change_of_a_layer_is_loaded_or_refused_by_name(
     tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
-    """Never another error, and whichever tensor is to blame stands in the text with its file."""
+    """There is no other error, and the text names the tensor to blame and its file."""
     kind = data.draw(st.sampled_from(["FLOAT", "FP8", "W8A8_DYNAMIC", "W8A8", "W8A8_MIX"]))
     layer = checkpoints.hollow(1, kind)
     for name in data.draw(st.lists(st.sampled_from(NAMES), min_size=1, max_size=3, unique=True)):
@@ -282,7 +282,7 @@ def test_the_indexer_says_the_same_of_arguments(plain: Path) -> None:
 
 
 def test_a_wrong_prefix_needs_none_of_the_shards(tmp_path: Path) -> None:
-    """Somebody who has two of 163 shards, and forgets the layer, is told the layers, not which shard is missing."""
+    """With two of 163 shards and no layer given, the error lists the layers, not the missing shards."""
     names = dict.fromkeys(checkpoints.renamed(checkpoints.hollow(1), 5), "absent.safetensors")
     checkpoints.write_index(tmp_path, names)
     with pytest.raises(KeyError, match=r"no attention under '' in .*; layers begin with 'model.layers.5.self_attn.'"):
