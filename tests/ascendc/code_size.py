@@ -21,10 +21,10 @@ if __name__ == "__main__":
 
 import page_tables
 from emulator import HERE as EMULATOR
+from tiling import OP_KERNEL
 
 from ms_dsv32 import op_info
 
-OP_KERNEL = Path(op_info.__file__).resolve().parent / "kernel_impl" / "ascendc" / "op_kernel"
 COMPILER = "clang++"
 SIDES = ("AIC", "AIV")
 COLUMNS = 1 + len(SIDES)

@@ -92,7 +92,10 @@ class Isa(Target):
 
     sources = ("ms_dsv32/kernel_impl/cpu/isa/",)
     tests = (
-        *(f"tests/kernels/test_{name}.py" for name in ("operators", "attention_rows", "ragged", "topk", "values")),
+        *(
+            f"tests/kernels/test_{name}.py"
+            for name in ("operators", "attention_rows", "ragged", "topk", "values", "verbose")
+        ),
         *("-m", "not slow"),
     )
 

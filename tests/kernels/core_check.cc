@@ -305,11 +305,11 @@ void CheckTokenRanges() {
   using E = MlaEpilogQuantParams;
   E epilog{};
   epilog.n_q = kHeads;
-  places(epilog, &E::attention_out, &E::hidden_out);
+  places(epilog, &E::attention_out, &E::hidden);
   const E e = TokenRange(epilog, kFirst, kCount);
   Expect(e.t == kCount, "%lld tokens", static_cast<long long>(e.t));
   moved(e.attention_out, epilog.attention_out, kHeads * 512, "attention_out");
-  moved(e.hidden_out, epilog.hidden_out, 7168, "hidden_out");
+  moved(e.hidden, epilog.hidden, 7168, "hidden");
 }
 
 int64_t SumOfIndices(int64_t n) {

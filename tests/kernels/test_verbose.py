@@ -17,7 +17,8 @@ import cases
 from ms_dsv32 import kernel_impl, op_info
 
 def run(tokens):
-    calls = [cases.prolog_case(name, 1, tokens, 2) for name in cases.PROLOGS]
+    calls = [cases.mla_prolog_case(1, tokens, 2), cases.indexer_prolog_case(1, tokens)]
+    calls += [cases.fused_prolog_case(1, tokens, 2)]
     calls += [cases.indexer_case(1, tokens, 300, selected_count=128), cases.attention_case(1, tokens, 16, 300)]
     calls += [cases.mla_epilog_case(1, tokens, 2)]
     assert {case.operator for case in calls} == set(op_info.names())
