@@ -1,4 +1,4 @@
-"""What the layers of ``cells.py`` share: weights and their layout, checks of a call, and casts of what engines pass."""
+"""What the cells share: weights and their layout, checks of a call, and casts of what engines pass."""
 
 from __future__ import annotations
 

@@ -33,7 +33,8 @@ ALLOWED = {
     ),
     "ops": ({"cann", "config", "kernel_impl", "op_info", "opp", "ops"}, {"mindspore", "ml_dtypes", "numpy"}),
     "_cell": ({"config", "op_info", "ops", "weights"}, {"mindspore", "numpy"}),
-    "cells": ({"_cell", "config", "ops", "weights"}, {"mindspore"}),
+    "_operator_cells": ({"_cell", "config", "ops", "weights"}, {"mindspore"}),
+    "cells": ({"_cell", "_operator_cells", "config", "ops", "weights"}, {"mindspore"}),
     "doctor": (
         {"cann", "cells", "kernel_impl", "op_info", "opp", "ops", "weights"},
         {"mindspore", "numpy", "packaging", "rich"},

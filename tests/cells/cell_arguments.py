@@ -135,12 +135,8 @@ OPERATORS: dict[type[Any], Callable[..., list[Array]]] = {
 
 def all_cells() -> list[type[Any]]:
     """The public cells of the module."""
-    return [
-        member
-        for name, member in vars(cells).items()
-        if inspect.isclass(member) and member.__module__ == cells.__name__ and hasattr(member, "construct")
-        if not name.startswith("_")
-    ]
+    public = [getattr(cells, name) for name in cells.__all__]
+    return [member for member in public if inspect.isclass(member) and hasattr(member, "construct")]
 
 
 def parameters(cls: type[Any]) -> dict[str, inspect.Parameter]:
