@@ -43,8 +43,8 @@ extern "C" __global__ __aicore__ void mla_indexer_prolog_quant(
   arguments.hadamard_k = ip_hadamard_k_in;
   arguments.k_cache = ip_k_int8_out;
   arguments.k_cache_scale = ip_k_scale_out;
-  arguments.query_nope = mla_query_nope_out;
-  arguments.query_rope = mla_query_rope_out;
+  arguments.q_nope = mla_query_nope_out;
+  arguments.q_rope = mla_query_rope_out;
   arguments.q_int8 = ip_q_int8_out;
   arguments.q_scale = ip_q_scale_out;
   arguments.weights = ip_weights_out;

@@ -31,8 +31,8 @@ extern "C" __global__ __aicore__ void mla_prolog_quant(
   arguments.k_scale_cache = k_scale_cache_out;
   arguments.q_norm = q_norm_out;
   arguments.q_norm_scale = q_norm_scale_out;
-  arguments.query_nope = query_nope_out;
-  arguments.query_rope = query_rope_out;
+  arguments.q_nope = query_nope_out;
+  arguments.q_rope = query_rope_out;
   arguments.workspace = GetUserWorkspace(workspace);
   TPipe pipe;
   if ASCEND_IS_AIC {

@@ -686,7 +686,7 @@ class PrologCube {
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
       if (item.kind == PrologKind::kMlaNope) {
         const uint64_t place = static_cast<uint64_t>(item.step) * t_.token_step * row + item.head * kKvLoraRank;
-        const GlobalTensor<bfloat16_t> out = Global<bfloat16_t>(a_.query_nope, t_.t * row)[place];
+        const GlobalTensor<bfloat16_t> out = Global<bfloat16_t>(a_.q_nope, t_.t * row)[place];
         for (uint32_t n = 0; n < AbsorbChunk(); n += kAbsorbColumns) {
           TurnColumns(out[chunk * AbsorbChunk() + n], i, item, weights, n, static_cast<uint32_t>(row), awaited);
           awaited = CubeStream::kNoFlag;

@@ -47,7 +47,7 @@ struct PrologArguments {
   GmAddress x, w_dq, w_uq_qr, dequant_scale, w_uk, w_dkv_kr, gamma_cq, gamma_ckv, cos, sin, cache_index;
   GmAddress kv_cache, kr_cache, k_scale_cache;
   GmAddress w_qb, w_qb_scale, wk, w_proj, ln_gamma_k, ln_beta_k, hadamard_q, hadamard_k, k_cache, k_cache_scale;
-  GmAddress q_norm, q_norm_scale, query_nope, query_rope, q_int8, q_scale, weights;
+  GmAddress q_norm, q_norm_scale, q_nope, q_rope, q_int8, q_scale, weights;
   GmAddress workspace;  // after the part that CANN keeps for itself
 };
 

@@ -654,7 +654,7 @@ class PrologVector {
     out_slots_.Publish();
     out_slots_.Take();
     const uint64_t row = static_cast<uint64_t>(t_.n_q) * kRopeDim;
-    CopyRowsOut(Global<bfloat16_t>(a_.query_rope, t_.t * row)[(t0_ + r) * row + head * kRopeDim], out, rows, kRopeDim,
+    CopyRowsOut(Global<bfloat16_t>(a_.q_rope, t_.t * row)[(t0_ + r) * row + head * kRopeDim], out, rows, kRopeDim,
                 static_cast<uint32_t>(row), kRopeDim);
     out_slots_.Release();
   }
