@@ -211,6 +211,7 @@ def syntax_check(
         text=True,
         capture_output=True,
         check=False,
+        cwd=cache_directory(),  # with --coverage GCC writes a file there
     )
 
 
