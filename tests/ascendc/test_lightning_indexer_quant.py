@@ -103,7 +103,7 @@ def test_a_ragged_unit_left_over_for_all_cores(counts: list[int]) -> None:
 
 
 def test_scores_of_which_the_first_chunk_has_the_best() -> None:
-    """No score of the second step is as good as the guess from both, so nothing of it is inserted. A step has 14 tiles."""
+    """No score of the second step is as good as the guess, so none is inserted. The first step has 14 tiles."""
     case = cases.indexer_case(s1=4, kv_lens=9000, selected_count=1100)
     check(with_loud_keys(case, np.arange(1792), token=0), seed=1)
 
