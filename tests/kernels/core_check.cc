@@ -1,5 +1,5 @@
-// Checks of what the CPU kernels are made of, for one instruction set (-DMS_DSV32_ISA): conversions, matrix products,
-// cache rows, threads and scratch. Prints what is wrong, one line each, and returns the number of such lines.
+// Checks the parts of the CPU kernels by themselves, for one instruction set (-DMS_DSV32_ISA): conversions, matrix
+// products, cache rows, threads and scratch. Prints a line for each error, and returns the number of these lines.
 #include <pthread.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -57,7 +57,7 @@ uint16_t RoundBySearch(float f, uint16_t infinity, const Decode& decode) {
     const uint16_t middle = static_cast<uint16_t>((low + high) / 2);
     (decode(middle) <= magnitude ? low : high) = middle;
   }
-  // The value one step beyond the largest is where infinity rounds from.
+  // Values round to infinity from the one on that is one step beyond the largest.
   const double below = decode(low);
   const double above = high == infinity ? 2 * below - decode(static_cast<uint16_t>(low - 1)) : decode(high);
   const bool up = magnitude - below > above - magnitude || (magnitude - below == above - magnitude && (low & 1));
@@ -160,7 +160,7 @@ std::vector<T> Strips(const std::vector<T>& w, int k, int panels, int neighbours
   return out;
 }
 
-// k is even; where it is no multiple of 4, GemmInt8 multiplies as far as one.
+// k is even. If it is not a multiple of 4, GemmInt8 multiplies up to the last multiple of 4 below it.
 void CheckProducts(int k, int panels, int all_rows = 23) {
   const int n = 64 * panels, k8 = k / 4 * 4;
   std::vector<uint16_t> x(static_cast<size_t>(all_rows * k)), w(static_cast<size_t>(k * n));
@@ -181,7 +181,7 @@ void CheckProducts(int k, int panels, int all_rows = 23) {
   Expect(!memcmp(own.data(), wp.data(), own.size() * 2), "PackStripsBf16, k = %d", k);
   Expect(!memcmp(own8.data(), w8p.data(), static_cast<size_t>(k8 * n)), "PackStripsInt8, k = %d", k8);
 
-  // One row more than any product has, which must stay as it is.
+  // There is one row more than any product has, and it must stay as it is.
   std::vector<float> c(static_cast<size_t>((all_rows + 1) * n)), part(c.size());
   std::vector<int32_t> c8(c.size()), part8(c.size());
   const std::vector<float> margin(static_cast<size_t>(n), 12345.0f);
@@ -212,7 +212,7 @@ void CheckProducts(int k, int panels, int all_rows = 23) {
   }
   // The bits of a row depend neither on how many rows there are, nor on the cuts of k, nor on a NaN elsewhere.
   const int unit = Max(kBf16Cut, 4);
-  const int cut = k / 2 / unit * unit;  // 0 for the smallest k: one call then
+  const int cut = k / 2 / unit * unit;  // 0 for the smallest k, which then takes one call
   for (int rows : {1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 15, 16, 17, 22, all_rows}) {
     const size_t first = static_cast<size_t>(all_rows - rows);
     std::copy(margin.begin(), margin.end(), part.begin() + rows * n);
@@ -255,7 +255,7 @@ void CheckCacheRows() {
   }
 }
 
-// Every argument that a token has a part of moves on, also where the offset has more than 32 bits.
+// Every argument that has a part for each token moves on, even if the offset has more than 32 bits.
 void CheckTokenRanges() {
   constexpr int64_t kFirst = (int64_t{1} << 33) + 1024, kCount = 5, kHeads = 128;
   const auto places = [](auto& params, auto... members) {
@@ -315,7 +315,7 @@ void CheckTokenRanges() {
 int64_t SumOfIndices(int64_t n) {
   std::vector<int64_t> calls(static_cast<size_t>(n));
   std::vector<int64_t> of_thread(static_cast<size_t>(NumThreads()) *
-                                 64);  // unshared only if no two calls have one number
+                                 64);  // a number is not shared only if each call has its own
   ParallelFor(n, [&](int64_t i, int thread) {
     ++calls[static_cast<size_t>(i)];
     of_thread[static_cast<size_t>(thread) * 64] += i;
@@ -440,7 +440,7 @@ void CheckQuotas() {
   }
 }
 
-// Groups of version 1 and 2 below the root: the least quota of a group and of those above it holds.
+// Control groups of version 1 and 2 below the root. The least quota of a group and of the groups above it counts.
 void CheckGroups() {
   namespace fs = std::filesystem;
   std::string folder = fs::temp_directory_path() / "groups_XXXXXX";
@@ -500,8 +500,8 @@ int Run() {
   for (int k : {4, 6, 12, 128, 258, 260, 576}) CheckProducts(k, 1);
   CheckProducts(132, 3);
   CheckProducts(64, 17);
-  CheckProducts(2052, 1);       // deeper than is converted at a time
-  CheckProducts(264, 1, 259);   // more rows than are, cut in k as well
+  CheckProducts(2052, 1);       // k is deeper than what is converted at a time
+  CheckProducts(264, 1, 259);   // more rows than are converted at a time, and k is cut as well
   CheckProducts(2176, 1, 49);   // AMX: each half of int8 is 1024 and 64 deep, and tiles have several heights
   CheckProducts(128, 1, 63);    // AMX: the upper tiles are of one height, the lower ones are not
   CheckProducts(2048, 2, 131);  // AMX copies such rows, 128 at a time
