@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import re
 import shlex
 import subprocess
 import sysconfig
-from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from checkout import ROOT, tracked_files
 
-ROOT = Path(__file__).resolve().parent.parent
 REPOSITORIES = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
 HOOKS = [hook for repository in REPOSITORIES for hook in repository["hooks"]]
-
-
-@functools.cache
-def _tracked_files() -> list[str]:
-    """The checkout's files, as pre-commit takes them; skips the test in a source distribution, which has no history."""
-    if not (ROOT / ".git").exists():
-        pytest.skip("hooks check a git checkout, and this is none")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert listed.returncode == 0, listed.stderr
-    return [name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()]
 
 
 def test_hooks_need_nothing_but_the_environment() -> None:
@@ -39,7 +27,7 @@ def test_hooks_need_nothing_but_the_environment() -> None:
 
 @pytest.mark.parametrize("hook", HOOKS, ids=lambda hook: hook["id"])
 def test_hook(hook: dict[str, Any]) -> None:
-    chosen = [name for name in _tracked_files() if re.search(hook.get("files", ""), name)]
+    chosen = [name for name in tracked_files() if re.search(hook.get("files", ""), name)]
     assert chosen
     # The tools are beside this Python, whether its environment is activated or not.
     path = os.pathsep.join([sysconfig.get_path("scripts"), os.environ["PATH"]])

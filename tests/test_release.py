@@ -12,11 +12,11 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from checkout import ROOT, tracked_files
 
 import ms_dsv32
 from ms_dsv32 import kernel_impl
 
-ROOT = Path(__file__).resolve().parent.parent
 NOT_PUBLISHED = {".ci/run", ".gitignore"}
 MADE = re.compile(r"PKG-INFO|setup\.cfg|ms_dsv32\.egg-info/.*")
 """What setuptools writes into a source distribution."""
@@ -74,14 +74,6 @@ def test_the_version_is_in_one_place() -> None:
     assert [str(path.relative_to(ROOT)) for path in having] == ["ms_dsv32/__init__.py"]
 
 
-def _tracked() -> set[str]:
-    if shutil.which("git") is None or not (ROOT / ".git").exists():
-        pytest.skip("what belongs to the checkout is known from git, and this is no git checkout")
-    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
-    assert listed.returncode == 0, listed.stderr
-    return {name for name in listed.stdout.split("\0") if name and (ROOT / name).is_file()}
-
-
 def _build(kind: str, source: Path, target: Path, **environment: str) -> Path:
     """Has setuptools build a wheel or a source distribution, as pip and `python -m build` do, but in this Python."""
     code = f"import sys; from setuptools import build_meta; print('made', build_meta.build_{kind}(sys.argv[1]))"
@@ -98,7 +90,7 @@ def source_distribution(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("setuptools", minversion="70.1")
     folder = tmp_path_factory.mktemp("release")
     checkout = folder / "checkout"
-    for name in _tracked():
+    for name in tracked_files():
         (checkout / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, checkout / name)
     return _build("sdist", checkout, folder)
@@ -108,7 +100,7 @@ def test_the_source_distribution_has_all_files(source_distribution: Path) -> Non
     assert source_distribution.name == f"ms_dsv32-{ms_dsv32.__version__}.tar.gz"
     with tarfile.open(source_distribution) as archive:
         files = {member.name.partition("/")[2] for member in archive.getmembers() if member.isfile()}
-    assert {name for name in files if not MADE.fullmatch(name)} == _tracked() - NOT_PUBLISHED
+    assert {name for name in files if not MADE.fullmatch(name)} == set(tracked_files()) - NOT_PUBLISHED
 
 
 @pytest.mark.slow
