@@ -101,7 +101,8 @@ class Isa(Target):
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        if name == "amx" or name.startswith("avx512"):  # the others take half an hour for it
+        self.fast = name == "amx" or name.startswith("avx512")  # with counters the others take half an hour
+        if self.fast:
             # More blocks of tokens than threads: a thread goes on with the same head.
             chunks = "test_more_tokens_than_a_prolog_works_on_at_a_time[mla_indexer_prolog_quant]"
             self.tests = (f"tests/kernels/test_chunks.py::{chunks}", *self.tests)
