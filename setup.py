@@ -47,7 +47,7 @@ FLAGS = [
     *("-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-Wall", "-Wextra"),
 ]
 SIMDE = bool(os.environ.get("MS_DSV32_SIMDE"))
-# Of each machine the instruction sets, with their flags; the newest comes last.
+# The instruction sets of each machine with their compiler flags. The newest comes last.
 ISAS: dict[str, dict[str, list[str]]] = json.loads((CPU / "isas.json").read_text())
 if SIMDE:
     ISAS["x86_64"] |= dict.fromkeys(("avx512", "avx512_bf16"), ISAS["x86_64"]["avx2"])
@@ -198,8 +198,9 @@ class BuildAscend(Command):
         # The host sources name headers by their path from here, and the template has no place for an option.
         given = os.environ.get("CPLUS_INCLUDE_PATH")
         environment["CPLUS_INCLUDE_PATH"] = f"{ROOT}{os.pathsep}{given}" if given else str(ROOT)
-        # CANN's compiler is in part Python, and needs numpy and others of this environment: set_env.sh's entries come
-        # back, which pip's build environment drops, and its own go, which would hide the environment's packages.
+        # CANN's compiler is in part Python, and needs numpy and other packages of this environment. pip's build
+        # environment drops what set_env.sh put on PYTHONPATH, so it is put back. pip's own entries would hide the
+        # environment's packages, so they are taken out.
         python = [found.home / "python" / "site-packages", found.home / "opp/built-in/op_impl/ai_core/tbe"]
         given_python = [
             p for p in os.environ.get("PYTHONPATH", "").split(os.pathsep) if p and "pip-build-env-" not in p
@@ -244,7 +245,7 @@ class BuildAscend(Command):
             for file in [*(ASCENDC / folder).glob("*.cpp"), *(ASCENDC / folder).glob("*.h")]:
                 shutil.copy2(file, project / folder)
         shutil.copy2(CONTRACT / "op_check.cc", project / "op_host" / "op_check.cpp")
-        # As the first line, which is where CANN's documentation has options: they must come before the kernels.
+        # Options must come before the kernels that they are for, so they are the first line of the file.
         shutil.copy2(ASCENDC / "kernel_options.cmake", project / "cmake")
         kernels = project / "op_kernel" / "CMakeLists.txt"
         options = "include(${CMAKE_SOURCE_DIR}/cmake/kernel_options.cmake)\n"

@@ -26,7 +26,7 @@ LARGE = [
     (32, 4, 9, 128),  # the largest decode step of the model's heads
     (1, 1024, 1024, 1),
 ]
-# Around the cube's 16 rows and the 128 tokens of a step.
+# Numbers of tokens around the cube's 16 rows and the 128 tokens of a step.
 PROLOG_SIZES = [*((t, 1, 4, 16) for t in (15, 16, 17, 33, 127, 128, 129)), *LARGE]
 READER_SIZES = [
     (1, 1, 1, 128),

@@ -19,7 +19,7 @@ _PROLOG_SOURCE = """
 using namespace ms_dsv32::ascendc;
 extern "C" {
 uint64_t tiling_size() { return sizeof(PrologTiling); }
-// Which of the three: 0 mla_prolog_quant, 1 lightning_indexer_prolog_quant, 2 mla_indexer_prolog_quant.
+// `op` chooses the operator: 0 mla_prolog_quant, 1 lightning_indexer_prolog_quant, 2 mla_indexer_prolog_quant.
 const char* make_tiling(int op, uint32_t t, uint32_t n_q, uint64_t cache_rows, float epsilon_cq, float epsilon_ckv,
                         float epsilon_k, uint32_t cores, void* bytes, uint64_t* facts) {
   const Platform platform = Arch2201(cores);

@@ -205,8 +205,8 @@ def fma(a: Float32, b: Float32, c: Float32, order: Order) -> Float32:
     total = exact + added
     part = total - exact
     lost = (exact - (total - part)) + (added - part)  # exact + added = total + lost (Knuth's TwoSum)
-    # Rounded to odd in float64: where bits are lost, the last bit is set. Rounding that to float32 is then right, as
-    # float64 has more than two bits more.
+    # The sum is rounded to odd in float64: its last bit is set if bits were lost. Rounding it again to float32 then
+    # gives what one rounding gives, because float64 has more than two bits more than float32 (Boldo and Melquiond).
     bits = total.view(np.int64).copy()
     away = np.where((lost > 0) == (total > 0), 1, -1)
     bits += np.where((lost != 0) & (bits & 1 == 0), away, 0)

@@ -69,9 +69,6 @@ def check(case: cases.Case, order: Order) -> None:
         tolerance.assert_same_bits(name, run(case)[name], want)
 
 
-# Prologs and epilog
-
-
 @pytest.mark.parametrize(
     ("operator", "kind"),
     [
@@ -268,8 +265,6 @@ def test_head_weights_of_every_mantissa(order: Order) -> None:
     bits = np.arange(0x3100, 0x4100, dtype=np.uint16).reshape(-1, 64)
     check(_one_hot(prolog("lightning_indexer_prolog_quant", 1, len(bits)), w_proj=bits), order)
 
-
-# Attention and selection
 
 COUNTS = (1, 2, 15, 16, 17, 31, 32, 33, 34, 63, 64, 65, 66, 130, 511, 512, 513, 1026)
 """Keys of each token of a call: about a tile, a link of 32 and a panel, and 512 keys of V; even ones make pairs."""

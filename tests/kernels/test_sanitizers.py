@@ -43,11 +43,11 @@ LARGEST = (
     ),
 )
 REPEATED = (
-    # Stages that the fused prolog, which is left, runs as well.
+    # The fused prolog, whose tests are kept, runs the same stages.
     *(f"operators.py::test_a_tokens_bits_do_not_depend_on_threads_or_batch_mates[{name}]" for name in PAIR),
     *(f"operators.py::test_padding_tokens_write_no_row_and_still_compute[{name}]" for name in PAIR),
     *("operators.py::test_prolog_takes_a_split_token_axis", "operators.py::test_the_fused_prolog_is_the_pair"),
-    # Shapes that others have, with special values.
+    # Other tests run the same shapes. Special values change no address.
     *("operators.py::test_every_nan_that_is_made_is_the_same_one", "operators.py::test_subnormals"),
     "operators.py::test_nan_and_inf_stay_with_their_token[bad=32640-",
     *(f"operators.py::test_nan_and_inf_stay_with_their_token[bad=32704-{name}]" for name in PAIR),

@@ -2,6 +2,8 @@
 #ifndef MS_DSV32_ASCENDC_EPILOG_MAKE_TILING_H_
 #define MS_DSV32_ASCENDC_EPILOG_MAKE_TILING_H_
 
+#include <algorithm>
+
 #include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_kernel/epilog_tiling.h"
 
@@ -68,9 +70,9 @@ constexpr const char* MakeMlaEpilogQuantTiling(const EpilogShape& shape, const P
   if (platform.l1 < 491520) return "L1 must hold 491520 bytes: left operands of 256 tokens and seven slots of weights";
   if (platform.l0a < 65536 || platform.l0b < 65536) return "L0A and L0B must hold two slots of 32768 bytes";
   if (platform.l0c < 131072) return "L0C must hold two accumulators of 128 x 128";
-  if (platform.ub < kUbBytes) return "UB must hold 196352 bytes";
+  if (platform.ub < kUbBytes) return kTooLittleUb;
   tiling = EpilogTiling{};
-  tiling.cores = shape.t == 0 ? 1 : tiling::Smaller(platform.cores, kMostEpilogCores);
+  tiling.cores = shape.t == 0 ? 1 : std::min(platform.cores, kMostEpilogCores);
   tiling.t = shape.t;
   tiling.n_q = shape.n_q;
   // Steps have equal sizes, because a short last step would read all weights too.
@@ -84,13 +86,13 @@ constexpr const char* MakeMlaEpilogQuantTiling(const EpilogShape& shape, const P
   tiling.slot_bytes = few ? 65536 : 32768;
   tiling.left_bytes = few ? 163840 : 262144;
   const uint32_t head_rows = tiling.slot_bytes / kHeadRowBytes, output_rows = tiling.slot_bytes / kBlockColumns;
-  tiling.head_places = tiling::Smaller(kMostLeftPlaces, tiling.left_bytes / (tiling.token_step * head_rows * 2));
-  tiling.output_places = tiling::Smaller(kMostLeftPlaces, tiling.left_bytes / (tiling.token_step * output_rows));
+  tiling.head_places = std::min(kMostLeftPlaces, tiling.left_bytes / (tiling.token_step * head_rows * 2));
+  tiling.output_places = std::min(kMostLeftPlaces, tiling.left_bytes / (tiling.token_step * output_rows));
 
   DealGroups(tiling);
   uint32_t groups = 0;
   for (uint32_t core = 0; core < tiling.cores; ++core) {
-    groups = tiling::Larger(groups, tiling.groups[core + 1] - tiling.groups[core]);
+    groups = std::max<uint32_t>(groups, tiling.groups[core + 1] - tiling.groups[core]);
   }
   const auto line = [](uint64_t bytes) { return (bytes + 511) / 512 * 512; };  // GM lines have 512 bytes
   const uint64_t step = tiling.token_step, values = step * tiling.n_q * kVHeadDim;

@@ -2,6 +2,8 @@
 #ifndef MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_MAKE_TILING_H_
 #define MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_MAKE_TILING_H_
 
+#include <algorithm>
+
 #include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_kernel/lightning_indexer_quant_tiling.h"
 
@@ -23,7 +25,7 @@ constexpr uint32_t MostUnits(uint64_t t, uint64_t b) {
 constexpr uint32_t MostLists(uint32_t cores) {
   uint32_t most = 0;
   for (uint32_t shared = 1; shared < cores; ++shared) {
-    most = tiling::Larger(most, shared * (tiling::CeilDiv(cores, shared) + 1) * kUnitTokens);
+    most = std::max(most, shared * (tiling::CeilDiv(cores, shared) + 1) * kUnitTokens);
   }
   return most;
 }
@@ -62,13 +64,13 @@ constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platf
   out.rounds = units / platform.cores;
   out.shared = units % platform.cores;
   out.sharers = most < platform.cores ? static_cast<uint32_t>(most) : platform.cores;
-  out.cores = out.rounds > 0 ? platform.cores : tiling::Smaller(out.sharers + (units == 0), platform.cores);
+  out.cores = out.rounds > 0 ? platform.cores : std::min(out.sharers + (units == 0), platform.cores);
   // The AIVs of a core share the keys of a single token, and have a list each.
   uint32_t parts = 0;
   for (uint32_t unit = 0; unit < out.shared; ++unit) {
     const uint32_t first = unit * out.sharers / out.shared;
     const uint32_t end = tiling::CeilDiv((unit + 1) * out.sharers, out.shared);
-    parts = tiling::Larger(parts, end - first);
+    parts = std::max(parts, end - first);
   }
   out.lists = parts * (out.s1 == 1 ? kVectorsPerCore : 1);
   if (shape.ragged) out.lists = out.cores * kVectorsPerCore;  // one single token on all cores

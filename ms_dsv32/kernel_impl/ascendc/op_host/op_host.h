@@ -26,6 +26,8 @@ namespace ms_dsv32::ascendc {
 static_assert(kH == op_info::kH && kQLoraRank == op_info::kQLoraRank && kKvLoraRank == op_info::kKvLoraRank);
 static_assert(kRopeDim == op_info::kRopeDim && kNopeDim == op_info::kQkNopeHeadDim && kQHeadDim == op_info::kQHeadDim);
 static_assert(kVHeadDim == op_info::kVHeadDim && kKScaleGroups == op_info::kKScaleGroups);
+static_assert(kKeyDim == op_info::kKvLoraRank + op_info::kRopeDim &&
+              kScaleGroup * op_info::kKScaleGroups == op_info::kKvLoraRank);
 static_assert(kIdxNHeads == op_info::kIdxNHeads && kIdxHeadDim == op_info::kIdxHeadDim);
 
 // An output of an OpDef: its dtype, and the input whose buffer it is or -1.

@@ -2,6 +2,8 @@
 #ifndef MS_DSV32_ASCENDC_PROLOG_MAKE_TILING_H_
 #define MS_DSV32_ASCENDC_PROLOG_MAKE_TILING_H_
 
+#include <algorithm>
+
 #include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_kernel/prolog_tiling.h"
 
@@ -43,12 +45,12 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   if (platform.l1 < 491520) return "L1 must hold 491520 bytes: left operands of 128 tokens and slots of weights";
   if (platform.l0a < 65536 || platform.l0b < 65536) return "L0A and L0B must hold two slots of 32768 bytes";
   if (platform.l0c < 131072) return "L0C must hold two accumulators of 128 x 128";
-  if (platform.ub < kUbBytes) return "UB must hold 196352 bytes";
+  if (platform.ub < kUbBytes) return kTooLittleUb;
   tiling = PrologTiling{};
-  tiling.cores = shape.t == 0 ? 1 : tiling::Smaller(platform.cores, kMostCores);
+  tiling.cores = shape.t == 0 ? 1 : std::min(platform.cores, kMostCores);
   tiling.t = shape.t;
   tiling.n_q = shape.mla ? shape.n_q : 0;
-  tiling.token_step = tiling::Smaller(kMaxTokenStep, tiling::RoundUp(shape.t == 0 ? 1 : shape.t, 16));
+  tiling.token_step = std::min(kMaxTokenStep, tiling::RoundUp(shape.t == 0 ? 1 : shape.t, 16));
   tiling.cache_rows = shape.cache_rows;
   tiling.epsilon_cq = shape.epsilon_cq;
   tiling.epsilon_ckv = shape.epsilon_ckv;
@@ -125,7 +127,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
     }
     for (uint32_t core = 0; core < tiling.cores; ++core) {
       tiling.units.begin[core + 1] =
-          static_cast<uint16_t>(tiling::Smaller(core + 1, tiling.projectors) * (columns / kUnitColumns));
+          static_cast<uint16_t>(std::min(core + 1, tiling.projectors) * (columns / kUnitColumns));
     }
     return nullptr;
   }

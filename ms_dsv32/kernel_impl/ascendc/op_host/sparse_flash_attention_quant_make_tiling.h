@@ -2,6 +2,8 @@
 #ifndef MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_MAKE_TILING_H_
 #define MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_MAKE_TILING_H_
 
+#include <algorithm>
+
 #include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_kernel/sparse_flash_attention_quant_tiling.h"
 
@@ -19,7 +21,7 @@ struct SparseFlashAttentionShape {
 struct OutputGrid {
   uint32_t head_parts, column_parts;
   uint32_t cube, copies;
-  constexpr uint32_t Cycles() const { return tiling::Larger(cube, copies); }
+  constexpr uint32_t Cycles() const { return std::max(cube, copies); }
 };
 constexpr uint32_t kFractalCopy = 512;                   // bytes
 constexpr uint32_t kL2Rate = 110;                        // bytes a cycle from L2 to a core
@@ -28,8 +30,8 @@ constexpr uint32_t kScoreFractals = kKeyDim / kFractal;  // fractals along the s
 constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
   const uint32_t heads = tiling::CeilDiv(n_q, kFractal), columns = kKvLoraRank / kFractal;
   OutputGrid best{0, 0, ~0u, ~0u};
-  for (uint32_t parts = 1; parts <= tiling::Smaller(team, heads); ++parts) {
-    const uint32_t column_parts = tiling::Smaller(team / parts, columns);
+  for (uint32_t parts = 1; parts <= std::min(team, heads); ++parts) {
+    const uint32_t column_parts = std::min(team / parts, columns);
     const uint32_t h = tiling::CeilDiv(heads, parts), c = tiling::CeilDiv(columns, column_parts);
     const OutputGrid grid{parts, column_parts, h * c, (h * tiling::CeilDiv(c, 16) + c) * kFractalCopy / kL2Rate};
     if (grid.Cycles() < best.Cycles()) best = grid;
@@ -84,7 +86,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   out.max_blocknum_perbatch = shape.max_blocknum_perbatch;
   out.softmax_scale = shape.softmax_scale;
   out.team = team;
-  const uint32_t teams = shape.t == 0 ? 1 : tiling::Smaller(shape.t, platform.cores / team);
+  const uint32_t teams = shape.t == 0 ? 1 : std::min(shape.t, platform.cores / team);
   out.cores = teams * team;
   // The output of a task follows the scores of the next one, while the gather is at the one after that. A team knows
   // one task later that all of its cores have read a slot.
@@ -115,7 +117,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
                       bytes + sort_bytes <= platform.ub;
   if (sorted) bytes += sort_bytes;
   // Rows of an unsorted list are far apart, so a larger stage would not help.
-  const uint32_t more = sorted ? tiling::Smaller((platform.ub - bytes) / kKeyStageBytes / 2 * 2, kMostStageRows) : 0;
+  const uint32_t more = sorted ? std::min((platform.ub - bytes) / kKeyStageBytes / 2 * 2, kMostStageRows) : 0;
   out.stage_rows = kFewestStageRows + more;
   const uint32_t gather_end = (together ? 2 : 1) * list_bytes + (sorted ? unsorted_bytes : 0) + kKeyGatherBytes +
                               out.stage_rows * kKeyStageBytes;

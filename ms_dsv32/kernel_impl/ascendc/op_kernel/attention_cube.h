@@ -92,7 +92,7 @@ class AttentionCube {
         if ((key0 - task.key_begin) % tiling_.key_chunk == 0) {
           AwaitCore(kKeysReady);
         }
-        const uint32_t n = Smaller(tiling_.score_tile, task.key_end - key0);
+        const uint32_t n = Min(tiling_.score_tile, task.key_end - key0);
         const LocalTensor<bfloat16_t> keys = Stream(stream_slots_.Acquire());
         CopyNdToL1(keys, latent[key0 * kKvLoraRank], n, kKvLoraRank, kKvLoraRank, n);
         CopyNdToL1(keys[kKvLoraRank * n], rope[key0 * kRopeDim], n, kRopeDim, kRopeDim, n);
@@ -141,10 +141,10 @@ class AttentionCube {
     if (task.keys > 0 && head_part < tiling_.head_parts) {
       const uint32_t fractals = CeilDiv(task.heads, kFractal), columns = kKvLoraRank / kFractal;
       part.head = ShareBegin(fractals, head_part, tiling_.head_parts) * kFractal;
-      part.heads = Smaller(ShareBegin(fractals, head_part + 1, tiling_.head_parts) * kFractal, task.heads) - part.head;
+      part.heads = Min(ShareBegin(fractals, head_part + 1, tiling_.head_parts) * kFractal, task.heads) - part.head;
       part.column = ShareBegin(columns, column_part, tiling_.column_parts) * kFractal;
       part.column_end = ShareBegin(columns, column_part + 1, tiling_.column_parts) * kFractal;
-      part.columns = Smaller(kOutputColumns, part.column_end - part.column);
+      part.columns = Min(kOutputColumns, part.column_end - part.column);
       part.m16 = RoundUp(part.heads, kFractal);
       part.deep = 2;
       part.tile = TileKeys(part);
@@ -152,7 +152,7 @@ class AttentionCube {
         part.deep = 1;
         part.tile = TileKeys(part);
       }
-      const uint32_t most = kL0Bytes / 2 / Larger(part.m16, part.columns);
+      const uint32_t most = kL0Bytes / 2 / Max(part.m16, part.columns);
       part.step = RoundUp(CeilDiv(part.tile, CeilDiv(part.tile, most / kFractal * kFractal)), kFractal);
     }
     // Keys are loaded before the probabilities are there. Only the last task loads many of them, because the others
@@ -198,7 +198,7 @@ class AttentionCube {
   // Loads `tiles` tiles of keys to the next slot.
   __aicore__ inline void LoadKeys(const AttentionTask& task, uint32_t index, const OutputPart& part, uint32_t key0,
                                   uint32_t tiles) {
-    const uint32_t keys = Smaller(tiles * part.tile, task.keys - key0);
+    const uint32_t keys = Min(tiles * part.tile, task.keys - key0);
     CopyNdToL1(Stream(stream_slots_.Acquire())[part.m16 * part.tile],
                plan_.Latent(index)[key0 * kKvLoraRank + part.column], keys, part.columns, kKvLoraRank, keys);
   }
@@ -219,8 +219,8 @@ class AttentionCube {
       if (key0 >= task.keys) {
         break;
       }
-      const uint32_t keys = Smaller(part.tile, task.keys - key0);
-      const uint32_t rows = Smaller((here ? part.deep : 1) * part.tile, task.keys - tile * part.tile);
+      const uint32_t keys = Min(part.tile, task.keys - key0);
+      const uint32_t rows = Min((here ? part.deep : 1) * part.tile, task.keys - tile * part.tile);
       if (!here) {
         LoadKeys(task, index, part, key0, 1);
       } else if (nth > 0) {
@@ -232,7 +232,7 @@ class AttentionCube {
       stream_slots_.Publish();
       stream_slots_.Take();
       for (uint32_t k = 0; k < keys; k += part.step) {
-        const uint32_t step = Smaller(part.step, keys - k);
+        const uint32_t step = Min(part.step, keys - k);
         const uint32_t l0 = l0_slots_.Acquire();
         LoadA(L0a(l0), left, m16, k, step);
         LoadB(L0b(l0), right, rows, nth * part.tile + k, step, 0, columns);

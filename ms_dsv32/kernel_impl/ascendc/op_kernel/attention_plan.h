@@ -43,7 +43,7 @@ class AttentionPlan {
         member_(core % tiling.team),
         workspace_(workspace),
         sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, kv_act_seqs, query_act_seqs) {
-    tasks_ = Larger(CeilDiv(sequences_.Tokens(), tiling.cores / tiling.team), 1);
+    tasks_ = Max(CeilDiv(sequences_.Tokens(), tiling.cores / tiling.team), 1);
   }
   // Tokens that belong to a sequence. The others are padding.
   __aicore__ inline uint32_t Tokens() const { return sequences_.Tokens(); }
@@ -65,7 +65,7 @@ class AttentionPlan {
     task.offset = token.offset;
     task.sequence_tokens = token.sequence_tokens;
     task.length = token.length;
-    task.count = Smaller(token.visible, tiling_.topk);
+    task.count = Min(token.visible, tiling_.topk);
     const uint32_t fractals = CeilDiv(task.count, kFractal);
     task.keys = fractals * kFractal;
     task.key_begin = ShareBegin(fractals, member_, tiling_.team) * kFractal;

@@ -143,10 +143,10 @@ class AttentionVector {
   }
   __aicore__ inline void LoadEntries(const AttentionTask& task, uint32_t list) {
     const uint32_t half = tiling_.key_chunk / kVectorsPerCore;
-    const uint32_t whole = (Smaller(task.key_end, task.count) - task.key_begin) / tiling_.key_chunk;
+    const uint32_t whole = (Min(task.key_end, task.count) - task.key_begin) / tiling_.key_chunk;
     const uint32_t chunk = task.key_begin + whole * tiling_.key_chunk, blocks = (task.key_end - chunk) / kFractal;
     const uint32_t begin = chunk + ShareBegin(blocks, sub_, kVectorsPerCore) * kFractal;
-    const uint32_t end = Smaller(chunk + ShareBegin(blocks, sub_ + 1, kVectorsPerCore) * kFractal, task.count);
+    const uint32_t end = Min(chunk + ShareBegin(blocks, sub_ + 1, kVectorsPerCore) * kFractal, task.count);
     const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
     if (whole > 0) {
       CopyRowsIn(entries_[list], topk_indices_[row + task.key_begin + sub_ * half], whole, half, tiling_.key_chunk,
@@ -249,7 +249,7 @@ class AttentionVector {
       uint32_t from = at, to = end;
       if (at < round) {
         from = (at + first) % round;
-        to = Smaller(Smaller(end, round), at + round - from);
+        to = Min(Min(end, round), at + round - from);
       }
       uint64_t kept = 0;
       GatherMask(dst[at - begin], records[from * 2], static_cast<uint8_t>(2), true, (to - at) * 2,
@@ -270,7 +270,7 @@ class AttentionVector {
   }
   // Begin of this AIV's keys of the chunk at `chunk` or, with `next` 1, their end.
   __aicore__ inline uint32_t ShareOfChunk(const AttentionTask& task, uint32_t chunk, uint32_t next) const {
-    const uint32_t blocks = Smaller(tiling_.key_chunk, task.key_end - chunk) / kFractal;
+    const uint32_t blocks = Min(tiling_.key_chunk, task.key_end - chunk) / kFractal;
     return chunk + ShareBegin(blocks, sub_ + next, kVectorsPerCore) * kFractal;
   }
 
@@ -440,12 +440,12 @@ class AttentionVector {
       return Empty();
     }
     width_ = RoundUp(softmax_task_.keys, 64);
-    step_ = Smaller(RowSoftmax::kRows, batch / width_);
+    step_ = Min(RowSoftmax::kRows, batch / width_);
     // Without a gather, two batches that arrive one after the other are better than one larger batch, unless that is
     // small. Batches are equal, because nothing else is left to do while the last one is on its way out.
     const uint32_t heads = head_end_ - head_;
     if (alone_ && heads > kFewHeads) {
-      step_ = CeilDiv(heads, Larger(2, CeilDiv(heads, step_)));
+      step_ = CeilDiv(heads, Max(2, CeilDiv(heads, step_)));
     }
     softmax_.Begin();
     load_head_ = head_;
@@ -457,7 +457,7 @@ class AttentionVector {
     stage_ = kLoaded;
   }
 
-  // The results of a token without a key: zeros, and the logarithm of 0.
+  // Writes the results of a token without a key: zeros, and the logarithm of 0 as its log-sum.
   __aicore__ inline void Empty() {
     const LocalTensor<bfloat16_t> zeros = probabilities_[results_.Acquire()];
     const LocalTensor<float> log_sum = NextLogSum();
@@ -465,7 +465,7 @@ class AttentionVector {
     results_.Publish();
     results_.Take();
     for (; head_ < head_end_; head_ += RowSoftmax::kRows) {
-      const uint32_t rows = Smaller(RowSoftmax::kRows, head_end_ - head_);
+      const uint32_t rows = Min(RowSoftmax::kRows, head_end_ - head_);
       CopyOut(attention_out_[OutputRow() * kKvLoraRank], zeros, rows * kKvLoraRank);
       CopyOut(lse_[OutputRow()], log_sum, rows);
     }
@@ -505,7 +505,7 @@ class AttentionVector {
     }
     const uint32_t slot = rows_.Acquire();
     CopyRowsIn(scores_[slot], plan_.Scores(softmax_index_)[static_cast<uint64_t>(load_head_) * tiling_.key_rows],
-               Smaller(step_, head_end_ - load_head_), softmax_task_.keys, tiling_.key_rows, width_);
+               Min(step_, head_end_ - load_head_), softmax_task_.keys, tiling_.key_rows, width_);
     rows_.Publish();
     load_head_ += step_;
   }
@@ -526,7 +526,7 @@ class AttentionVector {
       skipped_count_ = static_cast<uint32_t>(skipped_sum_.GetValue(0));
       WaitPipe<HardEvent::S_V>(kFlag);
     }
-    const uint32_t head = head_, rows = Smaller(step_, head_end_ - head);
+    const uint32_t head = head_, rows = Min(step_, head_end_ - head);
     const uint64_t output_row = OutputRow();
     head_ = head + rows;
     if (!first_batch_) {

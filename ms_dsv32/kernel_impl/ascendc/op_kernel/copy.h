@@ -21,9 +21,9 @@ constexpr uint32_t kC0 = 32 / sizeof(T);
 
 __aicore__ inline constexpr uint32_t CeilDiv(uint32_t value, uint32_t unit) { return (value + unit - 1) / unit; }
 __aicore__ inline constexpr uint32_t RoundUp(uint32_t value, uint32_t unit) { return CeilDiv(value, unit) * unit; }
-// Not Min and Max, which are vector instructions of CANN.
-__aicore__ inline constexpr uint32_t Smaller(uint32_t a, uint32_t b) { return a < b ? a : b; }
-__aicore__ inline constexpr uint32_t Larger(uint32_t a, uint32_t b) { return a < b ? b : a; }
+// CANN's vector instructions of the same names are called with their namespace, as AscendC::Max.
+__aicore__ inline constexpr uint32_t Min(uint32_t a, uint32_t b) { return a < b ? a : b; }
+__aicore__ inline constexpr uint32_t Max(uint32_t a, uint32_t b) { return a < b ? b : a; }
 // Lanes [from, 64) of a repeat of 4-byte elements.
 __aicore__ inline constexpr uint64_t LanesFrom(uint32_t from) { return ~uint64_t{0} << from; }
 

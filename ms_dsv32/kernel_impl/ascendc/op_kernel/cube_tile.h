@@ -77,7 +77,7 @@ template <typename C, typename T>
 __aicore__ inline void Multiply(const LocalTensor<C>& l0c, const LocalTensor<T>& l0a, const LocalTensor<T>& l0b,
                                 uint32_t m, uint32_t n, uint32_t k, bool first) {
   MmadParams params;
-  params.m = static_cast<uint16_t>(Larger(m, 2));
+  params.m = static_cast<uint16_t>(Max(m, 2));
   params.n = static_cast<uint16_t>(n);
   params.k = static_cast<uint16_t>(k);
   params.cmatrixInitVal = first;

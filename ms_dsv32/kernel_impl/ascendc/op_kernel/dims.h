@@ -27,6 +27,10 @@ constexpr uint32_t kScaleGroup = 128;                 // values of a latent key 
 constexpr uint32_t kKScaleGroups = kKvLoraRank / kScaleGroup;
 constexpr uint32_t kIdxNHeads = 64;
 constexpr uint32_t kIdxHeadDim = 128;
+// The two factors of the head weights: idx_n_heads ** -0.5 and idx_head_dim ** -0.5.
+constexpr float kIdxNHeadsScale = 0.125f;
+constexpr float kIdxHeadDimScale = 0.08838834764831845f;
+static_assert(kIdxNHeadsScale * kIdxNHeadsScale * kIdxNHeads == 1);
 
 }  // namespace ms_dsv32::ascendc
 

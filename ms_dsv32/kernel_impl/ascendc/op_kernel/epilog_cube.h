@@ -72,7 +72,7 @@ class EpilogCube {
   // Blocks of tokens, each with an accumulator of its own, and their rows.
   __aicore__ inline uint32_t TokenBlocks(uint32_t step) const { return CeilDiv(plan_.Tokens(step), kEpilogRows); }
   __aicore__ inline uint32_t BlockRows(uint32_t step, uint32_t block) const {
-    return Smaller(kEpilogRows, plan_.Tokens(step) - block * kEpilogRows);
+    return Min(kEpilogRows, plan_.Tokens(step) - block * kEpilogRows);
   }
   __aicore__ inline uint32_t HeadRows() const { return slot_bytes_ / kHeadRowBytes; }
   __aicore__ inline uint32_t OutputRows() const { return slot_bytes_ / kBlockColumns; }
@@ -187,7 +187,7 @@ class EpilogCube {
     return at.item < plan_.Spans() && plan_.SpanGroups(at.item) > 0;
   }
   __aicore__ inline uint32_t PartRows(const Place& at) const {
-    return Smaller(OutputRows(), plan_.SpanRows(at.item) - at.part * OutputRows());
+    return Min(OutputRows(), plan_.SpanRows(at.item) - at.part * OutputRows());
   }
   // Goes to the next place. Returns whether that is in another span.
   __aicore__ inline bool Advance(Place& at) const {
@@ -205,8 +205,8 @@ class EpilogCube {
   __aicore__ MS_DSV32_NOINLINE uint32_t CopyWeights(const LocalTensor<int8_t>& dst, const Place& at) const {
     const uint32_t k0 = plan_.SpanBegin(at.item) + at.part * OutputRows(), rows = PartRows(at);
     const uint32_t first = at.block * kBlockGroups;
-    const uint32_t end = Smaller(first + kBlockGroups, plan_.SpanGroups(at.item));
-    const uint32_t own = Smaller(end, plan_.Groups()) - Smaller(first, plan_.Groups());
+    const uint32_t end = Min(first + kBlockGroups, plan_.SpanGroups(at.item));
+    const uint32_t own = Min(end, plan_.Groups()) - Min(first, plan_.Groups());
     const GlobalTensor<int8_t> w_o = Global<int8_t>(a_.w_o, uint64_t{plan_.K()} * kH);
     if (own > 0) {
       CopyNzToL1(dst, w_o, plan_.K(), k0, rows, (plan_.FirstGroup() + first) * kGroupColumns, own * kGroupColumns);
@@ -306,7 +306,7 @@ class EpilogCube {
     const Chunk& chunk = Take();
     const LocalTensor<T> weights = Weights<T>(taken_);
     for (uint32_t done = 0; done < chunk.rows; done += k_step) {
-      const uint32_t k = Smaller(k_step, chunk.rows - done);
+      const uint32_t k = Min(k_step, chunk.rows - done);
       l0b_slot_ = (l0b_slot_ + 1) % kL0Slots;
       const LocalTensor<T> l0b = l0b_.GetWithOffset<T>(kL0Bytes / sizeof(T), l0b_slot_ * kL0Bytes);
       for (uint32_t block = 0; block < TokenBlocks(chunk.step); ++block) {
@@ -364,7 +364,7 @@ class EpilogCube {
   // that.
   __aicore__ inline void Outputs(uint32_t step) {
     // The largest K with which both operands fit into their slots of L0A and L0B.
-    const uint32_t k_step = kL0Bytes / Larger(kBlockColumns, RoundUp(BlockRows(step, 0), kFractal)) / 32 * 32;
+    const uint32_t k_step = kL0Bytes / Max(kBlockColumns, RoundUp(BlockRows(step, 0), kFractal)) / 32 * 32;
     AwaitCore(kQuantised);
     opened_ = step + 1;
     Load();
@@ -372,7 +372,7 @@ class EpilogCube {
       const bool last = span + 1 == plan_.Spans();
       const uint32_t blocks = plan_.SpanBlocks(span), groups = plan_.SpanGroups(span), parts = Parts(span);
       for (uint32_t block = 0; block < blocks; ++block) {
-        const uint32_t columns = Smaller(kBlockGroups, groups - block * kBlockGroups) * kGroupColumns;
+        const uint32_t columns = Min(kBlockGroups, groups - block * kBlockGroups) * kGroupColumns;
         const uint32_t half = Open();
         for (uint32_t part = 0; part < parts; ++part) {
           Add<int8_t>(half * kHalfBytes, kHalfBytes / 2, columns, k_step, part == 0);

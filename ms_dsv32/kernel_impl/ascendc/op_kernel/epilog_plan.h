@@ -48,7 +48,7 @@ class EpilogPlan {
   __aicore__ inline uint32_t Core() const { return core_; }
   __aicore__ inline uint32_t K() const { return k_; }
   __aicore__ inline uint32_t Steps() const { return steps_; }
-  __aicore__ inline uint32_t Tokens(uint32_t step) const { return Smaller(t_.token_step, t_.t - step * t_.token_step); }
+  __aicore__ inline uint32_t Tokens(uint32_t step) const { return Min(t_.token_step, t_.t - step * t_.token_step); }
 
   __aicore__ inline uint32_t HeadBegin() const { return ShareBegin(t_.n_q, core_, t_.cores); }
   __aicore__ inline uint32_t HeadEnd() const { return ShareBegin(t_.n_q, core_ + 1, t_.cores); }
@@ -64,7 +64,7 @@ class EpilogPlan {
   // Spans in the core's own order, which begins with its piece.
   __aicore__ inline uint32_t Spans() const { return spans_; }
   __aicore__ inline uint32_t SpanBegin(uint32_t i) const { return (t_.pieces[core_].begin + i) % spans_ * kSpanRows; }
-  __aicore__ inline uint32_t SpanRows(uint32_t i) const { return Smaller(kSpanRows, k_ - SpanBegin(i)); }
+  __aicore__ inline uint32_t SpanRows(uint32_t i) const { return Min(kSpanRows, k_ - SpanBegin(i)); }
   __aicore__ inline uint32_t SpanGroups(uint32_t i) const { return Groups() + (i < PieceSpans(core_) ? 1 : 0); }
   __aicore__ inline uint32_t SpanBlocks(uint32_t i) const { return CeilDiv(SpanGroups(i), kBlockGroups); }
 

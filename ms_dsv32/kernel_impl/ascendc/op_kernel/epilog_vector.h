@@ -110,18 +110,18 @@ class EpilogVector {
                                           uint32_t count) {
     const LocalTensor<int16_t> bits = x.ReinterpretCast<int16_t>();
     for (uint32_t at = 0; at < count; at += kMaskValues) {
-      And(work[at], bits[at], magnitude, static_cast<int32_t>(Smaller(kMaskValues, count - at)));
+      And(work[at], bits[at], magnitude, static_cast<int32_t>(Min(kMaskValues, count - at)));
     }
     PipeBarrier<PIPE_V>();
     for (uint32_t parts = count / kHalfLanes; parts > 1;) {
       const uint32_t half = parts / 2;
-      Max(work, work, work[(parts - half) * kHalfLanes], static_cast<int32_t>(half * kHalfLanes));
+      AscendC::Max(work, work, work[(parts - half) * kHalfLanes], static_cast<int32_t>(half * kHalfLanes));
       PipeBarrier<PIPE_V>();
       parts -= half;
     }
     Cast(largest, work.ReinterpretCast<bfloat16_t>(), RoundMode::CAST_NONE, kHalfLanes);
     PipeBarrier<PIPE_V>();
-    Max(largest, largest, largest[kLanes], static_cast<int32_t>(kLanes));
+    AscendC::Max(largest, largest, largest[kLanes], static_cast<int32_t>(kLanes));
     PipeBarrier<PIPE_V>();
     WholeReduceMax(largest[kLanes], largest, static_cast<int32_t>(kLanes), 1, 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);
     PipeBarrier<PIPE_V>();
@@ -144,7 +144,7 @@ class EpilogVector {
     PipeBarrier<PIPE_V>();
     SpreadScalars(blocks, factor, 8);
     for (uint32_t at = 0; at < count; at += kMostRepeats * kLanes) {
-      MulOp::Apply(x[at], blocks, static_cast<uint8_t>(Smaller(kMostRepeats, (count - at) / kLanes)),
+      MulOp::Apply(x[at], blocks, static_cast<uint8_t>(Min(kMostRepeats, (count - at) / kLanes)),
                    BinaryRepeatParams(1, 1, 0, 8, 8, 0));
     }
     PipeBarrier<PIPE_V>();
@@ -190,9 +190,9 @@ class EpilogVector {
       if (block % plan_.PartBlocks() == 0) {
         AwaitCore(kColumnsSummed);
       }
-      const uint32_t columns = Smaller(kBlockGroups, plan_.Groups() - block * kBlockGroups) * kGroupColumns;
+      const uint32_t columns = Min(kBlockGroups, plan_.Groups() - block * kBlockGroups) * kGroupColumns;
       for (uint32_t row = begin; row < end; row += kRows) {
-        const uint32_t rows = Smaller(kRows, end - row);
+        const uint32_t rows = Min(kRows, end - row);
         const LocalTensor<int32_t> sums = in_[in_slots_.Acquire() * kSumsInSlot];
         CopyRowsIn(sums, plan_.Sums(step, plan_.Core(), block)[row * kBlockColumns], rows, columns, kBlockColumns,
                    kBlockColumns);
@@ -244,7 +244,7 @@ class EpilogVector {
     const uint32_t end = ShareBegin(plan_.Tokens(step), part + 1, parts);
     LoadTokenBlocks(piece_blocks_, step, begin, end);
     for (uint32_t row = begin; row < end; row += kRows) {
-      const uint32_t rows = Smaller(kRows, end - row);
+      const uint32_t rows = Min(kRows, end - row);
       bool first = true;
       for (uint32_t core = 0; core < tiling.cores; ++core) {
         if (!SharesWith(core)) {

@@ -106,7 +106,7 @@ class IndexerCube {
       ++tasks_;
     }
     Drain();
-    for (uint32_t i = 0; i < Smaller(steps_, kScoreSlots); ++i) {
+    for (uint32_t i = 0; i < Min(steps_, kScoreSlots); ++i) {
       AwaitCore(kScoresFree);
     }
     WaitFlag<HardEvent::MTE1_MTE2>(kTaskFlag);
@@ -253,7 +253,7 @@ class IndexerCube {
     const IndexerTask& task = cursor_.Current();
     const LocalTensor<int8_t> keys = Keys(key_slots_.Acquire());
     const uint32_t position = cursor_.Position();
-    const uint32_t count = RoundUp(Smaller(kKeyTile, task.visible - position), kFractal);
+    const uint32_t count = RoundUp(Min(kKeyTile, task.visible - position), kFractal);
     const TableRow table{plan_, task.sequence};
     KeyRuns<TableRow> runs(table, tiling_, position, count);
     for (uint32_t done = 0; !runs.Done();) {

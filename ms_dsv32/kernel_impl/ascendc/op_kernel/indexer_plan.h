@@ -57,7 +57,7 @@ struct IndexerTask {
   // Keys of the row in its tiles [from, to).
   __aicore__ MS_DSV32_NOINLINE uint32_t Keys(uint32_t row, uint32_t from, uint32_t to) const {
     const uint32_t first = (FirstTile(row) + from) * kKeyTile;
-    const uint32_t end = Smaller((FirstTile(row) + Smaller(to, Tiles(row))) * kKeyTile, Visible(row));
+    const uint32_t end = Min((FirstTile(row) + Min(to, Tiles(row))) * kKeyTile, Visible(row));
     return end > first ? end - first : 0;
   }
   __aicore__ inline uint32_t Keys(uint32_t row) const { return Keys(row, 0, Tiles(row)); }
@@ -167,7 +167,7 @@ class IndexerPlan {
   }
   __aicore__ MS_DSV32_NOINLINE void TakePart(IndexerTask& task, uint32_t shared, uint32_t part) const {
     const uint32_t begin = (FirstSharer(shared) + part) * shared_, unit = shared * sharers_;
-    Take(task, begin > unit ? begin - unit : 0, Smaller(begin + shared_ - unit, sharers_), sharers_);
+    Take(task, begin > unit ? begin - unit : 0, Min(begin + shared_ - unit, sharers_), sharers_);
     task.shared = true;
     task.halves = halves_;
     task.part = part;
@@ -232,7 +232,7 @@ class IndexerPlan {
     sharers_ = most < tiling_.cores ? static_cast<uint32_t>(most) : tiling_.cores;
     uint32_t parts = 0;
     for (uint32_t shared = 0; shared < shared_; ++shared) {
-      parts = Larger(parts, Parts(shared));
+      parts = Max(parts, Parts(shared));
     }
     sequences_.SeekLast();
     const bool single = sequences_.Singles() >= shared_;
@@ -271,7 +271,7 @@ class KeyRuns {
   }
   __aicore__ inline bool Done() const { return left_ == 0; }
   __aicore__ MS_DSV32_NOINLINE KeyRun Next() {
-    KeyRun run{Smaller(block_size_ - within_, left_), -1};
+    KeyRun run{Min(block_size_ - within_, left_), -1};
     if (block_ >= 0) {
       run.row = block_ * static_cast<int32_t>(block_size_) + static_cast<int32_t>(within_);
     }
@@ -284,7 +284,7 @@ class KeyRuns {
       if (block_ != (before < 0 ? before : before + 1)) {
         break;
       }
-      const uint32_t count = Smaller(block_size_, left_);
+      const uint32_t count = Min(block_size_, left_);
       run.count += count;
       left_ -= count;
     }

@@ -28,14 +28,14 @@ class TableWindow {
                                           uint32_t count) {
     const LightningIndexerTiling& tiling = plan.tiling_;
     const uint32_t first = position / tiling.block_size, columns = tiling.max_blocknum_perbatch;
-    const uint32_t end = Smaller(CeilDiv(position + count, tiling.block_size), columns);
+    const uint32_t end = Min(CeilDiv(position + count, tiling.block_size), columns);
     if (task.sequence == sequence_ && begin_ <= first && end <= end_) {
       return;
     }
-    const uint32_t last = Smaller(task.begin[2] * kKeyTile, task.visible);
+    const uint32_t last = Min(task.begin[2] * kKeyTile, task.visible);
     sequence_ = task.sequence;
     begin_ = first;
-    end_ = Smaller(Smaller(CeilDiv(last, tiling.block_size), columns), first + kColumns);
+    end_ = Min(Min(CeilDiv(last, tiling.block_size), columns), first + kColumns);
     if (end_ <= begin_) {
       return;
     }
@@ -154,7 +154,7 @@ class IndexerVector {
 
   // (2) one factor for each head, in half, for the tokens of this AIV. AIV 0 makes those of a single token.
   __aicore__ MS_DSV32_NOINLINE void MakeWeights(const IndexerTask& task, uint32_t index) {
-    const uint32_t row = task.RowBegin(sub_), end = Smaller(task.RowEnd(sub_), task.tokens);
+    const uint32_t row = task.RowBegin(sub_), end = Min(task.RowEnd(sub_), task.tokens);
     if (row < end) {
       const uint32_t count = (end - row) * kIdxNHeads;
       const uint64_t head = static_cast<uint64_t>(task.token + row) * kIdxNHeads;
@@ -215,7 +215,7 @@ class IndexerVector {
         uint32_t bits;
         float value;
       } scale;
-      scale.bits = (2 * kFloatBias + kWeightExponent - Larger(exponent, kLeastExponent)) << 23;
+      scale.bits = (2 * kFloatBias + kWeightExponent - Max(exponent, kLeastExponent)) << 23;
       const LocalTensor<float> own = weights[row * kIdxNHeads];
       Muls(own, own, scale.value, static_cast<int32_t>(kIdxNHeads));
     }
@@ -442,9 +442,9 @@ class IndexerVector {
     CountLists(unit, shared, token);
     // The heads of the lists are asked for together with the samples, before these have told how much of each list is
     // needed. A head is about as much as a list needs if all lists are alike.
-    const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
+    const uint32_t first = FirstList(group, groups), end = Min(FirstList(group + 1, groups), lists_);
     const uint32_t stride = plan_.SampleStride(), enough = CeilDiv(tiling_.selected_count, stride);
-    const uint32_t head = Smaller((CeilDiv(3 * enough, 2 * plan_.Lists()) + 2) * stride, tiling_.list_records);
+    const uint32_t head = Min((CeilDiv(3 * enough, 2 * plan_.Lists()) + 2) * stride, tiling_.list_records);
     const DataCopyParams samples(static_cast<uint16_t>(lists_), kMaxSamples / 4,
                                  static_cast<uint16_t>(tiling_.list_records / 4), 0);
     DataCopy(merger_.At(kMergedRecords), plan_.Samples(shared, token, 0), samples);
@@ -495,11 +495,11 @@ class IndexerVector {
     uint32_t at = 0;
     for (uint32_t group = 0; group < groups; ++group) {
       uint32_t length = 0;
-      const uint32_t first = FirstList(group, groups), end = Smaller(FirstList(group + 1, groups), lists_);
+      const uint32_t first = FirstList(group, groups), end = Min(FirstList(group + 1, groups), lists_);
       for (uint32_t list = first; list < end; ++list) {
         length += lengths_[list];
       }
-      length = Smaller(length, tiling_.selected_count);
+      length = Min(length, tiling_.selected_count);
       if (length == 0) {
         continue;
       }
@@ -519,7 +519,7 @@ class IndexerVector {
       plan_.TakePart(task, shared, part);
       const uint32_t first = task.Halves() ? 0 : token, end = task.Halves() ? 2 : token + 1;
       for (uint32_t row = first; row < end; ++row) {
-        lengths_[lists_++] = Smaller(task.Keys(row), tiling_.selected_count);
+        lengths_[lists_++] = Min(task.Keys(row), tiling_.selected_count);
       }
     }
   }
@@ -529,7 +529,7 @@ class IndexerVector {
   __aicore__ MS_DSV32_NOINLINE void Prune(uint32_t enough, uint32_t stride) {
     merger_.Begin(kMergedRecords, kMaxLists * kMaxSamples);
     for (uint32_t list = 0; list < lists_; ++list) {
-      merger_.Add(kMergedRecords + list * kMaxSamples, Smaller(lengths_[list] / stride, kMaxSamples));
+      merger_.Add(kMergedRecords + list * kMaxSamples, Min(lengths_[list] / stride, kMaxSamples));
     }
     const RecordList best = merger_.Merge(enough);
     if (best.count < enough) {
@@ -552,14 +552,14 @@ class IndexerVector {
     uint32_t among[kMaxLists] = {};
     for (uint32_t i = 0; i < enough; i += 4) {
       const uint64_t word = words.GetValue(i / 4);
-      for (uint32_t k = 0; k < Smaller(4, enough - i); ++k) {
+      for (uint32_t k = 0; k < Min(4, enough - i); ++k) {
         ++among[word >> (16 * k) & 0xffff];
       }
     }
     WaitPipe<HardEvent::S_V>(kMergeFlag);
     for (uint32_t list = 0; list < lists_; ++list) {
       if (among[list] < kMaxSamples) {
-        lengths_[list] = Smaller(lengths_[list], (among[list] + 1) * stride);
+        lengths_[list] = Min(lengths_[list], (among[list] + 1) * stride);
       }
     }
   }

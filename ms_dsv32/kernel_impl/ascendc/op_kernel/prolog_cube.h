@@ -27,7 +27,7 @@ class PrologCube {
         workspace_(arguments.workspace, tiling, core_),
         stream_(pipe, tiling.left_bytes, tiling.stream_slots, tiling.stream_bytes) {
     if (WeightsLate<kMla>(t_)) {
-      early_begin_ = unit_begin_ < kWeightPairs ? Smaller(unit_end_, kWeightPairs) : unit_begin_;
+      early_begin_ = unit_begin_ < kWeightPairs ? Min(unit_end_, kWeightPairs) : unit_begin_;
     }
     for (uint32_t begin = early_begin_; begin < unit_end_; begin = PassEnd(begin)) {
       x_chunks_ += kPartRows / kXChunk;
@@ -102,12 +102,12 @@ class PrologCube {
 
   // Tokens of a step, and their rows in L1. Left operands lie in columns of so many rows, each in an area of its own.
   // So the rows after the last token, which nothing loads, never mix with others, whatever they contain.
-  __aicore__ inline uint32_t Tokens(uint32_t step) const { return Smaller(t_.token_step, t_.t - step * t_.token_step); }
+  __aicore__ inline uint32_t Tokens(uint32_t step) const { return Min(t_.token_step, t_.t - step * t_.token_step); }
   __aicore__ inline uint32_t Rows(uint32_t step) const { return RoundUp(Tokens(step), kFractal); }
   __aicore__ inline LocalTensor<int8_t> Latent(uint32_t step) {
     return stream_.Left<int8_t>(0, Rows(step) * kQLoraRank);
   }
-  // The operand of S5 of item i. Where some cores do only S1, operands have two places.
+  // The left operand of S5 of item i. If some cores do only S1, operands alternate between two places.
   __aicore__ inline LocalTensor<bfloat16_t> Query(uint32_t step, uint32_t i) {
     return stream_.Left<bfloat16_t>(t_.query_l1 + (IsOther(i) ? t_.token_step * kNopeDim * 2 : 0),
                                     Rows(step) * kNopeDim);
@@ -142,10 +142,10 @@ class PrologCube {
     return (PassEnd(early_begin_) - early_begin_) * kUnitColumns * ProjectRows() * 2;
   }
   // K of a chunk of int8 weights
-  __aicore__ inline uint32_t HeadRows(uint32_t columns) const { return Smaller(t_.stream_bytes / columns, kQLoraRank); }
+  __aicore__ inline uint32_t HeadRows(uint32_t columns) const { return Min(t_.stream_bytes / columns, kQLoraRank); }
   // columns of a chunk of w_uk: 128 or 256 of the 512
   __aicore__ inline uint32_t AbsorbChunk() const {
-    return Smaller(t_.stream_bytes / (kNopeDim * 2) / kAbsorbColumns, 2) * kAbsorbColumns;
+    return Min(t_.stream_bytes / (kNopeDim * 2) / kAbsorbColumns, 2) * kAbsorbColumns;
   }
   static __aicore__ inline uint32_t Columns(PrologKind kind) { return kind == PrologKind::kMlaRope ? kRopeDim : 128; }
 
@@ -218,7 +218,7 @@ class PrologCube {
                           : unit < kKeyValueEnd ? kKeyValueEnd
                           : unit < kIndexKeyEnd ? kIndexKeyEnd
                                                 : kUnits;
-    return {unit, Smaller(end - pair, last - unit), (unit - first) * kUnitColumns, (last - first) * kUnitColumns};
+    return {unit, Min(end - pair, last - unit), (unit - first) * kUnitColumns, (last - first) * kUnitColumns};
   }
   __aicore__ inline GmAddress ProjectionWeights(uint32_t unit) const {
     return unit < kLatentUnits ? a_.w_dq : unit < kKeyValueEnd ? a_.w_dkv_kr : unit < kIndexKeyEnd ? a_.wk : a_.w_proj;
@@ -232,7 +232,7 @@ class PrologCube {
 
   // A pass of S1: pairs of one part of K, from `begin` on, whose units are accumulated together.
   __aicore__ inline uint32_t PassEnd(uint32_t begin) const {
-    return Smaller(Smaller(begin + kPassUnits, unit_end_), PartEnd(begin));
+    return Min(Min(begin + kPassUnits, unit_end_), PartEnd(begin));
   }
 
   // Phases: S1 of step 0, S1 of step 1, S3 and S5 of step 0, S1 of step 2, S3 and S5 of step 1, ...
@@ -334,7 +334,7 @@ class PrologCube {
         } else if (ahead_.group < items_.Total()) {
           const PrologItem item = items_.At(ahead_.group);
           const uint32_t all = AccumulateRows(item);
-          if (ahead_.k < (ahead_.part == 0 ? Smaller(TurnAt(ahead_.group), all) : all)) {
+          if (ahead_.k < (ahead_.part == 0 ? Min(TurnAt(ahead_.group), all) : all)) {
             const uint32_t rows = ChunkRows(ahead_.group, item.kind, ahead_.k);
             LoadUpProjection(item, ahead_.k, rows, Apart() && item.step > 0 && items_.IsFirst(ahead_.group));
             ahead_.k += rows;
@@ -371,10 +371,11 @@ class PrologCube {
   // Whether there is an item i that has S3.
   __aicore__ inline bool HasSums(uint32_t i) const { return i < items_.Total() && AccumulateRows(items_.At(i)) > 0; }
 
-  // Loads rows [k, k + rows) of the weights of S3 of an item. With `latents` it loads as many columns of the latents
-  // too: for the first item of a step, where nothing else comes between S3 of two steps. These columns take the place
-  // of the step before's. MTE2 cannot come to them before the products have read the old ones. A head has as many
-  // chunks as the stream has slots, so the slot held the same chunk of the head before, or a later one, and is free.
+  // Loads rows [k, k + rows) of the weights of S3 of an item. With `latents` it also loads the same columns of the
+  // latents, which the first item of a step needs if nothing else comes between S3 of two steps. They overwrite the
+  // columns of the step before. The products have read those by then: MTE2 waits for a free slot of the stream, and
+  // since a head has as many chunks as the stream has slots, the slot's last chunk was this one of the head before, or
+  // a later one.
   __aicore__ MS_DSV32_NOINLINE void LoadUpProjection(const PrologItem& item, uint32_t k, uint32_t rows, bool latents) {
     const uint32_t columns = Columns(item.kind);
     const LocalTensor<int8_t> weights = stream_.BeginFill<int8_t>();
@@ -408,7 +409,7 @@ class PrologCube {
                kIdxHeadDim);
   }
 
-  // S1.
+  // S1: (1), (5) x @ w_dq and x @ w_dkv_kr of the MLA half; (2), (3) x @ wk and x @ w_proj of the indexer's.
 
   __aicore__ MS_DSV32_NOINLINE void Project(uint32_t step) {
     // The latents of the step before are loaded near the end of S1: they are ready by then, and S1 still has work.
@@ -432,10 +433,10 @@ class PrologCube {
     NotifyVectors(kProjected);
   }
 
-  // S1 of the head weights where they come late.
+  // S1 of the head weights where they come late: (3) x @ w_proj.
   __aicore__ MS_DSV32_NOINLINE void ProjectWeights(uint32_t step) {
     for (uint32_t begin = unit_begin_; begin < early_begin_; begin = PassEnd(begin)) {
-      ProjectPass(step, begin, Smaller(PassEnd(begin), early_begin_));
+      ProjectPass(step, begin, Min(PassEnd(begin), early_begin_));
     }
     NotifyVectors(kProjected);
   }
@@ -452,10 +453,10 @@ class PrologCube {
       }
       const LocalTensor<bfloat16_t> weights = stream_.Take<bfloat16_t>();
       const LocalTensor<bfloat16_t> x = XChunk(step, x_taken_);
-      stream_.Add(low, x, Tokens(step), m16, k % kXChunk, weights, rows, rows, 0, Smaller(columns, kWide), kStep);
+      stream_.Add(low, x, Tokens(step), m16, k % kXChunk, weights, rows, rows, 0, Min(columns, kWide), kStep);
       if (k + rows == kPartRows) {
         // These sums go to GM while the cube is at the other columns.
-        Store(step, low, begin, Smaller(begin + kPassUnits / 2, end));
+        Store(step, low, begin, Min(begin + kPassUnits / 2, end));
       }
       if (columns > kWide) {
         if (k == 0) {
@@ -592,7 +593,8 @@ class PrologCube {
     }
   }
 
-  // S3 of item i, and the S5 that come in the middle of it
+  // S3 of item i: (2) query up-projection of an MLA head, or (1) that of an indexer head. The S5 that are due come in
+  // the middle of it.
   __aicore__ MS_DSV32_NOINLINE void Accumulate(uint32_t i, uint32_t turn_at) {
     const PrologItem item = items_.At(i);
     const uint32_t all = AccumulateRows(item);
@@ -672,8 +674,8 @@ class PrologCube {
     }
   }
 
-  // S5 of item i, beside S3 of item `beside`: (3) the nope part of a head times its w_uk [128, 512], or the indexer's
-  // values times the Hadamard matrix
+  // S5 of item i, beside S3 of item `beside`: (3) the nope part of an MLA head times its w_uk [128, 512], or (1) an
+  // indexer head, or (2) the indexer's keys, times the Hadamard matrix.
   __aicore__ MS_DSV32_NOINLINE void Turn(uint32_t i, uint32_t beside) {
     const PrologItem item = items_.At(i);
     const uint32_t chunks = TurnChunks(item);

@@ -7,6 +7,8 @@
 //   S4  vector  dequantisation, RoPE; the two AIVs of the core share the tokens                -> workspace of the core
 //   S5  cube    the nope part times w_uk, or the indexer's query times the Hadamard matrix
 //   S6  vector  quantisation of the indexer's query
+// Numbers in brackets are the steps of the golden reference, of the MLA half or of the indexer's. One of its steps goes
+// through several stages: (1) of the MLA half is S1 and S2, and (1) of the indexer's is S3 to S6.
 // An item is the nope or the rope part of an MLA head, or a head of the indexer. It stays on one AI core from S3 to S6,
 // so only S1 and S2 need all cores. The indexer's keys of a core's own tokens are one more item, which has no S3.
 //
@@ -104,13 +106,13 @@ class PrologItems {
   // S5 and S6 of the items before this one are done beside S3 and S4 of item i. In the first step the weights come from
   // HBM, and its heads take long enough for a lag of two.
   __aicore__ inline uint32_t DoneEnd(uint32_t i) const {
-    const uint32_t end = i + 1 > lag_ ? Smaller(i + 1 - lag_, total_) : 0;
+    const uint32_t end = i + 1 > lag_ ? Min(i + 1 - lag_, total_) : 0;
     if (!late_keys_) {
       return end;
     }
     constexpr uint32_t kFirstLag = 2;
-    const uint32_t first = Smaller(i + 1, Begin(1));
-    return first > kFirstLag ? Larger(end, first - kFirstLag) : end;
+    const uint32_t first = Min(i + 1, Begin(1));
+    return first > kFirstLag ? Max(end, first - kFirstLag) : end;
   }
   // Items of the steps before `step`, and of all steps.
   __aicore__ inline uint32_t Begin(uint32_t step) const {
@@ -125,14 +127,14 @@ class PrologItems {
     const uint32_t step = StepOf(i), heads = heads_[step % kDeals];
     uint32_t place = i - Begin(step);
     if (keys_ > 0 && late_keys_ && step > 0) {
-      const uint32_t keys = Larger(1, Smaller(heads - 1, 2));
+      const uint32_t keys = Max(1, Min(heads - 1, 2));
       if (place == keys) {
         return {PrologKind::kIndexerKeys, step - 1, 0};
       }
       place -= place > keys ? 1 : 0;
     }
     if (keys_ > 0 && (!late_keys_ || step + 1 == steps_)) {
-      const uint32_t keys = late_keys_ ? heads : ropes_ + Smaller(heads, 1);
+      const uint32_t keys = late_keys_ ? heads : ropes_ + Min(heads, 1);
       if (place == keys) {
         return {PrologKind::kIndexerKeys, step, 0};
       }

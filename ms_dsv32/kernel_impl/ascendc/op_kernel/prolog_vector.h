@@ -106,7 +106,7 @@ class PrologVector {
   // Sets the tokens of a step, and this AIV's own among them for the stages that deal tokens to all AIVs.
   __aicore__ inline void SetStep(uint32_t step) {
     t0_ = step * t_.token_step;
-    m_ = Smaller(t_.token_step, t_.t - t0_);
+    m_ = Min(t_.token_step, t_.t - t0_);
     own_begin_ = OwnBegin(t_, m_, vector_);
     own_end_ = OwnBegin(t_, m_, vector_ + 1);
   }
@@ -119,7 +119,7 @@ class PrologVector {
     if (t0 >= t_.t) {
       return;
     }
-    const uint32_t tokens = Smaller(t_.token_step, t_.t - t0);
+    const uint32_t tokens = Min(t_.token_step, t_.t - t0);
     // Step 3 is fetched among the items of step 1, which have all of UB.
     const bool by_slots = kOnePhase && step > 2;
     if (step > 0 && !by_slots) {
@@ -140,7 +140,7 @@ class PrologVector {
     const GlobalTensor<int8_t> source = Global<int8_t>(address, bytes);
     const uint32_t lines = bytes / kLine, end = ShareBegin(lines, vector_ + 1, vectors);
     for (uint32_t line = ShareBegin(lines, vector_, vectors); line < end; line += most) {
-      const uint32_t count = Smaller(most, end - line) * kLine;
+      const uint32_t count = Min(most, end - line) * kLine;
       const GlobalTensor<int8_t> from = source[static_cast<uint64_t>(line) * kLine];
       if (by_slots) {
         CopyIn(in_[in_slots_.Acquire() * kSlotBytes / 4].ReinterpretCast<int8_t>(), from, count);
@@ -182,10 +182,10 @@ class PrologVector {
       return;
     }
     constexpr uint32_t kRows = 48;  // rows of a part of x, 3584 bytes each, that fit into UB: 168 of 191.75 KiB
-    const uint32_t tokens = Smaller(t_.token_step, t_.t - t0), end = ShareBegin(tokens, sub_ + 1, kVectorsPerCore);
+    const uint32_t tokens = Min(t_.token_step, t_.t - t0), end = ShareBegin(tokens, sub_ + 1, kVectorsPerCore);
     const GlobalTensor<bfloat16_t> x = Global<bfloat16_t>(a_.x, static_cast<uint64_t>(t_.t) * kH);
     for (uint32_t r = ShareBegin(tokens, sub_, kVectorsPerCore); r < end; r += kRows) {
-      const uint32_t rows = Smaller(kRows, end - r);
+      const uint32_t rows = Min(kRows, end - r);
       BeginPhase();
       CopyRowsIn(arena_.Take<bfloat16_t>(rows * kPartRows), x[static_cast<uint64_t>(t0 + r) * kH + core_ * kPartRows],
                  rows, kPartRows, kH, kPartRows);
@@ -245,7 +245,7 @@ class PrologVector {
     CopyIn(rounded, Global<bfloat16_t>(a_.gamma_cq, kQLoraRank), kQLoraRank);
     LeaveAllVectors(kAllProjected);
     for (uint32_t r = own_begin_; r < own_end_; r += kLatentRows) {
-      const uint32_t rows = Smaller(kLatentRows, own_end_ - r);
+      const uint32_t rows = Min(kLatentRows, own_end_ - r);
       const uint32_t count = rows * kQLoraRank;
       WaitPipe<HardEvent::V_MTE2>(kWaitFlag);
       CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.latent_offset, r * kQLoraRank, count);
@@ -315,7 +315,7 @@ class PrologVector {
     LoadCacheRows(cache_rows, index, m_);
     LoadFloats(gamma, rounded, Global<bfloat16_t>(a_.gamma_ckv, kKvLoraRank), kKvLoraRank);
     for (uint32_t r = own_begin_; r < own_end_; r += kKeyRows) {
-      const uint32_t rows = Smaller(kKeyRows, own_end_ - r);
+      const uint32_t rows = Min(kKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
       WaitPipe<HardEvent::V_MTE2>(kWaitFlag);
       CopyPartsIn(parts, workspace_.Parts(t_, step) + t_.key_value_offset, r * kKeyDim, rows * kKeyDim);
@@ -372,7 +372,7 @@ class PrologVector {
   // written at the same time, so S6 must know their rows too.
   static constexpr uint32_t kRowSteps = kOnePhase ? 2 : 1;
   using KeyRows = CacheRows<kRowSteps * kMaxTokenStep>;
-  __aicore__ inline uint32_t RowTokens(uint32_t t0) const { return Smaller(kRowSteps * t_.token_step, t_.t - t0); }
+  __aicore__ inline uint32_t RowTokens(uint32_t t0) const { return Min(kRowSteps * t_.token_step, t_.t - t0); }
   // Resolves the cache rows of this AIV's own tokens of the step that SetStep has chosen.
   __aicore__ inline void ResolveRows(uint32_t step) {
     if (own_begin_ < own_end_) {
@@ -507,7 +507,7 @@ class PrologVector {
       return;
     }
     for (uint32_t r = HalfBegin(); r < HalfEnd(); r += kHeadRows) {
-      const uint32_t rows = Smaller(kHeadRows, HalfEnd() - r);
+      const uint32_t rows = Min(kHeadRows, HalfEnd() - r);
       if (item.kind == PrologKind::kMlaNope) {
         MlaNope(i, item.head, r, rows);
       } else if (item.kind == PrologKind::kMlaRope) {
@@ -577,7 +577,7 @@ class PrologVector {
   // Loads the constants and the cache rows of the next step. This comes before the last item of a step, so that nothing
   // waits for the copies.
   __aicore__ MS_DSV32_NOINLINE void LoadNextConstants(uint32_t step) {
-    const uint32_t t0 = step * t_.token_step, m = Smaller(t_.token_step, t_.t - t0);
+    const uint32_t t0 = step * t_.token_step, m = Min(t_.token_step, t_.t - t0);
     const uint32_t begin = HalfBegin(m), rows = HalfEnd(m) - begin;
     const uint64_t token = t0 + begin, tokens = t_.t;
     WaitFlag<HardEvent::V_MTE2>(kNextFlag);
@@ -699,7 +699,7 @@ class PrologVector {
     // Rows of the query slot begin with the first token of the AIC.
     const uint32_t core_begin = OwnBegin(t_, m_, kVectorsPerCore * core_);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
-      const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
+      const uint32_t rows = Min(kIndexKeyRows, own_end_ - r);
       const uint64_t token = t0_ + r;
       const LocalTensor<int32_t> slot = in_[in_slots_.Acquire() * kSlotBytes / 4];
       const uint32_t keys = rows * kIdxHeadDim;
@@ -750,7 +750,7 @@ class PrologVector {
   __aicore__ MS_DSV32_NOINLINE void HeadWeights(uint32_t step) {
     const GlobalTensor<half> weights = Global<half>(a_.weights, static_cast<uint64_t>(t_.t) * kIdxNHeads);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
-      const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r), count = rows * kIdxNHeads;
+      const uint32_t rows = Min(kIndexKeyRows, own_end_ - r), count = rows * kIdxNHeads;
       const LocalTensor<int32_t> slot = in_[in_slots_.Acquire() * kSlotBytes / 4];
       const LocalTensor<float> sums = slot.ReinterpretCast<float>();
       CopyPartsIn(sums, workspace_.Parts(t_, step) + t_.weights_offset, r * kIdxNHeads, count);
@@ -759,9 +759,9 @@ class PrologVector {
       SumParts(sums, count);
       const LocalTensor<bfloat16_t> rounded = slot[kIndexKeyRows * kIdxNHeads].ReinterpretCast<bfloat16_t>();
       RoundBf16(rounded, sums, count);
-      Muls(sums, sums, 0.125f, static_cast<int32_t>(count));  // idx_n_heads ** -0.5
+      Muls(sums, sums, kIdxNHeadsScale, static_cast<int32_t>(count));
       PipeBarrier<PIPE_V>();
-      Muls(sums, sums, 0.08838834764831845f, static_cast<int32_t>(count));  // idx_head_dim ** -0.5
+      Muls(sums, sums, kIdxHeadDimScale, static_cast<int32_t>(count));
       PipeBarrier<PIPE_V>();
       const LocalTensor<half> out = rope_out_[out_slots_.Acquire() * kHeadRows * kRopeDim].ReinterpretCast<half>();
       Cast(out, sums, RoundMode::CAST_RINT, count);
@@ -812,7 +812,7 @@ class PrologVector {
     const GlobalTensor<int8_t> q_int8 = Global<int8_t>(a_.q_int8, heads * kIdxHeadDim);
     const GlobalTensor<half> q_scale = Global<half>(a_.q_scale, heads);
     for (uint32_t r = HalfBegin(); r < HalfEnd(); r += kHeadRows) {
-      const uint32_t rows = Smaller(kHeadRows, HalfEnd() - r);
+      const uint32_t rows = Min(kHeadRows, HalfEnd() - r);
       const uint32_t slot = Quantised(workspace_.Turned(t_, i)[r * kIdxHeadDim], rows);
       out_slots_.Publish();
       out_slots_.Take();
@@ -843,7 +843,7 @@ class PrologVector {
     const GlobalTensor<half> k_cache_scale = Global<half>(a_.k_cache_scale, t_.cache_rows);
     const uint32_t core_begin = OwnBegin(t_, m_, kVectorsPerCore * core_);
     for (uint32_t r = own_begin_; r < own_end_; r += kIndexKeyRows) {
-      const uint32_t rows = Smaller(kIndexKeyRows, own_end_ - r);
+      const uint32_t rows = Min(kIndexKeyRows, own_end_ - r);
       const uint32_t slot = Quantised(workspace_.Turned(t_, i)[(r - core_begin) * kIdxHeadDim], rows);
       out_slots_.Publish();
       out_slots_.Take();

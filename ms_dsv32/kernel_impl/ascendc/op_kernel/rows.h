@@ -96,8 +96,8 @@ template <uint32_t kD>
 __aicore__ inline void RowMax(const LocalTensor<float>& largest, const LocalTensor<float>& x,
                               const LocalTensor<float>& partial, uint32_t rows) {
   if constexpr (kD == 2 * kLanes) {
-    Max(x, x, x[kLanes], static_cast<uint64_t>(kLanes), static_cast<uint8_t>(rows),
-        BinaryRepeatParams(1, 1, 1, 16, 16, 16));
+    AscendC::Max(x, x, x[kLanes], static_cast<uint64_t>(kLanes), static_cast<uint8_t>(rows),
+                 BinaryRepeatParams(1, 1, 1, 16, 16, 16));
     PipeBarrier<PIPE_V>();
     // Two reductions by blocks of 8, because a reduction of a whole repeat takes seven times as long as one by blocks.
     BlockReduceMax(partial, x, static_cast<int32_t>(rows), static_cast<int32_t>(kLanes), 1, 1, 16);

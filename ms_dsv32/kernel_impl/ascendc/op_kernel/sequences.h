@@ -50,7 +50,7 @@ class Sequences {
   // So many groups at the end are the only tokens of their sequences.
   __aicore__ inline uint32_t Singles() const { return singles_; }
   // No group has more tokens.
-  __aicore__ inline uint32_t MostTokens() const { return Smaller(most_, kGroup); }
+  __aicore__ inline uint32_t MostTokens() const { return Min(most_, kGroup); }
 
   // Expects that the next group that is looked up is among the last ones. Only for a ragged call that has a group.
   __aicore__ inline void SeekLast() {
@@ -115,7 +115,7 @@ class Sequences {
     tokens_ += static_cast<uint32_t>(count);
     groups_ += CeilDiv(static_cast<uint32_t>(count), kGroup);
     singles_ = count > 1 ? 0 : singles_ + static_cast<uint32_t>(count);
-    most_ = Larger(most_, static_cast<uint32_t>(count));
+    most_ = Max(most_, static_cast<uint32_t>(count));
     return true;
   }
 

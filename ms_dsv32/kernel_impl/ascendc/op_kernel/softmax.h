@@ -77,7 +77,8 @@ class RowSoftmax {
     // Takes the maxima of 64 lanes, then of a row. The first instruction accumulates over its repeats, because its
     // result is one of its sources.
     for (uint32_t r = 0; r < rows; ++r) {
-      Max(lanes_[r * 64], scores[r * width], lanes_[r * 64], kAll, repeats, BinaryRepeatParams(1, 1, 1, 0, 8, 0));
+      AscendC::Max(lanes_[r * 64], scores[r * width], lanes_[r * 64], kAll, repeats,
+                   BinaryRepeatParams(1, 1, 1, 0, 8, 0));
     }
     PipeBarrier<PIPE_V>();
     WholeReduceMax(max_, lanes_, 64, static_cast<int32_t>(rows), 1, 1, 8, ReduceOrder::ORDER_ONLY_VALUE);

@@ -78,7 +78,7 @@ class Ring {
 __aicore__ inline void NotifyVectors(int64_t flag) { CrossCoreSetFlag<2, PIPE_FIX>(flag); }
 // An AIV tells its AIC that what its MTE3 has written to GM is there. The AIC goes on when both AIVs have called.
 __aicore__ inline void NotifyCube(int64_t flag) { CrossCoreSetFlag<2, PIPE_MTE3>(flag); }
-// The other end of both.
+// Waits for NotifyVectors on an AIV, and for NotifyCube on an AIC.
 __aicore__ inline void AwaitCore(int64_t flag) { CrossCoreWaitFlag(flag); }
 
 // All AIVs together tell all AICs that their MTE2 have done all reads.

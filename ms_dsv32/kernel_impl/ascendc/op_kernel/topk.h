@@ -95,7 +95,7 @@ class TopK {
   // position. `stride` is a multiple of 32.
   __aicore__ inline LocalTensor<float> Sampled(uint32_t i, uint32_t id, uint32_t stride) const {
     const LocalTensor<float> dst = sampled_lists_[slot_[i]];
-    const uint32_t samples = Smaller(held_[i] / stride, kSamples);
+    const uint32_t samples = Min(held_[i] / stride, kSamples);
     if (samples == 0) {
       return dst;
     }
@@ -218,7 +218,7 @@ class TopK {
     PipeBarrier<PIPE_V>();
     MergeRuns(runs_[1], runs_[0], 32, padded / 128);
     PipeBarrier<PIPE_V>();
-    // The lists are runs of 512, and one of what is left after them. The padding of the last run stays out.
+    // The list that the token holds is merged with runs of 512, and with a last run of the rest without its padding.
     RecordList lists[5];
     uint32_t n = 0;
     if (held_[i] > 0) {
@@ -228,13 +228,13 @@ class TopK {
       MergeRuns(runs_[0], runs_[1], 128, fours);
     }
     for (uint32_t k = 0; k < fours; ++k) {
-      lists[n++] = {runs_[0][k * 1024], Smaller(512, count - k * 512)};
+      lists[n++] = {runs_[0][k * 1024], Min(512, count - k * 512)};
     }
     if (left > 0) {
       const uint32_t done = fours * 512;
       RecordList rest[3];
       for (uint32_t k = 0; k < left; ++k) {
-        rest[k] = {runs_[1][(done + k * 128) * 2], Smaller(128, count - done - k * 128)};
+        rest[k] = {runs_[1][(done + k * 128) * 2], Min(128, count - done - k * 128)};
       }
       lists[n++] = {left == 1 ? rest[0].records : runs_[0][done * 2], count - done};
       if (left > 1) {
@@ -257,7 +257,7 @@ class TopK {
       spare_ = before;
     }
     PipeBarrier<PIPE_V>();
-    held_[i] = Smaller(keep_, held_[i] + count);
+    held_[i] = Min(keep_, held_[i] + count);
   }
 
   // Places in the sorted sample between the expected place of the last score that is needed and the guess: 2.5 standard
@@ -319,7 +319,7 @@ class ListMerger {
           }
           MergeLists(At(used), lists, n);
           at_[merged] = used;
-          length_[merged] = Smaller(sum, keep);
+          length_[merged] = Min(sum, keep);
           used += RoundUp(sum, 4);
         }
         i += n;
@@ -328,7 +328,7 @@ class ListMerger {
       PipeBarrier<PIPE_V>();
       count_ = merged;
     }
-    return {At(count_ == 0 ? begin_ : at_[0]), count_ == 0 ? 0 : Smaller(length_[0], keep)};
+    return {At(count_ == 0 ? begin_ : at_[0]), count_ == 0 ? 0 : Min(length_[0], keep)};
   }
 
  private:

@@ -128,14 +128,14 @@ class HeadsAttention {
     fetch();
   }
 
-  // (2) the query as columns
+  // Packs the query of a strip of heads as columns, for (3).
   void Pack(int64_t token, int64_t strip, const Place& place) const {
     const int64_t head = token * p_.n_q + strip * kStrip;
     PackQuery(p_.query_nope + head * kLatentDim, p_.query_rope + head * kRopeKeyDim, Heads(strip),
               place.query + strip * kQueryStripWords);
   }
 
-  // (3) gather and dequantise, (4) q . k of keys [begin, end). While a block is multiplied, the next one is dequantised
+  // (2) gather and dequantise, (3) q . k of keys [begin, end). While a block is multiplied, the next one is dequantised
   // and the one after that is fetched. `next` is the key with which this thread continues after `end`.
   void Score(const Place& place, int64_t begin, int64_t end, int64_t next, const Buffers& buffers) const {
     [[maybe_unused]] const AttentionTiles tiles;
@@ -169,7 +169,7 @@ class HeadsAttention {
     }
   }
 
-  // (5) softmax, bf16(p)
+  // (4) softmax, bf16(p)
   void Softmax(int64_t strip, const Place& place) const {
     float lse[kStrip];
     for (float& value : lse) value = -__builtin_inff();
@@ -179,7 +179,7 @@ class HeadsAttention {
     memcpy(p_.lse + place.token * p_.n_q + strip * kStrip, lse, static_cast<size_t>(Heads(strip)) * sizeof(float));
   }
 
-  // (6) p . v, items [begin, end) of kOutDims dims each, of the heads of strips [first, last). While keys are
+  // (5) p . v, items [begin, end) of kOutDims dims each, of the heads of strips [first, last). While keys are
   // multiplied, the next ones are dequantised.
   void Out(const Place& place, int64_t begin, int64_t end, int64_t first, int64_t last, const Buffers& buffers) const {
     const int64_t head = first * kStrip, heads = Min(last * kStrip, p_.n_q) - head;

@@ -28,7 +28,7 @@ enum Format { FORMAT_ND = 2, FORMAT_FRACTAL_NZ = 29 };
 }  // namespace ge
 
 namespace fe {
-// Of one device.
+// The cores of one device and the bytes of their memories.
 class PlatFormInfos {
  public:
   uint32_t aic = 0, aiv = 0;
