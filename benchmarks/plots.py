@@ -78,6 +78,7 @@ def bars(found: Mapping[str, Any], path: Path) -> None:
         axes.set_ylabel("time / roofline", fontsize=7)
         axes.set_xticks(range(len(shapes)), [r["label"].replace(" ", "\n") for r in shapes], fontsize=7)
         axes.tick_params(axis="y", labelsize=7)
+    panels[-1, 0].set_xlabel("shape of the call", fontsize=7)
     panels[0, 0].legend(
         loc="lower right",
         bbox_to_anchor=(1, 1),  # above the bars
