@@ -12,7 +12,6 @@ from cases import Array, Case
 from emulator import In, Out, Report, Tiling, Workspace
 from launches import library
 from numpy.typing import NDArray
-from tiling import TilingRefusedError
 from tiling import library as tiling_library
 
 from ms_dsv32.weights import to_nz
@@ -62,7 +61,7 @@ def shape_tiling(t: int, n_q: int, cores: int) -> TilingData:
     data = TilingData()
     refusal = make(t, n_q, cores, ctypes.byref(data))
     if refusal is not None:
-        raise TilingRefusedError(refusal.decode())
+        raise ValueError(refusal.decode())
     return data
 
 

@@ -39,10 +39,6 @@ const char* make_tiling(int op, uint32_t t, uint32_t n_q, uint64_t cache_rows, f
 PROLOGS = ("mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_indexer_prolog_quant")
 
 
-class TilingRefusedError(ValueError):
-    """The shape does not fit; the text is the tiling function's reason."""
-
-
 def library(source: str) -> ctypes.CDLL:
     """`source`, which may include the headers of op_host and op_kernel, as a library."""
     flags = ["-std=c++17", "-O1", "-Wall", "-Wextra", "-Werror", "-fPIC", f"-I{ROOT}", *last_flags()]
@@ -85,5 +81,5 @@ def prolog_tiling(
         PROLOGS.index(op), t, n_q, cache_rows, epsilon_cq, epsilon_ckv, epsilon_k, cores, data, facts
     )
     if refusal is not None:
-        raise TilingRefusedError(refusal.decode())
+        raise ValueError(refusal.decode())
     return data.raw, int(facts[0]), int(facts[1])

@@ -91,21 +91,39 @@ class Isa(Target):
     """The CPU kernels of one instruction set, which this machine must have."""
 
     sources = ("ms_dsv32/kernel_impl/cpu/isa/",)
-    tests = (
-        *(
-            f"tests/kernels/test_{name}.py"
-            for name in ("operators", "attention_rows", "ragged", "topk", "values", "verbose")
-        ),
+    common = (
+        # More blocks of tokens than threads: a thread goes on with the same head.
+        "tests/kernels/test_chunks.py::test_more_tokens_than_a_prolog_works_on_at_a_time[mla_indexer_prolog_quant]",
+        *(f"tests/kernels/test_{name}.py" for name in ("ragged", "topk", "values", "verbose")),
         *("-m", "not slow"),
+    )
+    all_sizes = ("tests/kernels/test_operators.py", "tests/kernels/test_attention_rows.py")
+    small_sizes = (
+        "tests/kernels/test_exact.py",
+        *(
+            f"--deselect=tests/kernels/test_exact.py::test_{name}"
+            for name in ("sums_of_squares", "head_weights_of_every_mantissa")
+        ),
+        "tests/kernels/test_chunks.py::test_more_tokens_than_the_epilog_works_on_at_a_time",
+        *(
+            f"tests/kernels/test_operators.py::test_{name}"
+            for name in (
+                "packed_weights_give_the_same_bits",
+                "padding_tokens_write_no_row_and_still_compute",
+                "the_later_of_two_tokens_wins",
+                "nan_and_inf_stay_with_their_token",
+                "nan_and_inf_stay_with_their_hidden_state",
+                "prolog_heads",
+            )
+        ),
+        "tests/kernels/test_attention_rows.py::test_a_bad_key_reaches_only_the_tokens_that_select_it",
     )
 
     def __init__(self, name: str) -> None:
         super().__init__(name)
-        self.fast = name == "amx" or name.startswith("avx512")  # with counters the others take half an hour
-        if self.fast:
-            # More blocks of tokens than threads: a thread goes on with the same head.
-            chunks = "test_more_tokens_than_a_prolog_works_on_at_a_time[mla_indexer_prolog_quant]"
-            self.tests = (f"tests/kernels/test_chunks.py::{chunks}", *self.tests)
+        # With counters the other instruction sets take an hour for all sizes.
+        self.fast = name == "amx" or name.startswith("avx512")
+        self.tests = (*self.common, *(self.all_sizes if self.fast else self.small_sizes))
 
     def prepare(self) -> dict[str, str]:
         library = self.build_library(self.name)
