@@ -195,7 +195,7 @@ _ARGUMENTS = {
     ),
     "mla_epilog_quant": ("epilog", "MakeMlaEpilogQuantTiling", "EpilogTiling", "t n_q"),
 }
-"""Of each operator: header, tiling function, its result, and what it takes."""
+"""The header of each operator's tiling function, the function, its result, and what it takes."""
 
 
 def _reference(name: str, cores: int, **values: float | int) -> tuple[bytes, int, int]:

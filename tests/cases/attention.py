@@ -19,7 +19,7 @@ from cases.values import (
 )
 
 SOFTMAX_SCALE = 0.09
-"""Of attention: neither 192**-0.5 = 0.072, as without YaRN, nor the model's 0.135."""
+"""A scale of attention that is neither 192**-0.5 = 0.072, as without YaRN, nor the model's 0.135."""
 
 
 def random_topk(

@@ -364,7 +364,7 @@ def test_exponentials(order: Order) -> None:
 
 
 def test_probabilities_half_way(order: Order) -> None:
-    """Of 2^20 scores those whose probability is half-way between two bfloat16 values, to be rounded to the even one."""
+    """Scores, out of 2^20, whose probability is half-way between two bfloat16 values, to be rounded to the even one."""
     d = -np.linspace(0, 4, 2**20, dtype=np.float32)
     e = exact.exp_non_positive(d, order)
     inverse = np.float32(1) / (np.float32(1) + e)
