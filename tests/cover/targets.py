@@ -92,8 +92,7 @@ class Isa(Target):
 
     sources = ("ms_dsv32/kernel_impl/cpu/isa/",)
     common = (
-        # More blocks of tokens than threads: a thread goes on with the same head.
-        "tests/kernels/test_chunks.py::test_more_tokens_than_a_prolog_works_on_at_a_time[mla_indexer_prolog_quant]",
+        "tests/kernels/test_chunks.py::test_a_thread_goes_on_with_the_same_head",
         *(f"tests/kernels/test_{name}.py" for name in ("ragged", "topk", "values", "verbose")),
         *("-m", "not slow"),
     )
@@ -104,7 +103,6 @@ class Isa(Target):
             f"--deselect=tests/kernels/test_exact.py::test_{name}"
             for name in ("sums_of_squares", "head_weights_of_every_mantissa")
         ),
-        "tests/kernels/test_chunks.py::test_more_tokens_than_the_epilog_works_on_at_a_time",
         *(
             f"tests/kernels/test_operators.py::test_{name}"
             for name in (

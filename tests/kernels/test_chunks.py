@@ -91,3 +91,14 @@ def test_a_wave_of_fewer_tokens() -> None:
     got = run(case)["topk_indices"]
     few = run(case.copy(**{n: case.inputs[n][50:] for n in ("q_int8", "q_scale", "weights")}))
     np.testing.assert_array_equal(few["topk_indices"], got[50:])
+
+
+# Tasks with packed weights take 128 tokens of a head (kEpilogRows), or 96 (kHeadRows).
+@pytest.mark.parametrize("name", ["mla_prolog_quant", "mla_epilog_quant"])
+def test_a_thread_goes_on_with_the_same_head(name: str) -> None:
+    """One thread takes a head's blocks of tokens one after the other, so it does not fetch the next head's weights."""
+    case = pack(cases.mla_epilog_case(1, 129, 2, seed=7) if name == "mla_epilog_quant" else prolog(name, 1, 129, 2))
+    kernel_impl.set_thread_count(1)
+    one = run(case)
+    kernel_impl.set_thread_count(3)
+    tolerance.assert_same_outputs(one, run(case))
