@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar
 
+import core_check
+
 from cover import counters
 from cover.counters import ROOT, Coverage
 
@@ -132,12 +134,8 @@ class Isa(Target):
         """Runs the kernels' parts by themselves, on sizes that no operator has; tests/kernels/test_core.py does too."""
         isas = json.loads((CPU / "isas.json").read_text(encoding="utf-8"))
         program = self.folder / "core_check"
-        files = [
-            ROOT / "tests" / "kernels" / "core_check.cc",
-            *(CPU / f"{n}.cc" for n in ("amx", "threading", "scratch")),
-        ]
         flags = ["-std=c++17", "-pthread", *AS_WRITTEN, *NOT_INLINE, *isas[platform.machine()][self.name]]
-        self.run(*CXX, *flags, f"-I{ROOT}", f"-DMS_DSV32_ISA={self.name}", *files, "-o", program)
+        self.run(*CXX, *flags, f"-I{ROOT}", f"-DMS_DSV32_ISA={self.name}", *core_check.SOURCES, "-o", program)
         self.run(program)
 
 

@@ -10,6 +10,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import core_check
 import driver
 import pytest
 
@@ -48,8 +49,7 @@ def test_core(machine: str, isa: str, tmp_path: Path) -> None:
             pytest.skip(f"this CPU lacks {isa}, and there is no SIMDe to stand in")
         flags = (*ISAS[machine]["avx2"], "-DMS_DSV32_SIMDE", "-w")
     program = tmp_path / "core_check"
-    sources = (driver.HERE / "core_check.cc", *(CPU / f"{name}.cc" for name in ("amx", "threading", "scratch")))
-    result = driver.run(compiler, *FLAGS, f"-DMS_DSV32_ISA={isa}", *flags, *sources, "-o", program)
+    result = driver.run(compiler, *FLAGS, f"-DMS_DSV32_ISA={isa}", *flags, *core_check.SOURCES, "-o", program)
     assert result.returncode == 0, result.stderr[-5000:]
     result = driver.run(*emulator, program)
     assert result.returncode == 0, result.stdout[-5000:] + result.stderr[-2000:]

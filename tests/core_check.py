@@ -1,0 +1,11 @@
+"""The program that checks the parts of the CPU kernels by themselves: what it is compiled from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = (
+    *(ROOT / "tests" / "kernels" / f"{name}.cc" for name in ("core_check", "process_check")),
+    *(ROOT / "ms_dsv32" / "kernel_impl" / "cpu" / f"{name}.cc" for name in ("amx", "threading", "scratch")),
+)
