@@ -1,4 +1,4 @@
-"""Every fault of tests/ascendc_emulator/tests/faults.cpp is found, as the right kind, in words, at its line."""
+"""Every fault of tests/ascendc_emulator/tests/*_faults.h is found, as the right kind, in words, at its line."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import pytest
 from emulator import HERE, Arg, In, Library, Out, Report, Tiling, Workspace, build, syntax_check
 
 SOURCE = HERE / "tests" / "faults.cpp"
-TEXT = SOURCE.read_text(encoding="utf-8")
-NAMES = re.findall(r"^ +FAULT\((\w+)\)", TEXT, re.MULTILINE)
-SET_AGAIN = r"nothing orders it behind the WaitFlag of its earlier set at faults.cpp:\d+;"
+INCLUDED = re.findall(r'"(\w+_faults\.h)"', SOURCE.read_text(encoding="utf-8"))
+TEXTS = {name: (SOURCE.parent / name).read_text(encoding="utf-8") for name in INCLUDED}
+NAMES = [name for text in TEXTS.values() for name in re.findall(r"^ +FAULT\((\w+)\)", text, re.MULTILINE)]
+SET_AGAIN = r"nothing orders it behind the WaitFlag of its earlier set at \w+_faults\.h:\d+;"
 # name: kind of the finding, and what its message says
 VECTOR = {
     "missing_flag_in": ("hazard", "read after write in UB .* no flag MTE2_V"),
@@ -162,12 +163,13 @@ def launch(library: Library, name: str, seed: int, flags: str = "bits", out: Arg
     return library.launch("fault", args, blocks=2, tiling_key=key, seed=seed, workers=1, timeout=20, flags=flags)
 
 
-def line_of(name: str) -> int:
-    """The marked line of a fault; 0 if it has none, because the fault is in what a core leaves behind."""
-    start = TEXT.index(f"FAULT({name})")
-    end = TEXT.find("FAULT(", start + 6)
-    mark = TEXT.find("// here", start, end if end > 0 else len(TEXT))
-    return TEXT.count("\n", 0, mark) + 1 if mark > 0 else 0
+def place_of(name: str) -> tuple[Path, int]:
+    """The file and the marked line of a fault; line 0 if it has none, because the fault is in what a core leaves."""
+    file, text = next((file, text) for file, text in TEXTS.items() if f"FAULT({name})" in text)
+    start = text.index(f"FAULT({name})")
+    end = text.find("FAULT(", start + 6)
+    mark = text.find("// here", start, end if end > 0 else len(text))
+    return SOURCE.parent / file, text.count("\n", 0, mark) + 1 if mark > 0 else 0
 
 
 @pytest.mark.parametrize("seed", [0, 4])
@@ -178,14 +180,15 @@ def test_fault_is_found(library: Library, name: str, seed: int) -> None:
     found = [error for error in errors if error.kind == kind and re.search(message, error.message)]
     assert found, "\n".join(map(str, errors)) or "nothing reported"
     # Which of two unordered accesses comes second, and is reported, depends on the order.
-    if line_of(name) and (seed == 0 or "GM tensor" not in message):
-        assert (Path(found[0].file), found[0].line) == (SOURCE, line_of(name)), str(found[0])
+    path, line = place_of(name)
+    if line and (seed == 0 or "GM tensor" not in message):
+        assert (Path(found[0].file), found[0].line) == (path, line), str(found[0])
 
 
 def test_every_fault_is_in_the_table() -> None:
     assert sorted(FAULTS) == sorted(NAMES)
     assert len(NAMES) >= 30
-    assert sum(line_of(name) == 0 for name in NAMES) == 2
+    assert sum(place_of(name)[1] == 0 for name in NAMES) == 2
 
 
 @pytest.mark.parametrize(
@@ -208,7 +211,8 @@ def test_a_second_set_is_lost_or_counts(library: Library, name: str) -> None:
     want, got = (Out("out", 4096, np.float32) for _ in range(2))
     launch(library, name, 0, out=want)
     event = "S_MTE3" if name == "event_set_again" else "M_MTE1"
-    waits = rf"waits for HardEvent::{event}\(5\) at faults.cpp:\d+, whose set at faults.cpp:{line_of(name)} was lost"
+    path, line = place_of(name)
+    waits = rf"waits for HardEvent::{event}\(5\) at {path.name}:\d+, whose set at {path.name}:{line} was lost"
     deadlocks = 0
     for seed in range(1, 17):
         kinds = {error.kind: error for error in launch(library, name, seed).errors}
