@@ -8,6 +8,7 @@
 #include "sort.h"
 #include "sync.h"
 #include "tensor.h"
+#include "tpipe.h"
 #include "types.h"
 #include "vector.h"
 
