@@ -3,7 +3,8 @@
 #ifndef ASCENDC_EMULATOR_CAST_H_
 #define ASCENDC_EMULATOR_CAST_H_
 
-#include "vector.h"
+#include "arithmetic.h"
+#include "elementwise.h"
 
 namespace ascendc_emulator {
 

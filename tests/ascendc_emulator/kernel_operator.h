@@ -5,6 +5,7 @@
 #include "cast.h"
 #include "copy.h"
 #include "cube.h"
+#include "reduce.h"
 #include "sort.h"
 #include "sync.h"
 #include "tensor.h"
