@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from checkout import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 SOURCES = (
     *(ROOT / "tests" / "kernels" / f"{name}.cc" for name in ("core_check", "process_check")),
     *(ROOT / "ms_dsv32" / "kernel_impl" / "cpu" / f"{name}.cc" for name in ("amx", "threading", "scratch")),
