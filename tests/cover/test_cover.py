@@ -28,7 +28,7 @@ def _check(target: targets.Target, lines: int, branches: int) -> None:
 def test_all_of_the_cpu_kernels_runs() -> None:
     target = targets.Isa(kernel_impl.isas()[0])
     if not target.fast:
-        pytest.skip(f"the kernels of {target.name} take half an hour with counters")
+        pytest.skip(f"the kernels of {target.name} take a quarter of an hour with counters")
     _check(target, 1000, 400)
 
 

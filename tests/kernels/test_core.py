@@ -22,7 +22,7 @@ FLAGS = (
     *("-Wall", "-Wextra", "-Werror", "-Wno-psabi", f"-I{driver.ROOT}"),
 )
 ISAS: dict[str, dict[str, list[str]]] = json.loads((CPU / "isas.json").read_text())
-"""Of each machine the instruction sets, with the flags that the kernels are compiled with."""
+"""The instruction sets of each machine, with the flags that the kernels are compiled with."""
 
 pytestmark = pytest.mark.isa
 
@@ -82,7 +82,7 @@ ASSEMBLY = {
 
 
 def inner_loops(disassembly: str, assembly: Assembly) -> dict[str, tuple[int, int, int]]:
-    """Of each function with products, its inner loop with most of them: products, stack accesses, of these stores."""
+    """Each function's inner loop with most products: its products, its stack accesses, and the stores among these."""
     loops: dict[str, tuple[int, int, int]] = {}
     for function in disassembly.split("\n\n"):
         name = re.match(r"[0-9a-f]+ <(.*)>:", function)
