@@ -7,7 +7,7 @@ from typing import Any
 import cases
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -91,8 +91,9 @@ def test_all_scores_equal() -> None:
         st.integers(0, 60),
         elements=st.sampled_from([-1.5, -0.0, 0.0, 2.0**-120, 2.0, 2.0 + 2.0**-22, np.inf, -np.inf]),
     ),
-    st.integers(1, 70),
+    st.integers(0, 70),
 )
+@example(np.float32([2.0, -1.5]), 0)
 def test_select_topk_is_a_plain_sort(scores: np.ndarray, count: int) -> None:
     assert golden.select_topk(scores, count).tolist() == plain_sort(scores, count)
 
@@ -206,6 +207,12 @@ def test_no_tokens(b: int, s1: int) -> None:
         ),
         ("q_scale", lambda a: a[:, :, 0], ValueError, None),
         ("weights", lambda a: a.astype(np.float32), TypeError, "weights must be float16, got float32"),
+        (
+            "weights",
+            lambda a: a[:, None].repeat(2, 1),
+            ValueError,
+            r"weights has b \* s1 = 2 \* 2 tokens, expected t = 2",
+        ),
         (
             "k_cache_scale",
             lambda a: a[:-1],
