@@ -174,3 +174,15 @@ def test_sizes_that_64_bits_do_not_hold(axis: int) -> None:
             [arg.ms_dtype for arg in info.required_inputs],
             op_info.bind_attrs(info, {}),
         )
+
+
+def test_the_number_of_tensors() -> None:
+    with pytest.raises(TypeError, match=r"^mla_epilog_quant: takes 4 tensors, got 3$"):
+        kernel_impl.BoundCall("mla_epilog_quant", [(1, 2, 512)] * 3, ["bfloat16"] * 3, {})
+
+
+def test_more_axes_than_any_tensor_has() -> None:
+    case = cases.mla_prolog_case(2, 1, 1).copy()
+    case.inputs["token_x"] = case.inputs["token_x"].reshape(2, *[1] * 7, 7168)
+    with pytest.raises(ValueError, match=r"^mla_prolog_quant: token_x has 9 axes, expected 2$"):
+        kernel_impl.call(case.operator, case.inputs, case.attributes)
