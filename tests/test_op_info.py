@@ -7,7 +7,10 @@ import importlib
 import inspect
 import json
 import re
+import runpy
 import shutil
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -105,6 +108,28 @@ def _edit(path: Path, change) -> None:
     path.write_text(json.dumps(raw))
 
 
+def test_the_command_has_the_exit_status(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "ms_dsv32.op_info.__main__")
+    monkeypatch.setattr(sys, "argv", ["op_info", "--check"])
+    _edit(copy / "mla_prolog_quant.json", lambda d: d.pop("summary"))
+    with pytest.raises(SystemExit) as end:
+        runpy.run_module("ms_dsv32.op_info", run_name="__main__")
+    assert end.value.code == 1
+
+
+def test_an_operator_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match=f"op_info: no operator 'mla'; there are {', '.join(sorted(CONTRACT))}$"):
+        op_info.load("mla")
+
+
+def test_an_installation_without_the_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "ms_dsv32"
+    monkeypatch.setattr(op_info, "__file__", str(package / "op_info" / "__init__.py"))
+    text = f"ms_dsv32: no op_info files beside {package}; the installation is incomplete"
+    with pytest.raises(FileNotFoundError, match=f"^{re.escape(text)}$"):
+        op_info.directory.__wrapped__()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -176,6 +201,13 @@ def test_docs_say_how_a_call_of_the_source_is_written() -> None:
     for theirs, ours in (("x_in", "x"), ("k_int8_in", "k_cache"), ("attrs.eps", "layernorm_epsilon_k")):
         assert f"| `{theirs}` | `{ours}` | |" in prolog
     assert "| `nope_cache` | - | int8 [block_num * block_size, 656]" in sections["sparse_flash_attention_quant"]
+
+
+def test_docs_of_a_source_with_our_names_have_no_table() -> None:
+    op = op_info.load("mla_prolog_quant")
+    function = replace(op.source_functions[0], names=("same",), parameters=("cos", "sin"), notes={})
+    text = "`same`: the parameters are `cos`, `sin`, in this order. All names are the same."
+    assert generate._source_table(op, function) == [text]
 
 
 def test_check_notices_and_write_mends_drift(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,13 @@ def test_dimensions() -> None:
     assert pytest.approx(golden.softmax_scale(yarn=True), rel=1e-15) == config.SOFTMAX_SCALE
 
 
+def test_a_dimension_of_any_size_is_no_constant() -> None:
+    with pytest.raises(ValueError, match=r"^config: dim n_q has no fixed value$"):
+        config._value("n_q")
+    with pytest.raises(ValueError, match=r"^config: dim block_num has no maximum$"):
+        config._maximum("block_num")
+
+
 @pytest.mark.parametrize("cls", CLASSES)
 def test_equal_by_value_and_known_to_op_info(cls: type[Any]) -> None:
     assert cls() == cls()
