@@ -91,6 +91,51 @@ def test_a_broken_mindspore_is_a_line_of_the_result(tmp_path: Path, program: str
     assert checks["threads"]["found"] == str(kernel_impl.thread_count())
 
 
+def test_a_mindspore_that_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "mindspore.py").write_text("import time; time.sleep(600)", encoding="utf-8")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    monkeypatch.setattr(doctor, "_PROBE_SECONDS", 3)
+    checks, usable = examine()
+    assert not any(usable.values())
+    assert (checks["import mindspore"].state, checks["import mindspore"].found) == ("wrong", "no answer in 3 s")
+    assert checks["CPU PyNative"].found == checks["CPU graph"].found == "no answer in 3 s"
+
+
+@pytest.mark.mindspore
+def test_an_operator_that_selects_other_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    import mindspore as ms
+
+    from ms_dsv32 import cells
+
+    selected = ms.Tensor([[0, 2]], ms.int32)
+    monkeypatch.setattr(cells, "LightningIndexer", lambda count: lambda *inputs: selected)
+    monkeypatch.setattr(ms, "set_device", lambda target: None)  # MindSpore refuses it after a kernel has run
+    with pytest.raises(RuntimeError, match=r"^lightning_indexer_quant selected \[0, 2\], expected \[1, 2\]$"):
+        doctor._probe_mode("PyNative")
+
+
+@pytest.mark.mindspore
+@pytest.mark.parametrize("opp_path", ["", "/cann/opp"], ids=["no path", "a path"])
+def test_what_mindspore_can_be_asked_without_a_device(opp_path: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    import mindspore as ms
+
+    from ms_dsv32.ops import _ascend
+
+    asked = []
+    monkeypatch.setenv("ASCEND_OPP_PATH", opp_path)
+    monkeypatch.setattr(doctor.shutil, "which", lambda program: f"/usr/bin/{program}")
+    monkeypatch.setattr(_ascend, "called", lambda function: Path("lib.so"))
+    monkeypatch.setattr(_ascend, "library", lambda info: Path("lib.so"))
+    monkeypatch.setattr(_ascend, "require", lambda info, attrs: asked.append(info.name))
+    monkeypatch.setattr(ms.device_context.ascend, "is_available", lambda: False)
+    monkeypatch.setattr(ms, "set_device", lambda target: None)
+    found = doctor._probe_ascend()
+    assert (found["devices"], found["reason"]) == (0, "not available")
+    assert found["called"] == dict.fromkeys(op_info.names(), "lib.so")
+    assert found["refused"] == {}
+    assert asked == (list(op_info.names()) if opp_path else [])
+
+
 def test_a_broken_kernel_library(tmp_path: Path) -> None:
     (tmp_path / "mindspore.py").write_text("raise ImportError('left out to be quick')", encoding="utf-8")
     quick = {"PYTHONPATH": str(tmp_path)}
@@ -384,6 +429,28 @@ def test_packages_out_of_their_ranges(atlas: Path, monkeypatch: pytest.MonkeyPat
     assert checks["Python"].state == "wrong"
     assert checks["Python"].found.startswith("3.13.1 (")
     assert checks["ml_dtypes"].state == "ok"
+
+
+def test_a_package_that_is_not_installed(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        raise importlib.metadata.PackageNotFoundError(name)
+
+    monkeypatch.setattr(importlib.metadata, "metadata", missing)
+    checks, _ = examine()
+    line = checks["ms_dsv32"]
+    assert (line.state, line.found, line.todo) == ("wrong", "not installed", "pip install .")
+    assert (checks["Python"].state, checks["Python"].found) == ("info", platform.python_version())
+    assert "numpy" not in checks  # only the package's own metadata has the ranges
+
+
+def test_ranges_that_cannot_be_read(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "packaging.requirements", None)
+    checks, _ = examine()
+    line = checks["packaging"]
+    assert (line.state, line.todo) == ("wrong", "pip install packaging")
+    assert line.found.startswith("ModuleNotFoundError: import of packaging.requirements halted")
+    assert checks["ms_dsv32"].state == "ok"
+    assert "numpy" not in checks
 
 
 def test_a_check_that_fails_is_a_line(atlas: Path, monkeypatch: pytest.MonkeyPatch) -> None:
