@@ -29,6 +29,19 @@ def test_mindspore_leaves_nothing_in_the_working_directory(monkeypatch: pytest.M
     assert "MS_COMPILER_CACHE_PATH" not in os.environ
 
 
+def test_the_users_compiler_cache_path_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MS_COMPILER_CACHE_PATH", "the user's")
+    with _ascend.building(op_info.load(OP)):
+        assert os.environ["MS_COMPILER_CACHE_PATH"] == _ascend._scratch().name
+    assert os.environ["MS_COMPILER_CACHE_PATH"] == "the user's"
+
+
+def test_a_function_that_is_in_no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_ascend, "_get_function", lambda: lambda name: 1)  # an address that nothing is loaded at
+    with pytest.raises(RuntimeError, match=r"^MindSpore's aclnnX is in no library$"):
+        _ascend.called("aclnnX")
+
+
 def test_one_graph_for_each_attribute_set(monkeypatch: pytest.MonkeyPatch) -> None:
     forget_kernels(monkeypatch)
     operator = ops.lightning_indexer_quant.__globals__["_operator"]
