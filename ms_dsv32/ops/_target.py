@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -11,7 +12,7 @@ from mindspore import Tensor, ops
 from ms_dsv32 import kernel_impl, op_info
 
 
-class Launch:
+class Launch(ABC):
     """Calls a kernel in PyNative mode: ``launch(tensors, call)`` returns its outputs.
 
     Args:
@@ -33,10 +34,11 @@ class Launch:
         self._constants = constants
         self._prepare(attrs)
 
+    @abstractmethod
     def _prepare(self, attrs: dict[str, Any]) -> None:
         """Makes what all calls share."""
-        raise NotImplementedError
 
+    @abstractmethod
     def __call__(self, tensors: tuple[Tensor, ...], call: kernel_impl.BoundCall) -> Any:
         """Runs one call.
 
@@ -47,7 +49,6 @@ class Launch:
         Returns:
             The kernel's output, or a tuple of several.
         """
-        raise NotImplementedError
 
 
 class Target(Protocol):
