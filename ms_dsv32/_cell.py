@@ -362,7 +362,7 @@ class _Weight(_Guarded):
     def assign_value(self, value: Tensor) -> Any:
         self.guard.admit(self.guarded_name)
         if value.shape != self.shape or value.dtype != self.dtype:
-            return super().assign_value(value)  # MindSpore refuses it
+            return super().assign_value(value)  # the operator refuses the weight
         # Copies into the Parameter's memory, because what mindspore.jit has compiled would not see a new one.
         with _own_precision:
             return self.copy_(value)

@@ -17,11 +17,11 @@ import mindspore as ms
 import numpy as np
 import pytest
 import tolerance
-from calls import mode
+from calls import forget_kernels, mode
 from mindspore import Tensor, nn, ops
 from sequences import SCALE, Sequences, step_weights, tensors
 
-from ms_dsv32 import cells, weights
+from ms_dsv32 import _cell, cells, weights
 from ms_dsv32.ops import _custom
 
 
@@ -221,6 +221,44 @@ def test_an_epilogs_weights_for_another_device_are_refused(how: str, monkeypatch
     cell.set_weights(cases.epilog_weights(1))
     with mode(how):
         assert cell(attention_out).shape == (1, 7168)
+
+
+@pytest.mark.parametrize("how", ["pynative", "graph"])
+def test_a_weight_of_another_shape_is_refused_by_the_operator(how: str) -> None:
+    """MindSpore's `set_data` lets a Parameter change its shape."""
+    call, arrays = indexer_prolog(), cases.indexer_weights()
+    call.cell.layout.set_data(Tensor(call.cell.layout.asnumpy()))
+    call.cell.w_qb_scale.set_data(Tensor(np.ones((3, 1), np.float32)))
+    given = call.tensors()
+    text = r"lightning_indexer_prolog_quant: w_qb_scale has shape .*3, 1.*, expected .*8192, 1"
+    with mode(how), pytest.raises(ValueError, match=f"^{text}"):
+        call.cell(*given.values())
+    assert_unchanged(call, given)
+    call.cell.set_weights(arrays)
+    assert_works(call)
+
+
+@pytest.mark.parametrize("make", CELLS)
+def test_a_cache_that_is_no_tensor(make: Callable[[], Call]) -> None:
+    call = make()
+    name = next(iter(call.caches))
+    given = call.tensors()
+    text = f"{call.operator}: {call.caches[name]} must be a Tensor, got NoneType"
+    with pytest.raises(TypeError, match=f"^{text}"):
+        call.cell(*{**given, name: None}.values())
+    assert_unchanged(call, given)
+    assert_works(call)
+
+
+def test_there_is_no_cell_for_other_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The operator tells of it, where the cell's weights are laid out for no target."""
+    call = indexer_prolog()
+    monkeypatch.setattr(call.cell._layout, "target", "GPU")
+    monkeypatch.setattr(_cell, "device_target", lambda: "GPU")
+    monkeypatch.setattr(_custom, "device_target", lambda: "GPU")
+    forget_kernels(monkeypatch)
+    with pytest.raises(RuntimeError, match="lightning_indexer_prolog_quant: no kernel for device target GPU"):
+        call.cell(*call.tensors().values())
 
 
 def test_the_quick_way_to_the_device_target() -> None:

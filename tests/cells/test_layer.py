@@ -183,6 +183,17 @@ def test_a_layer_of_a_models_configuration() -> None:
         cells.SparseAttentionLayer(COLUMNS, 1, group="hccl_world_group")
 
 
+@pytest.mark.parametrize("error", [RuntimeError, ValueError])
+def test_a_group_that_is_not_there(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def get_group_size(group: str) -> int:
+        raise error(f"no {group}")
+
+    monkeypatch.setattr(cells, "get_group_size", get_group_size)
+    monkeypatch.setattr(cells.GlobalComm, "INITED", True)
+    with pytest.raises(ValueError, match=r"SparseAttentionLayer: group is 'four', and there is no such group"):
+        cells.SparseAttentionLayer(COLUMNS, 1, group="four")
+
+
 @pytest.mark.parametrize(
     "make",
     [cells.MLAProlog, cells.MLAEpilog, cells.MLAIndexerProlog, lambda n_q: cells.SparseAttentionLayer(1, n_q)],
