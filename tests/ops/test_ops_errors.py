@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import cases
@@ -10,13 +11,13 @@ import mindspore as ms
 import numpy as np
 import pytest
 import tolerance
-from calls import Call, Loss, bare, mode, run, tensors
+from calls import Call, Loss, bare, forget_kernels, mode, run, tensors
 from cases import MAKERS
 from mindspore import Parameter, Tensor
-from mindspore.common.initializer import initializer
+from mindspore.common.initializer import Zero, initializer
 from refusals import refused, set_item, small
 
-from ms_dsv32 import op_info, ops, weights
+from ms_dsv32 import kernel_impl, op_info, ops, weights
 from ms_dsv32.config import MlaTileConfig, RopeTileShapeConfig, SaTileShapeConfig
 from ms_dsv32.ops import _custom
 
@@ -288,6 +289,24 @@ def test_a_parameter_that_is_not_initialised(name: str) -> None:
         ops.mla_prolog_quant(*inputs.values())
     inputs[name].init_data()
     ops.mla_prolog_quant(*inputs.values())
+
+
+def test_an_input_without_elements_need_not_be_initialised() -> None:
+    """MindSpore gives such a tensor no memory."""
+    case = cases.mla_epilog_case(0, 1, 1)
+    inputs = tensors(case)
+    empty = Tensor(shape=inputs["attention_out"].shape, dtype=ms.bfloat16, init=Zero())
+    assert empty.data_ptr() == 0
+    assert ops.mla_epilog_quant(*{**inputs, "attention_out": empty}.values()).shape == (0, 7168)
+
+
+def test_a_library_whose_path_has_a_colon(monkeypatch: pytest.MonkeyPatch) -> None:
+    case = cases.indexer_case(1, 1, 3)
+    forget_kernels(monkeypatch)
+    monkeypatch.setattr(kernel_impl, "library_path", lambda: Path("/a:b/library.so"))
+    text = "ms_dsv32: MindSpore cannot load a library whose path has a colon: /a:b/library.so"
+    with mode("graph"), pytest.raises(RuntimeError, match=text):
+        Call(case.operator, case.attributes)(*tensors(case).values())
 
 
 def test_an_error_is_raised_by_the_call_that_made_it() -> None:

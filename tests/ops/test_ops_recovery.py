@@ -17,6 +17,7 @@ import tolerance
 from calls import Call, bare, mode, tensors
 from cases import make
 from mindspore import Tensor, nn
+from mindspore.graph import api as graph_api
 
 from ms_dsv32 import ops, weights
 from ms_dsv32.ops import _graphs
@@ -96,3 +97,17 @@ def test_one_graph_is_forgotten() -> None:
         assert second.compile_cache == {other}
         first(*tensors(CASE).values())
         assert first.compile_cache == {phase}
+
+
+def test_a_jitted_functions_graph_is_forgotten_without_a_cell() -> None:
+    before = set(graph_api.ms_compile_cache)
+    weights.to_array(ms.jit(function)(*tensors(CASE).values()))
+    (phase,) = set(graph_api.ms_compile_cache) - before
+    assert phase not in _graphs._cells
+    _graphs._forget(phase.encode())
+    assert phase not in graph_api.ms_compile_cache
+
+
+def test_there_is_no_graph_outside_a_compilation() -> None:
+    assert _graphs.compilation() == {}
+    assert _graphs.name() == ""
