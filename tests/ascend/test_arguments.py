@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import tolerance
 from calls import Call, mode
-from cases import IN_PLACE, MAKERS, Array, Case
+from cases import IN_PLACE, Array, Case
 from runs import attributes_of, inputs_of, results_of, run
 
 from ms_dsv32 import op_info, weights
@@ -47,7 +47,7 @@ def test_a_change_changes_the_result_as_golden_says(operator: str, name: str, mo
 
 
 @pytest.mark.parametrize("name", ["", arguments.EVERYTHING])
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_two_calls_that_share_nothing(operator: str, name: str) -> None:
     case, want = arguments.expected(operator, name)
     case.check(run(case, "pynative"), want, rtol=tolerance.ASCEND_TOPK_RTOL)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tolerance
 from calls import tensor
-from cases import IN_PLACE, MAKERS, Case, make
+from cases import IN_PLACE, Case, make
 from mindspore import Parameter, Tensor
 from mindspore.common.initializer import initializer
 from runs import attributes_of
@@ -39,7 +39,7 @@ class Calls:
         return {name: weights.to_array(self.given[name]).copy() for name in IN_PLACE[self._case.operator]}
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_every_call_is_checked(operator: str) -> None:
     case = make(operator, 1, 1, [3], n_q=2)
     call = Calls(case)

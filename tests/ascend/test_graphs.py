@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import tolerance
 from calls import Array, Call, arrays, mode, placeholders
-from cases import IN_PLACE, MAKERS, Case, make
+from cases import IN_PLACE, Case, make
 from mindspore import Tensor, nn
 from runs import assert_golden, attributes_of, calls_of, inputs_of, packed, results_of, run
 
-from ms_dsv32 import golden, ops, weights
+from ms_dsv32 import golden, op_info, ops, weights
 from ms_dsv32.ops._custom import Operator
 
 
@@ -39,14 +39,14 @@ def compiled(case: Case, how: str, level: str = "O0") -> Callable[..., Any]:
 
 @pytest.mark.parametrize("level", ["O0", "O1"])
 @pytest.mark.parametrize("how", ["graph", "jit"])
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_every_level_gives_the_bits_of_pynative_mode(operator: str, how: str, level: str) -> None:
     case, want = known(operator)
     with mode(how):
         tolerance.assert_same_outputs(results_of(case, compiled(case, how, level), inputs_of(case)), want)
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_graphs_of_ge_are_refused(operator: str) -> None:
     case, _ = known(operator)
     inputs = inputs_of(case)
@@ -81,7 +81,7 @@ def compilations(monkeypatch: pytest.MonkeyPatch) -> Compilations:
 
 
 @pytest.mark.parametrize("sizes", SIZES)
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_one_graph_serves_all_numbers_of_tokens(operator: str, sizes: str, compilations: Compilations) -> None:
     several = calls_of(operator, SIZES[sizes])
     call = compiled(several[0], "graph")
@@ -92,7 +92,7 @@ def test_one_graph_serves_all_numbers_of_tokens(operator: str, sizes: str, compi
     assert compilations.count == 1
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_jit_makes_a_graph_for_all_numbers_of_tokens_by_itself(operator: str, compilations: Compilations) -> None:
     several = calls_of(operator, [(1, 1), (3, 1), (2, 2), (1, 4), (2, 1), (0, 1)])
     call = ms.jit(Call(operator, attributes_of(several[0])), dynamic=1)
@@ -155,7 +155,7 @@ PLACES = {"on the device": on_device, "a view at an offset": at_an_offset, "tran
 
 @pytest.mark.parametrize("how", ["pynative", "graph", "jit"])
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_inputs_that_are_only_read_may_lie_anywhere(operator: str, place: str, how: str) -> None:
     """`known` had all of them in host memory. MindSpore hands a strided view over as it is, and CANN copies it."""
     case, want = known(operator)

@@ -22,9 +22,10 @@ from cases.changes import (
 )
 from cases.epilog import mla_epilog_case
 from cases.indexer import indexer_case
-from cases.makers import MAKERS, make
+from cases.makers import make
+from cases.operators import FUSED, PARTS, PROLOGS, READERS, WITH_WEIGHTS, assert_all_listed
 from cases.pages import Paging, make_paging
-from cases.prologs import PROLOGS, fused_prolog_case, indexer_prolog_case, mla_prolog_case, with_epsilons
+from cases.prologs import fused_prolog_case, indexer_prolog_case, mla_prolog_case, with_epsilons
 from cases.values import (
     POISON,
     Array,
@@ -40,16 +41,20 @@ from cases.values import (
 
 __all__ = [
     "CACHE_INDEX",
+    "FUSED",
     "IN_PLACE",
-    "MAKERS",
     "OTHER_DTYPE",
     "OUTPUTS",
+    "PARTS",
     "POISON",
     "PROLOGS",
+    "READERS",
     "SOFTMAX_SCALE",
+    "WITH_WEIGHTS",
     "Array",
     "Case",
     "Paging",
+    "assert_all_listed",
     "attention_case",
     "below_the_floor",
     "changed",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -110,13 +110,6 @@ def fused_prolog_case(
     inputs["ip_k_cache"] = indexer.inputs["k_cache"]
     inputs["ip_k_cache_scale"] = indexer.inputs["k_cache_scale"]
     return Case("mla_indexer_prolog_quant", inputs, {}, mla.paging, n_q)
-
-
-PROLOGS: dict[str, Callable[..., Case]] = {
-    "mla_prolog_quant": mla_prolog_case,
-    "lightning_indexer_prolog_quant": indexer_prolog_case,
-    "mla_indexer_prolog_quant": fused_prolog_case,
-}
 
 
 def with_epsilons(case: Case) -> Case:

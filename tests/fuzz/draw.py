@@ -16,14 +16,13 @@ from typing import Any
 
 import cases
 import numpy as np
-from cases import IN_PLACE, PROLOGS, Array, Case
+from cases import IN_PLACE, READERS, WITH_WEIGHTS, Array, Case
 
 from ms_dsv32 import golden, kernel_impl, op_info
 
 GROUP = 128
 Rng = np.random.Generator
 
-READERS = ("sparse_flash_attention_quant", "lightning_indexer_quant")
 HEADS = (1, 3)
 """Query heads of operators with weights. Few values, because every number of heads has weights of its own."""
 LENGTHS = (0, 1, 2, 63, 64, 100, 127, 128, 129, 200, 255, 256, 257, 300)
@@ -104,7 +103,7 @@ class Group:
         self.operator = operator
         self.threads = int(pick(rng, (1, 1, 2, 3)))
         self.case: Case = (_reader_case if operator in READERS else _weighted_case)(operator, rng)
-        self.packed = operator not in READERS and chance(rng, 0.5)
+        self.packed = operator in WITH_WEIGHTS and chance(rng, 0.5)
 
     @functools.cached_property
     def outputs(self) -> dict[str, Array]:
@@ -223,12 +222,7 @@ def _weighted_case(operator: str, rng: Rng) -> Case:
     """A call of an operator with weights: few tokens, some of them strange."""
     t = int(pick(rng, (1, 2, 3, 5, 6, 7, 9, 12)))
     n_q, seed = int(pick(rng, HEADS)), int(rng.integers(2**31))
-    if operator == "mla_epilog_quant":
-        case = cases.mla_epilog_case(1, t, n_q, seed=seed)
-    elif operator == "lightning_indexer_prolog_quant":
-        case = cases.indexer_prolog_case(1, t, t, seed=seed)
-    else:
-        case = PROLOGS[operator](1, t, n_q, t, seed=seed)
+    case = cases.make(operator, 1, t, t, n_q, seed=seed)
     attributes = {
         a.name: pick(rng, (1e-6, 1e-5, 0.0, 0.5, 1))
         for a in op_info.load(operator).attrs

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +11,9 @@ import cases
 import numpy as np
 import pytest
 import tolerance
+from cases.makers import MAKERS
 
-from ms_dsv32 import golden
+from ms_dsv32 import golden, op_info
 
 OP_INFO = Path(__file__).resolve().parents[2] / "op_info"
 DTYPES = {
@@ -24,20 +24,21 @@ DTYPES = {
     "int32": np.int32,
     "int64": np.int64,
 }
-MAKERS: dict[str, Callable[..., cases.Case]] = {
-    "mla_prolog_quant": lambda **k: cases.mla_prolog_case(n_q=2, **k),
-    "lightning_indexer_prolog_quant": cases.indexer_prolog_case,
-    "mla_indexer_prolog_quant": lambda **k: cases.fused_prolog_case(n_q=2, **k),
-    "sparse_flash_attention_quant": lambda **k: cases.attention_case(n_q=2, topk=16, **k),
-    "lightning_indexer_quant": lambda **k: cases.indexer_case(selected_count=16, **k),
-    "mla_epilog_quant": lambda **k: cases.mla_epilog_case(n_q=2, **k),
-}
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+def small(operator: str, b: int = 1, s1: int = 1, kv_lens: Any = None, **options: Any) -> cases.Case:
+    """A case of two heads, of which each token selects 16 keys."""
+    return cases.make(operator, b, s1, kv_lens, n_q=2, selected=16, **options)
+
+
+def test_every_operator_has_a_maker() -> None:
+    assert set(MAKERS) == set(op_info.names())
+
+
+@pytest.mark.parametrize("operator", op_info.names())
 @pytest.mark.parametrize("split", [False, True])
 def test_cases_follow_op_info_and_the_signatures(operator: str, split: bool) -> None:
-    case = MAKERS[operator](b=2, s1=2, split=split)
+    case = small(operator, b=2, s1=2, split=split)
     info = json.loads((OP_INFO / f"{operator}.json").read_text(encoding="utf-8"))
     assert case.operator == operator
     optional = [i["name"] for i in info["inputs"] if "optional" in i]
@@ -59,9 +60,9 @@ def test_cases_follow_op_info_and_the_signatures(operator: str, split: bool) -> 
         assert value.dtype == dtypes[name], name
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_seeds(operator: str) -> None:
-    one, same, other = (MAKERS[operator](b=1, s1=2, seed=seed) for seed in (1, 1, 2))
+    one, same, other = (small(operator, b=1, s1=2, seed=seed) for seed in (1, 1, 2))
     differing = 0
     for name, value in one.inputs.items():
         tolerance.assert_same_bits(name, same.inputs[name], value)
@@ -69,9 +70,9 @@ def test_seeds(operator: str) -> None:
     assert differing >= min(3, len(one.inputs) - 3)  # the epilog has one input beside its three weights
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_running_a_case_leaves_it_as_it_was(operator: str) -> None:
-    case = MAKERS[operator](b=1, s1=2)
+    case = small(operator, b=1, s1=2)
     before = {name: value.copy() for name, value in case.inputs.items()}
     first, second = case.golden(), case.golden()
     for name, value in before.items():
@@ -108,7 +109,7 @@ def test_paging() -> None:
 )
 def test_poison(operator: str, caches: tuple[str, ...], own_rows: bool) -> None:
     """Before a prolog, this call's rows are poisoned too; attention and indexer find them filled."""
-    case = MAKERS[operator](b=2, s1=2, kv_lens=[200, 5])
+    case = small(operator, b=2, s1=2, kv_lens=[200, 5])
     filled = np.zeros(case.paging.block_num * 128, bool)
     filled[case.paging.occupied_rows()] = True
     if not own_rows:
@@ -137,15 +138,15 @@ def test_topk_rows() -> None:
 
 def test_weights_are_made_once_and_cannot_be_changed() -> None:
     assert cases.mla_weights(2) is cases.mla_weights(2)
-    assert MAKERS["mla_prolog_quant"]().inputs["w_dq"] is cases.mla_weights(2)["w_dq"]
+    assert small("mla_prolog_quant").inputs["w_dq"] is cases.mla_weights(2)["w_dq"]
     with pytest.raises(ValueError, match="read-only"):
         cases.mla_weights(2)["w_dq"][0, 0] = 0
 
 
 def test_fused_inputs_are_those_of_the_halves() -> None:
-    fused = MAKERS["mla_indexer_prolog_quant"](b=1, s1=2, seed=4)
-    mla = MAKERS["mla_prolog_quant"](b=1, s1=2, seed=4)
-    indexer = MAKERS["lightning_indexer_prolog_quant"](b=1, s1=2, seed=4)
+    fused = small("mla_indexer_prolog_quant", b=1, s1=2, seed=4)
+    mla = small("mla_prolog_quant", b=1, s1=2, seed=4)
+    indexer = small("lightning_indexer_prolog_quant", b=1, s1=2, seed=4)
     for name in ("token_x", "cos", "sin", "cache_index"):
         tolerance.assert_same_bits(name, fused.inputs[name], mla.inputs[name])
     tolerance.assert_same_bits("mla_kv_cache", fused.inputs["mla_kv_cache"], mla.inputs["kv_cache"])
@@ -153,7 +154,7 @@ def test_fused_inputs_are_those_of_the_halves() -> None:
 
 
 def test_changes() -> None:
-    case = MAKERS["lightning_indexer_quant"]()
+    case = small("lightning_indexer_quant")
     weights = np.zeros_like(case.inputs["weights"])
     assert case.copy(weights=weights).inputs["weights"] is weights
     assert list(case.copy(weights=weights).inputs) == list(case.inputs)
@@ -180,9 +181,9 @@ def test_a_check_names_the_operator_and_the_output() -> None:
         case.check(split, want)
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_a_check_of_some_tokens_looks_at_no_other(operator: str) -> None:
-    case = MAKERS[operator](b=2, s1=2)
+    case = small(operator, b=2, s1=2)
     want = case.golden()
     tokens = np.array([True, False, True, True])
     for token in range(4):

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import tolerance
 from calls import Call, Loss, bare, forget_kernels, mode, run, tensors
-from cases import MAKERS
 from mindspore import Parameter, Tensor
 from mindspore.common.initializer import Zero, initializer
 from refusals import refused, set_item, small
@@ -70,7 +69,7 @@ def test_dtype_rank_and_shape_of_every_input(operator: str, name: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["pynative", "graph"])
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_what_is_no_tensor(operator: str, how: str) -> None:
     case = small(operator)
     name = list(case.inputs)[2]
@@ -176,7 +175,7 @@ def test_attributes(operator: str, attributes: dict[str, Any], error: type[Excep
         refused(case, how, error, f"{operator}: {text}", lambda given: given.update(attributes))
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_unknown_and_missing_arguments(operator: str) -> None:
     case = small(operator)
     inputs = list(tensors(case).values())
@@ -338,14 +337,14 @@ def test_an_error_of_an_earlier_operator_is_raised_by_the_next_call_and_not_agai
 
 
 @pytest.mark.parametrize("how", ["pynative", "graph"])
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_gradients_are_refused(operator: str, how: str) -> None:
     case = small(operator)
     with mode(how), pytest.raises(NotImplementedError, match=f"{operator}: inference only"):
         ms.grad(Loss(operator, case.attributes))(*tensors(case).values())
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_a_result_may_be_used_beside_what_is_differentiated(operator: str) -> None:
     case = small(operator)
     want = bare(case)

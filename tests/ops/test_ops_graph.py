@@ -14,10 +14,10 @@ import mindspore as ms
 import pytest
 import tolerance
 from calls import Call, arrays, bare, mode, placeholders, run, tensors
-from cases import MAKERS, make
+from cases import make
 from mindspore import Tensor, nn
 
-from ms_dsv32 import ops, weights
+from ms_dsv32 import op_info, ops, weights
 from ms_dsv32.config import MlaTileConfig
 
 
@@ -30,7 +30,7 @@ def same_cache_sizes(operator: str, split: bool) -> list[cases.Case]:
 
 
 @pytest.mark.parametrize("split", [False, True])
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_one_graph_serves_every_number_of_tokens(operator: str, split: bool) -> None:
     several = same_cache_sizes(operator, split)
     call = Call(operator, several[0].attributes)

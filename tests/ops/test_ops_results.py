@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 import tolerance
 from calls import MODES, arrays, bare, run, tensors
-from cases import MAKERS, PROLOGS, make
+from cases import PROLOGS, make
 
 from ms_dsv32 import op_info, ops, weights
 from ms_dsv32.config import ModelConfig
 
 
 @pytest.mark.parametrize("mode_name", MODES)
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_golden(operator: str, mode_name: str) -> None:
     case = make(operator, 2, 2, [131, 257])
     case.check(run(case, mode_name))
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_the_example_of_the_contract_is_golden(operator: str) -> None:
     case = make(operator, 2, 2, [131, 257])
     if operator == "sparse_flash_attention_quant":
@@ -83,7 +83,7 @@ def test_attention_and_indexer_over_128k_keys(operator: str) -> None:
         tolerance.assert_same_outputs(run(case, mode_name), want)
 
 
-@pytest.mark.parametrize("operator", MAKERS)
+@pytest.mark.parametrize("operator", op_info.names())
 def test_a_split_token_axis(operator: str) -> None:
     want = bare(make(operator, 2, 3))
     case = make(operator, 2, 3, split=True)
