@@ -36,6 +36,11 @@ ENTRIES = 48
 """Entries of a row of topk_indices. The second sequence has few keys in comparison, so that its length counts."""
 QUERIES = (1, 2)
 """query_act_seqs of the four tokens: not two each, and one is padding."""
+OPTIONS: dict[str, dict[str, Any]] = {
+    "sparse_flash_attention_quant": {"topk": ENTRIES, "full": True},
+    "lightning_indexer_quant": {"selected_count": SELECTED, "full": True},
+}
+"""What the makers of some operators are asked for. With `full`, any block_table may be passed."""
 
 CONFIGURATIONS = {
     "MlaTileConfig": MlaTileConfig(tile_bs=32, q_vec_tile0=8),
@@ -65,15 +70,11 @@ WEIGHT_FORMAT = "weight_format"
 @functools.cache
 def base(operator: str, seed: int = 0) -> Case:
     """A call of two sequences of two tokens, three heads. Another seed has the same shapes and other values."""
-    if operator == "sparse_flash_attention_quant":
-        case = cases.with_lse(cases.attention_case(2, 2, HEADS, LENGTHS, topk=ENTRIES, seed=seed, full=True))
-        return case.copy(topk_indices=_selection(seed))
-    if operator == "lightning_indexer_quant":
-        return cases.indexer_case(2, 2, LENGTHS, selected_count=SELECTED, seed=seed, full=True)
-    if operator == "mla_epilog_quant":
-        return _with_weights(cases.mla_epilog_case(2, 2, HEADS, seed=seed), seed)
-    case = cases.make(operator, 2, 2, LENGTHS, HEADS, seed=seed)
-    return cases.with_epsilons(_with_weights(case.copy(**_tables(case, seed)), seed))
+    case = cases.make(operator, 2, 2, LENGTHS, HEADS, seed=seed, **OPTIONS.get(operator, {}))
+    case = cases.with_epsilons(_with_weights(case.copy(**_tables(case, seed)), seed))
+    if "topk_indices" in case.inputs:
+        case = case.copy(topk_indices=_selection(seed))
+    return cases.with_lse(case) if "return_lse" in names(operator) else case
 
 
 def _with_weights(case: Case, seed: int) -> Case:

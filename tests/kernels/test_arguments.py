@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import tolerance
 from bare_kernels import run
+from cases import assert_all_listed
 
 from ms_dsv32 import golden, kernel_impl, op_info
 from ms_dsv32.config import IndexerPrologQuantAttr
@@ -71,6 +72,11 @@ def test_how_weights_are_stored(operator: str) -> None:
 
 SMALL = {"mla_prolog_quant": 2.0**-9, "lightning_indexer_prolog_quant": 2.0**-11, "mla_indexer_prolog_quant": 2.0**-10}
 """Of tokens: what a default epsilon is added to is about as large, so that 0 and ten times as much are told from it."""
+
+
+def test_every_operator_with_a_default_is_listed() -> None:
+    numbers = {name: [a for a in op_info.load(name).kernel_attrs if a.type == "float"] for name in op_info.names()}
+    assert_all_listed(SMALL, [name for name, attrs in numbers.items() if not all(a.required for a in attrs)])
 
 
 @pytest.mark.parametrize("operator", SMALL)
