@@ -10,8 +10,8 @@ from cases import Array, Case
 
 from ms_dsv32 import kernel_impl, op_info
 
-TOKENS = {"mla_prolog_quant": "token_x", "lightning_indexer_prolog_quant": "x", "mla_indexer_prolog_quant": "token_x"}
-"""The input of each prolog that holds the tokens."""
+TOKENS = {name: op_info.load(name).inputs[0].name for name in cases.WITH_WEIGHTS}
+"""The input of each operator with weights that holds the tokens: the first one."""
 
 
 def run(case: Case) -> dict[str, Array]:

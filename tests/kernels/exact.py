@@ -25,6 +25,7 @@ import cases
 import numpy as np
 from numpy.typing import NDArray
 
+from ms_dsv32 import op_info
 from ms_dsv32.golden import bf16_to_float32, float32_to_bf16, round_bf16, select_topk
 
 Array = NDArray[Any]
@@ -177,7 +178,7 @@ def _sums(order: Order) -> Iterator[None]:
         "layer_norm": lambda *arguments: layer_norm(*arguments, order),
     }
     with ExitStack() as stack:
-        for operator in ("mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_epilog_quant"):
+        for operator in op_info.names():
             module = importlib.import_module(f"ms_dsv32.golden.{operator}")
             for name, function in replaced.items():
                 if hasattr(module, name):

@@ -1,4 +1,4 @@
-"""Calls of the prologs and of the epilog whose results show the order of every sum."""
+"""Calls of the operators with weights whose results show the order of every sum."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import cases
 import numpy as np
-from bare_kernels import TOKENS, prolog
+from bare_kernels import TOKENS
 from cases import CACHE_INDEX, Array
 
 from ms_dsv32 import golden
@@ -15,7 +15,8 @@ from ms_dsv32.golden import float32_to_bf16
 
 ONE = np.uint16(0x3F80)
 MINUS = np.uint16(0x8000)  # the sign of a bfloat16
-T = 7  # different tokens of a prolog's and an epilog's call
+T = 7  # different tokens of a call
+HEADS = 3
 
 
 def weights_of(case: cases.Case) -> dict[str, Array]:
@@ -53,7 +54,7 @@ def cancelling(case: cases.Case) -> cases.Case:
             if name in w:
                 w[name][..., pairs[1]] = w[name][..., pairs[0]]
 
-    tokens = TOKENS.get(case.operator, "attention_out")
+    tokens = TOKENS[case.operator]
     h = pair(w[tokens].shape[-1])
     alike(h, tokens)
     # So large that the roundings of sums are about 1.
@@ -122,17 +123,12 @@ KINDS: dict[str, Callable[[cases.Case], cases.Case]] = {
 @functools.cache
 def distinct(operator: str, kind: str) -> cases.Case:
     """A call of T tokens."""
-    if operator == "mla_epilog_quant":
-        return KINDS[kind](cases.mla_epilog_case(1, T, 3, seed=8))
-    return KINDS[kind](prolog(operator, 1, T, n_q=2, seed=8))
+    return KINDS[kind](cases.with_epsilons(cases.make(operator, 1, T, n_q=HEADS, seed=8)))
 
 
 def repeated(case: cases.Case, t: int) -> cases.Case:
     """T tokens, over and over."""
-    if case.operator == "mla_epilog_quant":
-        longer = cases.mla_epilog_case(1, t, 3)
-    else:
-        longer = prolog(case.operator, 1, t, n_q=2)
+    longer = cases.make(case.operator, 1, t, n_q=HEADS).with_attributes(**case.attributes)
     caches = {*cases.IN_PLACE[case.operator], CACHE_INDEX.get(case.operator)}
     inputs = {n: v for n, v in case.inputs.items() if n not in caches}
     return longer.copy(**{n: v[np.arange(t) % T] if v.shape[0] == T else v for n, v in inputs.items()})

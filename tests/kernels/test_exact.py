@@ -13,12 +13,14 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import arguments
 import cases
 import exact
 import numpy as np
 import pytest
 import tolerance
 from bare_kernels import TOKENS, pack, prolog, run
+from cases import FUSED, WITH_WEIGHTS
 from exact import ORDERS, Order
 from exact_cases import (
     KINDS,
@@ -32,7 +34,7 @@ from exact_cases import (
 )
 from numpy.typing import NDArray
 
-from ms_dsv32 import golden, kernel_impl
+from ms_dsv32 import golden, kernel_impl, op_info
 from ms_dsv32.golden import float32_to_bf16
 
 Array = NDArray[Any]
@@ -69,14 +71,22 @@ def check(case: cases.Case, order: Order) -> None:
         tolerance.assert_same_bits(name, run(case)[name], want)
 
 
+@pytest.mark.parametrize("operator", op_info.names())
+def test_every_operator(operator: str, order: Order) -> None:
+    """Ordinary data, on which a new operator is tried by itself."""
+    check(arguments.base(operator), order)
+
+
+def _kinds(operator: str) -> list[str]:
+    """The data that show an operator's sums. A fused one has the sums of its parts, so one kind is enough."""
+    if operator in FUSED:
+        return ["cancelling"]
+    inputs = {a.name for a in op_info.load(operator).inputs}
+    return [kind for kind in KINDS if kind != "offset" or "wk" in inputs]
+
+
 @pytest.mark.parametrize(
-    ("operator", "kind"),
-    [
-        *(("mla_prolog_quant", kind) for kind in ("ordinary", "cancelling", "ties", "floor")),
-        *(("lightning_indexer_prolog_quant", kind) for kind in KINDS),
-        ("mla_indexer_prolog_quant", "cancelling"),
-        *(("mla_epilog_quant", kind) for kind in ("ordinary", "cancelling", "ties", "floor")),
-    ],
+    ("operator", "kind"), [(operator, kind) for operator in WITH_WEIGHTS for kind in _kinds(operator)]
 )
 def test_tokens(operator: str, kind: str, order: Order) -> None:
     case = distinct(operator, kind)
