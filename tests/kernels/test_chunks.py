@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tolerance
 from bare_kernels import check, check_part, pack, prolog, run
-from cases import CACHE_INDEX, PROLOGS
+from cases import CACHE_INDEX, PROLOGS, WITH_WEIGHTS
 
 from ms_dsv32 import kernel_impl
 
@@ -52,9 +52,9 @@ def test_more_tokens_than_a_prolog_works_on_at_a_time(name: str) -> None:
 # Tasks that pack their weights take 384 tokens (kProjectionRowsNd, kHeadRowsNd, kIndexerRowsNd, kEpilogRowsNd), in
 # rows of 96 and 128.
 @pytest.mark.parametrize("t", [383, 384, 385])
-@pytest.mark.parametrize("name", [*PROLOGS, "mla_epilog_quant"])
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
 def test_more_tokens_than_a_task_packs_weights_for(name: str, t: int) -> None:
-    case = cases.mla_epilog_case(1, t, 2, seed=t) if name == "mla_epilog_quant" else prolog(name, 1, t, 1, seed=t)
+    case = cases.make(name, 1, t, n_q=2, seed=t)
     tolerance.assert_same_outputs(run(case), run(pack(case)))
 
 
@@ -97,7 +97,7 @@ def test_a_wave_of_fewer_tokens() -> None:
 @pytest.mark.parametrize("name", ["mla_prolog_quant", "mla_epilog_quant"])
 def test_a_thread_goes_on_with_the_same_head(name: str) -> None:
     """One thread takes a head's blocks of tokens one after the other, so it does not fetch the next head's weights."""
-    case = pack(cases.mla_epilog_case(1, 129, 2, seed=7) if name == "mla_epilog_quant" else prolog(name, 1, 129, 2))
+    case = pack(cases.make(name, 1, 129, n_q=2, seed=7))
     kernel_impl.set_thread_count(1)
     one = run(case)
     kernel_impl.set_thread_count(3)

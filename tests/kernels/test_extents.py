@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import tolerance
 from bare_kernels import prolog, run
-from cases import CACHE_INDEX, PROLOGS
+from cases import CACHE_INDEX, PROLOGS, READERS
 from numpy.typing import NDArray
 from reserved import FAR_ROW, repeated, reserved
 
@@ -73,13 +73,10 @@ def run_far(case: cases.Case, caches: dict[str, Array]) -> dict[str, Array]:
     return dict(zip((o.name for o in op_info.load(case.operator).outputs), results, strict=True))
 
 
-@pytest.mark.parametrize("operator", ["lightning_indexer_quant", "sparse_flash_attention_quant"])
+@pytest.mark.parametrize("operator", READERS)
 def test_a_wide_block_table(operator: str) -> None:
     """The last of three sequences begins after 2^32 entries."""
-    if operator == "lightning_indexer_quant":
-        case = cases.indexer_case(3, 1, [300, 90, 200], selected_count=50)
-    else:
-        case = cases.with_lse(cases.attention_case(3, 1, 5, [300, 90, 200], topk=70))
+    case = cases.make(operator, 3, 1, [300, 90, 200], n_q=5, selected=70)
     small = case.inputs["block_table"]
     table = reserved((3, 2**31 + 1), np.int32)
     table[:, : small.shape[1]] = small

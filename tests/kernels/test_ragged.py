@@ -13,7 +13,7 @@ import pytest
 import tolerance
 from bare_kernels import check, run
 
-from ms_dsv32 import golden, kernel_impl
+from ms_dsv32 import golden, kernel_impl, op_info
 
 COUNTS = [
     ([0, 0, 0], 0), ([0, 0, 0], 4), ([1, 0, 0], 0), ([0, 0, 1], 127), ([3, 1, 2], 0), ([0, 7, 9], 1), ([9, 9, 9], 5),
@@ -23,13 +23,11 @@ COUNTS = [
 
 
 def make(operator: str, lengths: Sequence[int] = (3000, 40, 2300), s1: int = 9, seed: int = 0) -> cases.Case:
-    b = len(lengths)
-    if operator == "lightning_indexer_quant":
-        return cases.indexer_case(b, s1, list(lengths), seed=seed)
-    return cases.with_lse(cases.attention_case(b, s1, 5, list(lengths), seed=seed))
+    case = cases.make(operator, len(lengths), s1, list(lengths), n_q=5, seed=seed)
+    return cases.with_lse(case) if operator == "sparse_flash_attention_quant" else case
 
 
-OPERATORS = ["lightning_indexer_quant", "sparse_flash_attention_quant"]
+OPERATORS = [name for name in op_info.names() if op_info.load(name).optional]
 PADDING = {"topk_indices": -1, "attention_out": 0, "lse": -np.inf}
 
 

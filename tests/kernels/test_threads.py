@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tolerance
 from bare_kernels import TOKENS, check_part, pack, prolog, run
-from cases import PROLOGS
+from cases import PROLOGS, assert_all_listed
 
 from ms_dsv32 import golden, kernel_impl, op_info
 
@@ -43,6 +43,10 @@ CASES: dict[str, Callable[[], cases.Case]] = {
         37, 1, [1 + 37 * n % 500 for n in range(37)], selected_count=50
     ),
 }
+
+
+def test_every_operator_is_listed() -> None:
+    assert_all_listed({name.partition(",")[0] for name in CASES})
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -21,10 +21,8 @@ TOKENS = 8
 
 def make(operator: str) -> cases.Case:
     """Three sequences of up to four tokens."""
-    lengths = [2100, 40, 300]
-    if operator == "lightning_indexer_quant":
-        return cases.indexer_case(3, 4, lengths)
-    return cases.with_lse(cases.attention_case(3, 4, 2, lengths))
+    case = cases.make(operator, 3, 4, [2100, 40, 300], n_q=2)
+    return cases.with_lse(case) if operator == "sparse_flash_attention_quant" else case
 
 
 def mixes(operator: str) -> list[cases.Case]:
