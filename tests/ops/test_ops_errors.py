@@ -36,6 +36,13 @@ def changed_dtype(dtype: str) -> Callable[[Tensor], Tensor]:
     return lambda tensor: weights.to_tensor(np.zeros(tensor.shape, NUMPY[dtype]))
 
 
+def dims_told(operator: str) -> list[set[str | None]]:
+    """The dims that each input and each attribute of an operator tells, of a call with merged token axes."""
+    info = op_info.load(operator)
+    inputs = ({s for axis in a.shapes[0] for s in op_info.symbols(axis)} for a in info.inputs)
+    return [*inputs, *({a.binds} for a in info.attrs)]
+
+
 @pytest.mark.parametrize(("operator", "name"), INPUTS)
 def test_dtype_rank_and_shape_of_every_input(operator: str, name: str) -> None:
     info = next(a for a in op_info.load(operator).inputs if a.name == name)
@@ -58,10 +65,8 @@ def test_dtype_rank_and_shape_of_every_input(operator: str, name: str) -> None:
         wrong = (*shape[:axis], shape[axis] + 1, *shape[axis + 1 :])
         if all(dims[s].value is not None for s in symbols):
             text = f"{operator}: {name} has shape {wrong}, expected "  # a fixed axis: this argument is wrong
-        elif expression in ("max_blocknum_perbatch", "b") and operator == "lightning_indexer_quant":
-            continue  # t and b are told by several arguments; b must divide t, and any number of columns is right
-        elif expression == "t" and operator == "mla_epilog_quant":
-            continue  # one argument tells it
+        elif sum(expression in told for told in dims_told(operator)) == 1:
+            continue  # no other argument tells it, so any size is right
         else:
             text = f"{operator}: "  # a free axis: it contradicts some other argument, and either may be named
         refused(case, "pynative", ValueError, text, set_item(name, changed_shape(shape, axis)))
@@ -229,6 +234,14 @@ BAD_VALUES: list[tuple[str, str, Any, int, str]] = [
     ("lightning_indexer_quant", "block_table", (1, 0), -1, "block_table[1, 0] = -1 is outside [0, block_num) = [0, 4)"),
     ("lightning_indexer_quant", "kv_act_seqs", (1,), 385, "kv_act_seqs[1] = 385 is outside "),
 ]
+
+
+def test_every_operator_is_listed() -> None:
+    """The errors of all operators are stated by hand. One whose inputs hold no indices takes every value."""
+    cases.assert_all_listed({operator for operator, *_ in ONE_OF_EACH})
+    cases.assert_all_listed({operator for operator, *_ in BAD_ATTRIBUTES})
+    with_indices = [o for o in op_info.names() if any(a.values for a in op_info.load(o).inputs)]
+    cases.assert_all_listed({operator for operator, *_ in BAD_VALUES}, with_indices)
 
 
 @pytest.mark.parametrize(("operator", "name", "at", "bad", "text"), BAD_VALUES)

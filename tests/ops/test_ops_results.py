@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tolerance
 from calls import MODES, arrays, bare, run, tensors
-from cases import PROLOGS, make
+from cases import PARTS, PROLOGS, READERS, WITH_WEIGHTS, make
 
 from ms_dsv32 import op_info, ops, weights
 from ms_dsv32.config import ModelConfig
@@ -43,8 +43,8 @@ MANY_TOKENS = [(128, 4, 1), (1, 1024, 1)]  # the largest decode step, and a chun
 @pytest.mark.parametrize(
     ("operator", "b", "s1", "n_q"),
     [
-        *((o, *size) for o in (*PROLOGS, "mla_epilog_quant") for size in TOKENS),
-        *((o, *size) for o in ("mla_indexer_prolog_quant", "mla_epilog_quant") for size in MANY_TOKENS),
+        *((o, *size) for o in WITH_WEIGHTS for size in TOKENS),
+        *((o, *size) for o in WITH_WEIGHTS if o not in PARTS for size in MANY_TOKENS),
     ],
 )
 def test_prologs_and_epilog_at_all_sizes(operator: str, b: int, s1: int, n_q: int) -> None:
@@ -66,7 +66,7 @@ def test_prologs_and_epilog_at_all_sizes(operator: str, b: int, s1: int, n_q: in
         (1, 1024, 1152, 1),
     ],
 )
-@pytest.mark.parametrize("operator", ["sparse_flash_attention_quant", "lightning_indexer_quant"])
+@pytest.mark.parametrize("operator", READERS)
 def test_attention_and_indexer_at_all_sizes(operator: str, b: int, s1: int, kv: Any, n_q: int) -> None:
     case = make(operator, b, s1, kv, n_q)
     want = bare(case)
@@ -75,7 +75,7 @@ def test_attention_and_indexer_at_all_sizes(operator: str, b: int, s1: int, kv: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("operator", ["sparse_flash_attention_quant", "lightning_indexer_quant"])
+@pytest.mark.parametrize("operator", READERS)
 def test_attention_and_indexer_over_128k_keys(operator: str) -> None:
     case = make(operator, 1, 2, 131072, 4, shuffle=False)
     want = bare(case)
@@ -91,14 +91,15 @@ def test_a_split_token_axis(operator: str) -> None:
         tolerance.assert_same_outputs(run(case, mode_name), want)
 
 
-@pytest.mark.parametrize("operator", [*PROLOGS, "mla_epilog_quant"])
+PACKABLE = ("w_dq", "w_uq_qr", "w_uk", "w_dkv_kr", "w_qb", "wk", "w_proj", "w_uv", "w_o")
+"""The weights that may be packed, stated once more beside the contract."""
+
+
+@pytest.mark.parametrize("operator", WITH_WEIGHTS)
 def test_packed_weights_give_the_same_bits(operator: str) -> None:
     case = make(operator, 2, 1)
-    packable = ("w_dq", "w_uq_qr", "w_uk", "w_dkv_kr", "w_qb", "wk", "w_proj", "w_uv", "w_o")
-    bare_name = {n: n.removeprefix("mla_").removeprefix("ip_").removesuffix("_in") for n in case.inputs}
-    changed = {n: weights.pack(case.inputs[n]) for n in case.inputs if bare_name[n] in packable}
-    counts = {"mla_prolog_quant": 4, "lightning_indexer_prolog_quant": 3, "mla_epilog_quant": 2}
-    assert len(changed) == counts.get(operator, 7)
+    changed = {n: weights.pack(array) for n, array in case.inputs.items() if cases.weight_name(n) in PACKABLE}
+    assert set(changed) == set(op_info.load(operator).packable)
     packed = case.copy(**changed).with_attributes(weight_format="PACKED")
     for mode_name in ("pynative", "graph"):
         tolerance.assert_same_outputs(run(packed, mode_name), bare(case))
@@ -149,7 +150,7 @@ def test_a_prompt_in_chunks_is_the_prompt() -> None:
         tolerance.assert_same_bits(name, parts[-1] if name in caches else np.concatenate(parts), want[name])
 
 
-@pytest.mark.parametrize("operator", ["lightning_indexer_quant", "sparse_flash_attention_quant"])
+@pytest.mark.parametrize("operator", READERS)
 def test_tokens_of_a_sequence_one_by_one(operator: str) -> None:
     whole = make(operator, 2, 4, [70, 300], n_q=3)
     want = bare(whole)
