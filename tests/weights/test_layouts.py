@@ -16,8 +16,8 @@ from safetensors import safe_open
 from ms_dsv32 import cells, golden, op_info, weights
 
 RNG = np.random.default_rng(5)
-OPERATORS = ("mla_prolog_quant", "lightning_indexer_prolog_quant", "mla_epilog_quant")
-"""The operators that have weights."""
+OPERATORS = [name for name in cases.WITH_WEIGHTS if name not in cases.FUSED]
+"""The operators whose weights a layer has."""
 pytestmark = pytest.mark.mindspore  # Tensors, and cells
 
 
