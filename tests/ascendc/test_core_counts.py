@@ -4,42 +4,39 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from collections.abc import Callable
 from typing import Any
 
 import cases
 import epilog
 import numpy as np
 import pytest
-from emulated import run
+from emulated import check, odd_case, run
 from numpy.typing import NDArray
 from tiling import PROLOGS, library
 from tolerance import assert_same_outputs
+
+from ms_dsv32 import op_info
 
 Array = NDArray[Any]
 CORES = range(2, 25)
 MOST_CORES = 32
 """Cores that the tiling functions are asked for: more than any device of the architecture has."""
 
-CASES: dict[str, Callable[[], cases.Case]] = {
-    **{op: functools.partial(cases.make, op, 5, 1, [3, 60, 5, 9, 1], 3) for op in PROLOGS},
-    "mla_epilog_quant": lambda: cases.mla_epilog_case(7, 1, 5, 1),
-    # Lists of 96 entries are not sorted: that would depend on the cores.
-    "sparse_flash_attention_quant": lambda: cases.attention_case(7, 1, 20, [96, 0, 2, 77, 300, 40, 9], topk=96),
-    "lightning_indexer_quant": lambda: cases.indexer_case(7, 1, [900, 0, 2, 700, 2300, 40, 5000], selected_count=64),
-}
-
 
 @functools.lru_cache(maxsize=1)
 def of_one_core(op: str) -> tuple[cases.Case, dict[str, Array]]:
-    case = CASES[op]()
+    case = odd_case(op)
     return case, run(case)[0]
 
 
+@pytest.mark.parametrize("op", op_info.names())
+def test_as_golden(op: str) -> None:
+    check(odd_case(op), cores=3)
+
+
 @pytest.mark.parametrize("cores", CORES)
-@pytest.mark.parametrize("op", CASES)
+@pytest.mark.parametrize("op", op_info.names())
 def test_no_bit_depends_on_cores(op: str, cores: int) -> None:
-    """With heads, tokens, keys and columns that cores cannot share equally."""
     case, want = of_one_core(op)
     assert_same_outputs(run(case, cores, seed=cores % 3)[0], want)
 
@@ -124,7 +121,7 @@ extern "C" const char* check_indexer(uint32_t t, uint32_t b, uint32_t columns, u
 """
 
 
-def check(function: str, *numbers: int) -> None:
+def check_tiling(function: str, *numbers: int) -> None:
     found = getattr(library(SOURCE), function)
     found.restype = ctypes.c_char_p
     wrong = found(*map(ctypes.c_uint32, numbers))
@@ -136,13 +133,13 @@ def test_tiling(cores: int) -> None:
     for t in (1, 2, 7, 64, 127, 128, 129, 1000):
         for op in range(len(PROLOGS)):
             for n_q in (1, 3, 16, 127, 128):
-                check("check_prolog", op, t, n_q, cores)
+                check_tiling("check_prolog", op, t, n_q, cores)
         for n_q in (1, 17, 121, 128):
             for topk in (1, 17, 96, 2048, 4096):
-                check("check_attention", t, n_q, topk, cores)
+                check_tiling("check_attention", t, n_q, topk, cores)
         for s1 in (1, 2, 4, 5):
             for columns in (1, 40, 1300):
-                check("check_indexer", t * s1, t, columns, cores)
+                check_tiling("check_indexer", t * s1, t, columns, cores)
 
 
 def test_cores_of_the_epilog() -> None:

@@ -17,10 +17,12 @@ import prologs
 import pytest
 from attention import shape_tiling
 from cases import Array, Case
-from emulated import check, run
+from emulated import check, odd_case, run
 from numpy.typing import NDArray
 from tiling import PROLOGS
 from tolerance import ASCEND_TOPK_RTOL, assert_topk
+
+from ms_dsv32 import op_info
 
 SEEDS = range(1, 1 + int(os.environ.get("MS_DSV32_LATE_SEEDS", "3")))
 FLAGS = ("bits", "counts")
@@ -34,6 +36,14 @@ def in_many_orders(launch: Callable[..., object], flags: tuple[str, ...] = FLAGS
                 launch(seed=seed, flags=meaning, cycles=False)
             except AssertionError as error:
                 raise AssertionError(f"seed={seed}, flags={meaning!r}: {error}") from error
+
+
+@pytest.mark.parametrize("op", op_info.names())
+def test_every_operator(op: str) -> None:
+    """A small call, on which a new operator is tried by itself."""
+    case = odd_case(op)
+    want = case.golden()
+    in_many_orders(lambda **options: check(case, 3, want, **options))
 
 
 # Prologs

@@ -22,6 +22,7 @@ pytestmark = pytest.mark.slow
     ("file", "selection"),
     [
         ("test_emulator_faults.py", "fault_is_found"),
+        ("test_core_counts.py", "test_as_golden"),
         ("test_prologs.py", "test_as_golden and 2-1-3-1-1 and mla_indexer"),
         ("test_sparse_flash_attention_quant.py", "one_token or small_blocks or ragged_against"),
         ("test_lightning_indexer_quant.py", "one_token or small_blocks or ragged_against or anywhere"),
