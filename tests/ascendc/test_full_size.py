@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from emulated import check
 
+from ms_dsv32 import op_info
+
 pytestmark = pytest.mark.slow
+
+
+@pytest.mark.parametrize("op", op_info.names())
+def test_every_operator(op: str) -> None:
+    """The largest decode step of all heads, on which a new operator is tried by itself."""
+    check(cases.make(op, 32, 4, 300, 128), 24)
 
 
 def test_prologs_of_a_chunk() -> None:
