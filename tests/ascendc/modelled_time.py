@@ -39,17 +39,11 @@ ANCHOR_SHAPES = {80: (16, 5, 3072)}
 
 def case_of(op: str, t: int) -> cases.Case:
     b, s1, keys = {**SHAPES, **ANCHOR_SHAPES}[t]
-    if op == "mla_prolog_quant":
-        return cases.mla_prolog_case(b, s1, 128, s1 + 2)
-    if op == "lightning_indexer_prolog_quant":
-        return cases.indexer_prolog_case(b, s1, s1 + 2)
-    if op == "mla_indexer_prolog_quant":
-        return cases.fused_prolog_case(b, s1, 128, s1 + 2)
     if op == "sparse_flash_attention_quant":
-        return cases.attention_case(b, s1, 128, ATTENTION_KEYS)
-    if op == "mla_epilog_quant":
-        return cases.mla_epilog_case(b, s1, 128, s1)
-    return cases.indexer_case(b, s1, keys)
+        keys = ATTENTION_KEYS
+    elif op not in cases.READERS:
+        keys = s1 + 2  # which cost nothing
+    return cases.make(op, b, s1, keys, 128)
 
 
 ANCHORS = {
