@@ -1,12 +1,12 @@
 // The AscendC kernels behind the entries and checks of the CPU library: MindSpore and ctypes load the result in its
-// place. kernel_library.py puts the tables kArguments in front and links the kernels as the emulator compiled them.
+// place. kernel_library.py puts the declarations of each kernel and the table of its arguments, k_<op>, in front, and
+// links the kernels as the emulator compiled them.
 #include <cstring>
 #include <numeric>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
-#include "interface.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/epilog_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/prolog_make_tiling.h"
@@ -16,13 +16,6 @@
 #include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant.h"
 #include "ms_dsv32/kernel_impl/cpu/dispatch.h"
 #include "ms_dsv32/kernel_impl/cpu/kernel_calls.h"
-
-ASCENDC_EMULATOR_DECLARE(mla_prolog_quant);
-ASCENDC_EMULATOR_DECLARE(lightning_indexer_prolog_quant);
-ASCENDC_EMULATOR_DECLARE(mla_indexer_prolog_quant);
-ASCENDC_EMULATOR_DECLARE(sparse_flash_attention_quant);
-ASCENDC_EMULATOR_DECLARE(lightning_indexer_quant);
-ASCENDC_EMULATOR_DECLARE(mla_epilog_quant);
 
 namespace ms_dsv32 {
 namespace {
@@ -177,7 +170,7 @@ void RunKernel(const Call& call) {
                                     call.Given(op_info::lightning_indexer_quant::kQueryActSeqs)},
                                    platform, tiling);
                }))
-  throw std::logic_error(std::string(name) + " has no kernel");
+  throw std::logic_error(std::string(name) + " has no tiling in RunKernel of kernel_library.cc");
 }
 
 namespace cpu {

@@ -45,8 +45,9 @@ LINK = ("-shared", "-pthread")
 
 
 def _tables() -> str:
-    """C++ tables: the GM arguments of each kernel in order, as indices into a call's inputs and outputs."""
-    text = "#include <vector>\nstruct Argument {\n  int index;\n  bool nz, packable, written;\n};\n"
+    """C++ of each kernel: its declarations, and its GM arguments in order, as indices into a call's in- and outputs."""
+    text = '#include <vector>\n#include "interface.h"\n'
+    text += "struct Argument {\n  int index;\n  bool nz, packable, written;\n};\n"
     for name in op_info.names():
         info = op_info.load(name)
         inputs = [a.name for a in info.inputs]
@@ -54,6 +55,7 @@ def _tables() -> str:
         rows = [(i, a.format == "NZ", a.packable, False) for i, a in enumerate(info.inputs)]
         rows += [(outputs.index(o.in_place_of or o.name), False, False, bool(o.in_place_of)) for o in info.outputs]
         entries = ", ".join(f"{{{i}, {int(nz)}, {int(packable)}, {int(written)}}}" for i, nz, packable, written in rows)
+        text += f"ASCENDC_EMULATOR_DECLARE({name});\n"
         text += f"static const std::vector<Argument> k_{name} = {{{entries}}};\n"
     return text
 
