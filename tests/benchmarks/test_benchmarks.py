@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cases
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -42,6 +43,10 @@ SMALL = {
     **{op: Shape(op, 2, 1, 128) for op in PROJECTIONS},
     **{op: Shape(op, 1, 2, 4096) for op in (INDEXER, ATTENTION, STEP)},
 }
+
+
+def test_every_operator_is_timed() -> None:
+    cases.assert_all_listed(OPS)
 
 
 def _check_contenders(family: str, shape: Shape, names: list[str]) -> None:
