@@ -76,8 +76,7 @@ INCLUDED = {
         "contract",
         "ascendc/op_host",
         # What host and kernel share: tiling data, and the sizes that it is made for.
-        *(f"ascendc/op_kernel/{name}_tiling.h" for name in ("prolog", "epilog")),
-        *(f"ascendc/op_kernel/{name}_tiling.h" for name in ("lightning_indexer_quant", "sparse_flash_attention_quant")),
+        *(f"ascendc/op_kernel/{path.name}" for path in KERNEL_IMPL.glob("ascendc/op_kernel/*_tiling.h")),
         "ascendc/op_kernel/dims.h",
     },
     "ascendc/op_kernel": set(),  # CANN compiles it alone: its files include each other without a path
