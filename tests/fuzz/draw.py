@@ -281,6 +281,8 @@ def _reader_case(operator: str, rng: Rng) -> Case:
         count = int(pick(rng, COUNTS))
         case = cases.indexer_case(b, s1, lengths, selected_count=count, distinct_keys=distinct, **options)
         return _ragged(case, rng) if ragged else case
+    if operator != "sparse_flash_attention_quant":
+        raise KeyError(f"{operator} reads caches: tests/fuzz/draw.py has to draw it in _reader_case and _good_reader")
     n_q, topk = int(pick(rng, (1, 2, 3, 5, 16))), int(pick(rng, COUNTS))
     case = cases.attention_case(
         b, s1, n_q, lengths, topk=topk, holes=pick(rng, (0.0, 0.0, 0.2, 1.0)), tail=pick(rng, ANY_INT32), **options
