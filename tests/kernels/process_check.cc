@@ -2,6 +2,7 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
@@ -9,6 +10,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <stdexcept>
 #include <string>
 #include <thread>
 #include <vector>
@@ -32,6 +34,23 @@ int64_t SumOfIndices(int64_t n) {
   for (int64_t c : calls) sum += c == 1 ? 0 : INT32_MIN;
   for (int64_t s : of_thread) sum += s;
   return sum;
+}
+
+// Destroyed after the threads, which come into being when they are first used. A kernel may still be called then.
+struct AtExit {
+  ~AtExit() {
+    if (SumOfIndices(1000) != 499500) std::_Exit(1);
+  }
+} at_exit;
+
+template <typename Error, typename Body>
+bool Throws(const Body& body) {
+  try {
+    body();
+  } catch (const Error&) {
+    return true;
+  }
+  return false;
 }
 
 }  // namespace
@@ -61,6 +80,17 @@ void CheckThreads() {
     ParallelFor(20, [&](int64_t j, int nested) { inner[static_cast<size_t>(i * 20 + j)] += nested == thread; });
   });
   for (int v : inner) Expect(v == 1, "nested ParallelFor");
+  std::atomic<int> wrong_counts{0}, set{0};
+  ParallelFor(20, [&](int64_t, int) {
+    wrong_counts += NumThreads() != 16;
+    set += !Throws<std::logic_error>([] { SetNumThreads(3); });
+  });
+  Expect(wrong_counts == 0, "NumThreads() inside of ParallelFor is not that of ParallelFor");
+  Expect(set == 0, "SetNumThreads() inside of ParallelFor");
+  for (int count : {-1, 1025}) {
+    Expect(Throws<std::invalid_argument>([=] { SetNumThreads(count); }), "SetNumThreads(%d)", count);
+    Expect(NumThreads() == 16, "NumThreads() = %d after SetNumThreads(%d), want 16", NumThreads(), count);
+  }
   // Host threads take turns.
   std::vector<std::thread> hosts;
   std::vector<int> wrong(4);
@@ -77,7 +107,7 @@ void CheckThreads() {
   const pid_t child = fork();
   if (child == 0) {
     alarm(60);
-    _exit(SumOfIndices(1000) == 499500 ? 0 : 1);
+    std::exit(SumOfIndices(1000) == 499500 ? 0 : 1);
   }
   int status = -1;
   waitpid(child, &status, 0);
@@ -113,6 +143,31 @@ void CheckScratch() {
     Expect(again[floats] == first, "the block is not used again");
     ReleaseScratch();
     Expect(ScratchBytes() >= 4000, "a leased block was released");
+  }
+  {
+    const Scratch a(plan);
+    const Scratch b(small);
+    first = b[chars];
+  }
+  {
+    const Scratch b(small);
+    Expect(b[chars] == first, "of two blocks that are idle, not the smallest that fits is used");
+  }
+  {
+    const Scratch a(plan);
+#if !defined(MS_DSV32_EMULATED)
+    // The thread that holds a block may not exist in a child of fork(), so the child has the block for itself.
+    std::fflush(stdout);
+    const pid_t child = fork();
+    if (child == 0) {
+      ReleaseScratch();
+      std::exit(ScratchBytes() == 0 ? 0 : 1);
+    }
+    int status = -1;
+    waitpid(child, &status, 0);
+    Expect(WIFEXITED(status) && WEXITSTATUS(status) == 0, "a block is leased in a child of fork()");
+#endif
+    Expect(ScratchBytes() >= 4000, "a child of fork() released a block of its parent");
   }
   {
     ScratchPlan large;

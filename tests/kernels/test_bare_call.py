@@ -186,3 +186,16 @@ def test_more_axes_than_any_tensor_has() -> None:
     case.inputs["token_x"] = case.inputs["token_x"].reshape(2, *[1] * 7, 7168)
     with pytest.raises(ValueError, match=r"^mla_prolog_quant: token_x has 9 axes, expected 2$"):
         kernel_impl.call(case.operator, case.inputs, case.attributes)
+
+
+def test_a_dimension_without_a_maximum() -> None:
+    case = cases.attention_case(1, 1, 1, 3, topk=8).with_attributes(max_blocknum_perbatch=-1)
+    text = r"max_blocknum_perbatch must be max_blocknum_perbatch in \[0, inf\), got -1"
+    with pytest.raises(ValueError, match=f"^sparse_flash_attention_quant: {text}$"):
+        kernel_impl.call(case.operator, case.inputs, case.attributes)
+
+
+def test_the_library_does_not_know_the_operator() -> None:
+    """Python asks op_info before it."""
+    with pytest.raises(ValueError, match=r"^there is no operator mla$"):
+        kernel_impl._checked(kernel_impl.load().ms_dsv32_check, b"mla", None, None, None, 0, None, None, None)

@@ -108,7 +108,7 @@ def test_the_best_path_is_chosen() -> None:
     assert chosen == best
 
 
-@pytest.mark.parametrize("threads", ["0", "two", "2x", "1025"])
+@pytest.mark.parametrize("threads", ["0", "two", "2x", "1025", "1" + "0" * 30])
 def test_a_bad_thread_count_is_refused(threads: str) -> None:
     result = _python("-c", "from ms_dsv32 import kernel_impl; kernel_impl.load()", MS_DSV32_NUM_THREADS=threads)
     assert result.returncode == 1

@@ -84,6 +84,10 @@ def test_a_sequence_without_tokens_is_not_read(operator: str) -> None:
     table = case.inputs["block_table"].copy()
     table[1] = [-1, 10**6, *table[1, 2:]]
     tolerance.assert_same_outputs(run(case.copy(block_table=table)), run(case))
+    table[2, 0] = -1
+    for function in (run, cases.Case.golden):
+        with pytest.raises(ValueError, match=rf"^{operator}: block_table\[2, 0\] = -1 is outside"):
+            function(case.copy(block_table=table))
 
 
 @pytest.mark.parametrize(

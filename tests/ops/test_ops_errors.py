@@ -321,6 +321,13 @@ def test_a_library_whose_path_has_a_colon(monkeypatch: pytest.MonkeyPatch) -> No
         Call(case.operator, case.attributes)(*tensors(case).values())
 
 
+def test_another_caller_of_the_library_that_gives_it_too_few_tensors() -> None:
+    kernel = f"{kernel_impl.library_path()}:MlaEpilogQuant"
+    custom = ms.ops.Custom(kernel, out_shape=(1, 7168), out_dtype=ms.bfloat16, func_type="aot")
+    with pytest.raises(RuntimeError, match="mla_epilog_quant: got 2 tensors, expected 5"):
+        custom(next(iter(tensors(cases.mla_epilog_case(1, 1, 2)).values()))).asnumpy()
+
+
 def test_an_error_is_raised_by_the_call_that_made_it() -> None:
     case = small("mla_prolog_quant")
     inputs = tensors(case)
