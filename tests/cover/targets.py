@@ -23,8 +23,10 @@ BUILD = ROOT / "build" / "coverage"
 CPU = ROOT / "ms_dsv32" / "kernel_impl" / "cpu"
 CXX = [*shlex.split(os.environ.get("CXX", "g++")), "--coverage", "-fprofile-update=atomic"]
 """Compiles with counters; threads share them."""
-AS_WRITTEN = ["-O1", "-fno-early-inlining", "-fdisable-tree-early_optimizations"]
+AS_WRITTEN = ["-fno-early-inlining", "-fdisable-tree-early_optimizations"]
 """Turns off passes that come before GCC's counters and would move branches to other lines."""
+QUICKLY = ["-O1"]
+"""Compiles kernels with counters within minutes."""
 NOT_INLINE = ["-Dalways_inline=unused", "-Wno-psabi"]
 """What is inlined is counted at its own lines. Intrinsics are spelt __always_inline__, and stay as they are."""
 
@@ -77,16 +79,20 @@ class Target(ABC):
             text = log.read_text(encoding="utf-8", errors="replace")
             raise RuntimeError(f"{self.name}: {shlex.join(command)} failed:\n{text[-4000:]}")
 
-    def build_library(self, *isas: str, inline: bool = False) -> dict[str, str]:
-        """Builds the CPU library for these instruction sets; the variable that makes tests use it."""
+    def build_library(self, *isas: str, flags: Sequence[str]) -> dict[str, str]:
+        """Builds the CPU library for these instruction sets, or all; the variable that makes tests use it."""
         words = ("setup.py", "-q", "build_ext", "--build-lib", self.folder, "--build-temp", self.folder / "objects")
-        flags = {
-            "CXX": shlex.join(CXX),
-            "CXXFLAGS": shlex.join([*AS_WRITTEN, *([] if inline else NOT_INLINE)]),
-            "MS_DSV32_ISAS": ",".join(isas),
-        }
-        self.run(sys.executable, *words, **flags)
+        variables = {"CXX": shlex.join(CXX), "CXXFLAGS": shlex.join(flags), "MS_DSV32_ISAS": ",".join(isas)}
+        self.run(sys.executable, *words, **variables)
         return {"MS_DSV32_LIBRARY": str(self.folder / "ms_dsv32" / "kernel_impl" / "libms_dsv32_cpu.so")}
+
+    def check_core(self, isa: str, flags: Sequence[str]) -> None:
+        """Runs the kernels' parts, threads and scratch by themselves, as tests/kernels/test_core.py does."""
+        isas = json.loads((CPU / "isas.json").read_text(encoding="utf-8"))
+        program = self.folder / "core_check"
+        words = ["-std=c++17", "-pthread", *flags, *isas[platform.machine()][isa], f"-DMS_DSV32_ISA={isa}"]
+        self.run(*CXX, *words, f"-I{ROOT}", *core_check.SOURCES, "-o", program)
+        self.run(program)
 
 
 class Isa(Target):
@@ -126,17 +132,10 @@ class Isa(Target):
         self.tests = (*self.common, *(self.all_sizes if self.fast else self.small_sizes))
 
     def prepare(self) -> dict[str, str]:
-        library = self.build_library(self.name)
-        self._check_core()
+        flags = (*QUICKLY, *AS_WRITTEN, *NOT_INLINE)
+        library = self.build_library(self.name, flags=flags)
+        self.check_core(self.name, flags)
         return library | {"MS_DSV32_CPU_ISA": self.name}
-
-    def _check_core(self) -> None:
-        """Runs the kernels' parts by themselves, on sizes that no operator has; tests/kernels/test_core.py does too."""
-        isas = json.loads((CPU / "isas.json").read_text(encoding="utf-8"))
-        program = self.folder / "core_check"
-        flags = ["-std=c++17", "-pthread", *AS_WRITTEN, *NOT_INLINE, *isas[platform.machine()][self.name]]
-        self.run(*CXX, *flags, f"-I{ROOT}", f"-DMS_DSV32_ISA={self.name}", *core_check.SOURCES, "-o", program)
-        self.run(program)
 
 
 class Library(Target):
@@ -144,13 +143,18 @@ class Library(Target):
 
     sources = (r"ms_dsv32/kernel_impl/cpu/[^/]*$", "ms_dsv32/kernel_impl/contract/[^/]*$")
     tests = (
-        *("tests/kernels", "tests/ops/test_ops_errors.py", "tests/ops/test_ops_results.py", "tests/fuzz"),
-        *("-m", "not slow", "-k", "not operators and not exact and not attention_rows and not topk and not ragged"),
+        *(f"tests/kernels/test_{name}.py" for name in ("process", "isa", "bare_call", "values", "verbose", "threads")),
+        "tests/kernels/test_ragged.py",
+        *(f"tests/ops/test_ops_{name}.py" for name in ("errors", "graph", "ragged", "recovery", "results")),
+        *(f"tests/cells/test_{name}.py" for name in ("step_checks", "ragged")),
+        *("tests/fuzz", "-m", "not slow"),
     )
 
     def prepare(self) -> dict[str, str]:
-        isas = ("portable", "avx2" if platform.machine() == "x86_64" else "neon_dotprod")
-        return self.build_library(*isas, inline=True)
+        # Kernels are not counted, so that they are nearly as fast as without counters.
+        flags = (*AS_WRITTEN, "-fprofile-exclude-files=.*/cpu/isa/.*")
+        self.check_core("portable", flags)
+        return self.build_library(flags=flags)
 
 
 class OpHost(Target):
@@ -164,7 +168,8 @@ class OpHost(Target):
     )
 
     def prepare(self) -> dict[str, str]:
-        return {"CXX": shlex.join(CXX), "CXXFLAGS": shlex.join(AS_WRITTEN), "MS_DSV32_EMULATOR_CACHE": str(self.folder)}
+        flags = shlex.join([*QUICKLY, *AS_WRITTEN])
+        return {"CXX": shlex.join(CXX), "CXXFLAGS": flags, "MS_DSV32_EMULATOR_CACHE": str(self.folder)}
 
 
 class OpKernel(OpHost):
