@@ -257,7 +257,8 @@ def main() -> int:
         own = with_keys(rank, ranks, layer, block_table, group)
     alone = with_heads(range(args.heads), layer, block_table, None)
     kinds = [step.kind for step in steps_of(args, lengths)]
-    # All ranks do the same work, because MindSpore's collectives wait only 30 s for a rank that is late.
+    # All ranks do the same work, because MindSpore's collectives wait only 30 s for a rank that is late
+    # (MS_CPU_COMM_OP_TIMEOUT).
     got = [own(step) for step in steps_of(args, lengths)]
     found = differences(kinds, got, [alone(step) for step in steps_of(args, lengths)])
     passed = all(error <= args.limit for error, _, _ in found.values())

@@ -44,6 +44,7 @@ def msrun(ranks: int, *options: str) -> tuple[int | None, list[str], str]:
         "MS_RETRY_INTERVAL_LOWER": "1",  # seconds; connected sooner
         "MS_RETRY_INTERVAL_UPPER": "1",
         "MS_NODE_TIMEOUT": "5",  # seconds until the scheduler gives up a rank that has died
+        "MS_CPU_COMM_OP_TIMEOUT": "120",  # seconds that a collective waits for a rank that is late
     }
     command = [shutil.which("msrun", path=environment["PATH"]) or "msrun", "--join=True", f"--log_dir={logs}"]
     command += [f"--worker_num={ranks}", f"--local_worker_num={ranks}", f"--master_port={port}"]
