@@ -121,7 +121,7 @@ class BoundCall:
         attrs: the kernel's attributes (``op_info.bind_attrs``).
 
     Raises:
-        TypeError: wrong dtype or type of an attribute.
+        TypeError: wrong number of shapes or dtypes, wrong dtype, wrong type of an attribute.
         ValueError: wrong rank, shape or value of an attribute.
     """
 
@@ -130,10 +130,10 @@ class BoundCall:
     ) -> None:
         info = op_info.load(op)
         count, given = len(info.inputs), len(shapes)
-        if info.optional is not None and given == count - 1:
+        if given not in (count, len(info.required_inputs)) or len(dtypes) != given:
+            raise TypeError(f"{op}: takes {count} tensors, got {given} shapes and {len(dtypes)} dtypes")
+        if given < count:
             shapes, dtypes = [*shapes, ()], [*dtypes, "none"]  # the library knows a missing tensor by this dtype
-        if not len(shapes) == len(dtypes) == count:
-            raise TypeError(f"{op}: takes {count} tensors, got {given}")
         for arg, shape in zip(info.inputs, shapes, strict=True):
             if len(shape) > _MAX_RANK:
                 raise ValueError(f"{op}: {arg.name} has {len(shape)} axes, expected {len(arg.shapes[0])}")

@@ -176,9 +176,18 @@ def test_sizes_that_64_bits_do_not_hold(axis: int) -> None:
         )
 
 
-def test_the_number_of_tensors() -> None:
-    with pytest.raises(TypeError, match=r"^mla_epilog_quant: takes 4 tensors, got 3$"):
-        kernel_impl.BoundCall("mla_epilog_quant", [(1, 2, 512)] * 3, ["bfloat16"] * 3, {})
+@pytest.mark.parametrize(("shapes", "dtypes"), [(3, 3), (3, 4), (4, 3), (5, 5)])
+def test_the_number_of_tensors(shapes: int, dtypes: int) -> None:
+    text = f"mla_epilog_quant: takes 4 tensors, got {shapes} shapes and {dtypes} dtypes"
+    with pytest.raises(TypeError, match=f"^{text}$"):
+        kernel_impl.BoundCall("mla_epilog_quant", [(1, 2, 512)] * shapes, ["bfloat16"] * dtypes, {})
+
+
+def test_the_optional_tensor_may_be_left_out_with_its_dtype_alone() -> None:
+    info = op_info.load("lightning_indexer_quant")
+    text = "takes 8 tensors, got 7 shapes and 8 dtypes"
+    with pytest.raises(TypeError, match=f"^{info.name}: {text}$"):
+        kernel_impl.BoundCall(info.name, [(1,)] * 7, [arg.ms_dtype for arg in info.inputs], {})
 
 
 def test_more_axes_than_any_tensor_has() -> None:
