@@ -13,7 +13,7 @@ SOURCE = HERE / "tests" / "faults.cpp"
 INCLUDED = re.findall(r'"(\w+_faults\.h)"', SOURCE.read_text(encoding="utf-8"))
 TEXTS = {name: (SOURCE.parent / name).read_text(encoding="utf-8") for name in INCLUDED}
 NAMES = [name for text in TEXTS.values() for name in re.findall(r"^ +FAULT\((\w+)\)", text, re.MULTILINE)]
-SET_AGAIN = r"nothing orders it behind the WaitFlag of its earlier set at \w+_faults\.h:\d+;"
+SET_AGAIN = r"nothing orders it after the WaitFlag of its earlier set at \w+_faults\.h:\d+;"
 # name: kind of the finding, and what its message says
 VECTOR = {
     "missing_flag_in": ("hazard", "read after write in UB .* no flag MTE2_V"),
@@ -27,7 +27,7 @@ VECTOR = {
     "flag_set_too_early": ("hazard", "no flag MTE2_V"),
     "event_set_again": (
         "flag",
-        rf"SetFlag<HardEvent::S_MTE3>\(5\): {SET_AGAIN}.* behind DataCopy at",
+        rf"SetFlag<HardEvent::S_MTE3>\(5\): {SET_AGAIN}.* after DataCopy at",
     ),
     "event_set_again_before_the_wait_is_known": (
         "flag",
@@ -99,7 +99,7 @@ CUBE = {
     "missing_flag_l0_reuse": ("hazard", "write after read in L0A .* no flag M_MTE1"),
     "event_set_again_by_the_cube": (
         "flag",
-        rf"SetFlag<HardEvent::M_MTE1>\(5\): {SET_AGAIN}.* behind Mmad at",
+        rf"SetFlag<HardEvent::M_MTE1>\(5\): {SET_AGAIN}.* after Mmad at",
     ),
     "missing_barrier_between_products": ("hazard", "in L0C .* no PipeBarrier<PIPE_M>"),
     "k_padding": ("uninitialised", "column of B 0 is defined in part, not at k = 56: K is padded"),

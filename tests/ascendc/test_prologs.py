@@ -43,7 +43,7 @@ def test_as_golden(op: str, b: int, s1: int, n_q: int, blocks: int, seed: int) -
         (260, 1, 2, 0),  # three steps
         (600, 1, 24, 3),  # five steps: the workspace of the first one is used again
         (100, 3, 20, 2),  # more than one chunk of rows for each AIV
-        (140, 2, 20, 4),  # two steps, cores of few items: S2 of the second step comes right behind the keys
+        (140, 2, 20, 4),  # two steps, cores of few items: S2 of the second step comes right after the keys
     ],
 )
 def test_many_tokens(op: str, b: int, n_q: int, blocks: int, seed: int) -> None:

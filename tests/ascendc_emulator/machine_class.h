@@ -270,7 +270,7 @@ class Machine {
   // The last place in the kernel, because a flag's own place is often in a helper function.
   std::string LastIssued(const Core& core) {
     if (core.last_issued < 0) return "no instruction before it";
-    return "behind " + SiteText(static_cast<uint32_t>(core.last_issued));
+    return "after " + SiteText(static_cast<uint32_t>(core.last_issued));
   }
 
  public:

@@ -28,7 +28,7 @@ inline void Machine::SetFlag(int event, int id, Loc loc) {
   // A set comes after an earlier wait of its own pipe in any case.
   if (pipes.from != pipes.to && flag.wait > core.known[pipes.from].at[pipes.to]) {
     Note("flag", loc,
-         Format("SetFlag<HardEvent::%s>(%d): nothing orders it behind the WaitFlag of its earlier set at %s; on the "
+         Format("SetFlag<HardEvent::%s>(%d): nothing orders it after the WaitFlag of its earlier set at %s; on the "
                 "device the second set may be lost (pipe %s is not known to have waited; %s)",
                 pipes.name, id, PlaceText(flag.waited).c_str(), PipeName(pipes.to), LastIssued(core).c_str()));
   }

@@ -138,7 +138,7 @@ inline int64_t GetGatherMaskRemainCount(Loc loc = Loc::Here()) {
   if (core.gather_count_seq == 0) M().Fail("argument", loc, "GetGatherMaskRemainCount without a GatherMask before it");
   M().LetPipesGoOn();
   if (core.known[PIPE_S].at[PIPE_V] < core.gather_count_seq)
-    M().Note("hazard", loc, "GetGatherMaskRemainCount: no V_S flag orders the scalar unit behind the GatherMask");
+    M().Note("hazard", loc, "GetGatherMaskRemainCount: no V_S flag orders the scalar unit after the GatherMask");
   return core.gather_count;
 }
 
@@ -225,7 +225,7 @@ inline void MrgSort(const LocalTensor<T>& dst, const MrgSortSrcList<T>& src, con
                 sources[i]->address() == sources[0]->address() + static_cast<int64_t>(i) * length[0] * 8;
     if (!regular)
       M().Fail("argument", loc,
-               "MrgSort: repeatTimes > 1 needs four lists of one length, one behind the other, validBit 15 and no "
+               "MrgSort: repeatTimes > 1 needs four lists of one length, one after the other, validBit 15 and no "
                "ifExhaustedSuspension");
     LocalTensor<T> all = *sources[0];
     all.Adopt(all.GetPosition(), all.address(), sources[0]->bytes());
@@ -279,10 +279,10 @@ inline void GetMrgSortResult(uint16_t& list1, uint16_t& list2, uint16_t& list3, 
   using namespace ascendc_emulator;
   Core& core = *t_core;
   if (core.mrg_result_seq == 0) M().Fail("argument", loc, "GetMrgSortResult without a MrgSort before it");
-  if (!core.mrg_suspends) M().Fail("argument", loc, "GetMrgSortResult behind a MrgSort without ifExhaustedSuspension");
+  if (!core.mrg_suspends) M().Fail("argument", loc, "GetMrgSortResult after a MrgSort without ifExhaustedSuspension");
   M().LetPipesGoOn();
   if (core.known[PIPE_S].at[PIPE_V] < core.mrg_result_seq)
-    M().Note("hazard", loc, "GetMrgSortResult: no V_S flag orders the scalar unit behind the MrgSort");
+    M().Note("hazard", loc, "GetMrgSortResult: no V_S flag orders the scalar unit after the MrgSort");
   list1 = core.mrg_result[0];
   list2 = core.mrg_result[1];
   list3 = core.mrg_result[2];

@@ -48,7 +48,7 @@ def largest(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def functions_of(case: Case) -> list[Callable[..., Any]]:
-    """What reads the first tensor that is changed. Of kv_b_proj values are changed, which load_mla does not read."""
+    """What reads the first tensor that is changed: of `kv_b_proj` the values, which load_mla does not read."""
     module = case.tensor.partition(".")[0]
     if module == "indexer":
         parts = [weights.load_indexer]
