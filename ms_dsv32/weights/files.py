@@ -164,10 +164,12 @@ class Checkpoint:
         start, stop, _ = slice(start, stop).indices(rows)
         row = math.prod(rest)
         count = (stop - start) * row
+        # Not np.fromfile, which makes a TypeError of an interruption (Ctrl-C).
+        array = np.empty(count, dtype)
         with info.path.open("rb") as file:
             file.seek(info.offset + start * row * dtype.itemsize)
-            array = np.fromfile(file, dtype, count)
-        if array.size != count:
+            size = file.readinto(array.view(np.uint8))
+        if size != array.nbytes:
             raise ValueError(f"weights: {info.path} ends within tensor {name}; it was whole when it was opened")
         return array.reshape((stop - start, *rest) if info.shape else ())
 

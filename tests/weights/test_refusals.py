@@ -105,7 +105,10 @@ HARMLESS: dict[str, tuple[str, dict[str, Any]]] = {
     "weight_scale of one beside FP8": ("FP8", {"q_b_proj.weight_scale": np.ones((192, 1), np.float32)}),
     "biases of zero": (
         "W8A8",
-        {f"{m}.bias": np.zeros(n, BF16) for m, n in (("q_a_layernorm", 1536), ("q_b_proj", 192), ("o_proj", 7168))},
+        {
+            f"{module}.bias": np.zeros(size, BF16)
+            for module, size in (("q_a_layernorm", 1536), ("kv_a_layernorm", 512), ("q_b_proj", 192), ("o_proj", 7168))
+        },
     ),
     "an alpha of one of o_proj": ("FLOAT", {"o_proj.w_alpha": np.ones(1, np.float32)}),
     "weight_scale of one beside o_proj in FP8": ("FP8", {"o_proj.weight_scale": np.ones((7168, 1), np.float32)}),
