@@ -45,6 +45,9 @@ def test_ragged_tokens_that_do_not_fit_are_refused() -> None:
     for counts, text in (([1, 3], "at most t = 3"), ([-1, 2], "0 or more"), ([1], r"expected \(b,\) = \(2,\)")):
         with pytest.raises(ValueError, match=f"paging: query_act_seqs .*{text}"):
             paging.ragged_tokens([5, 5], counts, 3)
+    for of_no_sequence in (5, [[5, 5]]):
+        with pytest.raises(ValueError, match="paging: query_act_seqs has shape"):
+            paging.ragged_tokens(of_no_sequence, of_no_sequence, 10)  # type: ignore[arg-type]
 
 
 @settings(deadline=None)

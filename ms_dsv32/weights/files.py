@@ -168,7 +168,7 @@ class Checkpoint:
         array = np.empty(count, dtype)
         with info.path.open("rb") as file:
             file.seek(info.offset + start * row * dtype.itemsize)
-            size = file.readinto(array.view(np.uint8))
+            size = file.readinto(array.view(np.uint8).data)
         if size != array.nbytes:
             raise ValueError(f"weights: {info.path} ends within tensor {name}; it was whole when it was opened")
         return array.reshape((stop - start, *rest) if info.shape else ())

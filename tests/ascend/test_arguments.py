@@ -92,6 +92,8 @@ def test_cells_that_share_no_argument(cls: type[Any], seed: int, mode_name: str)
     values = given.values(cls, *(given.changing(cls) if seed else ()))
     held = given.weights_of(cls, values.get("n_q", 1), seed)
     inputs = given.inputs_of(cls, values.get("n_q", given.arguments.HEADS), seed)
+    if seed and "query_act_seqs" in inputs:
+        inputs |= {"query_act_seqs": given.changed_inputs(cls, "query_act_seqs")["query_act_seqs"]}
     cell = cls(**values)
     if held:
         cell.set_weights(held)

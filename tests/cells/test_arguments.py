@@ -5,6 +5,8 @@ The bare operators are compared with golden, with each of their arguments change
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import functools
 from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
@@ -157,8 +159,11 @@ def test_weights(cls: type[Any]) -> None:
 def test_configurations_arrive_and_change_nothing(
     cls: type[Any], name: str, mode_name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = given.configuration(cls, name)
-    cell = make(cls, {**given.values(cls), name: config})
+    config, callers = given.configuration(cls, name), copy.deepcopy(given.configuration(cls, name))
+    cell = make(cls, {**given.values(cls), name: callers})
+    for field in dataclasses.fields(callers):  # the cell has a copy
+        setattr(callers, field.name, getattr(type(callers)(), field.name))
+    assert callers != config
     found = bound_configurations(monkeypatch)
     assert_same(run(cell, mode_name, given.inputs_of(cls)), before(cls))
     assert list(found.values()) == [config]

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import cases
+import cell_arguments
 import mindspore as ms
 import numpy as np
 import pytest
@@ -82,7 +83,13 @@ def dynamic_step() -> Call:
     return call
 
 
-CELLS = [mla_prolog, indexer_prolog, fused_prolog, step, dynamic_step]
+def layer() -> Call:
+    call, cell = step(), cells.SparseAttentionLayer(3, 1, softmax_scale=SCALE)
+    cell.set_weights(cases.layer_weights(1))
+    return Call(cell, call.operator, call.inputs)
+
+
+CELLS = [mla_prolog, indexer_prolog, fused_prolog, step, dynamic_step, layer]
 VIEWS: dict[str, Callable[[Tensor], Tensor]] = {
     "at an offset": lambda cache: ops.stack((cache.view(ms.int8), cache.view(ms.int8)))[1].view(cache.dtype),
     "strided": lambda cache: ops.concat((cache.view(ms.int8), cache.view(ms.int8)), -1).view(cache.dtype)[
@@ -110,6 +117,11 @@ def assert_works(call: Call) -> None:
         call.cell(*given.values())
     for name in call.caches:
         assert weights.to_array(given[name]).tobytes() != np.ascontiguousarray(call.inputs[name]).tobytes(), name
+
+
+def test_every_cell_that_writes_caches_is_tried() -> None:
+    writing = {cls for cls in cell_arguments.all_cells() if issubclass(cls, _cell.Checked)}
+    assert {type(make().cell) for make in CELLS} == writing - {cells.MLAEpilog}
 
 
 @pytest.mark.parametrize("make", CELLS)
@@ -206,6 +218,23 @@ def test_weights_for_another_device_are_refused(
     assert_unchanged(call, given)
     owner.set_weights(arrays)
     assert_works(call)
+
+
+def test_a_part_of_the_weights_for_another_device_leaves_the_others_as_they_were(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A checkpoint that ends early announces another layout than that of the weights that it did not reach."""
+    call, real = mla_prolog(), ms.get_context
+    other = cells.MLAProlog(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(ms, "get_context", lambda key: "Ascend" if key == "device_target" else real(key))
+        other.set_weights(cases.mla_weights(1))
+        mark, *part = list(other.parameters_dict().items())[:4]
+        call.cell.layout.set_data(mark[1])
+        for name, parameter in part:
+            getattr(call.cell, name).set_data(Tensor(parameter))
+        with pytest.raises(ValueError, match="w_dq is laid out for CPU, and the device target is Ascend now"):
+            call.cell.require_layout("Ascend")
 
 
 @pytest.mark.parametrize("how", ["pynative", "graph"])

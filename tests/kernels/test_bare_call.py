@@ -197,6 +197,19 @@ def test_more_axes_than_any_tensor_has() -> None:
         kernel_impl.call(case.operator, case.inputs, case.attributes)
 
 
+def test_numbers_of_numpy_are_attributes() -> None:
+    case = cases.with_lse(cases.attention_case(1, 1, 1, 3, topk=8))
+    kinds = {bool: np.bool_, int: np.int64, float: np.float64}
+    attributes = {n: kinds[type(v)](v) if type(v) in kinds else v for n, v in case.attributes.items()}
+    assert {type(value) for value in attributes.values()} >= {np.bool_, np.int64, np.float64}
+    for got, want in zip(
+        kernel_impl.call(case.operator, case.inputs, attributes),
+        kernel_impl.call(case.operator, case.inputs, case.attributes),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(got, want)
+
+
 def test_a_dimension_without_a_maximum() -> None:
     case = cases.attention_case(1, 1, 1, 3, topk=8).with_attributes(max_blocknum_perbatch=-1)
     text = r"max_blocknum_perbatch must be max_blocknum_perbatch in \[0, inf\), got -1"

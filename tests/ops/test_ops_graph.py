@@ -329,7 +329,10 @@ def test_an_axis_count_that_is_unknown_is_refused() -> None:
     case = make("lightning_indexer_quant", 1, 1)
     call = Call("lightning_indexer_quant", case.attributes)
     call.set_inputs(Tensor(shape=None, dtype=ms.int8), *placeholders(case)[1:])
-    with mode("graph"), pytest.raises(ValueError, match="lightning_indexer_quant: q_int8 has an unknown rank"):
+    with (
+        mode("graph"),
+        pytest.raises(ValueError, match="q_int8 has an unknown rank, expected 3 axes"),
+    ):
         call(*tensors(case).values())
 
 

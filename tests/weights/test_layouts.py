@@ -245,6 +245,7 @@ def test_check_names_what_is_wrong() -> None:
         (np.zeros((4, 64), np.float32), TypeError),
         (np.zeros(256, np.int8), TypeError),
         (np.zeros((3, 64), np.int8), ValueError),
+        (np.zeros((4, 80), np.int8), ValueError),  # whole strips, and no whole panels
     ],
 )
 def test_unpack_refuses_what_pack_does_not_make(weight: np.ndarray, error: type[Exception]) -> None:
@@ -259,3 +260,11 @@ def test_heads_that_the_weights_do_not_have(heads: object) -> None:
     for name in ("w_uq_qr", "dequant_scale", "w_uk", "w_uv", "w_o"):
         with pytest.raises((TypeError, ValueError), match="weights: heads"):
             weights.of_heads({name: layer[name]}, heads)  # type: ignore[arg-type]
+
+
+def test_heads_that_one_of_the_weights_does_not_have() -> None:
+    for name in ("w_uk", "w_uv"):
+        layer = {**cases.mla_weights(3), **cases.epilog_weights(3)}
+        layer[name] = layer[name][:2]
+        with pytest.raises(ValueError, match=r"weights: heads is range\(2, 3\), expected a part of range\(0, 2\)"):
+            weights.of_heads(layer, range(2, 3))
