@@ -117,6 +117,29 @@ def test_an_operator_has_one_stem_in_each_layer(name: str) -> None:
         f"kernel_impl/ascendc/op_kernel/{name}.cpp",
     ):
         assert (PACKAGE / path).is_file(), path
+    assert (ROOT / "tests" / "golden" / f"test_{name}.py").is_file(), f"tests/golden/test_{name}.py is missing"
+
+
+@pytest.mark.parametrize("name", op_info.names())
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        ("ms_dsv32/_operator_cells.py", " ops.{}("),
+        ("README.md", "\n| `{}` | "),
+        ("README.zh.md", "\n| `{}` | "),
+        ("CHANGELOG.md", "`{}`"),
+        ("docs/kernels.md", "\n## {}\n"),
+        ("docs/performance.md", "`{}`"),
+        ("tests/cover/reasons.yaml", "- file: ms_dsv32/ops/{}.py\n"),
+        ("tests/mutation/faults/golden.yaml", "  file: ms_dsv32/golden/{}.py\n"),
+    ],
+    ids=lambda value: value if "/" in value or value.endswith(".md") else "",
+)
+def test_an_operator_is_in_each_list_that_is_written_by_hand(name: str, path: str, text: str) -> None:
+    """The lists that no other test compares with op_info."""
+    entries = (ROOT / path).read_text(encoding="utf-8").count(text.format(name))
+    expected = 2 if path.startswith("README") else 1  # what it does, and its status
+    assert entries >= expected, f"{path} has no {text.format(name).strip()}, or not in each table"
 
 
 @pytest.mark.parametrize("folder", ["ascendc_emulator", "ascend_virtual/cann"])

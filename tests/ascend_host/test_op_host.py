@@ -6,6 +6,7 @@ import ctypes
 import dataclasses
 import re
 
+import cases
 import op_host
 import pytest
 from op_host import ASCENDC, Device, definition, infer_dtypes, infer_shapes, tile, withheld
@@ -76,6 +77,12 @@ def test_definition(name: str) -> None:
     ])  # fmt: skip
     units = {line[1]: sorted(line[2:]) for line in lines if line[0] == "unit"}
     assert units == {"ascend910b": config, "ascend910_93": config}
+
+
+def test_every_operator_is_listed() -> None:
+    cases.assert_all_listed(ATTRIBUTES)
+    cases.assert_all_listed({*PROLOGS, *_ARGUMENTS})
+    cases.assert_all_listed(LEFT_OPERANDS, cases.WITH_WEIGHTS)
 
 
 def test_all_operators_are_registered() -> None:

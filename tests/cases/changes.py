@@ -75,7 +75,7 @@ def below_the_floor(case: Case) -> Case:
     inputs = {weight_name(name): value.copy() for name, value in case.inputs.items()}
     tokens = inputs[next(name for name in ("token_x", "x", "attention_out") if name in inputs)]
     tokens[0] = 0
-    if case.operator == "mla_epilog_quant":
+    if "w_o" in inputs:
         sizes = 2.0 ** -np.resize([99, 100, 101, 102, 103, 98], len(tokens))
         wide = golden.bf16_to_float32(tokens) * sizes.astype(np.float32)[:, None, None]
         scale = inputs["w_o_scale"] * np.float32(2.0**100)

@@ -84,7 +84,7 @@ def refused(cls: type[Any]) -> list[str]:
 
 
 def test_every_cell_is_here() -> None:
-    assert set(given.OPERATORS) == set(CELLS)
+    assert set(given.OPERATORS) == set(CELLS), "OPERATORS of cell_arguments.py says what each cell does"
     for cls in CELLS:
         assert not set(given.changing(cls)) - set(given.VALUES), cls
 

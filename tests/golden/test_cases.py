@@ -32,7 +32,7 @@ def small(operator: str, b: int = 1, s1: int = 1, kv_lens: Any = None, **options
 
 
 def test_every_operator_has_a_maker() -> None:
-    assert set(MAKERS) == set(op_info.names())
+    assert set(MAKERS) == set(op_info.names()), "MAKERS of tests/cases/makers.py has a case of each operator"
 
 
 @pytest.mark.parametrize("operator", op_info.names())

@@ -91,7 +91,7 @@ def with_ties(case: cases.Case) -> cases.Case:
             column[rng.choice(shape[-2], 2, replace=False)] = ONE
         return np.ascontiguousarray(ones.swapaxes(-1, -2))
 
-    if case.operator == "mla_epilog_quant":
+    if "w_uv" in w:
         return cases.changed(case, w_uv=two(w["w_uv"].shape))
     w[TOKENS[case.operator]] = two((7168, T)).T.copy()
     for name in ("w_uk", "hadamard_q", "hadamard_k"):

@@ -21,6 +21,7 @@ using op_info::kDims;
 using op_info::OpInfo;
 
 constexpr int64_t kUnknown = -1;
+constexpr int64_t kUnknownRank = -2;  // CANN's mark in InferShape: a shape of this one axis stands for any rank
 constexpr size_t kDimCount = std::size(kDims);
 
 std::vector<std::string_view> Split(std::string_view text, char separator) {
@@ -302,6 +303,7 @@ void Dims::BindInput(const ArgInfo& arg, const TensorView& tensor) {
     throw OpError(OpError::Kind::kValue, name() + " has shape " + Join(got) + ", expected " + Describe(arg) + why);
   };
 
+  if (tensor.rank == 1 && tensor.shape[0] == kUnknownRank) return;
   const Axes* axes = nullptr;
   for (const Axes& shape : tables_.Shapes(arg, ragged_)) {
     if (shape.size() == static_cast<size_t>(tensor.rank)) axes = &shape;
