@@ -213,6 +213,7 @@ def test_no_tokens(b: int, s1: int) -> None:
             ValueError,
             r"weights has b \* s1 = 2 \* 2 tokens, expected t = 2",
         ),
+        ("weights", lambda a: a[:1, None], ValueError, r"weights has b \* s1 = 1 \* 1 tokens, expected t = 2"),
         (
             "k_cache_scale",
             lambda a: a[:-1],

@@ -48,6 +48,18 @@ def test_one_call_over_all_keys(b: int, s1: int, kv: Any, count: int) -> None:
     tolerance.assert_lse("lse", lse, whole["lse"])
 
 
+@pytest.mark.parametrize("bits", [0xFFC0_0000, 0x7FC0_0001, 0x7F80_0000], ids=["sign", "payload", "infinity"])
+def test_every_nan_is_the_same_one(bits: int) -> None:
+    """An lse that is infinite gives NaN too, and all of it stays in its row."""
+    outs, lses = cases.random_parts(2, (2, 3))
+    want, want_lse = golden.merge_attention(outs, lses)
+    want[1, 1], want_lse[1, 1] = 0x7FC0, np.nan
+    lses[0][1, 1] = np.uint32(bits).view(np.float32)
+    out, lse = golden.merge_attention(outs, lses)
+    tolerance.assert_same_bits("attention_out", out, want)
+    tolerance.assert_same_bits("lse", lse, want_lse)
+
+
 def test_refuses() -> None:
     outs, lses = cases.random_parts(2, (2, 3))
     for error, text, wrong in (

@@ -199,6 +199,25 @@ def test_rms_norm(epsilon: float, size: float) -> None:
     np.testing.assert_allclose(got, want, rtol=4 * 2**-23)
 
 
+@pytest.mark.parametrize(
+    ("size", "epsilon", "gamma", "want"),
+    [
+        # The float32 of sqrt(6) is too large, and its inverse is nearest to this float32. That of 1 / sqrt(6) itself is
+        # the next one, 0x1.a20bd8p-2.
+        pytest.param(1, 5, 1, float.fromhex("0x1.a20bd6p-2"), id="root"),
+        # 1 / 3 is rounded to (1 + 2^-25) / 3, and the product of that is 1 - 2^-23 - 2^-25 / 3. The product of 1 / 3
+        # itself is 1 - 2^-23 - 2^-23 / 3, which is nearest to the float32 below, 1 - 2^-23 - 2^-24.
+        pytest.param(1, 8, 3 - 2**-21, 1 - 2**-23, id="quotient"),
+        # The float32 of epsilon is 1 + 2^-23, whose root is rounded to 1. The root of epsilon itself is above
+        # 1 + 2^-24, and is rounded to 1 + 2^-23.
+        pytest.param(2**-40, 1 + 2**-23 + 2**-25, 1, 2**-40, id="epsilon"),
+    ],
+)
+def test_rms_norm_rounds_each_step(size: float, epsilon: float, gamma: float, want: float) -> None:
+    got = golden.rms_norm(np.float32([[size, -size]]), np.full(2, gamma, np.float32), epsilon)
+    np.testing.assert_array_equal(got, np.float32([[want, -want]]))
+
+
 def test_rms_norm_of_a_zero_row_is_zero() -> None:
     assert not golden.rms_norm(np.zeros((1, 512), np.float32), np.ones(512, np.float32), 1e-5).any()
 
@@ -214,6 +233,19 @@ def test_layer_norm(size: float) -> None:
     assert got.dtype == np.float32
     np.testing.assert_allclose(got, want, rtol=1e-5, atol=2e-6)
     np.testing.assert_array_equal(golden.layer_norm(np.full((1, 128), 5, np.float32), gamma, beta, 1e-6)[0], beta)
+
+
+@pytest.mark.parametrize(
+    ("gamma", "beta", "want"),
+    [
+        pytest.param(3 - 2**-21, 0, 1 - 2**-23, id="quotient"),  # as in test_rms_norm_rounds_each_step
+        # Three times the float32 of 1 / 3 is 1 + 2^-25, which the product rounds to 1.
+        pytest.param(3, -1, 0, id="product"),
+    ],
+)
+def test_layer_norm_rounds_each_step(gamma: float, beta: float, want: float) -> None:
+    got = golden.layer_norm(np.float32([[1, -1]]), np.float32([gamma, 1]), np.float32([beta, 0]), 8)
+    assert got[0, 0] == want
 
 
 def complex_rope(x: np.ndarray, positions: np.ndarray, interleaved: bool) -> np.ndarray:

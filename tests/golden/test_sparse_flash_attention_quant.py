@@ -288,6 +288,7 @@ def test_inputs_are_left_alone() -> None:
         ("kv_act_seqs", lambda a: a.astype(np.int64), TypeError, "kv_act_seqs must be int32, got int64"),
         ("query_nope", lambda a: a[:3], ValueError, "query_nope has 3 rows, expected t"),
         ("query_rope", lambda a: a[:2], ValueError, "query_rope has 1 tokens, expected t = 2"),
+        ("query_rope", lambda a: np.append(a, a[:2], 0), ValueError, "query_rope has 3 tokens, expected t = 2"),
         (
             "key_rope_2d",
             lambda a: a[:-128],
