@@ -11,7 +11,7 @@ import yaml
 from rich.console import Console
 
 from cover import page, targets
-from cover.counters import Coverage, Missed
+from cover.counters import ROOT, Coverage, Missed
 
 _REASONS = Path(__file__).resolve().parent / "reasons.yaml"
 _EPILOG = """examples:
@@ -19,20 +19,28 @@ _EPILOG = """examples:
   python -m tests.cover avx2 --write      the CPU kernels of one instruction set, and the figures into docs/coverage.md
   python -m tests.cover op_kernel python
 
-The exit status is 1 if a line or a branch is missed without a reason in tests/cover/reasons.yaml. What was compiled and
-counted is in build/coverage/."""
+The exit status is 1 if a line or a branch is missed without a reason in tests/cover/reasons.yaml. A reason that is "not
+needed" is stale, unless another target or machine needs it. What was compiled and counted is in build/coverage/."""
 
 
 @dataclass(frozen=True)
 class Reason:
-    """Why no test runs a line: its file, and the text it begins with."""
+    """Why no test runs a line: its file, and the text it begins with, which may go on in the lines after it."""
 
     file: str
     text: str
     why: str
+    count: int = 1
+    """How many lines of the file begin so."""
+
+    def lines(self) -> list[int]:
+        """The numbers of these lines."""
+        every = [line.strip() for line in (ROOT / self.file).read_text(encoding="utf-8").splitlines()]
+        size = self.text.count("\n") + 1
+        return [i + 1 for i in range(len(every)) if "\n".join(every[i : i + size]).startswith(self.text)]
 
     def explains(self, missed: Missed) -> bool:
-        return missed.file == self.file and missed.text.startswith(self.text)
+        return missed.file == self.file and missed.line in self.lines()
 
 
 def reasons() -> list[Reason]:
@@ -44,6 +52,13 @@ def unexplained(coverage: Coverage) -> list[Missed]:
     """What is missed without a reason."""
     known = reasons()
     return [missed for missed in coverage.missed if not any(reason.explains(missed) for reason in known)]
+
+
+def unneeded(coverage: Coverage) -> list[tuple[Reason, int]]:
+    """The reasons for lines of the measured files that are not missed, each with the number of the line."""
+    missed = {(missed.file, missed.line) for missed in coverage.missed}
+    measured = [reason for reason in reasons() if reason.file in coverage.counts]
+    return [(reason, line) for reason in measured for line in reason.lines() if (reason.file, line) not in missed]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -68,6 +83,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         for missed in unexplained(coverage):
             left += 1
             console.print(f"  {missed}", markup=False, soft_wrap=True)
+        for reason, line in unneeded(coverage):
+            text = reason.text.partition("\n")[0]
+            console.print(f"  {reason.file}:{line}: reason not needed: {text}", markup=False, soft_wrap=True)
         if args.write:
             page.write(name, total)
     return 1 if left else 0

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cover import page, targets
-from cover.command import Reason, reasons, unexplained
-from cover.counters import ROOT, Counts, Coverage, Missed
+from cover.command import Reason, main, reasons, unexplained
+from cover.counters import Counts, Coverage, Missed
 from ms_dsv32 import kernel_impl
 
 
@@ -38,17 +38,45 @@ def test_all_of_the_host_side_runs() -> None:
 
 
 @pytest.mark.parametrize("reason", reasons(), ids=lambda reason: f"{reason.file.rpartition('/')[2]}-{reason.text[:20]}")
-def test_a_reason_is_about_a_line_that_is_there(reason: Reason) -> None:
-    lines = (ROOT / reason.file).read_text(encoding="utf-8").splitlines()
-    assert any(line.strip().startswith(reason.text) for line in lines)
+def test_a_reason_is_about_lines_that_are_there(reason: Reason) -> None:
+    assert len(reason.lines()) == reason.count
     assert len(reason.why.split()) > 3
 
 
+def test_a_reason_explains_no_other_line_that_begins_alike(tmp_path: Path) -> None:
+    source = tmp_path / "two.cc"
+    source.write_text("  if (a) {\n    b();\n  }\n  if (a) {\n    c();\n  }\n", encoding="utf-8")
+    one, both = (Reason(str(source), text, "") for text in ("if (a) {\nc(", "if (a) {"))
+    missed = [Missed(str(source), line, "if (a) {", True) for line in (1, 4)]
+    assert [one.explains(line) for line in missed] == [False, True]
+    assert [both.explains(line) for line in missed] == [True, True]
+
+
 def test_what_has_no_reason_is_told() -> None:
-    reason = reasons()[0]
-    known = Missed(reason.file, 1, reason.text + " more", True)
-    other = Missed(reason.file, 2, "x = 1;", False)
+    known, other = _of_a_reason()
     assert unexplained(Coverage({}, [known, other])) == [other]
+
+
+def test_a_reason_that_is_not_needed_is_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is no failure, as another target may need it, and a target knows nothing of files that are not its own."""
+    known, _ = _of_a_reason()
+    told = f"  {known.file}:{known.line}: reason not needed: "
+    for files, missed, is_told in (([known.file], [], True), ([known.file], [known], False), ([], [], False)):
+        target = targets.OpHost("a_target")
+        coverage = Coverage(dict.fromkeys(files, Counts()), missed)
+        monkeypatch.setattr(target, "measure", lambda coverage=coverage, **_: coverage)
+        monkeypatch.setattr(targets, "every", lambda target=target: [target])
+        assert main(["a_target"]) == 0
+        assert (told in capsys.readouterr().out) == is_told
+
+
+def _of_a_reason() -> tuple[Missed, Missed]:
+    """The line of the first reason, as a missed one, and another line of its file."""
+    reason = reasons()[0]
+    (line,) = reason.lines()
+    return Missed(reason.file, line, reason.text, True), Missed(reason.file, line + 1, "", False)
 
 
 def test_the_page_has_a_row_for_each_target(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
