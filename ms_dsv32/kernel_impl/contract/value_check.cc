@@ -93,9 +93,9 @@ void CheckSparseFlashAttentionQuant(const Call& call) {
       const int32_t p = row[k];
       if (p == -1) continue;
       if (p < -1 || p >= kv_act_seqs[b]) {
-        call.Refuse(std::string("topk_indices[") + std::to_string(i) + ", " + std::to_string(k) +
-                    "] = " + std::to_string(p) + " is outside [0, kv_act_seqs[" + std::to_string(b) +
-                    "]) = " + Half(kv_act_seqs[b]) + " and is not -1");
+        call.Refuse(std::string(call.Name(kTopkIndices)) + "[" + std::to_string(i) + ", " + std::to_string(k) +
+                    "] = " + std::to_string(p) + " is outside [0, " + At(call.Name(kKvActSeqs), b) +
+                    ") = " + Half(kv_act_seqs[b]) + " and is not -1");
       }
       const int32_t block = block_table[b * columns + p / kBlockSize];
       if (block < 0 || block >= block_num) RefuseBlock(call, kBlockTable, b, p / kBlockSize);

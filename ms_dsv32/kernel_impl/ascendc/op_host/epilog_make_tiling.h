@@ -22,8 +22,8 @@ constexpr void DealGroups(EpilogTiling& tiling) {
   const uint64_t head_bytes = kKvLoraRank * (kHeadRowBytes + uint64_t{tiling.token_step} * 2);
   const uint64_t group_bytes = uint64_t{tiling.n_q} * kVHeadDim * kGroupColumns;
   const uint64_t mean = (tiling.n_q * head_bytes + kGroups * group_bytes) / cores;
-  uint64_t load[kMostEpilogCores] = {};
-  uint32_t count[kMostEpilogCores] = {};
+  uint64_t load[kMostCores] = {};
+  uint32_t count[kMostCores] = {};
   for (uint64_t core = 0; core < cores; ++core) {
     load[core] = ((core + 1) * tiling.n_q / cores - core * tiling.n_q / cores) * head_bytes;
   }
@@ -65,14 +65,10 @@ constexpr void DealGroups(EpilogTiling& tiling) {
 constexpr const char* MakeMlaEpilogQuantTiling(const EpilogShape& shape, const Platform& platform,
                                                EpilogTiling& tiling) {
   if (const char* refusal = Refusal(platform)) return refusal;
-  if (shape.n_q < 1 || shape.n_q > 128) return "n_q must be in [1, 128]";
-  if (shape.t > 65536) return "t must be at most 65536: a call is one workspace";
-  if (platform.l1 < 491520) return "L1 must hold 491520 bytes: left operands of 256 tokens and seven slots of weights";
-  if (platform.l0a < 65536 || platform.l0b < 65536) return "L0A and L0B must hold two slots of 32768 bytes";
-  if (platform.l0c < 131072) return "L0C must hold two accumulators of 128 x 128";
-  if (platform.ub < kUbBytes) return kTooLittleUb;
+  if (const char* refusal = HeadsRefusal(shape.n_q)) return refusal;
+  if (const char* refusal = StreamRefusal(shape.t, platform)) return refusal;
   tiling = EpilogTiling{};
-  tiling.cores = shape.t == 0 ? 1 : std::min(platform.cores, kMostEpilogCores);
+  tiling.cores = shape.t == 0 ? 1 : std::min(platform.cores, kMostCores);
   tiling.t = shape.t;
   tiling.n_q = shape.n_q;
   // Steps have equal sizes, because a short last step would read all weights too.
@@ -94,11 +90,10 @@ constexpr const char* MakeMlaEpilogQuantTiling(const EpilogShape& shape, const P
   for (uint32_t core = 0; core < tiling.cores; ++core) {
     groups = std::max<uint32_t>(groups, tiling.groups[core + 1] - tiling.groups[core]);
   }
-  const auto line = [](uint64_t bytes) { return (bytes + 511) / 512 * 512; };  // GM lines have 512 bytes
   const uint64_t step = tiling.token_step, values = step * tiling.n_q * kVHeadDim;
   tiling.quantised_offset = values * 2;
   tiling.scale_offset = tiling.quantised_offset + values;
-  tiling.sums_offset = tiling.scale_offset + line(step * 4);
+  tiling.sums_offset = tiling.scale_offset + tiling::AlignLine(step * 4);
   tiling.sums_bytes = tiling::CeilDiv(groups + 1, kBlockGroups) * step * kBlockColumns * 4;
   tiling.step_bytes = tiling.sums_offset + tiling.cores * tiling.sums_bytes;
   tiling.workspace_bytes = 2 * tiling.step_bytes;

@@ -16,8 +16,6 @@ struct PrologShape {
   float epsilon_cq, epsilon_ckv, epsilon_k;
 };
 
-constexpr uint64_t AlignLine(uint64_t bytes) { return (bytes + 511) / 512 * 512; }  // GM lines have 512 bytes
-
 // Deals `count` things of `bytes` each to the cores from `first` on. Each goes to the core with the least load, the
 // first one of several.
 constexpr void Deal(uint32_t count, uint32_t bytes, uint32_t cores, uint32_t (&load)[kMostCores], PrologShares& shares,
@@ -40,12 +38,8 @@ constexpr void Deal(uint32_t count, uint32_t bytes, uint32_t cores, uint32_t (&l
 // Fills `tiling`, or returns why the shape does not fit. A null result means success.
 constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform& platform, PrologTiling& tiling) {
   if (const char* refusal = Refusal(platform)) return refusal;
-  if (shape.mla && (shape.n_q < 1 || shape.n_q > 128)) return "n_q must be in [1, 128]";
-  if (shape.t > 65536) return "t must be at most 65536: a call is one workspace";
-  if (platform.l1 < 491520) return "L1 must hold 491520 bytes: left operands of 128 tokens and slots of weights";
-  if (platform.l0a < 65536 || platform.l0b < 65536) return "L0A and L0B must hold two slots of 32768 bytes";
-  if (platform.l0c < 131072) return "L0C must hold two accumulators of 128 x 128";
-  if (platform.ub < kUbBytes) return kTooLittleUb;
+  if (const char* refusal = shape.mla ? HeadsRefusal(shape.n_q) : nullptr) return refusal;
+  if (const char* refusal = StreamRefusal(shape.t, platform)) return refusal;
   tiling = PrologTiling{};
   tiling.cores = shape.t == 0 ? 1 : std::min(platform.cores, kMostCores);
   tiling.t = shape.t;
@@ -92,20 +86,20 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
 
   const uint64_t step = tiling.token_step;
   tiling.latent_offset = 0;
-  tiling.key_value_offset = tiling.latent_offset + (shape.mla ? AlignLine(step * kQLoraRank * 4) : 0);
-  tiling.index_key_offset = tiling.key_value_offset + (shape.mla ? AlignLine(step * kKeyDim * 4) : 0);
-  tiling.weights_offset = tiling.index_key_offset + (shape.indexer ? AlignLine(step * kIdxHeadDim * 4) : 0);
-  tiling.part_bytes = tiling.weights_offset + (shape.indexer ? AlignLine(step * kIdxNHeads * 4) : 0);
+  tiling.key_value_offset = tiling.latent_offset + (shape.mla ? tiling::AlignLine(step * kQLoraRank * 4) : 0);
+  tiling.index_key_offset = tiling.key_value_offset + (shape.mla ? tiling::AlignLine(step * kKeyDim * 4) : 0);
+  tiling.weights_offset = tiling.index_key_offset + (shape.indexer ? tiling::AlignLine(step * kIdxHeadDim * 4) : 0);
+  tiling.part_bytes = tiling.weights_offset + (shape.indexer ? tiling::AlignLine(step * kIdxNHeads * 4) : 0);
   tiling.step_bytes = kProjectParts * tiling.part_bytes;
 
   const bool fused = shape.mla && shape.indexer;
   tiling.q_norm_offset = kStepSlots * tiling.step_bytes;
-  tiling.q_norm_scale_offset = tiling.q_norm_offset + (fused ? AlignLine(uint64_t{shape.t} * kQLoraRank) : 0);
-  tiling.head_offset = tiling.q_norm_scale_offset + (fused ? AlignLine(uint64_t{shape.t} * 4) : 0);
+  tiling.q_norm_scale_offset = tiling.q_norm_offset + (fused ? tiling::AlignLine(uint64_t{shape.t} * kQLoraRank) : 0);
+  tiling.head_offset = tiling.q_norm_scale_offset + (fused ? tiling::AlignLine(uint64_t{shape.t} * 4) : 0);
 
-  tiling.query_offset = AlignLine(step * kNopeDim * 4);
-  tiling.turned_offset = tiling.query_offset + AlignLine(step * kNopeDim * 2);
-  tiling.head_bytes = tiling.turned_offset + (shape.indexer ? AlignLine(step * kIdxHeadDim * 2) : 0);
+  tiling.query_offset = tiling::AlignLine(step * kNopeDim * 4);
+  tiling.turned_offset = tiling.query_offset + tiling::AlignLine(step * kNopeDim * 2);
+  tiling.head_bytes = tiling.turned_offset + (shape.indexer ? tiling::AlignLine(step * kIdxHeadDim * 2) : 0);
   tiling.workspace_bytes = tiling.head_offset + uint64_t{tiling.cores} * kHeadSlots * tiling.head_bytes;
 
   // A core waits for its weights, and at 128 tokens the cube needs about a cycle for 64 bytes of any of them, so bytes

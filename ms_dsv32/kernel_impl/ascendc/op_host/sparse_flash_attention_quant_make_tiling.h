@@ -46,11 +46,11 @@ constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t c
   constexpr uint64_t kWaits = 3000;    // for each task: two barriers between cores with the latencies of GM around them
   const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
   const uint64_t tasks = tiling::CeilDiv(shape.t, cores / team), heads = tiling::CeilDiv(shape.n_q, kFractal);
-  const uint64_t fractals = tiling::CeilDiv(shape.topk, kFractal), own = tiling::CeilDiv(fractals, team);
+  const uint64_t fractals = tiling::CeilDiv(shape.topk, kFractal), own = tiling::CeilDiv(fractals, uint64_t{team});
   const uint64_t vectors = uint64_t{kVectorsPerCore} * team;
-  const uint64_t gather = (fractals + vectors - 1) / vectors * kFractal * kGatherRow;
+  const uint64_t gather = tiling::CeilDiv(fractals, vectors) * kFractal * kGatherRow;
   // A row takes 8 instructions for 64 columns, and a third more between them.
-  const uint64_t softmax = (shape.n_q + vectors - 1) / vectors * shape.topk / 6;
+  const uint64_t softmax = tiling::CeilDiv(uint64_t{shape.n_q}, vectors) * shape.topk / 6;
   const uint64_t output = fractals * grid.Cycles();
   const uint64_t cube = own * heads * kScoreFractals + fractals * grid.cube;
   const uint64_t copies = (heads + own) * kScoreFractals * kFractalCopy / kL2Rate + fractals * grid.copies;
@@ -108,7 +108,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   const uint32_t softmax_bytes =
       out.key_rows * 4 + kScoreBatchBytes * (2 * kScoreBatches + 1) / 2 + kRowSoftmaxBytes + kLogSums * 32;
   const uint32_t gather_bytes = kKeyGatherBytes + kFewestStageRows * kKeyStageBytes;
-  const uint32_t unsorted_bytes = tiling::RoundUp(shape.topk, 512) * 4;
+  const uint32_t unsorted_bytes = tiling::RoundUp(shape.topk, kSortedRun) * 4;
   const bool together = !one_task && 2 * list_bytes + gather_bytes + softmax_bytes <= platform.ub;
   uint32_t bytes = (together ? 2 : 1) * list_bytes + gather_bytes + (together ? softmax_bytes : 0);
   // Sorting all entries of a task takes an AIV 4000 cycles, and saves a third of its gather.
@@ -130,7 +130,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
   out.score_offset = out.rope_offset + keys * kRopeDim * 2;
   out.probability_offset = out.score_offset + keys * shape.n_q * 4;
   out.skipped_offset = out.probability_offset + keys * shape.n_q * 2;
-  out.slot_bytes = (out.skipped_offset + keys * 4 + 511) / 512 * 512;
+  out.slot_bytes = tiling::AlignLine(out.skipped_offset + keys * 4);
   out.workspace_bytes = out.slot_bytes * out.slots * teams;
   return nullptr;
 }
@@ -139,7 +139,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
 constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const Platform& platform,
                                  SparseFlashAttentionTiling& out) {
   if (const char* refusal = Refusal(platform)) return refusal;
-  if (shape.n_q < 1 || shape.n_q > 128) return "n_q must be in [1, 128]";
+  if (const char* refusal = HeadsRefusal(shape.n_q)) return refusal;
   if (!shape.ragged && (shape.b == 0 ? shape.t != 0 : shape.t % shape.b != 0)) return "t must be a multiple of b";
   if (shape.topk < 1 || shape.topk > kMaxTopk) return "topk must be in [1, 4096]: a row of scores is held in UB";
   if (shape.block_size < 1) return "block_size must be at least 1";

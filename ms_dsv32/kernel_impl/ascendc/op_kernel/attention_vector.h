@@ -98,7 +98,6 @@ class AttentionVector {
   static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kBatchFlag = 4, kListFlag = 5, kSortFlag = 0;
   // Sorting takes Sort32, two levels of merging four runs, and the merge of the runs that are left.
   static constexpr uint32_t kSortSteps = 4;
-  static constexpr uint32_t kSortedRun = 32 * 4 * 4;  // records of a run after the two levels
   // Batches of a gather before the softmax of the task before it begins. Until then the slowest core of all has not
   // written its scores, and the scalar unit would wait for them instead of asking for more keys.
   static constexpr uint32_t kSoftmaxLag = 8;

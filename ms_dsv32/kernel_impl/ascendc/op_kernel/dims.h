@@ -9,6 +9,9 @@ namespace ms_dsv32::ascendc {
 
 // AIVs of an AI core: kernels are MIX 1:2. CANN names the call that returns it differently from version to version.
 constexpr uint32_t kVectorsPerCore = 2;
+// More AI cores than any device of arch 2201 has. A multiple of 4, less 1, for the alignment of tiling data that have
+// numbers of each core.
+constexpr uint32_t kMostCores = 31;
 // Bytes of UB that a kernel may use. The runtime takes 256 of the 192 KiB from MIX kernels.
 constexpr uint32_t kUbBytes = 192 * 1024 - 256;
 // Rows of a fractal, and columns of a fractal of 2-byte values. The cube computes whole fractals, so rows are dealt to

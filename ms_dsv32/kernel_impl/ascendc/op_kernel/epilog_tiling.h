@@ -29,9 +29,6 @@ constexpr uint32_t kHeadRowBytes = kVHeadDim * 2;
 // The last span is handed to the vector units in so many parts at most. The parts of two steps that follow each other
 // stay below the 15 that a CrossCore flag counts.
 constexpr uint32_t kMostParts = 6;
-// More AI cores than any device of arch 2201 has; a multiple of 4, less 1, for the alignment of EpilogTiling.
-constexpr uint32_t kMostEpilogCores = 31;
-
 // A part of K of one group that several cores share: spans [begin, end) of group `group`; none if they are equal.
 struct EpilogPiece {
   uint16_t group;
@@ -49,9 +46,9 @@ struct EpilogTiling {
   // The workspace has step_bytes for each of two steps: values bf16 [token_step, n_q * 128], the same quantised to
   // int8, their scales fp32 [token_step], and for each core sums_bytes with its blocks int32 [token_step, 64].
   uint64_t quantised_offset, scale_offset, sums_offset, sums_bytes, step_bytes, workspace_bytes;
-  // Groups [begin[core], begin[core + 1]) are a core's own; its piece comes beside them.
-  uint16_t groups[kMostEpilogCores + 1];
-  EpilogPiece pieces[kMostEpilogCores + 1];
+  // Groups [groups[core], groups[core + 1]) are a core's own; its piece comes beside them.
+  uint16_t groups[kMostCores + 1];
+  EpilogPiece pieces[kMostCores + 1];
 };
 
 }  // namespace ms_dsv32::ascendc

@@ -24,9 +24,6 @@ constexpr uint32_t kHeadSlots = 5;
 // Step s deals the indexer's heads as deal s % kDeals says. 64 heads do not divide evenly among 20 cores; those of five
 // steps, 320, do.
 constexpr uint32_t kDeals = 5;
-// More AI cores than any device of arch 2201 has. A multiple of 4, less 1, for the alignment of PrologTiling.
-constexpr uint32_t kMostCores = 31;
-
 // What each core owns: [begin[core], begin[core + 1]).
 struct PrologShares {
   uint16_t begin[kMostCores + 1];

@@ -26,6 +26,8 @@ constexpr uint32_t kScoreBatchBytes = 16384;
 // Longest list that the AIVs sort. Sorting takes two times 8 bytes, and 4, for each entry: 40 KiB of the softmax's 48
 // KiB of scores, or of UB that is left.
 constexpr uint32_t kMostSorted = 2048;
+// Entries are sorted in runs: 32 of Sort32, and two levels of MrgSort, each of which merges four runs.
+constexpr uint32_t kSortedRun = 32 * 4 * 4;
 // Entries that an AIV gathers unsorted: two batches, which take it as long as sorting.
 constexpr uint32_t kEarlyEntries = 32;
 // Columns of block_table that fit into UB beside the gather's buffers.
