@@ -189,18 +189,18 @@ extern "C" const char* reference({parameters}, uint32_t cores, void* bytes, uint
 """
 _ARGUMENTS = {
     "lightning_indexer_quant": (
-        "lightning_indexer_quant",
-        "MakeTiling",
-        "LightningIndexerTiling",
+        "indexer",
+        "MakeIndexerTiling",
+        "IndexerTiling",
         "t b selected_count block_num block_size max_blocknum ragged",
     ),
     "sparse_flash_attention_quant": (
-        "sparse_flash_attention_quant",
-        "MakeTiling",
-        "SparseFlashAttentionTiling",
+        "attention",
+        "MakeAttentionTiling",
+        "AttentionTiling",
         "t b n_q topk block_num block_size max_blocknum softmax_scale ragged",
     ),
-    "mla_epilog_quant": ("epilog", "MakeMlaEpilogQuantTiling", "EpilogTiling", "t n_q"),
+    "mla_epilog_quant": ("epilog", "MakeEpilogTiling", "EpilogTiling", "t n_q"),
 }
 """The header of each operator's tiling function, the function, its result, and what it takes."""
 

@@ -14,20 +14,20 @@ from tiling import library as tiling_library
 
 OPERATOR = "sparse_flash_attention_quant"
 TILING_SOURCE = """
-#include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
-extern "C" const char* make_tiling(const ms_dsv32::ascendc::SparseFlashAttentionShape* shape, uint32_t cores,
-                                   ms_dsv32::ascendc::SparseFlashAttentionTiling* tiling) {
-  return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
+#include "ms_dsv32/kernel_impl/ascendc/op_host/attention_make_tiling.h"
+extern "C" const char* make_tiling(const ms_dsv32::ascendc::AttentionShape* shape, uint32_t cores,
+                                   ms_dsv32::ascendc::AttentionTiling* tiling) {
+  return ms_dsv32::ascendc::MakeAttentionTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
 }
-extern "C" void make_team_tiling(const ms_dsv32::ascendc::SparseFlashAttentionShape* shape, uint32_t cores,
-                                 uint32_t team, ms_dsv32::ascendc::SparseFlashAttentionTiling* tiling) {
+extern "C" void make_team_tiling(const ms_dsv32::ascendc::AttentionShape* shape, uint32_t cores,
+                                 uint32_t team, ms_dsv32::ascendc::AttentionTiling* tiling) {
   ms_dsv32::ascendc::MakeTeamTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), team, *tiling);
 }
 """
 
 
 class Shape(ctypes.Structure):
-    """SparseFlashAttentionShape."""
+    """AttentionShape."""
 
     _fields_ = (
         *((name, ctypes.c_uint32) for name in ("t", "b", "n_q", "topk", "block_num", "block_size", "max_blocknum")),
@@ -37,7 +37,7 @@ class Shape(ctypes.Structure):
 
 
 class TilingData(ctypes.Structure):
-    """SparseFlashAttentionTiling."""
+    """AttentionTiling."""
 
     _fields_ = (
         *(

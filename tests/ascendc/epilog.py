@@ -21,7 +21,7 @@ TILING_SOURCE = """
 #include "ms_dsv32/kernel_impl/ascendc/op_host/epilog_make_tiling.h"
 using namespace ms_dsv32::ascendc;
 extern "C" const char* make_tiling(uint32_t t, uint32_t n_q, uint32_t cores, EpilogTiling* tiling) {
-  return MakeMlaEpilogQuantTiling({t, n_q}, Arch2201(cores), *tiling);
+  return MakeEpilogTiling({t, n_q}, Arch2201(cores), *tiling);
 }
 """
 MOST_CORES = 31

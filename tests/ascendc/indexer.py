@@ -14,23 +14,23 @@ from tiling import library as tiling_library
 
 OPERATOR = "lightning_indexer_quant"
 TILING_SOURCE = """
-#include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
-extern "C" const char* make_tiling(const ms_dsv32::ascendc::LightningIndexerShape* shape, uint32_t cores,
-                                   ms_dsv32::ascendc::LightningIndexerTiling* tiling) {
-  return ms_dsv32::ascendc::MakeTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
+#include "ms_dsv32/kernel_impl/ascendc/op_host/indexer_make_tiling.h"
+extern "C" const char* make_tiling(const ms_dsv32::ascendc::IndexerShape* shape, uint32_t cores,
+                                   ms_dsv32::ascendc::IndexerTiling* tiling) {
+  return ms_dsv32::ascendc::MakeIndexerTiling(*shape, ms_dsv32::ascendc::Arch2201(cores), *tiling);
 }
 """
 SHAPE = ("selected_count", "block_num", "block_size", "max_blocknum")
 
 
 class Shape(ctypes.Structure):
-    """LightningIndexerShape."""
+    """IndexerShape."""
 
     _fields_ = (*((name, ctypes.c_uint32) for name in ("t", "b", *SHAPE)), ("ragged", ctypes.c_bool))
 
 
 class TilingData(ctypes.Structure):
-    """LightningIndexerTiling."""
+    """IndexerTiling."""
 
     _fields_ = (
         *((name, ctypes.c_uint32) for name in ("cores", "t", "b", "s1", *SHAPE, "ragged", "unit_tokens")),

@@ -7,10 +7,10 @@
 #include <string>
 #include <vector>
 
+#include "ms_dsv32/kernel_impl/ascendc/op_host/attention_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/epilog_make_tiling.h"
-#include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/indexer_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/prolog_make_tiling.h"
-#include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
 #include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 #include "ms_dsv32/kernel_impl/contract/generated/lightning_indexer_quant.h"
 #include "ms_dsv32/kernel_impl/contract/generated/sparse_flash_attention_quant.h"
@@ -137,38 +137,39 @@ void RunKernel(const Call& call) {
   const std::string_view name = call.Op().name;
   const uint32_t t = Dim32(call, "t");
   MS_DSV32_RUN(mla_epilog_quant, Prepare<EpilogTiling>(call, [&](const Platform& platform, EpilogTiling& tiling) {
-                 return MakeMlaEpilogQuantTiling({t, Dim32(call, "n_q")}, platform, tiling);
+                 return MakeEpilogTiling({t, Dim32(call, "n_q")}, platform, tiling);
                }))
   const uint64_t rows = call.Dim("block_num") * op_info::kBlockSize;
   MS_DSV32_RUN(mla_prolog_quant, Prepare<PrologTiling>(call, [&](const Platform& platform, PrologTiling& tiling) {
-                 return MakeMlaPrologQuantTiling(t, Dim32(call, "n_q"), rows, call.Float("epsilon_cq"),
-                                                 call.Float("epsilon_ckv"), platform, tiling);
+                 return MakePrologTiling({t, Dim32(call, "n_q"), rows, true, false, call.Float("epsilon_cq"),
+                                          call.Float("epsilon_ckv"), 0.0f},
+                                         platform, tiling);
                }))
-  MS_DSV32_RUN(
-      lightning_indexer_prolog_quant, Prepare<PrologTiling>(call, [&](const Platform& platform, PrologTiling& tiling) {
-        return MakeLightningIndexerPrologQuantTiling(t, rows, call.Float("layernorm_epsilon_k"), platform, tiling);
-      }))
+  MS_DSV32_RUN(lightning_indexer_prolog_quant,
+               Prepare<PrologTiling>(call, [&](const Platform& platform, PrologTiling& tiling) {
+                 return MakePrologTiling({t, 0, rows, false, true, 0.0f, 0.0f, call.Float("layernorm_epsilon_k")},
+                                         platform, tiling);
+               }))
   MS_DSV32_RUN(mla_indexer_prolog_quant,
                Prepare<PrologTiling>(call, [&](const Platform& platform, PrologTiling& tiling) {
-                 return MakeMlaIndexerPrologQuantTiling(t, Dim32(call, "n_q"), rows, call.Float("mla_epsilon_cq"),
-                                                        call.Float("mla_epsilon_ckv"),
-                                                        call.Float("ip_attrs.layernorm_epsilon_k"), platform, tiling);
+                 return MakePrologTiling({t, Dim32(call, "n_q"), rows, true, true, call.Float("mla_epsilon_cq"),
+                                          call.Float("mla_epsilon_ckv"), call.Float("ip_attrs.layernorm_epsilon_k")},
+                                         platform, tiling);
                }))
   const uint32_t b = Dim32(call, "b"), block_num = Dim32(call, "block_num");
   const uint32_t columns = Dim32(call, "max_blocknum_perbatch"), selected_count = Dim32(call, "selected_count");
-  MS_DSV32_RUN(
-      sparse_flash_attention_quant,
-      Prepare<SparseFlashAttentionTiling>(call, [&](const Platform& platform, SparseFlashAttentionTiling& tiling) {
-        return MakeTiling(
-            {t, b, Dim32(call, "n_q"), selected_count, block_num, op_info::kBlockSize, columns,
-             call.Float("softmax_scale"), call.Given(op_info::sparse_flash_attention_quant::kQueryActSeqs)},
-            platform, tiling);
-      }))
+  MS_DSV32_RUN(sparse_flash_attention_quant,
+               Prepare<AttentionTiling>(call, [&](const Platform& platform, AttentionTiling& tiling) {
+                 return MakeAttentionTiling(
+                     {t, b, Dim32(call, "n_q"), selected_count, block_num, op_info::kBlockSize, columns,
+                      call.Float("softmax_scale"), call.Given(op_info::sparse_flash_attention_quant::kQueryActSeqs)},
+                     platform, tiling);
+               }))
   MS_DSV32_RUN(lightning_indexer_quant,
-               Prepare<LightningIndexerTiling>(call, [&](const Platform& platform, LightningIndexerTiling& tiling) {
-                 return MakeTiling({t, b, selected_count, block_num, op_info::kBlockSize, columns,
-                                    call.Given(op_info::lightning_indexer_quant::kQueryActSeqs)},
-                                   platform, tiling);
+               Prepare<IndexerTiling>(call, [&](const Platform& platform, IndexerTiling& tiling) {
+                 return MakeIndexerTiling({t, b, selected_count, block_num, op_info::kBlockSize, columns,
+                                           call.Given(op_info::lightning_indexer_quant::kQueryActSeqs)},
+                                          platform, tiling);
                }))
   throw std::logic_error(std::string(name) + " has no tiling in RunKernel of kernel_library.cc");
 }

@@ -43,9 +43,9 @@ def test_no_bit_depends_on_cores(op: str, cores: int) -> None:
 
 SOURCE = """
 #include <cstdio>
-#include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/indexer_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/prolog_make_tiling.h"
-#include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/attention_make_tiling.h"
 using namespace ms_dsv32::ascendc;
 namespace {
 char text[256];
@@ -85,8 +85,8 @@ extern "C" const char* check_prolog(int op, uint32_t t, uint32_t n_q, uint32_t c
 }
 
 extern "C" const char* check_attention(uint32_t t, uint32_t n_q, uint32_t topk, uint32_t cores) {
-  SparseFlashAttentionTiling out{};
-  const char* no = MakeTiling({t, t, n_q, topk, 64, 128, 64, 1.0f, false}, Arch2201(cores), out);
+  AttentionTiling out{};
+  const char* no = MakeAttentionTiling({t, t, n_q, topk, 64, 128, 64, 1.0f, false}, Arch2201(cores), out);
   if (no) return no;
   if (out.cores > cores || out.cores % out.team != 0) return Wrong("%u cores in teams of %u", out.cores, out.team);
   if (out.head_parts * out.column_parts > out.team) return Wrong("%u parts for a team", out.head_parts);
@@ -100,8 +100,8 @@ extern "C" const char* check_attention(uint32_t t, uint32_t n_q, uint32_t topk, 
 }
 
 extern "C" const char* check_indexer(uint32_t t, uint32_t b, uint32_t columns, uint32_t cores) {
-  LightningIndexerTiling out{};
-  const char* no = MakeTiling({t, b, 2048, 64, 128, columns, false}, Arch2201(cores), out);
+  IndexerTiling out{};
+  const char* no = MakeIndexerTiling({t, b, 2048, 64, 128, columns, false}, Arch2201(cores), out);
   if (no) return no;
   const uint32_t units = b * tiling::CeilDiv(t / b, kUnitTokens);
   if (out.rounds * cores + out.shared != units || out.shared >= cores) return Wrong("%u rounds", out.rounds);

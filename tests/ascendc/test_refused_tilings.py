@@ -11,9 +11,9 @@ from tiling import OP_HOST, library
 
 _SOURCE = """
 #include "ms_dsv32/kernel_impl/ascendc/op_host/epilog_make_tiling.h"
-#include "ms_dsv32/kernel_impl/ascendc/op_host/lightning_indexer_quant_make_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/indexer_make_tiling.h"
 #include "ms_dsv32/kernel_impl/ascendc/op_host/prolog_make_tiling.h"
-#include "ms_dsv32/kernel_impl/ascendc/op_host/sparse_flash_attention_quant_make_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_host/attention_make_tiling.h"
 using namespace ms_dsv32::ascendc;
 namespace {
 const char* Prolog(PrologShape shape, Platform platform) {
@@ -22,22 +22,22 @@ const char* Prolog(PrologShape shape, Platform platform) {
 }
 const char* Epilog(EpilogShape shape, Platform platform) {
   EpilogTiling out{};
-  return MakeMlaEpilogQuantTiling(shape, platform, out);
+  return MakeEpilogTiling(shape, platform, out);
 }
-const char* Indexer(LightningIndexerShape shape, Platform platform) {
-  LightningIndexerTiling out{};
-  return MakeTiling(shape, platform, out);
+const char* Indexer(IndexerShape shape, Platform platform) {
+  IndexerTiling out{};
+  return MakeIndexerTiling(shape, platform, out);
 }
-const char* Attention(SparseFlashAttentionShape shape, Platform platform) {
-  SparseFlashAttentionTiling out{};
-  return MakeTiling(shape, platform, out);
+const char* Attention(AttentionShape shape, Platform platform) {
+  AttentionTiling out{};
+  return MakeAttentionTiling(shape, platform, out);
 }
 }  // namespace
 extern "C" const char* refusal(int which) {
   PrologShape prolog{8, 128, 1024, true, true, 1e-5f, 1e-5f, 1e-6f};
   EpilogShape epilog{8, 128};
-  LightningIndexerShape indexer{8, 4, 2048, 64, 128, 16, false};
-  SparseFlashAttentionShape attention{8, 4, 128, 2048, 64, 128, 16, 0.125f, false};
+  IndexerShape indexer{8, 4, 2048, 64, 128, 16, false};
+  AttentionShape attention{8, 4, 128, 2048, 64, 128, 16, 0.125f, false};
   Platform device = Arch2201(24);
   switch (which) {
     case -1: return Prolog(prolog, device);

@@ -25,10 +25,7 @@ const char* make_tiling(int op, uint32_t t, uint32_t n_q, uint64_t cache_rows, f
   const Platform platform = Arch2201(cores);
   PrologTiling out{};
   const char* no =
-      op == 0   ? MakeMlaPrologQuantTiling(t, n_q, cache_rows, epsilon_cq, epsilon_ckv, platform, out)
-      : op == 1 ? MakeLightningIndexerPrologQuantTiling(t, cache_rows, epsilon_k, platform, out)
-                : MakeMlaIndexerPrologQuantTiling(t, n_q, cache_rows, epsilon_cq, epsilon_ckv, epsilon_k, platform,
-                                                     out);
+      MakePrologTiling({t, n_q, cache_rows, op != 1, op != 0, epsilon_cq, epsilon_ckv, epsilon_k}, platform, out);
   std::memcpy(bytes, &out, sizeof(out));
   facts[0] = out.cores;
   facts[1] = out.workspace_bytes;

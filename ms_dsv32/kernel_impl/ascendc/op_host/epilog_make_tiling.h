@@ -62,8 +62,7 @@ constexpr void DealGroups(EpilogTiling& tiling) {
 }
 
 // Fills `tiling`, or returns why the shape does not fit. A null result means success.
-constexpr const char* MakeMlaEpilogQuantTiling(const EpilogShape& shape, const Platform& platform,
-                                               EpilogTiling& tiling) {
+constexpr const char* MakeEpilogTiling(const EpilogShape& shape, const Platform& platform, EpilogTiling& tiling) {
   if (const char* refusal = Refusal(platform)) return refusal;
   if (const char* refusal = HeadsRefusal(shape.n_q)) return refusal;
   if (const char* refusal = StreamRefusal(shape.t, platform)) return refusal;

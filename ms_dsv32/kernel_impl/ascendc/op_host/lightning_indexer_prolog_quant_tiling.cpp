@@ -8,8 +8,12 @@ namespace ms_dsv32::ascendc {
 ge::graphStatus TileLightningIndexerPrologQuant(gert::TilingContext* context) {
   return Tile<PrologTiling>(op_info::lightning_indexer_prolog_quant::kOp, context,
                             [](const Call& call, const Platform& platform, PrologTiling& tiling) {
-                              return MakeLightningIndexerPrologQuantTiling(
-                                  Dim(call, "t"), CacheRows(call), call.Float("layernorm_epsilon_k"), platform, tiling);
+                              PrologShape shape{};
+                              shape.t = Dim(call, "t");
+                              shape.cache_rows = CacheRows(call);
+                              shape.indexer = true;
+                              shape.epsilon_k = call.Float("layernorm_epsilon_k");
+                              return MakePrologTiling(shape, platform, tiling);
                             });
 }
 

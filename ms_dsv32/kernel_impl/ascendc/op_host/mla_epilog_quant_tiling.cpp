@@ -8,7 +8,7 @@ namespace ms_dsv32::ascendc {
 ge::graphStatus TileMlaEpilogQuant(gert::TilingContext* context) {
   return Tile<EpilogTiling>(op_info::mla_epilog_quant::kOp, context,
                             [](const Call& call, const Platform& platform, EpilogTiling& tiling) {
-                              return MakeMlaEpilogQuantTiling({Dim(call, "t"), Dim(call, "n_q")}, platform, tiling);
+                              return MakeEpilogTiling({Dim(call, "t"), Dim(call, "n_q")}, platform, tiling);
                             });
 }
 

@@ -8,10 +8,16 @@ namespace ms_dsv32::ascendc {
 ge::graphStatus TileMlaIndexerPrologQuant(gert::TilingContext* context) {
   return Tile<PrologTiling>(op_info::mla_indexer_prolog_quant::kOp, context,
                             [](const Call& call, const Platform& platform, PrologTiling& tiling) {
-                              return MakeMlaIndexerPrologQuantTiling(
-                                  Dim(call, "t"), Dim(call, "n_q"), CacheRows(call), call.Float("mla_epsilon_cq"),
-                                  call.Float("mla_epsilon_ckv"), call.Float("ip_attrs.layernorm_epsilon_k"), platform,
-                                  tiling);
+                              PrologShape shape{};
+                              shape.t = Dim(call, "t");
+                              shape.n_q = Dim(call, "n_q");
+                              shape.cache_rows = CacheRows(call);
+                              shape.mla = true;
+                              shape.indexer = true;
+                              shape.epsilon_cq = call.Float("mla_epsilon_cq");
+                              shape.epsilon_ckv = call.Float("mla_epsilon_ckv");
+                              shape.epsilon_k = call.Float("ip_attrs.layernorm_epsilon_k");
+                              return MakePrologTiling(shape, platform, tiling);
                             });
 }
 

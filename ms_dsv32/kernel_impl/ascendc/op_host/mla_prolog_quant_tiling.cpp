@@ -6,11 +6,17 @@
 namespace ms_dsv32::ascendc {
 
 ge::graphStatus TileMlaPrologQuant(gert::TilingContext* context) {
-  return Tile<PrologTiling>(
-      op_info::mla_prolog_quant::kOp, context, [](const Call& call, const Platform& platform, PrologTiling& tiling) {
-        return MakeMlaPrologQuantTiling(Dim(call, "t"), Dim(call, "n_q"), CacheRows(call), call.Float("epsilon_cq"),
-                                        call.Float("epsilon_ckv"), platform, tiling);
-      });
+  return Tile<PrologTiling>(op_info::mla_prolog_quant::kOp, context,
+                            [](const Call& call, const Platform& platform, PrologTiling& tiling) {
+                              PrologShape shape{};
+                              shape.t = Dim(call, "t");
+                              shape.n_q = Dim(call, "n_q");
+                              shape.cache_rows = CacheRows(call);
+                              shape.mla = true;
+                              shape.epsilon_cq = call.Float("epsilon_cq");
+                              shape.epsilon_ckv = call.Float("epsilon_ckv");
+                              return MakePrologTiling(shape, platform, tiling);
+                            });
 }
 
 }  // namespace ms_dsv32::ascendc

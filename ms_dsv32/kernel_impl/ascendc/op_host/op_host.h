@@ -24,7 +24,8 @@ namespace ms_dsv32::ascendc {
 
 // Kernels see no header outside their folder, so they have dimensions of their own, which must equal the contract's.
 static_assert(kH == op_info::kH && kQLoraRank == op_info::kQLoraRank && kKvLoraRank == op_info::kKvLoraRank);
-static_assert(kRopeDim == op_info::kRopeDim && kNopeDim == op_info::kQkNopeHeadDim && kQHeadDim == op_info::kQHeadDim);
+static_assert(kRopeDim == op_info::kRopeDim && kQkNopeHeadDim == op_info::kQkNopeHeadDim &&
+              kQHeadDim == op_info::kQHeadDim);
 static_assert(kVHeadDim == op_info::kVHeadDim && kKScaleGroups == op_info::kKScaleGroups);
 static_assert(kKeyDim == op_info::kKvLoraRank + op_info::kRopeDim &&
               kScaleGroup * op_info::kKScaleGroups == op_info::kKvLoraRank);

@@ -57,7 +57,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   const uint32_t rows = tiling.token_step;
   tiling.query_l1 = rows * kQLoraRank;
   tiling.stream_bytes = kPassUnits * kUnitColumns * kXChunk * 2;
-  const uint32_t fixed = tiling.query_l1 + rows * kNopeDim * 2;
+  const uint32_t fixed = tiling.query_l1 + rows * kQkNopeHeadDim * 2;
   for (uint32_t slots = 4; slots >= 3 && tiling.stream_slots == 0; --slots) {
     const uint32_t left = fixed + slots * rows * kXChunk * 2;
     if (left + slots * tiling.stream_bytes > platform.l1) continue;
@@ -80,7 +80,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   // of a head.
   if (!shape.mla && shape.t > tiling.token_step && tiling.cores >= 5 * kProjectParts) {
     tiling.projectors = kProjectParts;
-    tiling.left_bytes = fixed + rows * kNopeDim * 2 + kIdxHeadDim * kIdxHeadDim * 2;
+    tiling.left_bytes = fixed + rows * kQkNopeHeadDim * 2 + kIdxHeadDim * kIdxHeadDim * 2;
     tiling.stream_slots = 4;
   }
 
@@ -97,8 +97,8 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   tiling.q_norm_scale_offset = tiling.q_norm_offset + (fused ? tiling::AlignLine(uint64_t{shape.t} * kQLoraRank) : 0);
   tiling.head_offset = tiling.q_norm_scale_offset + (fused ? tiling::AlignLine(uint64_t{shape.t} * 4) : 0);
 
-  tiling.query_offset = tiling::AlignLine(step * kNopeDim * 4);
-  tiling.turned_offset = tiling.query_offset + tiling::AlignLine(step * kNopeDim * 2);
+  tiling.query_offset = tiling::AlignLine(step * kQkNopeHeadDim * 4);
+  tiling.turned_offset = tiling.query_offset + tiling::AlignLine(step * kQkNopeHeadDim * 2);
   tiling.head_bytes = tiling.turned_offset + (shape.indexer ? tiling::AlignLine(step * kIdxHeadDim * 2) : 0);
   tiling.workspace_bytes = tiling.head_offset + uint64_t{tiling.cores} * kHeadSlots * tiling.head_bytes;
 
@@ -125,7 +125,7 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
     }
     return nullptr;
   }
-  Deal(tiling.n_q, kNopeDim * (kQLoraRank + kKvLoraRank * 2), tiling.cores, load, tiling.nopes);
+  Deal(tiling.n_q, kQkNopeHeadDim * (kQLoraRank + kKvLoraRank * 2), tiling.cores, load, tiling.nopes);
   Deal(shape.indexer ? kIdxNHeads : 0, kIdxHeadDim * kQLoraRank, tiling.cores, load, tiling.indexer_heads[0]);
   for (uint32_t deal = 1; deal < kDeals; ++deal) {
     tiling.indexer_heads[deal] = tiling.indexer_heads[0];
@@ -136,23 +136,6 @@ constexpr const char* MakePrologTiling(const PrologShape& shape, const Platform&
   }
   Deal(columns / kUnitColumns * kProjectParts, kPartRows * kUnitColumns * 2, tiling.cores, load, tiling.units);
   return nullptr;
-}
-
-// MakePrologTiling for each operator. cache_rows is block_num * block_size.
-constexpr const char* MakeMlaPrologQuantTiling(uint32_t t, uint32_t n_q, uint64_t cache_rows, float epsilon_cq,
-                                               float epsilon_ckv, const Platform& platform, PrologTiling& tiling) {
-  return MakePrologTiling({t, n_q, cache_rows, true, false, epsilon_cq, epsilon_ckv, 0.0f}, platform, tiling);
-}
-
-constexpr const char* MakeLightningIndexerPrologQuantTiling(uint32_t t, uint64_t cache_rows, float epsilon_k,
-                                                            const Platform& platform, PrologTiling& tiling) {
-  return MakePrologTiling({t, 0, cache_rows, false, true, 0.0f, 0.0f, epsilon_k}, platform, tiling);
-}
-
-constexpr const char* MakeMlaIndexerPrologQuantTiling(uint32_t t, uint32_t n_q, uint64_t cache_rows, float epsilon_cq,
-                                                      float epsilon_ckv, float epsilon_k, const Platform& platform,
-                                                      PrologTiling& tiling) {
-  return MakePrologTiling({t, n_q, cache_rows, true, true, epsilon_cq, epsilon_ckv, epsilon_k}, platform, tiling);
 }
 
 }  // namespace ms_dsv32::ascendc

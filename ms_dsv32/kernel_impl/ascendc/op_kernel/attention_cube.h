@@ -264,7 +264,7 @@ class AttentionCube {
   }
 
   const AttentionPlan& plan_;
-  const SparseFlashAttentionTiling& tiling_;
+  const AttentionTiling& tiling_;
   GlobalTensor<bfloat16_t> query_nope_, query_rope_, attention_out_;
   TBuf<TPosition::A1> l1_;
   TBuf<TPosition::A2> l0a_;

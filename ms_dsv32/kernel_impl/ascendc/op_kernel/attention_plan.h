@@ -8,9 +8,9 @@
 #ifndef MS_DSV32_ASCENDC_ATTENTION_PLAN_H_
 #define MS_DSV32_ASCENDC_ATTENTION_PLAN_H_
 
+#include "attention_tiling.h"
 #include "copy.h"
 #include "sequences.h"
-#include "sparse_flash_attention_quant_tiling.h"
 
 namespace ms_dsv32::ascendc {
 
@@ -36,7 +36,7 @@ struct AttentionTask {
 // What the AIC and the AIVs of a core share: their tasks, and the workspace.
 class AttentionPlan {
  public:
-  __aicore__ inline AttentionPlan(const SparseFlashAttentionTiling& tiling, uint32_t core, GM_ADDR kv_act_seqs,
+  __aicore__ inline AttentionPlan(const AttentionTiling& tiling, uint32_t core, GM_ADDR kv_act_seqs,
                                   GM_ADDR query_act_seqs, GM_ADDR workspace)
       : tiling_(tiling),
         team_(core / tiling.team),
@@ -104,7 +104,7 @@ class AttentionPlan {
     return Slot<bfloat16_t>(index, tiling_.probability_offset, tiling_.key_rows * tiling_.n_q);
   }
 
-  const SparseFlashAttentionTiling& tiling_;
+  const AttentionTiling& tiling_;
   const uint32_t team_, member_;  // this core's team, and its number there
 
  private:

@@ -585,7 +585,7 @@ class AttentionVector {
   }
 
   const AttentionPlan& plan_;
-  const SparseFlashAttentionTiling& tiling_;
+  const AttentionTiling& tiling_;
   const uint32_t sub_;
   const bool together_;  // the softmax has room in UB beside the gather
   GlobalTensor<int32_t> topk_indices_, block_table_;

@@ -428,7 +428,7 @@ class IndexerCube {
   }
 
   const IndexerPlan& plan_;
-  const LightningIndexerTiling& tiling_;
+  const IndexerTiling& tiling_;
   GlobalTensor<int8_t> q_int8_, k_cache_;
   TBuf<TPosition::B1> query_, dots_;
   TBuf<TPosition::A1> weights_, keys_;

@@ -12,7 +12,7 @@
 #define MS_DSV32_ASCENDC_INDEXER_PLAN_H_
 
 #include "copy.h"
-#include "lightning_indexer_quant_tiling.h"
+#include "indexer_tiling.h"
 #include "sequences.h"
 
 namespace ms_dsv32::ascendc {
@@ -90,8 +90,8 @@ struct IndexerTask {
 
 class IndexerPlan {
  public:
-  __aicore__ inline IndexerPlan(const LightningIndexerTiling& tiling, uint32_t core, GM_ADDR block_table,
-                                GM_ADDR kv_act_seqs, GM_ADDR query_act_seqs, GM_ADDR workspace)
+  __aicore__ inline IndexerPlan(const IndexerTiling& tiling, uint32_t core, GM_ADDR block_table, GM_ADDR kv_act_seqs,
+                                GM_ADDR query_act_seqs, GM_ADDR workspace)
       : tiling_(tiling),
         core_(core),
         workspace_(workspace),
@@ -207,7 +207,7 @@ class IndexerPlan {
   }
   __aicore__ inline uint32_t SharedUnit(uint32_t task) const { return first_shared_ + task; }
 
-  const LightningIndexerTiling& tiling_;
+  const IndexerTiling& tiling_;
   const uint32_t core_;
 
  private:
@@ -261,7 +261,7 @@ struct KeyRun {
 template <typename Table>
 class KeyRuns {
  public:
-  __aicore__ inline KeyRuns(const Table& table, const LightningIndexerTiling& tiling, uint32_t position, uint32_t count)
+  __aicore__ inline KeyRuns(const Table& table, const IndexerTiling& tiling, uint32_t position, uint32_t count)
       : table_(table), block_size_(tiling.block_size), block_num_(tiling.block_num), left_(count) {
     column_ = position / block_size_;
     within_ = position - column_ * block_size_;

@@ -26,7 +26,7 @@ class TableWindow {
   // most what a step has.
   __aicore__ MS_DSV32_NOINLINE void Cover(const IndexerPlan& plan, const IndexerTask& task, uint32_t position,
                                           uint32_t count) {
-    const LightningIndexerTiling& tiling = plan.tiling_;
+    const IndexerTiling& tiling = plan.tiling_;
     const uint32_t first = position / tiling.block_size, columns = tiling.max_blocknum_perbatch;
     const uint32_t end = Min(CeilDiv(position + count, tiling.block_size), columns);
     if (task.sequence == sequence_ && begin_ <= first && end <= end_) {
@@ -565,7 +565,7 @@ class IndexerVector {
   }
 
   const IndexerPlan& plan_;
-  const LightningIndexerTiling& tiling_;
+  const IndexerTiling& tiling_;
   const uint32_t sub_;
   GlobalTensor<half> q_scale_, weights_, k_scale_;
   GlobalTensor<int32_t> topk_indices_;

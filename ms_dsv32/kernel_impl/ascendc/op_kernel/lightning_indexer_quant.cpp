@@ -10,7 +10,7 @@ extern "C" __global__ __aicore__ void lightning_indexer_quant(GM_ADDR q_int8, GM
                                                               GM_ADDR workspace, GM_ADDR tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   using namespace ms_dsv32::ascendc;
-  REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::LightningIndexerTiling);
+  REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::IndexerTiling);
   GET_TILING_DATA(tiling_data, tiling);
   if (tiling_data.t == 0) {
     return;

@@ -109,14 +109,14 @@ class PrologCube {
   }
   // The left operand of S5 of item i. If some cores do only S1, operands alternate between two places.
   __aicore__ inline LocalTensor<bfloat16_t> Query(uint32_t step, uint32_t i) {
-    return stream_.Left<bfloat16_t>(t_.query_l1 + (IsOther(i) ? t_.token_step * kNopeDim * 2 : 0),
-                                    Rows(step) * kNopeDim);
+    return stream_.Left<bfloat16_t>(t_.query_l1 + (IsOther(i) ? t_.token_step * kQkNopeHeadDim * 2 : 0),
+                                    Rows(step) * kQkNopeHeadDim);
   }
   __aicore__ inline bool IsOther(uint32_t i) const { return Apart() && i % 2 == 1; }
   __aicore__ inline int32_t QueryFlag(uint32_t i) const { return IsOther(i) ? kOtherQueryFlag : kQueryFlag; }
   // The Hadamard matrix of the heads, after both places of operands.
   __aicore__ inline LocalTensor<bfloat16_t> Matrix() {
-    return stream_.Left<bfloat16_t>(t_.query_l1 + 2 * t_.token_step * kNopeDim * 2, kIdxHeadDim * kIdxHeadDim);
+    return stream_.Left<bfloat16_t>(t_.query_l1 + 2 * t_.token_step * kQkNopeHeadDim * 2, kIdxHeadDim * kIdxHeadDim);
   }
   __aicore__ inline LocalTensor<bfloat16_t> XChunk(uint32_t step, uint32_t slot) {
     return stream_.Left<bfloat16_t>(t_.x_l1 + slot * t_.token_step * kXChunk * 2, Rows(step) * kXChunk);
@@ -145,7 +145,7 @@ class PrologCube {
   __aicore__ inline uint32_t HeadRows(uint32_t columns) const { return Min(t_.stream_bytes / columns, kQLoraRank); }
   // columns of a chunk of w_uk: 128 or 256 of the 512
   __aicore__ inline uint32_t AbsorbChunk() const {
-    return Min(t_.stream_bytes / (kNopeDim * 2) / kAbsorbColumns, 2) * kAbsorbColumns;
+    return Min(t_.stream_bytes / (kQkNopeHeadDim * 2) / kAbsorbColumns, 2) * kAbsorbColumns;
   }
   static __aicore__ inline uint32_t Columns(PrologKind kind) { return kind == PrologKind::kMlaRope ? kRopeDim : 128; }
 
@@ -386,7 +386,7 @@ class PrologCube {
       CopyNzToL1(weights, Global<int8_t>(a_.w_qb, uint64_t{kQLoraRank} * kIdxNHeads * kIdxHeadDim), kQLoraRank, k, rows,
                  item.head * kIdxHeadDim, columns);
     } else {
-      const uint32_t column = item.head * kQHeadDim + (item.kind == PrologKind::kMlaRope ? kNopeDim : 0);
+      const uint32_t column = item.head * kQHeadDim + (item.kind == PrologKind::kMlaRope ? kQkNopeHeadDim : 0);
       CopyNzToL1(weights, Global<int8_t>(a_.w_uq_qr, uint64_t{kQLoraRank} * t_.n_q * kQHeadDim), kQLoraRank, k, rows,
                  column, columns);
     }
@@ -396,9 +396,10 @@ class PrologCube {
   __aicore__ MS_DSV32_NOINLINE void LoadTurn(const PrologItem& item, uint32_t chunk) {
     const LocalTensor<bfloat16_t> weights = stream_.BeginFill<bfloat16_t>();
     if (item.kind == PrologKind::kMlaNope) {
-      const GlobalTensor<bfloat16_t> w_uk = Global<bfloat16_t>(a_.w_uk, uint64_t{t_.n_q} * kNopeDim * kKvLoraRank);
-      CopyNdToL1(weights, w_uk[static_cast<uint64_t>(item.head) * kNopeDim * kKvLoraRank + chunk * AbsorbChunk()],
-                 kNopeDim, AbsorbChunk(), kKvLoraRank, kNopeDim);
+      const GlobalTensor<bfloat16_t> w_uk =
+          Global<bfloat16_t>(a_.w_uk, uint64_t{t_.n_q} * kQkNopeHeadDim * kKvLoraRank);
+      CopyNdToL1(weights, w_uk[static_cast<uint64_t>(item.head) * kQkNopeHeadDim * kKvLoraRank + chunk * AbsorbChunk()],
+                 kQkNopeHeadDim, AbsorbChunk(), kKvLoraRank, kQkNopeHeadDim);
     } else {
       LoadHadamard(weights, item.kind == PrologKind::kIndexerHead ? a_.hadamard_q : a_.hadamard_k);
     }
@@ -658,8 +659,8 @@ class PrologCube {
       }
       AwaitQueries(query_next_ + 1);
       WaitFlag<HardEvent::MTE1_MTE2>(QueryFlag(query_next_));
-      CopyNdToL1(Query(item.step, query_next_), workspace_.Query(t_, query_next_), TurnRows(item), kNopeDim, kNopeDim,
-                 Rows(item.step));
+      CopyNdToL1(Query(item.step, query_next_), workspace_.Query(t_, query_next_), TurnRows(item), kQkNopeHeadDim,
+                 kQkNopeHeadDim, Rows(item.step));
       SetFlag<HardEvent::MTE2_MTE1>(QueryFlag(query_next_));
     }
   }
@@ -721,8 +722,8 @@ class PrologCube {
                                                 int32_t awaited) {
     const uint32_t product = stream_.Open();
     const uint32_t m = TurnRows(item);
-    stream_.Add(product, Query(item.step, i), m, Rows(item.step), 0, weights, kNopeDim, kNopeDim, n, kAbsorbColumns,
-                kStep, awaited);
+    stream_.Add(product, Query(item.step, i), m, Rows(item.step), 0, weights, kQkNopeHeadDim, kQkNopeHeadDim, n,
+                kAbsorbColumns, kStep, awaited);
     StoreC(dst, stream_.Close<float>(product), m, RoundUp(m, kFractal), 0, kAbsorbColumns, dst_row);
     stream_.Free(product);
   }

@@ -190,10 +190,10 @@ class PrologWorkspace {
   // The first of the parts of a step.
   __aicore__ inline GM_ADDR Parts(const PrologTiling& t, uint32_t step) const { return Part(t, step, 0); }
   __aicore__ inline GlobalTensor<int32_t> Sums(const PrologTiling& t, uint32_t item) const {
-    return Global<int32_t>(Head(t, item), t.token_step * kNopeDim);
+    return Global<int32_t>(Head(t, item), t.token_step * kQkNopeHeadDim);
   }
   __aicore__ inline GlobalTensor<bfloat16_t> Query(const PrologTiling& t, uint32_t item) const {
-    return Global<bfloat16_t>(Head(t, item) + t.query_offset, t.token_step * kNopeDim);
+    return Global<bfloat16_t>(Head(t, item) + t.query_offset, t.token_step * kQkNopeHeadDim);
   }
   __aicore__ inline GlobalTensor<bfloat16_t> Turned(const PrologTiling& t, uint32_t item) const {
     return Global<bfloat16_t>(Head(t, item) + t.turned_offset, t.token_step * kIdxHeadDim);

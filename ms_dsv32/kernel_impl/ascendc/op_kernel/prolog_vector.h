@@ -97,7 +97,7 @@ class PrologVector {
   static constexpr uint32_t kHeadRows = 32;               // rows of a head at a time: 16 KiB of sums
   static constexpr uint32_t kIndexKeyRows = 4;            // all parts and cos, sin of 4 keys fit into a slot of sums
   static constexpr uint32_t kInSlots = 3, kOutSlots = 4;  // so much is under way to and from UB
-  static constexpr uint32_t kSlotBytes = kHeadRows * kNopeDim * 4;
+  static constexpr uint32_t kSlotBytes = kHeadRows * kQkNopeHeadDim * 4;
 
   // Flags of events between two pipes: kSlotFlag is the first one of the slots, kNextFlag belongs to the constants of
   // the next step, and kWaitFlag is for waits that follow at once.
@@ -477,8 +477,8 @@ class PrologVector {
     constexpr uint32_t kRopeCount = kHeadRows * kRopeDim;
     TakeConstants();
     in_ = arena_.Take<int32_t>(kInSlots * kSlotBytes / 4);
-    channel_ = arena_.Take<float>(kInSlots * kNopeDim);
-    out_ = arena_.Take<bfloat16_t>(kOutSlots * kHeadRows * kNopeDim);
+    channel_ = arena_.Take<float>(kInSlots * kQkNopeHeadDim);
+    out_ = arena_.Take<bfloat16_t>(kOutSlots * kHeadRows * kQkNopeHeadDim);
     rope_out_ = arena_.Take<bfloat16_t>(kOutSlots * kRopeCount);
     rope_ = arena_.Take<float>(kRopeCount);
     pairs_ = arena_.Take<float>(kRopeCount);
@@ -616,7 +616,7 @@ class PrologVector {
                                                    uint32_t rows) {
     const uint32_t slot = in_slots_.Acquire();
     const LocalTensor<int32_t> sums = in_[slot * kSlotBytes / 4];
-    const LocalTensor<float> channel = channel_[slot * kNopeDim];
+    const LocalTensor<float> channel = channel_[slot * kQkNopeHeadDim];
     CopyIn(sums, workspace_.Sums(t_, i)[r * kD], rows * kD);
     CopyIn(channel, channel_scale, kD);
     in_slots_.Publish();
@@ -628,14 +628,14 @@ class PrologVector {
   __aicore__ MS_DSV32_NOINLINE void MlaNope(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
     const uint64_t channels = static_cast<uint64_t>(t_.n_q) * kQHeadDim;
     const LocalTensor<float> x =
-        Dequantised<kNopeDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim], r, rows);
-    const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kNopeDim];
-    Cast(out, x, RoundMode::CAST_RINT, rows * kNopeDim);
+        Dequantised<kQkNopeHeadDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim], r, rows);
+    const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kQkNopeHeadDim];
+    Cast(out, x, RoundMode::CAST_RINT, rows * kQkNopeHeadDim);
     PipeBarrier<PIPE_V>();
     in_slots_.Release();
     out_slots_.Publish();
     out_slots_.Take();
-    CopyOut(workspace_.Query(t_, i)[r * kNopeDim], out, rows * kNopeDim);
+    CopyOut(workspace_.Query(t_, i)[r * kQkNopeHeadDim], out, rows * kQkNopeHeadDim);
     out_slots_.Release();
   }
 
@@ -643,7 +643,7 @@ class PrologVector {
   __aicore__ MS_DSV32_NOINLINE void MlaRope(uint32_t i, uint32_t head, uint32_t r, uint32_t rows) {
     const uint64_t channels = static_cast<uint64_t>(t_.n_q) * kQHeadDim;
     const LocalTensor<float> x =
-        Dequantised<kRopeDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim + kNopeDim], r, rows);
+        Dequantised<kRopeDim>(i, Global<float>(a_.dequant_scale, channels)[head * kQHeadDim + kQkNopeHeadDim], r, rows);
     const LocalTensor<bfloat16_t> out = rope_out_[out_slots_.Acquire() * kHeadRows * kRopeDim];
     RoundBf16(out, x, rows * kRopeDim);
     const uint32_t token = (r - HalfBegin()) * kRopeDim;
@@ -680,7 +680,7 @@ class PrologVector {
         Global<float>(a_.w_qb_scale, kIdxNHeads * kIdxHeadDim)[head * kIdxHeadDim];
     const LocalTensor<float> x = Dequantised<kIdxHeadDim>(i, channel_scale, r, rows);
     const uint32_t token = (r - HalfBegin()) * kRopeDim;
-    const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kNopeDim];
+    const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kQkNopeHeadDim];
     RoundAndTurn(out, x, cos_[token], sin_[token], rows);
     in_slots_.Release();
     out_slots_.Publish();
@@ -723,7 +723,7 @@ class PrologVector {
       Cast(cos, raw_cos, RoundMode::CAST_NONE, rows * kRopeDim);
       SpreadSin(sin, raw_sin, rows);
       LayerNorm<kIdxHeadDim>(x, x_, gamma_, beta_, t_.epsilon_k, scratch_, rows);
-      const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kNopeDim];
+      const LocalTensor<bfloat16_t> out = out_[out_slots_.Acquire() * kHeadRows * kQkNopeHeadDim];
       RoundAndTurn(out, x, cos, sin, rows);
       in_slots_.Release();
       out_slots_.Publish();
@@ -799,7 +799,7 @@ class PrologVector {
     return out_slot;
   }
   __aicore__ inline LocalTensor<int8_t> QuantisedRows(uint32_t slot) {
-    return out_[slot * kHeadRows * kNopeDim].ReinterpretCast<int8_t>();
+    return out_[slot * kHeadRows * kQkNopeHeadDim].ReinterpretCast<int8_t>();
   }
   __aicore__ inline LocalTensor<half> ScaleBlocks(uint32_t slot) {
     return rope_out_[slot * kHeadRows * kRopeDim].ReinterpretCast<half>();

@@ -11,7 +11,7 @@ extern "C" __global__ __aicore__ void sparse_flash_attention_quant(GM_ADDR query
                                                                    GM_ADDR lse, GM_ADDR workspace, GM_ADDR tiling) {
   KERNEL_TASK_TYPE_DEFAULT(KERNEL_TYPE_MIX_AIC_1_2);
   using namespace ms_dsv32::ascendc;
-  REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::SparseFlashAttentionTiling);
+  REGISTER_TILING_DEFAULT(ms_dsv32::ascendc::AttentionTiling);
   GET_TILING_DATA(tiling_data, tiling);
   if (tiling_data.t == 0) {
     return;

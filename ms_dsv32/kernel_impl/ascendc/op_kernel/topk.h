@@ -5,7 +5,7 @@
 #define MS_DSV32_ASCENDC_TOPK_H_
 
 #include "copy.h"
-#include "lightning_indexer_quant_tiling.h"
+#include "indexer_tiling.h"
 #include "records.h"
 #include "sync.h"
 

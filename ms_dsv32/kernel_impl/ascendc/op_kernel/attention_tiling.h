@@ -1,6 +1,6 @@
 // Tiling data of sparse_flash_attention_quant, and the numbers that its kernel and its tiling function share.
-#ifndef MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_TILING_H_
-#define MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_TILING_H_
+#ifndef MS_DSV32_ASCENDC_ATTENTION_TILING_H_
+#define MS_DSV32_ASCENDC_ATTENTION_TILING_H_
 
 #include "dims.h"
 
@@ -33,7 +33,7 @@ constexpr uint32_t kEarlyEntries = 32;
 // Columns of block_table that fit into UB beside the gather's buffers.
 constexpr uint32_t kMaxTableColumns = 8192;
 
-struct SparseFlashAttentionTiling {
+struct AttentionTiling {
   uint32_t cores;  // AI cores of the launch: whole teams
   uint32_t t, b, s1, n_q, topk, block_num, block_size, max_blocknum_perbatch;
   uint32_t ragged;          // 1: not s1 but query_act_seqs tells the tokens of each sequence
@@ -56,4 +56,4 @@ struct SparseFlashAttentionTiling {
 
 }  // namespace ms_dsv32::ascendc
 
-#endif  // MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_TILING_H_
+#endif  // MS_DSV32_ASCENDC_ATTENTION_TILING_H_

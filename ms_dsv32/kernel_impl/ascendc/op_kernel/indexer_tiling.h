@@ -1,6 +1,6 @@
 // Tiling data of lightning_indexer_quant, and the numbers that its kernel and its tiling function share.
-#ifndef MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_TILING_H_
-#define MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_TILING_H_
+#ifndef MS_DSV32_ASCENDC_INDEXER_TILING_H_
+#define MS_DSV32_ASCENDC_INDEXER_TILING_H_
 
 #include "dims.h"
 
@@ -36,7 +36,7 @@ constexpr uint32_t kDenseStride = kSampleStride / 2;
 constexpr uint32_t kMergeWidth = 16, kMergeGroups = 4;
 constexpr uint32_t kMaxLists = kMergeGroups * kMergeWidth;
 
-struct LightningIndexerTiling {
+struct IndexerTiling {
   uint32_t cores;  // AI cores of the launch
   uint32_t t, b, s1, selected_count, block_num, block_size, max_blocknum_perbatch;
   uint32_t ragged;  // 1: query_act_seqs tells the tokens of each sequence, and the kernel computes unit_tokens to lists
@@ -53,4 +53,4 @@ struct LightningIndexerTiling {
 
 }  // namespace ms_dsv32::ascendc
 
-#endif  // MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_TILING_H_
+#endif  // MS_DSV32_ASCENDC_INDEXER_TILING_H_

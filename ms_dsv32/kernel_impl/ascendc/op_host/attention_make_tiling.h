@@ -1,15 +1,15 @@
 // Tiling of sparse_flash_attention_quant: a pure function of the shapes and the device.
-#ifndef MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_MAKE_TILING_H_
-#define MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_MAKE_TILING_H_
+#ifndef MS_DSV32_ASCENDC_ATTENTION_MAKE_TILING_H_
+#define MS_DSV32_ASCENDC_ATTENTION_MAKE_TILING_H_
 
 #include <algorithm>
 
 #include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
-#include "ms_dsv32/kernel_impl/ascendc/op_kernel/sparse_flash_attention_quant_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/attention_tiling.h"
 
 namespace ms_dsv32::ascendc {
 
-struct SparseFlashAttentionShape {
+struct AttentionShape {
   uint32_t t, b, n_q, topk, block_num, block_size, max_blocknum_perbatch;
   float softmax_scale;
   bool ragged;  // with query_act_seqs
@@ -41,7 +41,7 @@ constexpr OutputGrid MakeOutputGrid(uint32_t n_q, uint32_t team) {
 
 // What a call costs with teams of `team` cores, in cycles at the documented rates: gather, softmax and output of one
 // task, the busiest unit for each further task, and the waits between cores.
-constexpr uint64_t TeamCycles(const SparseFlashAttentionShape& shape, uint32_t cores, uint32_t team) {
+constexpr uint64_t TeamCycles(const AttentionShape& shape, uint32_t cores, uint32_t team) {
   constexpr uint64_t kGatherRow = 57;  // unsorted: 1.5 copies of 24 cycles, and 656 bytes from HBM at 32 a cycle
   constexpr uint64_t kWaits = 3000;    // for each task: two barriers between cores with the latencies of GM around them
   const OutputGrid grid = MakeOutputGrid(shape.n_q, team);
@@ -71,10 +71,10 @@ constexpr uint32_t kMostStageRows = 64;
 // saves of them takes longer than sorting.
 constexpr uint32_t kFewestSorted = 128;
 
-// MakeTiling with teams of `team` cores.
-constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, const Platform& platform, uint32_t team,
-                                     SparseFlashAttentionTiling& out) {
-  out = SparseFlashAttentionTiling{};
+// MakeAttentionTiling with teams of `team` cores.
+constexpr const char* MakeTeamTiling(const AttentionShape& shape, const Platform& platform, uint32_t team,
+                                     AttentionTiling& out) {
+  out = AttentionTiling{};
   out.t = shape.t;
   out.b = shape.b;
   out.s1 = shape.ragged || shape.b == 0 ? 0 : shape.t / shape.b;
@@ -136,8 +136,7 @@ constexpr const char* MakeTeamTiling(const SparseFlashAttentionShape& shape, con
 }
 
 // Fills `out`, or returns why the shape does not fit. A null result means success.
-constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const Platform& platform,
-                                 SparseFlashAttentionTiling& out) {
+constexpr const char* MakeAttentionTiling(const AttentionShape& shape, const Platform& platform, AttentionTiling& out) {
   if (const char* refusal = Refusal(platform)) return refusal;
   if (const char* refusal = HeadsRefusal(shape.n_q)) return refusal;
   if (!shape.ragged && (shape.b == 0 ? shape.t != 0 : shape.t % shape.b != 0)) return "t must be a multiple of b";
@@ -155,4 +154,4 @@ constexpr const char* MakeTiling(const SparseFlashAttentionShape& shape, const P
 
 }  // namespace ms_dsv32::ascendc
 
-#endif  // MS_DSV32_ASCENDC_SPARSE_FLASH_ATTENTION_QUANT_MAKE_TILING_H_
+#endif  // MS_DSV32_ASCENDC_ATTENTION_MAKE_TILING_H_

@@ -1,15 +1,15 @@
 // Tiling of lightning_indexer_quant: a pure function of the shapes and the device.
-#ifndef MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_MAKE_TILING_H_
-#define MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_MAKE_TILING_H_
+#ifndef MS_DSV32_ASCENDC_INDEXER_MAKE_TILING_H_
+#define MS_DSV32_ASCENDC_INDEXER_MAKE_TILING_H_
 
 #include <algorithm>
 
 #include "ms_dsv32/kernel_impl/ascendc/op_host/platform.h"
-#include "ms_dsv32/kernel_impl/ascendc/op_kernel/lightning_indexer_quant_tiling.h"
+#include "ms_dsv32/kernel_impl/ascendc/op_kernel/indexer_tiling.h"
 
 namespace ms_dsv32::ascendc {
 
-struct LightningIndexerShape {
+struct IndexerShape {
   uint32_t t, b, selected_count, block_num, block_size, max_blocknum_perbatch;
   bool ragged;  // with query_act_seqs
 };
@@ -32,8 +32,7 @@ constexpr uint32_t MostLists(uint32_t cores) {
 static_assert(kVectorsPerCore <= kUnitTokens);
 
 // Fills `out`, or returns why the shape does not fit. A null result means success.
-constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platform& platform,
-                                 LightningIndexerTiling& out) {
+constexpr const char* MakeIndexerTiling(const IndexerShape& shape, const Platform& platform, IndexerTiling& out) {
   if (const char* refusal = Refusal(platform)) return refusal;
   if (!shape.ragged && (shape.b == 0 ? shape.t != 0 : shape.t % shape.b != 0)) return "t must be a multiple of b";
   if (shape.selected_count < 1 || shape.selected_count > kMaxSelected) {
@@ -42,7 +41,7 @@ constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platf
   if (shape.block_size < 1 || shape.block_size % 16 != 0) {
     return "block_size must be a multiple of 16: the scales of a block begin on 32 bytes of UB";
   }
-  out = LightningIndexerTiling{};
+  out = IndexerTiling{};
   out.t = shape.t;
   out.b = shape.b;
   out.ragged = shape.ragged ? 1 : 0;
@@ -87,4 +86,4 @@ constexpr const char* MakeTiling(const LightningIndexerShape& shape, const Platf
 
 }  // namespace ms_dsv32::ascendc
 
-#endif  // MS_DSV32_ASCENDC_LIGHTNING_INDEXER_QUANT_MAKE_TILING_H_
+#endif  // MS_DSV32_ASCENDC_INDEXER_MAKE_TILING_H_
