@@ -11,13 +11,12 @@ namespace ms_dsv32::ascendc {
 
 class AttentionCube {
  public:
-  __aicore__ inline AttentionCube(TPipe& pipe, const AttentionPlan& plan, GM_ADDR query_nope, GM_ADDR query_rope,
-                                  GM_ADDR attention_out)
-      : plan_(plan), tiling_(plan.tiling_) {
+  __aicore__ inline AttentionCube(TPipe& pipe, const AttentionArguments& arguments, const AttentionTiling& tiling)
+      : plan_(arguments, tiling, static_cast<uint32_t>(GetBlockIdx())), tiling_(tiling) {
     const uint64_t rows = static_cast<uint64_t>(tiling_.t) * tiling_.n_q;
-    query_nope_ = Global<bfloat16_t>(query_nope, rows * kKvLoraRank);
-    query_rope_ = Global<bfloat16_t>(query_rope, rows * kRopeDim);
-    attention_out_ = Global<bfloat16_t>(attention_out, rows * kKvLoraRank);
+    query_nope_ = Global<bfloat16_t>(arguments.query_nope, rows * kKvLoraRank);
+    query_rope_ = Global<bfloat16_t>(arguments.query_rope, rows * kRopeDim);
+    attention_out_ = Global<bfloat16_t>(arguments.attention_out, rows * kKvLoraRank);
     pipe.InitBuffer(l1_, kQueryBytes + kStreamSlots * kStreamBytes);
     pipe.InitBuffer(l0a_, 2 * kL0Bytes);
     pipe.InitBuffer(l0b_, 2 * kL0Bytes);
@@ -136,7 +135,8 @@ class AttentionCube {
 
   // (5) this core's part of the weighted sum of the dequantised keys, in float32, rounded to bf16.
   __aicore__ inline void Output(const AttentionTask& task, uint32_t index) {
-    const uint32_t head_part = plan_.member_ / tiling_.column_parts, column_part = plan_.member_ % tiling_.column_parts;
+    const uint32_t head_part = plan_.Member() / tiling_.column_parts,
+                   column_part = plan_.Member() % tiling_.column_parts;
     OutputPart part{};
     if (task.keys > 0 && head_part < tiling_.head_parts) {
       const uint32_t fractals = CeilDiv(task.heads, kFractal), columns = kKvLoraRank / kFractal;
@@ -263,7 +263,7 @@ class AttentionCube {
     return l0b_.GetWithOffset<bfloat16_t>(kL0Bytes / 2, slot * kL0Bytes);
   }
 
-  const AttentionPlan& plan_;
+  const AttentionPlan plan_;
   const AttentionTiling& tiling_;
   GlobalTensor<bfloat16_t> query_nope_, query_rope_, attention_out_;
   TBuf<TPosition::A1> l1_;

@@ -33,18 +33,27 @@ struct AttentionTask {
   uint32_t early;               // entries that each AIV takes as they come, while the others are sorted
 };
 
-// What the AIC and the AIVs of a core share: their tasks, and the workspace.
+struct AttentionArguments {
+  GmAddress query_nope, query_rope, key_nope_2d, key_rope_2d, k_nope_scales, topk_indices, block_table, kv_act_seqs;
+  GmAddress query_act_seqs, attention_out, lse;
+  GmAddress workspace;  // after the part that CANN keeps for itself
+};
+
+// What one AI core has to do, and where it is in the workspace.
 class AttentionPlan {
  public:
-  __aicore__ inline AttentionPlan(const AttentionTiling& tiling, uint32_t core, GM_ADDR kv_act_seqs,
-                                  GM_ADDR query_act_seqs, GM_ADDR workspace)
+  __aicore__ inline AttentionPlan(const AttentionArguments& arguments, const AttentionTiling& tiling, uint32_t core)
       : tiling_(tiling),
         team_(core / tiling.team),
         member_(core % tiling.team),
-        workspace_(workspace),
-        sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, kv_act_seqs, query_act_seqs) {
+        workspace_(arguments.workspace),
+        sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, arguments.kv_act_seqs, arguments.query_act_seqs) {
     tasks_ = Max(CeilDiv(sequences_.Tokens(), tiling.cores / tiling.team), 1);
   }
+  __aicore__ inline const AttentionTiling& Tiling() const { return tiling_; }
+  // This core's team, and its number there.
+  __aicore__ inline uint32_t Team() const { return team_; }
+  __aicore__ inline uint32_t Member() const { return member_; }
   // Tokens that belong to a sequence. The others are padding.
   __aicore__ inline uint32_t Tokens() const { return sequences_.Tokens(); }
   // All cores take part in the same number of tasks.
@@ -104,10 +113,9 @@ class AttentionPlan {
     return Slot<bfloat16_t>(index, tiling_.probability_offset, tiling_.key_rows * tiling_.n_q);
   }
 
-  const AttentionTiling& tiling_;
-  const uint32_t team_, member_;  // this core's team, and its number there
-
  private:
+  const AttentionTiling& tiling_;
+  const uint32_t team_, member_;
   GM_ADDR workspace_;
   Sequences<1> sequences_;
   uint32_t tasks_ = 0;

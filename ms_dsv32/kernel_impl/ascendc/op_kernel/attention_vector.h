@@ -13,21 +13,21 @@ namespace ms_dsv32::ascendc {
 
 class AttentionVector {
  public:
-  __aicore__ inline AttentionVector(TPipe& pipe, const AttentionPlan& plan, uint32_t sub, GM_ADDR key_nope_2d,
-                                    GM_ADDR key_rope_2d, GM_ADDR k_nope_scales, GM_ADDR topk_indices,
-                                    GM_ADDR block_table, GM_ADDR attention_out, GM_ADDR lse)
-      : plan_(plan),
-        tiling_(plan.tiling_),
-        sub_(sub),
-        together_(plan.tiling_.softmax_offset > 0),
+  __aicore__ inline AttentionVector(TPipe& pipe, const AttentionArguments& arguments, const AttentionTiling& tiling)
+      : plan_(arguments, tiling, static_cast<uint32_t>(GetBlockIdx()) / kVectorsPerCore),
+        tiling_(tiling),
+        sub_(static_cast<uint32_t>(GetSubBlockIdx())),
+        together_(tiling.softmax_offset > 0),
         arena_(pipe, kUbBytes),
-        keys_(Global<int8_t>(key_nope_2d, plan.CacheRows() * kKvLoraRank),
-              Global<bfloat16_t>(key_rope_2d, plan.CacheRows() * kRopeDim),
-              Global<float>(k_nope_scales, plan.CacheRows() * kKScaleGroups)) {
-    topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.topk);
-    block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(tiling_.b) * tiling_.max_blocknum_perbatch);
-    attention_out_ = Global<bfloat16_t>(attention_out, static_cast<uint64_t>(tiling_.t) * tiling_.n_q * kKvLoraRank);
-    lse_ = Global<float>(lse, static_cast<uint64_t>(tiling_.t) * tiling_.n_q);
+        keys_(Global<int8_t>(arguments.key_nope_2d, plan_.CacheRows() * kKvLoraRank),
+              Global<bfloat16_t>(arguments.key_rope_2d, plan_.CacheRows() * kRopeDim),
+              Global<float>(arguments.k_nope_scales, plan_.CacheRows() * kKScaleGroups)) {
+    const uint64_t rows = static_cast<uint64_t>(tiling_.t) * tiling_.n_q;
+    topk_indices_ = Global<int32_t>(arguments.topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.topk);
+    block_table_ =
+        Global<int32_t>(arguments.block_table, static_cast<uint64_t>(tiling_.b) * tiling_.max_blocknum_perbatch);
+    attention_out_ = Global<bfloat16_t>(arguments.attention_out, rows * kKvLoraRank);
+    lse_ = Global<float>(arguments.lse, rows);
     // Unsorted entries lie at the begin of UB, because Sort32 takes them at multiples of 128 bytes. They fill whole
     // runs, because what pads them is sorted too.
     if (tiling_.sort_offset > 0) {
@@ -94,8 +94,8 @@ class AttentionVector {
 
  private:
   // Flags of events between two pipes: 0 to 2 belong to the slots of the gather, 3 to the softmax's mask, 3 and 4 to
-  // its results, 4 to 6 to its batches of scores, and 5 and 6 to the lists. kFlag is for waits that have no other.
-  static constexpr int32_t kFlag = 2, kResultFlag = 3, kMaskFlag = 3, kBatchFlag = 4, kListFlag = 5, kSortFlag = 0;
+  // its results, 4 to 6 to its batches of scores, and 5 and 6 to the lists. kWaitFlag is for waits that have no other.
+  static constexpr int32_t kWaitFlag = 2, kResultFlag = 3, kMaskFlag = 3, kBatchFlag = 4, kListFlag = 5, kSortFlag = 0;
   // Sorting takes Sort32, two levels of merging four runs, and the merge of the runs that are left.
   static constexpr uint32_t kSortSteps = 4;
   // Batches of a gather before the softmax of the task before it begins. Until then the slowest core of all has not
@@ -110,7 +110,7 @@ class AttentionVector {
 
   // Begin of the heads of this AIV or, with `next` 1, of the next AIV.
   __aicore__ inline uint32_t HeadBegin(const AttentionTask& task, uint32_t next = 0) const {
-    return ShareBegin(task.heads, plan_.member_ * kVectorsPerCore + sub_ + next, tiling_.team * kVectorsPerCore);
+    return ShareBegin(task.heads, plan_.Member() * kVectorsPerCore + sub_ + next, tiling_.team * kVectorsPerCore);
   }
 
   // Loads pages and entries of a task, and marks no entry as skipped. An AIV has a share of each chunk. One copy loads
@@ -118,10 +118,10 @@ class AttentionVector {
   // sorted, each AIV loads all entries of the task.
   __aicore__ MS_DSV32_NOINLINE void LoadLists(const AttentionTask& task, uint32_t list) {
     AwaitSorted();  // an AIV without a share of the task before has not waited yet
-    WaitPipe<HardEvent::S_MTE2>(kFlag);
+    WaitPipe<HardEvent::S_MTE2>(kWaitFlag);
     if (tiling_.sort_offset > 0) {
       const uint64_t row = static_cast<uint64_t>(task.token) * tiling_.topk;
-      const uint32_t vector = plan_.member_ * kVectorsPerCore + sub_, early = AllEarly(task);
+      const uint32_t vector = plan_.Member() * kVectorsPerCore + sub_, early = AllEarly(task);
       if (task.early > 0) {
         CopyIn(entries_[list], topk_indices_[row + vector * task.early], task.early);
       }
@@ -230,7 +230,7 @@ class AttentionVector {
       }
       // The early entries of this core and of the cores before it come before its sorted ones, except that AIV 1's
       // early entries come after AIV 0's share of the first chunk.
-      uint32_t before = (plan_.member_ + 1) * kVectorsPerCore * task.early;
+      uint32_t before = (plan_.Member() + 1) * kVectorsPerCore * task.early;
       if (chunk == task.key_begin && sub_ == 0) {
         before -= task.early;
       }
@@ -482,9 +482,9 @@ class AttentionVector {
     Duplicate(zeros.ReinterpretCast<int16_t>(), static_cast<int16_t>(0),
               static_cast<int32_t>(kPaddingRows * kKvLoraRank));
     Duplicate(log_sum.ReinterpretCast<int32_t>(), kMinusInfinity, static_cast<int32_t>(kPaddingRows));
-    WaitPipe<HardEvent::V_MTE3>(kFlag);
+    WaitPipe<HardEvent::V_MTE3>(kWaitFlag);
     const uint32_t vectors = tiling_.cores * kVectorsPerCore;
-    const uint32_t vector = (plan_.team_ * tiling_.team + plan_.member_) * kVectorsPerCore + sub_;
+    const uint32_t vector = (plan_.Team() * tiling_.team + plan_.Member()) * kVectorsPerCore + sub_;
     const uint64_t first = static_cast<uint64_t>(plan_.Tokens()) * tiling_.n_q;
     const uint64_t rows = static_cast<uint64_t>(tiling_.t) * tiling_.n_q - first;
     const uint64_t end = first + rows * (vector + 1) / vectors;
@@ -513,7 +513,7 @@ class AttentionVector {
   __aicore__ inline void SumSkipped() {
     WaitFlag<HardEvent::MTE2_V>(kMaskFlag);
     skipped_sum_ = softmax_.Sum(mask_, softmax_task_.keys);
-    SetFlag<HardEvent::V_S>(kFlag);
+    SetFlag<HardEvent::V_S>(kWaitFlag);
     Muls(mask_, mask_, kMasked, static_cast<int32_t>(softmax_task_.keys));
     PipeBarrier<PIPE_V>();
     stage_ = kRows;
@@ -521,9 +521,9 @@ class AttentionVector {
 
   __aicore__ inline void NextRows() {
     if (first_batch_) {
-      WaitFlag<HardEvent::V_S>(kFlag);
+      WaitFlag<HardEvent::V_S>(kWaitFlag);
       skipped_count_ = static_cast<uint32_t>(skipped_sum_.GetValue(0));
-      WaitPipe<HardEvent::S_V>(kFlag);
+      WaitPipe<HardEvent::S_V>(kWaitFlag);
     }
     const uint32_t head = head_, rows = Min(step_, head_end_ - head);
     const uint64_t output_row = OutputRow();
@@ -584,7 +584,7 @@ class AttentionVector {
     return static_cast<uint64_t>(softmax_task_.token) * tiling_.n_q + head_;
   }
 
-  const AttentionPlan& plan_;
+  const AttentionPlan plan_;
   const AttentionTiling& tiling_;
   const uint32_t sub_;
   const bool together_;  // the softmax has room in UB beside the gather

@@ -57,16 +57,17 @@ struct TableRow {
   const IndexerPlan& plan;
   uint32_t sequence;
   __aicore__ inline int32_t At(uint32_t column) const {
-    return column < plan.tiling_.max_blocknum_perbatch ? plan.Blocks(sequence, column).GetValue(0) : -1;
+    return column < plan.Tiling().max_blocknum_perbatch ? plan.Blocks(sequence, column).GetValue(0) : -1;
   }
 };
 
 class IndexerCube {
  public:
-  __aicore__ inline IndexerCube(TPipe& pipe, const IndexerPlan& plan, GM_ADDR q_int8, GM_ADDR k_cache)
-      : plan_(plan), tiling_(plan.tiling_) {
-    q_int8_ = Global<int8_t>(q_int8, static_cast<uint64_t>(tiling_.t) * kIdxNHeads * kIdxHeadDim);
-    k_cache_ = Global<int8_t>(k_cache, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size * kIdxHeadDim);
+  __aicore__ inline IndexerCube(TPipe& pipe, const IndexerArguments& arguments, const IndexerTiling& tiling)
+      : plan_(arguments, tiling, static_cast<uint32_t>(GetBlockIdx())), tiling_(tiling) {
+    q_int8_ = Global<int8_t>(arguments.q_int8, static_cast<uint64_t>(tiling_.t) * kIdxNHeads * kIdxHeadDim);
+    k_cache_ =
+        Global<int8_t>(arguments.k_cache, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size * kIdxHeadDim);
     pipe.InitBuffer(query_, 2 * kUnitTokens * kQueryBytes);
     pipe.InitBuffer(weights_, 2 * kUnitTokens * kWeightBytes);
     pipe.InitBuffer(keys_, kKeySlots * kKeyBytes);
@@ -214,9 +215,9 @@ class IndexerCube {
       }
       // The AIVs make the weights of the next task when they begin this one. For that they must have all scores of the
       // task before.
-      const bool behind = units_ - units < kLag;
-      if (!fetched && tile >= last_step && (!behind || tile + 1 == task.Tiles(0))) {
-        if (behind) {
+      const bool unfinished = units_ - units < kLag;
+      if (!fetched && tile >= last_step && (!unfinished || tile + 1 == task.Tiles(0))) {
+        if (unfinished) {
           Drain();
         }
         FetchQuery(plan_.Task(next), tasks_ + 1);
@@ -427,7 +428,7 @@ class IndexerCube {
     return l0b_.GetWithOffset<half>(kDotBytes / 2, kUnitTokens * kQueryBytes + slot * kDotBytes);
   }
 
-  const IndexerPlan& plan_;
+  const IndexerPlan plan_;
   const IndexerTiling& tiling_;
   GlobalTensor<int8_t> q_int8_, k_cache_;
   TBuf<TPosition::B1> query_, dots_;

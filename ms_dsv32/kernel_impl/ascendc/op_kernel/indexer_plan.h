@@ -88,20 +88,26 @@ struct IndexerTask {
   }
 };
 
+struct IndexerArguments {
+  GmAddress q_int8, q_scale, weights, k_cache, k_cache_scale, block_table, kv_act_seqs, query_act_seqs, topk_indices;
+  GmAddress workspace;  // after the part that CANN keeps for itself
+};
+
+// What one AI core has to do, and where it is in the workspace.
 class IndexerPlan {
  public:
-  __aicore__ inline IndexerPlan(const IndexerTiling& tiling, uint32_t core, GM_ADDR block_table, GM_ADDR kv_act_seqs,
-                                GM_ADDR query_act_seqs, GM_ADDR workspace)
+  __aicore__ inline IndexerPlan(const IndexerArguments& arguments, const IndexerTiling& tiling, uint32_t core)
       : tiling_(tiling),
         core_(core),
-        workspace_(workspace),
-        sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, kv_act_seqs, query_act_seqs),
+        workspace_(arguments.workspace),
+        sequences_(tiling.t, tiling.b, tiling.s1, tiling.ragged, arguments.kv_act_seqs, arguments.query_act_seqs),
         rounds_(tiling.rounds),
         shared_(tiling.shared),
         sharers_(tiling.sharers),
         lists_(tiling.lists),
         unit_tokens_(tiling.unit_tokens) {
-    block_table_ = Global<int32_t>(block_table, static_cast<uint64_t>(tiling.b) * tiling.max_blocknum_perbatch);
+    block_table_ =
+        Global<int32_t>(arguments.block_table, static_cast<uint64_t>(tiling.b) * tiling.max_blocknum_perbatch);
     if (tiling.ragged != 0) {
       Deal();
     }
@@ -114,6 +120,7 @@ class IndexerPlan {
     }
   }
 
+  __aicore__ inline const IndexerTiling& Tiling() const { return tiling_; }
   // Tokens that belong to a sequence. The others are padding.
   __aicore__ inline uint32_t Tokens() const { return sequences_.Tokens(); }
   __aicore__ inline uint32_t Rounds() const { return rounds_; }
@@ -207,9 +214,6 @@ class IndexerPlan {
   }
   __aicore__ inline uint32_t SharedUnit(uint32_t task) const { return first_shared_ + task; }
 
-  const IndexerTiling& tiling_;
-  const uint32_t core_;
-
  private:
   __aicore__ inline GM_ADDR Own() const { return workspace_ + core_ * tiling_.core_bytes; }
   __aicore__ inline uint32_t FirstSharer(uint32_t shared) const { return shared * sharers_ / shared_; }
@@ -240,6 +244,8 @@ class IndexerPlan {
     lists_ = parts * (single ? kVectorsPerCore : 1);
   }
 
+  const IndexerTiling& tiling_;
+  const uint32_t core_;
   GM_ADDR workspace_;
   Sequences<kUnitTokens> sequences_;
   GlobalTensor<int32_t> block_table_;

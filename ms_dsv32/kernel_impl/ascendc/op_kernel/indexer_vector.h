@@ -26,7 +26,7 @@ class TableWindow {
   // most what a step has.
   __aicore__ MS_DSV32_NOINLINE void Cover(const IndexerPlan& plan, const IndexerTask& task, uint32_t position,
                                           uint32_t count) {
-    const IndexerTiling& tiling = plan.tiling_;
+    const IndexerTiling& tiling = plan.Tiling();
     const uint32_t first = position / tiling.block_size, columns = tiling.max_blocknum_perbatch;
     const uint32_t end = Min(CeilDiv(position + count, tiling.block_size), columns);
     if (task.sequence == sequence_ && begin_ <= first && end <= end_) {
@@ -39,9 +39,9 @@ class TableWindow {
     if (end_ <= begin_) {
       return;
     }
-    WaitPipe<HardEvent::S_MTE2>(kFlag);
+    WaitPipe<HardEvent::S_MTE2>(kWaitFlag);
     CopyIn(entries_, plan.Blocks(sequence_, begin_), end_ - begin_);
-    WaitPipe<HardEvent::MTE2_S>(kFlag);
+    WaitPipe<HardEvent::MTE2_S>(kWaitFlag);
   }
   __aicore__ inline int32_t At(uint32_t column) const {
     return column < end_ ? entries_.GetValue(column - begin_) : -1;
@@ -50,21 +50,24 @@ class TableWindow {
  private:
   // Columns of the window. A step needs 129 at most: 2048 keys in blocks of 16 that begin within a block.
   static constexpr uint32_t kColumns = 1024;
-  static constexpr int32_t kFlag = 0;
+  static constexpr int32_t kWaitFlag = 0;
   LocalTensor<int32_t> entries_;
   uint32_t sequence_ = ~0u, begin_ = 0, end_ = 0;
 };
 
 class IndexerVector {
  public:
-  __aicore__ inline IndexerVector(TPipe& pipe, const IndexerPlan& plan, uint32_t sub, GM_ADDR q_scale, GM_ADDR weights,
-                                  GM_ADDR k_cache_scale, GM_ADDR topk_indices)
-      : plan_(plan), tiling_(plan.tiling_), sub_(sub), arena_(pipe, kArenaBytes) {
+  __aicore__ inline IndexerVector(TPipe& pipe, const IndexerArguments& arguments, const IndexerTiling& tiling)
+      : vector_(static_cast<uint32_t>(GetBlockIdx())),
+        sub_(static_cast<uint32_t>(GetSubBlockIdx())),
+        plan_(arguments, tiling, vector_ / kVectorsPerCore),
+        tiling_(tiling),
+        arena_(pipe, kArenaBytes) {
     const uint64_t heads = static_cast<uint64_t>(tiling_.t) * kIdxNHeads;
-    q_scale_ = Global<half>(q_scale, heads);
-    weights_ = Global<half>(weights, heads);
-    k_scale_ = Global<half>(k_cache_scale, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size);
-    topk_indices_ = Global<int32_t>(topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.selected_count);
+    q_scale_ = Global<half>(arguments.q_scale, heads);
+    weights_ = Global<half>(arguments.weights, heads);
+    k_scale_ = Global<half>(arguments.k_cache_scale, static_cast<uint64_t>(tiling_.block_num) * tiling_.block_size);
+    topk_indices_ = Global<int32_t>(arguments.topk_indices, static_cast<uint64_t>(tiling_.t) * tiling_.selected_count);
     positions_ = arena_.Take<int32_t>(RoundUp(tiling_.list_records, 64));
     table_.Place(arena_);
     common_bytes_ = arena_.Used();
@@ -79,7 +82,7 @@ class IndexerVector {
     largest_ = arena_.Take<float>(kRows);
   }
 
-  __aicore__ inline void Run(uint32_t vector, uint32_t vectors) {
+  __aicore__ inline void Run() {
     score_slots_.Begin();
     scale_slots_.Begin();
     SetFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
@@ -88,10 +91,10 @@ class IndexerVector {
       MakeWeights(plan_.Task(next), 0);
     }
     if (plan_.Tokens() < tiling_.t) {
-      WritePadding(vector, vectors);
+      WritePadding();
     }
     // The lists of shared units are merged after the first whole unit, when the lists of other cores are there too.
-    const uint32_t merge_behind = plan_.Rounds() > 0 ? plan_.SharedTasks() : ~0u;
+    const uint32_t merge_after = plan_.Rounds() > 0 ? plan_.SharedTasks() : ~0u;
     for (uint32_t index = 0; index < plan_.Tasks(); ++index) {
       if (index == plan_.SharedTasks()) {
         TellLists();
@@ -112,13 +115,13 @@ class IndexerVector {
           }
         }
       }
-      if (index == merge_behind) {
-        MergeShared(vector, vectors);
+      if (index == merge_after) {
+        MergeShared();
       }
     }
     if (plan_.Rounds() == 0) {
       TellLists();
-      MergeShared(vector, vectors);
+      MergeShared();
     }
     AwaitOut();
     WaitFlag<HardEvent::MTE3_MTE2>(kFactorFlag);
@@ -373,12 +376,15 @@ class IndexerVector {
     WriteIndices(task.Token(row));
   }
 
+  // AIVs of the launch.
+  __aicore__ inline uint32_t Vectors() const { return tiling_.cores * kVectorsPerCore; }
+
   // Writes -1 to the results of tokens that belong to no sequence. All AIVs share these rows.
-  __aicore__ MS_DSV32_NOINLINE void WritePadding(uint32_t vector, uint32_t vectors) {
+  __aicore__ MS_DSV32_NOINLINE void WritePadding() {
     AwaitOut();
     Duplicate(positions_, -1, static_cast<int32_t>(tiling_.selected_count));
     BeginOut();
-    for (uint32_t token = plan_.Tokens() + vector; token < tiling_.t; token += vectors) {
+    for (uint32_t token = plan_.Tokens() + vector_; token < tiling_.t; token += Vectors()) {
       CopyOut(topk_indices_[static_cast<uint64_t>(token) * tiling_.selected_count], positions_, tiling_.selected_count);
     }
     EndOut();
@@ -393,7 +399,7 @@ class IndexerVector {
 
   // Merges the lists of the tokens of shared units, which are dealt to all AIVs. One AIV merges a token with few lists.
   // The lists of a token with many are merged in groups, one by each AIV.
-  __aicore__ MS_DSV32_NOINLINE void MergeShared(uint32_t vector, uint32_t vectors) {
+  __aicore__ MS_DSV32_NOINLINE void MergeShared() {
     if (plan_.Shared() == 0) {
       return;
     }
@@ -403,15 +409,15 @@ class IndexerVector {
     merger_.Place(arena_, 3 * kMergedRecords);
     const uint32_t groups = plan_.Lists() > kMergeWidth ? kMergeGroups : 1;
     const uint32_t tokens = plan_.Slots();
-    for (uint32_t index = vector; index < tokens * groups; index += vectors) {
+    for (uint32_t index = vector_; index < tokens * groups; index += Vectors()) {
       MergeGroup(index / groups, index % groups, groups);
     }
     if (groups > 1) {
       // There are fewer groups than AIVs: each AIV has one group at most, so that it still knows the lengths of its
       // token's lists.
       AwaitAllVectors(kGroupsReady);
-      if (vector < tokens * groups && vector % groups == 0) {
-        MergeGroups(vector / groups, groups);
+      if (vector_ < tokens * groups && vector_ % groups == 0) {
+        MergeGroups(vector_ / groups, groups);
       }
     }
     if (plan_.Rounds() == 0) {
@@ -564,9 +570,9 @@ class IndexerVector {
     }
   }
 
-  const IndexerPlan& plan_;
+  const uint32_t vector_, sub_;  // among all AIVs, and among those of the core
+  const IndexerPlan plan_;
   const IndexerTiling& tiling_;
-  const uint32_t sub_;
   GlobalTensor<half> q_scale_, weights_, k_scale_;
   GlobalTensor<int32_t> topk_indices_;
   UbArena arena_;

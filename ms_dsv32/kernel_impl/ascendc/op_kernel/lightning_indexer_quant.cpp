@@ -15,19 +15,24 @@ extern "C" __global__ __aicore__ void lightning_indexer_quant(GM_ADDR q_int8, GM
   if (tiling_data.t == 0) {
     return;
   }
+  IndexerArguments arguments{};
+  arguments.q_int8 = q_int8;
+  arguments.q_scale = q_scale;
+  arguments.weights = weights;
+  arguments.k_cache = k_cache;
+  arguments.k_cache_scale = k_cache_scale;
+  arguments.block_table = block_table;
+  arguments.kv_act_seqs = kv_act_seqs;
+  arguments.query_act_seqs = query_act_seqs;
+  arguments.topk_indices = topk_indices;
+  arguments.workspace = GetUserWorkspace(workspace);
   TPipe pipe;
-  GM_ADDR user = GetUserWorkspace(workspace);
   if ASCEND_IS_AIC {
-    const IndexerPlan plan(tiling_data, static_cast<uint32_t>(GetBlockIdx()), block_table, kv_act_seqs, query_act_seqs,
-                           user);
-    IndexerCube cube(pipe, plan, q_int8, k_cache);
+    IndexerCube cube(pipe, arguments, tiling_data);
     cube.Run();
   }
   if ASCEND_IS_AIV {
-    const uint32_t vector = static_cast<uint32_t>(GetBlockIdx());
-    const IndexerPlan plan(tiling_data, vector / kVectorsPerCore, block_table, kv_act_seqs, query_act_seqs, user);
-    IndexerVector indexer(pipe, plan, static_cast<uint32_t>(GetSubBlockIdx()), q_scale, weights, k_cache_scale,
-                          topk_indices);
-    indexer.Run(vector, tiling_data.cores * kVectorsPerCore);
+    IndexerVector vector(pipe, arguments, tiling_data);
+    vector.Run();
   }
 }

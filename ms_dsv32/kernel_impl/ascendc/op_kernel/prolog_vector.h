@@ -63,9 +63,9 @@ class PrologVector {
         Fetch(step + 2);
       }
       if constexpr (kMla) {
-        const uint32_t behind = step + 2 < steps_ ? kNopesInTurn : kNopesAtEnd;
+        const uint32_t after = step + 2 < steps_ ? kNopesInTurn : kNopesAtEnd;
         middle += items_.NopesBegin(step);
-        middle = own_end - middle > behind ? own_end - behind : middle;
+        middle = own_end - middle > after ? own_end - after : middle;
         // Not after the last item: the cube asks for the latents before it goes on with what S6 of an item waits for.
         middle = middle == own_end && middle > begin ? middle - 1 : middle;
         if (!last) {

@@ -33,7 +33,7 @@ class CacheRows {
     Duplicate(values_, -1.0f, static_cast<int32_t>(kTokens));
     PipeBarrier<PIPE_V>();
     Cast(values_, words, RoundMode::CAST_NONE, tokens);
-    WaitPipe<HardEvent::V_S>(kFlag);
+    WaitPipe<HardEvent::V_S>(kWaitFlag);
   }
 
   // Replaces the index of each token of [begin, end) by the result of Of, so that Resolved needs no vector unit.
@@ -63,7 +63,7 @@ class CacheRows {
   }
 
  private:
-  static constexpr int32_t kFlag = 2;  // of V_S and S_V
+  static constexpr int32_t kWaitFlag = 2;  // of V_S and S_V
 
   // Whether the row of `token` differs from all others as float. The vector unit finds out faster than scalar reads
   // would. Values are whole numbers, so the sum of min(|difference|, 1) counts the tokens that differ.
@@ -77,9 +77,9 @@ class CacheRows {
     PipeBarrier<PIPE_V>();
     Mins(work_, work_, 1.0f, count);
     PipeBarrier<PIPE_V>();
-    WaitPipe<HardEvent::S_V>(kFlag);  // the token before has read its count
+    WaitPipe<HardEvent::S_V>(kWaitFlag);  // the token before has read its count
     WholeReduceSum(others_, work_, static_cast<int32_t>(kLanes), static_cast<int32_t>(kRepeats), 1, 1, 8);
-    WaitPipe<HardEvent::V_S>(kFlag);
+    WaitPipe<HardEvent::V_S>(kWaitFlag);
     float others = 0;
     for (uint32_t i = 0; i < kRepeats; ++i) {
       others += others_.GetValue(i);

@@ -16,18 +16,26 @@ extern "C" __global__ __aicore__ void sparse_flash_attention_quant(GM_ADDR query
   if (tiling_data.t == 0) {
     return;
   }
+  AttentionArguments arguments{};
+  arguments.query_nope = query_nope;
+  arguments.query_rope = query_rope;
+  arguments.key_nope_2d = key_nope_2d;
+  arguments.key_rope_2d = key_rope_2d;
+  arguments.k_nope_scales = k_nope_scales;
+  arguments.topk_indices = topk_indices;
+  arguments.block_table = block_table;
+  arguments.kv_act_seqs = kv_act_seqs;
+  arguments.query_act_seqs = query_act_seqs;
+  arguments.attention_out = attention_out;
+  arguments.lse = lse;
+  arguments.workspace = GetUserWorkspace(workspace);
   TPipe pipe;
-  GM_ADDR user = GetUserWorkspace(workspace);
   if ASCEND_IS_AIC {
-    const AttentionPlan plan(tiling_data, static_cast<uint32_t>(GetBlockIdx()), kv_act_seqs, query_act_seqs, user);
-    AttentionCube cube(pipe, plan, query_nope, query_rope, attention_out);
+    AttentionCube cube(pipe, arguments, tiling_data);
     cube.Run();
   }
   if ASCEND_IS_AIV {
-    const AttentionPlan plan(tiling_data, static_cast<uint32_t>(GetBlockIdx()) / kVectorsPerCore, kv_act_seqs,
-                             query_act_seqs, user);
-    AttentionVector vector(pipe, plan, static_cast<uint32_t>(GetSubBlockIdx()), key_nope_2d, key_rope_2d, k_nope_scales,
-                           topk_indices, block_table, attention_out, lse);
+    AttentionVector vector(pipe, arguments, tiling_data);
     vector.Run();
   }
 }

@@ -79,9 +79,9 @@ class TopK {
       AddAll(i, scores, first, count);
     } else {
       // A score that is no larger than the last of a full list would come after it.
-      WaitPipe<HardEvent::V_S>(kFlag);
+      WaitPipe<HardEvent::V_S>(kWaitFlag);
       const float last = lists_[slot_[i]].GetValue(keep_ * 2 - 2);
-      WaitPipe<HardEvent::S_V>(kFlag);
+      WaitPipe<HardEvent::S_V>(kWaitFlag);
       const Kept kept = Keep(runs_[1], scores, first, count, CMPMODE::GT, last);
       if (kept.count > 0) {
         Insert(i, kept);
@@ -110,7 +110,7 @@ class TopK {
   }
 
  private:
-  static constexpr int32_t kFlag = 0;  // of V_S and S_V
+  static constexpr int32_t kWaitFlag = 0;  // of V_S and S_V
 
   // Scores and their positions, with room for kChunk.
   struct Kept {
@@ -131,7 +131,7 @@ class TopK {
     const LocalTensor<uint32_t> bits = bits_.ReinterpretCast<uint32_t>();
     GatherMask(kept.positions, positions_, bits, true, count, params, unused);
     GatherMask(kept.scores, scores, bits, true, count, params, unused);
-    WaitPipe<HardEvent::V_S>(kFlag);
+    WaitPipe<HardEvent::V_S>(kWaitFlag);
     PipeBarrier<PIPE_V>();
     // GatherMask's own output is of no use: it is the register's value at issue, before the instruction has run. The
     // register holds the count after the scalar unit has waited (asc-devkit, "asc_get_rsvd_count").
@@ -175,9 +175,9 @@ class TopK {
     PipeBarrier<PIPE_V>();
     const RecordList halves[2] = {{runs_[0], 128}, {runs_[0][256], 128}};
     MergeLists(runs_[1], halves, 2);
-    WaitPipe<HardEvent::V_S>(kFlag);
+    WaitPipe<HardEvent::V_S>(kWaitFlag);
     const float guess = runs_[1].GetValue((keep_ / 16 + kMargin) * 2);
-    WaitPipe<HardEvent::S_V>(kFlag);
+    WaitPipe<HardEvent::S_V>(kWaitFlag);
     // `high` must lie in the second half of `place`: inserting `low` overwrites runs_[1], and may put a first list to
     // the begin of `place`.
     const Kept low = Keep(runs_[1], place, waiting_first_, waiting, CMPMODE::GE, guess);
@@ -203,7 +203,7 @@ class TopK {
         bits.SetValue(i, kMinusInfinity);
       }
     }
-    WaitPipe<HardEvent::S_V>(kFlag);
+    WaitPipe<HardEvent::S_V>(kWaitFlag);
   }
 
   // Sorts scores and merges them with the list of token `i`.
