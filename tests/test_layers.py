@@ -66,20 +66,31 @@ def test_imports_go_one_way(path: Path) -> None:
 
 
 KERNEL_IMPL = PACKAGE / "kernel_impl"
-# What the sources of each C++ folder may include of kernel_impl: folders, and single files.
+# What the sources of each C++ folder may include between quotes: folders and single files of kernel_impl, and CANN's.
 INCLUDED = {
     "contract": {"contract"},
     "cpu": {"contract", "cpu", "cpu/isa"},
-    # These are compiled once, and have no code of an instruction set in their interfaces.
-    "cpu/isa": {"contract", "cpu/isa", "cpu/scratch.h", "cpu/threading.h", "cpu/verbose.h"},
+    "cpu/isa": {
+        "cpu/isa",
+        # These are compiled once, and have no code of an instruction set in their interfaces.
+        *("cpu/scratch.h", "cpu/threading.h", "cpu/verbose.h"),
+        # A kernel needs its parameters and the sizes. Other headers of the contract have standard templates.
+        *("contract/generated/dims.h", "contract/query_token.h"),
+        *(f"contract/generated/{name}_params.h" for name in op_info.names()),
+    },
     "ascendc/op_host": {
         "contract",
         "ascendc/op_host",
         # What host and kernel share: tiling data, and the sizes that it is made for.
         *(f"ascendc/op_kernel/{path.name}" for path in KERNEL_IMPL.glob("ascendc/op_kernel/*_tiling.h")),
         "ascendc/op_kernel/dims.h",
+        *("register/op_def_registry.h", "tiling/platform/platform_ascendc.h"),
     },
-    "ascendc/op_kernel": set(),  # CANN compiles it alone: its files include each other without a path
+    # CANN compiles it alone: its files include each other without a path.
+    "ascendc/op_kernel": {
+        *(path.name for path in KERNEL_IMPL.glob("ascendc/op_kernel/*.h")),
+        "kernel_operator.h",
+    },
 }
 SOURCES = sorted(path for path in KERNEL_IMPL.rglob("*") if path.suffix in (".h", ".cc", ".cpp"))
 
@@ -94,14 +105,36 @@ def _folder(path: Path) -> str:
 def test_includes_go_one_way(path: Path) -> None:
     if path == KERNEL_IMPL / "ascendc" / "twin.cpp":
         pytest.skip("a program that users build by itself")
-    for name in re.findall(r'#include "ms_dsv32/kernel_impl/([^"]+)"', path.read_text(encoding="utf-8")):
-        assert {name, _folder(KERNEL_IMPL / name)} & INCLUDED[_folder(path)], f"{path} includes {name}"
+    allowed = INCLUDED[_folder(path)]
+    for name in re.findall(r'#\s*include\s*"([^"]+)"', path.read_text(encoding="utf-8")):
+        inside = name.removeprefix("ms_dsv32/kernel_impl/")
+        assert ".." not in name, f"{path} includes {name}"
+        assert inside in allowed if inside == name else {inside, _folder(KERNEL_IMPL / inside)} & allowed, (
+            f"{path} includes {name}"
+        )
 
 
-@pytest.mark.parametrize("path", [p for p in SOURCES if _folder(p) == "cpu/isa"], ids=lambda path: path.name)
+REACHED = [p for p in SOURCES if {p.relative_to(KERNEL_IMPL).as_posix(), _folder(p)} & INCLUDED["cpu/isa"]]
+
+
+@pytest.mark.parametrize("path", REACHED, ids=lambda path: path.name)
 def test_kernels_of_an_instruction_set_use_no_standard_templates(path: Path) -> None:
     """The linker keeps one copy of each, which may have been compiled for another instruction set."""
-    assert not re.findall(r"#include <\w+>", path.read_text(encoding="utf-8"))  # C's headers end in .h
+    # C's headers end in .h; <cstdint> has types alone.
+    assert not re.findall(r"#\s*include\s*<(?!cstdint>)\w+>", path.read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("path", sorted(KERNEL_IMPL.glob("ascendc/op_kernel/*")), ids=lambda path: path.name)
+def test_statements_of_ascendc_kernels_are_in_braces(path: Path) -> None:
+    """clang-format inserts them from version 15 on."""
+    code = re.sub(r"//.*", "", path.read_text(encoding="utf-8"))
+    for head in re.finditer(r"\b(?:(?:if(?: constexpr)?|for|while) ?\(|else\b)", code):
+        end, depth = head.end(), code[head.start() : head.end()].count("(")
+        while depth:
+            depth += {"(": 1, ")": -1}.get(code[end], 0)
+            end += 1
+        statement = code[end:].lstrip()
+        assert statement.startswith(("{", "if ")), f"{path.name}: no brace after {code[head.start() : end]}"
 
 
 @pytest.mark.parametrize("name", op_info.names())
