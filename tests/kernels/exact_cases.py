@@ -111,6 +111,23 @@ def far_from_zero(case: cases.Case) -> cases.Case:
     return cases.changed(case, **w)
 
 
+def scales_that_tell(sums: Array, token: np.float32) -> Array:
+    """Channel scales by which ``sums * token`` comes as near as float32 can to half-way between two bfloat16 values.
+
+    Of its neighbours, one is taken that another order of the factors rounds the other way: in every second column the
+    order ``sums * (token * scale)``, in the others ``sums * scale * token``.
+    """
+    wide = sums.astype(np.float32)
+    half_way = np.random.default_rng(9).integers(128, 256, sums.size) + 0.5
+    middle = (half_way / np.where(wide == 0, 1, wide * token)).astype(np.float32)
+    near = (np.abs(middle).view(np.uint32) + np.arange(-32, 33, dtype=np.int32)[:, None]).astype(np.uint32)
+    scale = np.copysign(near.view(np.float32), middle)
+    right, others = float32_to_bf16(wide * token * scale), (wide * (token * scale), wide * scale * token)
+    told = np.where(np.arange(sums.size) % 2, *(float32_to_bf16(other) != right for other in others))
+    assert told.any(axis=0).mean() > 0.2
+    return np.asarray(scale[told.argmax(axis=0), np.arange(sums.size)])
+
+
 KINDS: dict[str, Callable[[cases.Case], cases.Case]] = {
     "ordinary": lambda case: case,
     "cancelling": cancelling,

@@ -30,6 +30,7 @@ from exact_cases import (
     by_token,
     distinct,
     repeated,
+    scales_that_tell,
     turned_by_nothing,
 )
 from numpy.typing import NDArray
@@ -121,24 +122,7 @@ def test_scales_of_a_product_in_their_order(operator: str, order: Order) -> None
         quantised, scale = golden.quantise(golden.round_bf16(np.concatenate(heads, axis=1)))
         name, matrix = "w_o_scale", case.inputs["w_o"]
     sums = golden.matmul_int8(quantised[:1], matrix)[0]
-    check(case.copy(**{name: _scales_that_tell(sums, scale[0, 0])[:, None]}), order)
-
-
-def _scales_that_tell(sums: Array, token: np.float32) -> Array:
-    """Channel scales by which ``sums * token`` comes as near as float32 can to half-way between two bfloat16 values.
-
-    Of its neighbours, one is taken that another order of the factors rounds the other way: in every second column the
-    order ``sums * (token * scale)``, in the others ``sums * scale * token``.
-    """
-    wide = sums.astype(np.float32)
-    half_way = np.random.default_rng(9).integers(128, 256, sums.size) + 0.5
-    middle = (half_way / np.where(wide == 0, 1, wide * token)).astype(np.float32)
-    near = (np.abs(middle).view(np.uint32) + np.arange(-32, 33, dtype=np.int32)[:, None]).astype(np.uint32)
-    scale = np.copysign(near.view(np.float32), middle)
-    right, others = float32_to_bf16(wide * token * scale), (wide * (token * scale), wide * scale * token)
-    told = np.where(np.arange(sums.size) % 2, *(float32_to_bf16(other) != right for other in others))
-    assert told.any(axis=0).mean() > 0.2
-    return np.asarray(scale[told.argmax(axis=0), np.arange(sums.size)])
+    check(case.copy(**{name: scales_that_tell(sums, scale[0, 0])[:, None]}), order)
 
 
 def _stored(values: Array) -> Array:

@@ -87,6 +87,12 @@ def test_the_days_choice_is_balanced_and_cheap() -> None:
     assert set(catalogue.of_the_day(cheap + dear, datetime.date(2026, 12, 2), 99)) == set(cheap)
 
 
+@pytest.mark.parametrize("day", range(1, 8))
+def test_every_layer_has_a_fault_of_the_day(day: int) -> None:
+    chosen = catalogue.of_the_day(LIST, datetime.date(2026, 12, day), 12)
+    assert {fault.layer for fault in chosen} == {fault.layer for fault in LIST}
+
+
 def test_what_faults_took_is_written_into_the_list(tmp_path: Path) -> None:
     first, second = (
         f"{ENTRY}  tests: [tests/a.py]  # a remark\n",
