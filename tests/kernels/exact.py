@@ -45,7 +45,9 @@ class Order:
         fused: whether `Fma` rounds once. Products of bfloat16 are exact in float32, so that it matters to e^x alone.
         dot: how a product of bfloat16 adds: ``values`` one after the other; ``pairs`` of neighbours in k, the second
             one first, as Intel's manual describes VDPBF16PS; ``tiles``, where the even and the odd values of 32
-            neighbours are two sums from zero, whose sum is added to the chain, as it describes TDPBF16PS.
+            neighbours are two sums from zero, whose sum is added to the chain, as it describes TDPBF16PS;
+            ``odd sums`` of two neighbours in k, which are rounded to odd, as their sum with the chain is, as Arm's
+            manual describes BFDOT where FPCR.EBF is 0.
     """
 
     lanes: int
@@ -54,8 +56,8 @@ class Order:
 
     @property
     def by_heads(self) -> bool:
-        """Whether attention has heads as columns (attention_heads.h): where pairs of bfloat16 are multiplied."""
-        return self.dot != "values"
+        """Whether attention has heads as columns (attention_heads.h)."""
+        return self.dot in ("pairs", "tiles")
 
 
 ORDERS = {
@@ -64,6 +66,8 @@ ORDERS = {
     "avx512": Order(16, True, "values"),
     "avx512_bf16": Order(16, True, "pairs"),
     "amx": Order(16, True, "tiles"),
+    "neon_dotprod": Order(4, True, "values"),
+    "neon_bf16": Order(4, True, "odd sums"),
 }
 
 
@@ -89,6 +93,11 @@ def product(x: Float32, w: Float32, order: Order) -> Float32:
         for i in range(0, x.shape[-1], 2):
             add(i + 1, total)
             add(i, total)
+    elif order.dot == "odd sums":
+        for i in range(0, x.shape[-1], 2):
+            if used[i] or used[i + 1]:
+                first, second = (x[..., j, None] * w[..., j, None, :] for j in (i, i + 1))
+                total = odd_sum(total, odd_sum(first, second))
     else:
         even, odd = np.empty_like(total), np.empty_like(total)
         for i in range(0, x.shape[-1], 32):
@@ -198,20 +207,35 @@ def outputs(case: cases.Case, order: Order) -> dict[str, Array]:
         return case.golden()
 
 
+def _odd_sum64(a: Array, b: Array) -> Array:
+    """``a + b`` in float64, rounded to odd: towards zero, with the last bit set if bits were lost."""
+    total = a + b
+    part = total - a
+    lost = (a - (total - part)) + (b - part)  # a + b = total + lost (Knuth's TwoSum)
+    bits = total.view(np.int64).copy()
+    away = np.where((lost > 0) == (total > 0), 1, -1)
+    bits += np.where((lost != 0) & (bits & 1 == 0), away, 0)
+    return bits.view(np.float64)
+
+
+def odd_sum(a: Float32, b: Float32) -> Float32:
+    """``a + b`` in float32, rounded to odd. The steps by way of float64 give what one step gives."""
+    wide = _odd_sum64(a.astype(np.float64), b.astype(np.float64))
+    near = wide.astype(np.float32)
+    bits = near.view(np.int32).copy()
+    bits -= np.abs(near) > np.abs(wide)
+    bits |= near != wide
+    return bits.view(np.float32)
+
+
 def fma(a: Float32, b: Float32, c: Float32, order: Order) -> Float32:
     """``a * b + c``, rounded once where the instruction set has it."""
     if not order.fused:
         return a * b + c
-    exact, added = a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64)  # 48 bits: exact
-    total = exact + added
-    part = total - exact
-    lost = (exact - (total - part)) + (added - part)  # exact + added = total + lost (Knuth's TwoSum)
-    # The sum is rounded to odd in float64: its last bit is set if bits were lost. Rounding it again to float32 then
-    # gives what one rounding gives, because float64 has more than two bits more than float32 (Boldo and Melquiond).
-    bits = total.view(np.int64).copy()
-    away = np.where((lost > 0) == (total > 0), 1, -1)
-    bits += np.where((lost != 0) & (bits & 1 == 0), away, 0)
-    return bits.view(np.float64).astype(np.float32)
+    exact = a.astype(np.float64) * b.astype(np.float64)  # 48 bits
+    # What was rounded to odd in float64 is rounded to float32 as the exact sum would be, because float64 has more than
+    # two bits more than float32 (Boldo and Melquiond).
+    return _odd_sum64(exact, c.astype(np.float64)).astype(np.float32)
 
 
 def exp_non_positive(v: Float32, order: Order) -> Float32:

@@ -1,11 +1,14 @@
-"""Calls of the operators with weights whose results show the order of every sum."""
+"""Calls of the operators whose results show the order of every sum."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import cases
+import exact
 import numpy as np
 from bare_kernels import TOKENS
 from cases import CACHE_INDEX, Array
@@ -158,3 +161,93 @@ def by_token(case: cases.Case, results: dict[str, Array]) -> dict[str, Array]:
         n: v.reshape(-1, v.shape[-1])[case.inputs[CACHE_INDEX[case.operator]]] if n in caches else v
         for n, v in results.items()
     }
+
+
+COUNTS = (1, 2, 15, 16, 17, 31, 32, 33, 34, 63, 64, 65, 66, 130, 511, 512, 513, 1026)
+"""Keys of each token of a call: about a tile, a link of 32 and a panel, and 512 keys of V; even ones make pairs."""
+
+
+def attend(counts: Sequence[int], n_q: int, **options: Any) -> cases.Case:
+    return cases.with_lse(cases.attention_case(len(counts), 1, n_q, list(counts), **options))
+
+
+def keys_changed(case: cases.Case, change: Callable[[Array, Array, Array], None]) -> cases.Case:
+    """`change` gets the caches of a case that will be another one's: latents, rope parts and scales, as rows."""
+    copies = {n: case.inputs[n].copy() for n in exact.KEY_PARTS}
+    change(*copies.values())
+    return case.copy(**copies)
+
+
+def scores_that_cancel(n_q: int) -> cases.Case:
+    """Each term of q . k comes twice, with both signs; the factor of the softmax makes scores of the roundings."""
+    case = attend((17, 65), n_q)
+    query = {n: case.inputs[n].copy() for n in ("query_nope", "query_rope")}
+    first, second = (
+        (np.random.default_rng(3).permutation(128) + 128 * np.arange(4)[:, None]).reshape(4, 2, 64).swapaxes(0, 1)
+    )
+    rope = np.random.default_rng(4).permutation(64).reshape(2, 32)
+    query["query_nope"][:, second] = query["query_nope"][:, first] ^ MINUS
+    query["query_rope"][:, rope[1]] = query["query_rope"][:, rope[0]] ^ MINUS
+
+    def alike(nope: Array, rope_part: Array, _: Array) -> None:
+        nope[:, second] = nope[:, first]
+        rope_part[:, rope[1]] = rope_part[:, rope[0]]
+
+    return keys_changed(case.copy(**query), alike).with_attributes(softmax_scale=2.0**19)
+
+
+def values_that_cancel(n_q: int) -> cases.Case:
+    """Keys come in pairs with equal scores and opposite values."""
+    case = attend([n for n in COUNTS if n % 2 == 0], n_q)
+
+    def pairs(nope: Array, rope: Array, scales: Array) -> None:
+        for i, count in enumerate(case.paging.kv_act_seqs):
+            rows = case.inputs["block_table"][i, np.arange(count) // 128] * 128 + np.arange(count) % 128
+            nope[rows[1::2]] = -nope[rows[::2]]
+            rope[rows[1::2]], scales[rows[1::2]] = rope[rows[::2]], scales[rows[::2]]
+
+    return keys_changed(case.copy(query_nope=np.zeros_like(case.inputs["query_nope"])), pairs)
+
+
+def scores_of(d: Array, n_q: int) -> cases.Case:
+    """Two keys and a head for each of d [t * n_q], float32: scores 0 and d, values the first two unit vectors."""
+    case = cases.with_lse(cases.attention_case(1, d.size // n_q, n_q, d.size // n_q + 1, topk=2))
+    query = np.zeros_like(case.inputs["query_rope"])
+    rest = d.copy()
+    for i in range(3):  # three bfloat16 values make a float32
+        query[:, i] = part = float32_to_bf16(rest)
+        rest -= golden.bf16_to_float32(part)
+    assert not rest.any()
+
+    def two(nope: Array, rope: Array, scales: Array) -> None:
+        row = case.inputs["block_table"][0, 0] * 128
+        nope[row : row + 2], rope[row : row + 2], scales[row : row + 2] = 0, 0, 1
+        nope[row, 0] = nope[row + 1, 1] = 1
+        rope[row + 1, :3] = ONE
+
+    indices = np.tile(np.array([0, 1], np.int32), (case.paging.t, 1))
+    visible = case.copy(query_rope=query, query_nope=np.zeros_like(case.inputs["query_nope"]), topk_indices=indices)
+    return keys_changed(visible.with_attributes(softmax_scale=1.0), two)
+
+
+def exponentials() -> cases.Case:
+    """lse has e^d to its last bit but one, and the probabilities the small ones. Half of the r are at their largest."""
+    rng = np.random.default_rng(0)
+    largest = -rng.uniform(0.3, 0.5 * math.log(2), 4096)
+    least = np.float32(-126 * math.log(2)).view(np.uint32) + np.arange(-32, 32, dtype=np.int32)
+    others = -np.concatenate([rng.uniform(0, 3, 3072), rng.uniform(0, 100, 960)])
+    d = np.concatenate([largest, others]).astype(np.float32)
+    return scores_of(np.concatenate([d, least.astype(np.uint32).view(np.float32)]), 128)
+
+
+def heads_that_cancel() -> cases.Case:
+    """Every head of the indexer comes twice, with both signs of its weight: roundings alone decide what is selected."""
+    case = cases.indexer_case(1, 3, 1500, selected_count=300)
+    first, second = np.random.default_rng(2).permutation(64).reshape(2, 32)
+    pairs = {n: case.inputs[n].copy() for n in ("q_int8", "q_scale", "weights")}
+    for value in pairs.values():
+        value[:, second] = value[:, first]
+    pairs["weights"][:, second] *= -1
+    alike = case.copy(**pairs)
+    assert all(np.unique(exact.index_scores(alike, i)).size > 300 for i in range(3))
+    return alike

@@ -1,4 +1,6 @@
-"""The kernels of aarch64, cross-compiled and executed by QEMU: every instruction set against the golden reference."""
+"""The kernels of aarch64, cross-compiled and executed by QEMU: every instruction set against the golden reference, and
+bit for bit against the statement of its own order of additions.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import arguments
 import cases
 import driver
+import exact
 import pytest
 import tolerance
 from bare_kernels import pack, prolog
+from cases import FUSED, READERS, WITH_WEIGHTS
+from exact_cases import distinct, exponentials, heads_that_cancel, scores_that_cancel, values_that_cancel
 from numpy.typing import NDArray
 
 from ms_dsv32 import op_info
@@ -68,6 +74,11 @@ def made(name: str) -> tuple[cases.Case, ...]:
     return (case, pack(case)) if op_info.load(case.operator).packable else (case,)
 
 
+def assert_exact(case: cases.Case, got: Results, cpu: str) -> None:
+    for name, want in exact.outputs(case, exact.ORDERS[CPUS[cpu]]).items():
+        tolerance.assert_same_bits(name, got[name], want)
+
+
 @pytest.mark.parametrize("cpu", CPUS)
 def test_operators(cpu: str, programs: tuple[Path, Path], tmp_path: Path) -> None:
     calls = driver.Calls(tmp_path)
@@ -81,9 +92,24 @@ def test_operators(cpu: str, programs: tuple[Path, Path], tmp_path: Path) -> Non
             row_major = got
             for name, (case, _) in pairs.items():
                 case.check(got[name])
+                assert_exact(case, got[name], cpu)
         else:
             for name, results in got.items():
                 tolerance.assert_same_outputs(results, row_major[name])
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_every_sum_is_added_in_its_order(cpu: str, programs: tuple[Path, Path], tmp_path: Path) -> None:
+    """Calls of which another order gives other bits. Fused operators have the sums of their parts."""
+    several = [distinct(operator, "cancelling") for operator in WITH_WEIGHTS if operator not in FUSED]
+    several += [arguments.base(operator) for operator in READERS]
+    several += [scores_that_cancel(5), values_that_cancel(6), exponentials(), heads_that_cancel()]
+    calls = driver.Calls(tmp_path)
+    pairs = [(case, calls.write(case)) for case in several]
+    result = emulate(cpu, programs, *(path for _, path in pairs), MS_DSV32_NUM_THREADS="2")
+    assert result.returncode == 0, result.stderr
+    for case, path in pairs:
+        assert_exact(case, calls.results(case, path), cpu)
 
 
 def test_instructions_that_the_cpu_lacks_are_refused(programs: tuple[Path, Path]) -> None:
