@@ -47,6 +47,10 @@ __attribute__((always_inline)) inline void ParallelFor(int64_t n, const Body& bo
       n, [](const void* b, int64_t index, int thread) { (*static_cast<const Body*>(b))(index, thread); }, &body);
 }
 
+// The task that the thread of `task` is likely to take next in a ParallelFor, because threads advance at nearly the
+// same speed. Kernels fetch its weights meanwhile.
+__attribute__((always_inline)) inline int64_t LikelyNext(int64_t task, int threads) { return task + threads; }
+
 }  // namespace ms_dsv32::cpu
 
 #endif  // MS_DSV32_KERNEL_IMPL_CPU_THREADING_H_

@@ -271,8 +271,8 @@ inline void AttentionByHeads(const SparseFlashAttentionQuantParams& p, int64_t m
   for (int64_t i = 0; i < threads; ++i) buffers[i] = attention.AddBuffers(taken, block);
 
   if (kVerbose && whole > 0) {
-    const PlanItem plan[] = {{"heads_as_columns", 1}, {"token_threads", 1}};
-    TellPlan("sparse_flash_attention_quant", plan);
+    const PlanItem items[] = {{"heads_as_columns", 1}, {"token_threads", 1}};
+    TellPlan("sparse_flash_attention_quant", items);
   }
   ParallelFor(whole, [&](int64_t token, int thread) {
     HeadsAttention::Place& place = places[thread];
@@ -297,9 +297,9 @@ inline void AttentionByHeads(const SparseFlashAttentionQuantParams& p, int64_t m
   const int64_t key_items = CeilDiv(blocks * kBlockKeys, item_keys);
   const int64_t parts = Min(strips, CeilDiv(2 * threads, left * kOutItems));  // each dequantises for itself
   if (kVerbose) {
-    const PlanItem plan[] = {
+    const PlanItem items[] = {
         {"heads_as_columns", 1}, {"token_threads", threads}, {"item_keys", item_keys}, {"output_parts", parts}};
-    TellPlan("sparse_flash_attention_quant", plan);
+    TellPlan("sparse_flash_attention_quant", items);
   }
   ParallelFor(left * key_items, [&](int64_t item, int thread) {
     const HeadsAttention::Place& place = places[item / key_items];

@@ -53,9 +53,9 @@ inline void AttentionByStrips(const SparseFlashAttentionQuantParams& p, int64_t 
       Max<int64_t>(1, Min(p.n_q / kMinHeads, CeilDiv(kItemsPerThread * threads, wave_tokens * column_items)));
   const int64_t head_step = CeilDiv(p.n_q, head_items);
   if (kVerbose) {
-    const PlanItem plan[] = {
+    const PlanItem items[] = {
         {"heads_as_columns", 0}, {"wave_tokens", wave_tokens}, {"item_keys", tile_keys}, {"item_heads", head_step}};
-    TellPlan("sparse_flash_attention_quant", plan);
+    TellPlan("sparse_flash_attention_quant", items);
   }
   // Rows of the scores, and strips of V, are a line longer than a power of two, so that neighbours do not share cache
   // sets.

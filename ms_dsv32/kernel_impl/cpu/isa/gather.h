@@ -73,10 +73,10 @@ MS_DSV32_INLINE void DequantPair(const LatentKey (&key)[2], const LatentKey (&ne
   }
   memcpy(even + kLatentDim, key[0].rope, kRopeKeyDim * sizeof(uint16_t));
   memcpy(odd + kLatentDim, key[1].rope, kRopeKeyDim * sizeof(uint16_t));
-  for (const LatentKey& key : next) {
-    Prefetch(key.rope);
-    Prefetch(key.rope + kRopeKeyDim / 2);
-    Prefetch(key.scales);
+  for (const LatentKey& ahead : next) {
+    Prefetch(ahead.rope);
+    Prefetch(ahead.rope + kRopeKeyDim / 2);
+    Prefetch(ahead.scales);
   }
 }
 

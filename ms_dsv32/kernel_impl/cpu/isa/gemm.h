@@ -378,13 +378,13 @@ __attribute__((noinline)) void GemmTile(const char* x, int64_t row_bytes, const 
       for (int phase = 0; phase < Kernel::kPhases; ++phase) {
         const auto weights = [&](int v) {
           constexpr int kBytes = 4 * kWideStride;
-          const int strip = v / kStripVectors, part = v % kStripVectors;
+          const int strip = v / kStripVectors, vector = v % kStripVectors;
           if (kWeights == Weights::kWide) {
-            return LoadAs<VecI>(w + strip * kBytes + phase * kStepBytes + part * kVecBytes);
+            return LoadAs<VecI>(w + strip * kBytes + phase * kStepBytes + vector * kVecBytes);
           }
-          const VecI value = Kernel::Weights(LoadAs<VecI>(w + strip * strip_bytes + part * kVecBytes), phase);
+          const VecI value = Kernel::Weights(LoadAs<VecI>(w + strip * strip_bytes + vector * kVecBytes), phase);
           if (kWeights == Weights::kRawToWide) {
-            StoreAs(wide + strip * kWideStride + phase * kStrip + part * kLanes, value);
+            StoreAs(wide + strip * kWideStride + phase * kStrip + vector * kLanes, value);
           }
           return value;
         };

@@ -32,12 +32,12 @@ void RunChunk(const LightningIndexerPrologQuantParams& p) {
   FindCacheWriters(p.k_cache_index, p.t, scratch[table], writes);
 
   if (kVerbose) {
-    const PlanItem plan[] = {{"packed", p.packed},
-                             {"depth_parts", projection.Parts()},
-                             {"panels", projection.Panels()},
-                             {"token_blocks", heads.tasks / op_info::kIdxNHeads},
-                             {"int8_tiles", Int8OnTiles(Min(kIndexerRows, p.t))}};
-    TellPlan("lightning_indexer_prolog_quant", plan);
+    const PlanItem items[] = {{"packed", p.packed},
+                              {"depth_parts", projection.Parts()},
+                              {"panels", projection.Panels()},
+                              {"token_blocks", heads.tasks / op_info::kIdxNHeads},
+                              {"int8_tiles", Int8OnTiles(Min(kIndexerRows, p.t))}};
+    TellPlan("lightning_indexer_prolog_quant", items);
   }
 
   // (2), (3) x @ wk and x @ w_proj

@@ -140,8 +140,8 @@ void LightningIndexerQuant(const LightningIndexerQuantParams& p) {
     const int64_t range = Min(RoundUp(CeilDiv(wave_keys, threads * kRangesPerThread), kKeyRun), kMaxRange);
     const int64_t row_ranges = CeilDiv(row_size, range);
     if (kVerbose) {
-      const PlanItem plan[] = {{"wave_tokens", wave_tokens}, {"group_tokens", kGroupTokens}, {"item_keys", range}};
-      TellPlan("lightning_indexer_quant", plan);
+      const PlanItem items[] = {{"wave_tokens", wave_tokens}, {"group_tokens", kGroupTokens}, {"item_keys", range}};
+      TellPlan("lightning_indexer_quant", items);
     }
 
     // (2) one factor for each head; the query in the order of the dot products. A token is cut into parts, so that a

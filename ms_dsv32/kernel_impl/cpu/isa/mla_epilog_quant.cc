@@ -13,9 +13,10 @@ namespace {
 // Tokens that are worked on at a time. It bounds the scratch: with 128 heads a token has 32 KiB of values and 16 KiB of
 // quantised ones, 24 MiB together.
 constexpr int64_t kEpilogTokens = 512;
-constexpr int64_t kEpilogRows = 128;  // tokens of a task: its sums, 256 KiB of a group of panels, stay in L2
-constexpr int64_t kEpilogRowsNd =
-    384;  // more where a task packs its weights first, which costs as much as some 10 rows
+// Tokens of a task. Its sums, 256 KiB of a group of panels, stay in L2. A task that packs its weights first, which
+// costs as much as some 10 rows, has more.
+constexpr int64_t kEpilogRows = 128;
+constexpr int64_t kEpilogRowsNd = 384;
 
 // (1) value up-projection: each task is a head and a block of tokens.
 class EpilogHeads {
@@ -45,8 +46,7 @@ class EpilogHeads {
       PackStripsBf16(uv, kDim, op_info::kKvLoraRank, kDim / kPanel, strips);
       uv = strips;
     }
-    // Fetches the weights of this thread's next task. Threads advance at nearly the same speed, so it is likely this.
-    const int64_t next_n = (task + threads_) / blocks_;
+    const int64_t next_n = LikelyNext(task, threads_) / blocks_;
     const uint16_t* next = p_.packed && next_n != n && next_n < p_.n_q ? uv + (next_n - n) * kHeadSize : nullptr;
     const int64_t end = (block + 1) * p_.t / blocks_;
     for (int64_t i = block * p_.t / blocks_; i < end; i += kEpilogRows) {
@@ -106,8 +106,7 @@ class EpilogOutput {
     const int64_t ldx = RowStride(p_.n_q);
     const int8_t* x = v8_ + row0 * ldx;
     if (p_.packed) {
-      // Fetches the weights of this thread's next task. Threads advance at nearly the same speed, so it is likely this.
-      const int64_t next = (task + threads_) / blocks_ * columns;
+      const int64_t next = LikelyNext(task, threads_) / blocks_ * columns;
       const int8_t* next_w = next != first && next < op_info::kH ? p_.w_o + next * k_ : nullptr;
       GemmInt8({x, ldx, rows}, {p_.w_o + first * k_, k_ * kStrip, group_, next_w}, k_, {sums, columns, false});
     } else {
@@ -163,11 +162,11 @@ void RunChunk(const MlaEpilogQuantParams& p) {
   const EpilogOutput output(p, v8, scales, threads);
 
   if (kVerbose) {
-    const PlanItem plan[] = {{"packed", p.packed},
-                             {"panels", output.Panels()},
-                             {"token_blocks", heads.tasks / p.n_q},
-                             {"int8_tiles", Int8OnTiles(Min(kEpilogRows, p.t))}};
-    TellPlan("mla_epilog_quant", plan);
+    const PlanItem items[] = {{"packed", p.packed},
+                              {"panels", output.Panels()},
+                              {"token_blocks", heads.tasks / p.n_q},
+                              {"int8_tiles", Int8OnTiles(Min(kEpilogRows, p.t))}};
+    TellPlan("mla_epilog_quant", items);
   }
 
   // (1) value up-projection of each head

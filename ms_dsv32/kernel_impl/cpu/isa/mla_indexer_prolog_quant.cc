@@ -46,13 +46,13 @@ void RunChunk(MlaPrologQuantParams mla, LightningIndexerPrologQuantParams indexe
   FindCacheWriters(mla.cache_index, t, scratch[table], writes);
 
   if (kVerbose) {
-    const PlanItem plan[] = {{"packed", mla.packed},
-                             {"depth_parts", projection.Parts()},
-                             {"panels", projection.Panels()},
-                             {"token_blocks", mla_heads.tasks / mla.n_q},
-                             {"indexer_token_blocks", indexer_heads.tasks / op_info::kIdxNHeads},
-                             {"int8_tiles", Int8OnTiles(Min(Min(kHeadRows, kIndexerRows), t))}};
-    TellPlan("mla_indexer_prolog_quant", plan);
+    const PlanItem items[] = {{"packed", mla.packed},
+                              {"depth_parts", projection.Parts()},
+                              {"panels", projection.Panels()},
+                              {"token_blocks", mla_heads.tasks / mla.n_q},
+                              {"indexer_token_blocks", indexer_heads.tasks / op_info::kIdxNHeads},
+                              {"int8_tiles", Int8OnTiles(Min(Min(kHeadRows, kIndexerRows), t))}};
+    TellPlan("mla_indexer_prolog_quant", items);
   }
 
   // token_x times the four weights that it meets, in one go

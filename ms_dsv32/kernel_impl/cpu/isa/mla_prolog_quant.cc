@@ -28,12 +28,12 @@ void RunChunk(const MlaPrologQuantParams& p) {
   FindCacheWriters(p.cache_index, p.t, scratch[table], writes);
 
   if (kVerbose) {
-    const PlanItem plan[] = {{"packed", p.packed},
-                             {"depth_parts", projection.Parts()},
-                             {"panels", projection.Panels()},
-                             {"token_blocks", heads.tasks / p.n_q},
-                             {"int8_tiles", Int8OnTiles(Min(kHeadRows, p.t))}};
-    TellPlan("mla_prolog_quant", plan);
+    const PlanItem items[] = {{"packed", p.packed},
+                              {"depth_parts", projection.Parts()},
+                              {"panels", projection.Panels()},
+                              {"token_blocks", heads.tasks / p.n_q},
+                              {"int8_tiles", Int8OnTiles(Min(kHeadRows, p.t))}};
+    TellPlan("mla_prolog_quant", items);
   }
 
   // (1), (5) token_x @ w_dq and token_x @ w_dkv_kr

@@ -11,6 +11,7 @@
 #include "ms_dsv32/kernel_impl/cpu/isa/token_projection.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/token_range.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
+#include "ms_dsv32/kernel_impl/cpu/threading.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
@@ -90,8 +91,7 @@ class MlaHeads {
       up = packed_up;
       uk = packed_uk;
     }
-    // Fetches the weights of this thread's next task. Threads advance at nearly the same speed, so it is likely this.
-    const int64_t next_n = (task + threads_) / blocks_;
+    const int64_t next_n = LikelyNext(task, threads_) / blocks_;
     const int8_t* next_up = p_.packed && next_n != n && next_n < p_.n_q
                                 ? up + (next_n - n) * op_info::kQHeadDim * op_info::kQLoraRank
                                 : nullptr;

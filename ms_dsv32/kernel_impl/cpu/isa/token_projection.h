@@ -9,6 +9,7 @@
 #include "ms_dsv32/kernel_impl/contract/generated/dims.h"
 #include "ms_dsv32/kernel_impl/cpu/isa/gemm.h"
 #include "ms_dsv32/kernel_impl/cpu/scratch.h"
+#include "ms_dsv32/kernel_impl/cpu/threading.h"
 
 namespace ms_dsv32::cpu::MS_DSV32_ISA {
 
@@ -19,11 +20,12 @@ constexpr int64_t kProjectionDepth = 1024;  // h of one part: 128 KiB of a panel
 constexpr int kProjectionParts = static_cast<int>(op_info::kH / kProjectionDepth);
 static_assert(op_info::kH % kProjectionDepth == 0, "the parts cover h");
 static_assert(kProjectionDepth % kBf16Cut == 0, "a part is whole links of a chain");
-constexpr int64_t kProjectionSplitTokens =
-    64;                                  // up to here the parts are separate tasks: 64 tokens are 4 MiB of partial sums
-constexpr int64_t kProjectionRows = 96;  // rows of a task otherwise: 16 tiles
-constexpr int64_t kProjectionRowsNd =
-    384;  // more for row-major weights: packing a block costs as much as some 10 rows of products
+// Up to so many tokens the parts are separate tasks: 64 tokens have 4 MiB of partial sums.
+constexpr int64_t kProjectionSplitTokens = 64;
+// Rows of a task with more tokens: 16 tiles, and more with row-major weights, because packing a block of them costs as
+// much as some 10 rows of products.
+constexpr int64_t kProjectionRows = 96;
+constexpr int64_t kProjectionRowsNd = 384;
 constexpr int kProjectionGroup = 3;  // panels of a task: a converted row of x serves 192 columns
 constexpr int kProjectionMaxWeights = 4;
 
@@ -66,8 +68,7 @@ class TokenProjection {
       const int64_t groups = tasks / blocks_;
       const int part = static_cast<int>(task / groups);
       const int first = static_cast<int>(task % groups) * group_;
-      // Threads advance at nearly the same speed, so this thread's next task is likely so many ahead.
-      const int64_t next = task + threads_;
+      const int64_t next = LikelyNext(task, threads_);
       const uint16_t* ahead = nullptr;
       if (packed_ && next < tasks) {
         ahead = Block(static_cast<int>(next % groups) * group_, static_cast<int>(next / groups));
