@@ -18,7 +18,7 @@ import pytest
 from calls import mode
 from device import environment
 from mindspore import Parameter, Tensor, ops
-from sequences import CACHES, SCALE, Sequences, step_weights, tensors
+from sequences import CACHES, Sequences, make_step, tensors
 
 from ms_dsv32 import cells, weights
 
@@ -27,12 +27,10 @@ NAMES = dict(zip(CACHES, cases.IN_PLACE[OPERATOR], strict=True))
 """What the step calls its caches: the operator's name of each."""
 
 
-def make_step(dynamic: bool = False) -> cells.SparseAttentionStep:
-    step = cells.SparseAttentionStep(3, 1, softmax_scale=SCALE)
-    step.prolog.set_weights(step_weights(1))
-    if dynamic:
-        with mode("graph"):
-            step.set_dynamic_tokens(2)
+def dynamic_step() -> cells.SparseAttentionStep:
+    step = make_step(1)
+    with mode("graph"):
+        step.set_dynamic_tokens(2)
     return step
 
 
@@ -87,7 +85,7 @@ FAULTS = [
 
 @pytest.mark.parametrize("dynamic", [False, True])
 def test_a_graph_that_exists_refuses_bad_caches(dynamic: bool) -> None:
-    cell = make_step(dynamic)
+    cell = dynamic_step() if dynamic else make_step(1)
     assert_works(cell)  # compiles: the operator is not asked again
     for change, text in FAULTS:
         for name in CACHES:
@@ -99,7 +97,7 @@ def test_a_graph_that_exists_refuses_bad_caches(dynamic: bool) -> None:
 
 @pytest.mark.parametrize(("change", "text"), FAULTS)
 def test_set_inputs_does_not_hide_bad_caches_from_the_first_call(change: Callable[[Tensor], Tensor], text: str) -> None:
-    cell, step = make_step(dynamic=True), Step()
+    cell, step = dynamic_step(), Step()
     step.caches["k_scale_cache"] = change(step.caches["k_scale_cache"])
     assert_refused(cell, "k_scale_cache", step, text)
     assert_works(cell)
@@ -107,7 +105,7 @@ def test_set_inputs_does_not_hide_bad_caches_from_the_first_call(change: Callabl
 
 def test_graph_mode_takes_parameters_from_host_memory() -> None:
     """MindSpore moves a Parameter to the device, so it is not refused, at the first call or later."""
-    cell, step = make_step(), Step()
+    cell, step = make_step(1), Step()
     assert_works(cell)
     host = {name: in_host_memory(cache) for name, cache in step.caches.items()}
     step.caches = {name: Parameter(cache, name=name, requires_grad=False) for name, cache in host.items()}
@@ -121,7 +119,7 @@ def test_graph_mode_takes_parameters_from_host_memory() -> None:
 @pytest.mark.parametrize("blocks_are_known", [True, False])
 def test_jit_of_a_dynamic_step_takes_caches_in_device_memory(blocks_are_known: bool) -> None:
     """The placeholders of ``set_inputs`` are in host memory and are not checked. The caches of the first call are."""
-    cell, step = make_step(dynamic=True), Step()
+    cell, step = dynamic_step(), Step()
     if not blocks_are_known:
         unknown = [Tensor(shape=[None, *t.shape[1:]], dtype=t.dtype) if t.ndim == 4 else t for t in cell.get_inputs()]
         cell.set_inputs(*unknown)

@@ -44,10 +44,10 @@ def run(cell: nn.Cell, how: str, *inputs: Any) -> Any:
         return (ms.jit(cell) if how == "jit" else cell)(*inputs)
 
 
-def make_step() -> cells.SparseAttentionStep:
-    """A step over 4 heads; block tables of 3 columns."""
-    cell = cells.SparseAttentionStep(3, 4, softmax_scale=SCALE)
-    cell.prolog.set_weights(step_weights(4))
+def make_step(n_q: int = 4) -> cells.SparseAttentionStep:
+    """A step over so many heads; block tables of 3 columns."""
+    cell = cells.SparseAttentionStep(3, n_q, softmax_scale=SCALE)
+    cell.prolog.set_weights(step_weights(n_q))
     return cell
 
 

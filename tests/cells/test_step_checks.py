@@ -15,7 +15,7 @@ import pytest
 import tolerance
 from calls import mode
 from mindspore import Tensor, nn
-from sequences import SCALE, Sequences, step_weights, tensors
+from sequences import SCALE, Sequences, make_step, step_weights, tensors
 
 from ms_dsv32 import cells, weights
 
@@ -50,12 +50,6 @@ class Around(nn.Cell):
         return self.step(token_x, cos, sin, cache_index, block_table, kv_act_seqs + 0, *caches)
 
 
-def make_step() -> cells.SparseAttentionStep:
-    step = cells.SparseAttentionStep(3, 1, softmax_scale=SCALE)
-    step.prolog.set_weights(step_weights(1))
-    return step
-
-
 def refused(call: Callable[..., Any], kind: str, error: type[Exception], inputs: list[Any]) -> None:
     """Calls with a bad value, expects its error, and that no cache has changed."""
     name, value, text = BAD[kind]
@@ -73,7 +67,7 @@ def refused(call: Callable[..., Any], kind: str, error: type[Exception], inputs:
 @pytest.mark.parametrize("kind", BAD)
 def test_pynative(kind: str) -> None:
     error = TypeError if re.search("must be", BAD[kind][2]) else ValueError
-    refused(make_step(), kind, error, Sequences(2, 1, 4).advance(1))
+    refused(make_step(1), kind, error, Sequences(2, 1, 4).advance(1))
 
 
 @pytest.mark.parametrize(
@@ -87,7 +81,7 @@ def test_pynative(kind: str) -> None:
     ],
 )
 def test_in_a_graph(form: str, kind: str) -> None:
-    step, sequences = make_step(), Sequences(2, 1, 4)
+    step, sequences = make_step(1), Sequences(2, 1, 4)
     want = Sequences(2, 1, 4)
     inputs = sequences.advance(1)
     attention_out = want.bare(want.advance(1))
