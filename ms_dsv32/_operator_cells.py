@@ -19,6 +19,7 @@ from ms_dsv32.config import (
     RopeTileShapeConfig,
     SaTileShapeConfig,
 )
+from ms_dsv32.ops._custom import require_attributes
 
 
 class MLAProlog(Weighted, Loaded):
@@ -52,6 +53,13 @@ class MLAProlog(Weighted, Loaded):
         stop_gradient: bool = False,
     ) -> None:
         super().__init__("mla_prolog_quant", weights.MLA_WEIGHTS, n_q, stop_gradient)
+        require_attributes(
+            "mla_prolog_quant",
+            epsilon_cq=epsilon_cq,
+            epsilon_ckv=epsilon_ckv,
+            tile_config=tile_config,
+            rope_cfg=rope_cfg,
+        )
         self.epsilon_cq = epsilon_cq
         self.epsilon_ckv = epsilon_ckv
         self.tile_config = frozen(tile_config)
@@ -117,6 +125,7 @@ class LightningIndexerProlog(Weighted):
         stop_gradient: bool = False,
     ) -> None:
         super().__init__("lightning_indexer_prolog_quant", weights.INDEXER_WEIGHTS, stop_gradient=stop_gradient)
+        require_attributes("lightning_indexer_prolog_quant", layernorm_epsilon_k=layernorm_epsilon_k, configs=configs)
         self.layernorm_epsilon_k = layernorm_epsilon_k
         self.configs = frozen(configs)
 
@@ -272,6 +281,7 @@ class LightningIndexer(Configured):
 
     def __init__(self, selected_count: int = SELECTED_COUNT, *, stop_gradient: bool = False) -> None:
         super().__init__(stop_gradient)
+        require_attributes("lightning_indexer_quant", selected_count=selected_count)
         self.selected_count = selected_count
 
     def construct(
@@ -334,6 +344,17 @@ class SparseFlashAttention(Configured):
         stop_gradient: bool = False,
     ) -> None:
         super().__init__(stop_gradient)
+        require_attributes(
+            "sparse_flash_attention_quant",
+            nq=n_q,
+            n_kv=1,
+            softmax_scale=softmax_scale,
+            topk=topk,
+            block_size=BLOCK_SIZE,
+            max_blocknum_perbatch=max_blocknum_perbatch,
+            tile_config=tile_config,
+            return_lse=return_lse,
+        )
         self.max_blocknum_perbatch = max_blocknum_perbatch
         self.n_q = n_q
         self.softmax_scale = softmax_scale

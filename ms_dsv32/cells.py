@@ -16,7 +16,8 @@ The cells take what engines pass: cache_index int64 or int32; block_table and kv
 bfloat16, float32 or float16, with 64 columns or with one of their two equal halves, 32 columns.
 
 ``from_config`` makes a cell with the epsilons, softmax scale, heads and selected keys of a model's ``config.json``.
-Their defaults are DeepSeek-V3.2-Exp's. Tile configurations are copied when a cell is made.
+Their defaults are DeepSeek-V3.2-Exp's. Tile configurations are copied when a cell is made. A cell cannot be made with
+a value that one of its operators would refuse: the error is the operator's TypeError or ValueError.
 
 The operators have no gradient: a gradient through them raises NotImplementedError. With ``stop_gradient=True`` it ends
 at a cell's outputs instead, so that a model can train what stands beside and after its attention.

@@ -115,8 +115,8 @@ class BoundCall:
 
     Args:
         op: name of the operator.
-        shapes: of the inputs, in the contract's order; -1 for an axis that is not known. The optional one, which is the
-            last, may be left out.
+        shapes: of the inputs, in the contract's order; -1 for an axis that is not known, and (-2,) for a shape of which
+            nothing is known. The optional one, which is the last, may be left out.
         dtypes: of the inputs, by MindSpore's names (``"bfloat16"``).
         attrs: the kernel's attributes (``op_info.bind_attrs``).
 

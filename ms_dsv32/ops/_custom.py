@@ -274,6 +274,18 @@ class _Kernel:
             return self._launch(tensors, call)
 
 
+def require_attributes(operator: str, **attrs: Any) -> None:
+    """Raises the TypeError or ValueError with which an operator would refuse these attributes, before any call of it.
+
+    Args:
+        operator: name of the operator in op_info.
+        attrs: its attributes; those with defaults may be left out.
+    """
+    info = op_info.load(operator)
+    shapes = [(_UNKNOWN_RANK,)] * len(info.inputs)
+    kernel_impl.validate(operator, shapes, [arg.ms_dtype for arg in info.inputs], op_info.bind_attrs(info, attrs))
+
+
 def _is_float(value: Any) -> bool:
     return isinstance(value, (float, np.floating))
 

@@ -178,6 +178,31 @@ def test_other_values_are_refused(cls: type[Any], name: str, mode_name: str) -> 
         run(cell, mode_name, given.inputs_of(cls))
 
 
+BAD: dict[str, Any] = {
+    **dict.fromkeys(("epsilon_cq", "epsilon_ckv", "layernorm_epsilon_k"), -1.0),
+    **dict.fromkeys(("selected_count", "topk"), 2049),
+    "max_blocknum_perbatch": -1,
+    "n_q": 129,
+    "softmax_scale": float("nan"),
+    "return_lse": 1,
+    "stop_gradient": 1,
+    "group": 1,
+}
+"""Values that are refused; of a configuration, any other object is."""
+
+
+@pytest.mark.parametrize(("cls", "name"), by_cell(given.parameters))
+def test_a_bad_argument_is_refused_when_the_cell_is_made(cls: type[Any], name: str) -> None:
+    """Its operator may be a step's last one, which would refuse it after others have written caches."""
+    bad = BAD[name] if given.configuration(cls, name) is None else object()
+    of_operator = {"n_q": "n_?q", "attention_tile_config": "tile_config"}.get(name, name)
+    text = rf"^\w+: {of_operator} must be "
+    with pytest.raises((TypeError, ValueError), match=text):
+        cls(**{name: bad})
+    with pytest.raises((TypeError, ValueError), match=text):
+        make(cls, {**given.values(cls), name: bad})
+
+
 @pytest.mark.parametrize("cls", CELLS)
 def test_stop_gradient(cls: type[Any]) -> None:
     cell = cell_before(cls)

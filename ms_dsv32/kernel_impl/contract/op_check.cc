@@ -21,7 +21,7 @@ using op_info::kDims;
 using op_info::OpInfo;
 
 constexpr int64_t kUnknown = -1;
-constexpr int64_t kUnknownRank = -2;  // CANN's mark in InferShape: a shape of this one axis stands for any rank
+constexpr int64_t kUnknownRank = -2;  // CANN's and MindSpore's mark: a shape of this one axis stands for any rank
 constexpr size_t kDimCount = std::size(kDims);
 
 std::vector<std::string_view> Split(std::string_view text, char separator) {
