@@ -116,6 +116,22 @@ def test_what_does_not_divide_the_tokens_is_refused(operator: str, counts: list[
                 function(case.copy(topk_indices=bad))
 
 
+@pytest.mark.parametrize("b", [2**15, 2**16])
+def test_tokens_that_32_bits_do_not_count(b: int) -> None:
+    """The check of a step, which has no kernel: their sum is 2^31 or 2^32, and each number is right by itself."""
+    t = 2**16
+    inputs = {
+        "cache_index": np.full(t, -1, np.int64),
+        "k_cache": np.zeros((1, 128, 1, 128), np.int8),
+        "block_table": np.zeros((b, 1), np.int32),
+        "kv_act_seqs": np.ones(b, np.int32),
+        "query_act_seqs": np.full(b, t, np.int32),
+    }
+    text = f"^lightning_indexer_quant: query_act_seqs has {t * b} tokens together, expected at most t = {t}$"
+    with pytest.raises(ValueError, match=text):
+        kernel_impl.call("sparse_attention_step", inputs, {})
+
+
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_golden_is_that_of_whole_sequences(operator: str) -> None:
     whole = make(operator, lengths=(300, 0, 2100), s1=2)
